@@ -1,0 +1,66 @@
+# make demo      a gene panel from real cells, with a report to look at
+# make test      the test suite (make test-all adds the slow tests)
+# make bench     the CPU benchmarks, under ten minutes on a quiet machine
+# make lint      ruff, mypy and clang-format
+# make inplace   build the extensions into python/kernomics for development
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc python -type f -not -name '*.so' -not -path '*/__pycache__/*')
+# The extension modules see every thread the machine offers; so do torch and BLAS.
+DEMO_RUN := runs/demo
+
+.PHONY: demo test test-all bench lint format inplace clean
+
+demo: $(VENV)/.installed
+	$(BIN)/kernomics demo --out $(DEMO_RUN) --overwrite
+
+test: $(VENV)/.test
+	$(BIN)/pytest -m "not slow" tests
+
+test-all: $(VENV)/.test
+	$(BIN)/pytest tests
+
+bench: $(VENV)/.test
+	for file in bench/bench_*.py; do $(BIN)/python $$file --record || exit 1; done
+	$(BIN)/python bench/table.py
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+
+inplace: $(VENV)/.build-tools
+	PATH=$(CURDIR)/$(BIN):$$PATH cmake -S . -B build/inplace -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -Dpybind11_DIR=$$($(BIN)/pybind11-config --cmakedir)
+	PATH=$(CURDIR)/$(BIN):$$PATH cmake --build build/inplace
+	PATH=$(CURDIR)/$(BIN):$$PATH cmake --install build/inplace --prefix python
+
+clean:
+	rm -rf $(VENV) build runs dist
+
+$(VENV)/.build-tools: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) scikit-build-core pybind11 cmake ninja
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.build-tools $(SOURCES)
+	$(PIP) --no-build-isolation ".[report]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(PIP) --group test
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(PIP) --group dev
+	touch $@

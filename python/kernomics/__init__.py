@@ -1,0 +1,1 @@
+"""kernomics: fused kernels for gene-expression counts and the models built on them."""

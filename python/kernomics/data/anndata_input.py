@@ -1,0 +1,168 @@
+"""What an AnnData, a view, a backed AnnData or an h5ad path gives: one look, nothing modified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import sparse
+
+from kernomics.data.checks import first_bad_count
+from kernomics.data.sources import Source, SubsetSource, h5_source, memory_source
+from kernomics.errors import DataError, closest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+SAMPLE = 1000
+"""Stored values, or rows of a dense matrix, that a hint looks at."""
+
+
+class AnnDataInput:
+    """Names, tables and the matrix of counts, wherever they are.
+
+    Parameters
+    ----------
+    adata
+        AnnData or path.
+    layer
+        Name of a layer, or None for X.
+
+    Attributes
+    ----------
+    source
+        The counts.
+    where
+        What to call them in messages.
+    on_disk
+        Whether they are read from a file.
+    obs
+        A copy of the table of cells.
+    genes, cell_names
+        Object arrays of str.
+    genes_are_subset
+        Whether the AnnData says that it lacks genes that were measured: by
+        ``uns["kernomics"]["genes_are_subset"]``, or by a ``raw`` that has more.
+    """
+
+    def __init__(self, adata: AnnData | str | Path, layer: str | None) -> None:
+        self.where = "X" if layer is None else f"layer {layer!r}"
+        self.layer = layer
+        self._adata: Any = None
+        self._path: Path | None = None
+        if isinstance(adata, str | Path):
+            self._path = Path(adata)
+            self._open_file(self._path)
+        else:
+            self._adata = adata
+            self._path = Path(adata.filename) if adata.isbacked else None
+            self._open_anndata(adata)
+        self.shape = self.source.shape
+
+    def _open_file(self, path: Path) -> None:
+        if not path.is_file():
+            raise DataError(f"there is no file '{path}'")
+        if not h5py.is_hdf5(path):
+            raise DataError(f"'{path}' is not an HDF5 file, so it is no .h5ad; or it is damaged")
+        with h5py.File(path, "r") as file:
+            if "obs" not in file or "var" not in file:
+                raise DataError(f"'{path}' is not an .h5ad file: it holds {sorted(file)}")
+            self.obs = _read_elem(file["obs"])
+            self.genes = _names(_read_elem(file["var"]).index)
+            self.cell_names = _names(self.obs.index)
+            layers = list(file["layers"]) if "layers" in file else []
+            self._require_layer(layers, has_x="X" in file)
+            n_raw = len(_read_elem(file["raw/var"])) if "raw" in file else 0
+            flag = "uns/kernomics/genes_are_subset"
+            flagged = bool(file[flag][()]) if flag in file else False
+        self.genes_are_subset = flagged or n_raw > len(self.genes)
+        self.source: Source = h5_source(path, self._key, self.where)
+        self.on_disk = True
+
+    def _open_anndata(self, adata: AnnData) -> None:
+        self.obs = pd.DataFrame(adata.obs, copy=True)
+        self.genes = _names(adata.var_names)
+        self.cell_names = _names(adata.obs_names)
+        self._require_layer(list(adata.layers), has_x=adata.X is not None)
+        said = adata.uns.get("kernomics", {})
+        n_raw = 0 if adata.raw is None else adata.raw.n_vars
+        self.genes_are_subset = bool(said.get("genes_are_subset", False)) or n_raw > adata.n_vars
+        self.on_disk = self._path is not None and self.layer is None  # anndata loads layers
+        if self._path is not None and self.on_disk:
+            self.source = self._backed(adata, self._path)
+        else:
+            matrix = adata.X if self.layer is None else adata.layers[self.layer]
+            self.source = memory_source(matrix, self.where)
+
+    @property
+    def _key(self) -> str:
+        return "X" if self.layer is None else f"layers/{self.layer}"
+
+    def _require_layer(self, layers: list[str], has_x: bool) -> None:
+        if self.layer is None and not has_x:
+            raise DataError(f"the AnnData has no X; pass layer=…, {closest('counts', layers)}")
+        if self.layer is not None and self.layer not in layers:
+            raise DataError(f"there is no layer {self.layer!r}; {closest(self.layer, layers)}")
+
+    def _backed(self, adata: AnnData, path: Path) -> Source:
+        """Open the file behind a backed AnnData; a view is found in it by its names."""
+        source = h5_source(path, self._key, self.where)
+        with h5py.File(path, "r") as file:
+            obs = pd.Index(_names(_read_elem(file["obs"]).index))
+            var = pd.Index(_names(_read_elem(file["var"]).index))
+        if not adata.is_view and source.shape == adata.shape:
+            return source
+        for names, index, what in ((self.cell_names, obs, "cell"), (self.genes, var, "gene")):
+            if not index.is_unique or not pd.Index(names).isin(index).all():
+                raise DataError(
+                    f"the {what} names of this view of the backed file '{path.name}' do not tell "
+                    "which rows of the file it means (renamed or repeated); pass view.to_memory()"
+                )
+        return SubsetSource(source, obs.get_indexer(self.cell_names), var.get_indexer(self.genes))
+
+    def where_counts_may_be(self) -> str:
+        """Return a hint: which other matrix of this AnnData holds counts, at first glance."""
+        remedies = {"X": "leave layer out", "raw": "pass adata.raw.to_adata()"}
+        for name, values in self._samples():
+            if values.size and not first_bad_count(values):
+                said = name if name in remedies else f"layer {name!r}"
+                remedy = remedies.get(name, f"pass layer={name!r}")
+                return f"{said.replace('raw', 'adata.raw')} does: {remedy}"
+        return "no other layer and no adata.raw of these data holds counts: load the raw counts"
+
+    def _samples(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """Yield the first stored values of each other matrix."""
+        if self._path is not None:
+            with h5py.File(self._path, "r") as file:
+                for key in ("X", *(f"layers/{name}" for name in file.get("layers", ())), "raw/X"):
+                    if key in file and key != self._key:
+                        node = file[key]
+                        values = node["data"] if isinstance(node, h5py.Group) else node
+                        name = "raw" if key == "raw/X" else key.removeprefix("layers/")
+                        yield name, values[:SAMPLE]
+            return
+        adata = self._adata
+        matrices = {"X": adata.X, **dict(adata.layers.items())}
+        if adata.raw is not None:
+            matrices["raw"] = adata.raw.X
+        for name, matrix in matrices.items():
+            if name != (self.layer or "X") and matrix is not None:
+                yield name, matrix.data[:SAMPLE] if sparse.issparse(matrix) else matrix[:SAMPLE]
+
+
+def _read_elem(node: Any) -> Any:
+    try:
+        from anndata.io import read_elem
+    except ImportError:  # anndata < 0.11
+        from anndata.experimental import read_elem
+    return read_elem(node)
+
+
+def _names(index: Any) -> npt.NDArray[Any]:
+    return np.array([str(name) for name in index], dtype=object)

@@ -1,0 +1,243 @@
+"""`Cells`: one batch of cells as CSR tensors, the form in which models receive their data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kernomics.data.rows import Rows
+from kernomics.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """B cells of G genes as compressed sparse rows, on any device.
+
+    Rows are sorted by gene and hold neither duplicates nor stored zeros.
+
+    Attributes
+    ----------
+    indptr
+        int64 [B + 1]: cell b's non-zeros are ``indptr[b]:indptr[b + 1]``.
+    indices
+        int32 or int64 [nnz]: the gene of each non-zero.
+    values
+        float32 [nnz]: the counts (exact: below 2²⁴).
+    n_genes
+        G.
+    cell_ids
+        int64 [B]: each cell's index in its collection; noise and masks are keyed by it.
+    library
+        float32 [B]: total counts over all genes measured in the cell's source, taken before any
+        gene was dropped. None when unknown.
+    labels
+        Per label column int64 [B] (categorical, −1 unlabelled) or float32 [B] (continuous, NaN
+        unlabelled).
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor
+    n_genes: int
+    cell_ids: Tensor
+    library: Tensor | None = None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.cell_ids.shape[0]
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Rows,
+        n_genes: int,
+        cell_ids: npt.NDArray[np.int64],
+        library: npt.NDArray[np.float32] | None = None,
+        labels: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> Cells:
+        """Wrap canonical rows (see `kernomics.data.rows.canonical`) without copying them."""
+        return cls(
+            indptr=torch.from_numpy(rows.indptr),
+            indices=torch.from_numpy(rows.indices),
+            values=torch.from_numpy(rows.values),
+            n_genes=n_genes,
+            cell_ids=torch.from_numpy(cell_ids),
+            library=None if library is None else torch.from_numpy(library),
+            labels={name: torch.from_numpy(codes) for name, codes in (labels or {}).items()},
+        )
+
+    @classmethod
+    def from_scipy(
+        cls,
+        matrix: Any,
+        *,
+        cell_ids: npt.ArrayLike | None = None,
+        library: npt.ArrayLike | None = None,
+        labels: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> Cells:
+        """Copy a scipy sparse or dense matrix [B, G] of counts.
+
+        The values are taken as they are: `CellCollection.from_anndata` is what checks counts.
+
+        Parameters
+        ----------
+        matrix
+            Any scipy sparse matrix or array, or a dense 2-D numpy array.
+        cell_ids
+            [B], 0 … B−1 by default.
+        library
+            [B], the row totals by default.
+        labels
+            Per column int64 [B] or float32 [B].
+
+        Raises
+        ------
+        DataError
+            When a row holds a gene twice, or a length differs from B.
+        """
+        from scipy import sparse
+
+        from kernomics.data.rows import canonical, dense_rows
+
+        if sparse.issparse(matrix):
+            csr = matrix.tocsr()
+            raw = Rows(csr.indptr, csr.indices, csr.data)
+        else:
+            raw = dense_rows(np.asarray(matrix))
+        n_cells, n_genes = matrix.shape
+        rows = canonical(raw, n_genes)
+        ids = np.arange(n_cells) if cell_ids is None else np.asarray(cell_ids)
+        totals = rows.totals() if library is None else np.asarray(library)
+        columns = {"cell_ids": ids, "library": totals, **(labels or {})}
+        for name, column in columns.items():
+            if len(column) != n_cells:
+                raise DataError(f"{name!r} has {len(column):,} entries for {n_cells:,} cells")
+        return cls.from_rows(
+            rows,
+            n_genes,
+            ids.astype(np.int64, copy=True),
+            totals.astype(np.float32, copy=True),
+            {name: np.array(column) for name, column in (labels or {}).items()},
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.values.device
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, G)."""
+        return len(self), self.n_genes
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Cells:
+        """Return the same cells with every tensor on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Cells:
+        """Return a copy in page-locked memory, from which copies to a GPU can overlap work."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, move: Any) -> Cells:
+        return replace(
+            self,
+            indptr=move(self.indptr),
+            indices=move(self.indices),
+            values=move(self.values),
+            cell_ids=move(self.cell_ids),
+            library=None if self.library is None else move(self.library),
+            labels={name: move(column) for name, column in self.labels.items()},
+        )
+
+    def csr(self) -> Tensor:
+        """Return the counts as a torch sparse-CSR tensor [B, G], float32.
+
+        torch wants `indptr` and `indices` of one type: the short `indptr` is converted to that of
+        `indices` where its last entry allows it, so that the long one need not be copied.
+        """
+        indptr, indices = self.indptr, self.indices
+        if indptr.dtype != indices.dtype:
+            if indices.dtype == torch.int32 and self.values.numel() < 2**31:
+                indptr = indptr.to(torch.int32)
+            else:
+                indices = indices.to(torch.int64)
+        return torch.sparse_csr_tensor(
+            indptr, indices, self.values, size=self.shape, check_invariants=False
+        )
+
+    def dense(self) -> Tensor:
+        """Return the counts as a dense tensor [B, G], float32: for small batches only."""
+        out = self.values.new_zeros(self.shape)
+        out[self._row_of_nonzero(), self.indices.long()] = self.values
+        return out
+
+    def slice(self, start: int, stop: int) -> Cells:
+        """Return cells start … stop − 1, sharing memory."""
+        first, last = int(self.indptr[start]), int(self.indptr[stop])
+        return replace(
+            self,
+            indptr=self.indptr[start : stop + 1] - first,
+            indices=self.indices[first:last],
+            values=self.values[first:last],
+            cell_ids=self.cell_ids[start:stop],
+            library=None if self.library is None else self.library[start:stop],
+            labels={name: column[start:stop] for name, column in self.labels.items()},
+        )
+
+    def with_values(self, values: Tensor) -> Cells:
+        """Return the same cells with other values [nnz] at the same non-zeros."""
+        if values.shape != self.values.shape:
+            raise DataError(
+                f"values of shape {tuple(values.shape)} given for {self.values.numel():,} non-zeros"
+            )
+        return replace(self, values=values)
+
+    def select_genes(self, columns: Tensor | npt.ArrayLike) -> Cells:
+        """Return the cells over other genes: new gene i is old gene ``columns[i]``.
+
+        `library` stays what it was: the total over all genes measured.
+
+        Parameters
+        ----------
+        columns
+            int64 [k], in any order, each gene at most once; −1 stands for a gene that these data
+            lack, which becomes zero in every cell.
+
+        Raises
+        ------
+        DataError
+            When a column is out of range or named twice.
+        """
+        if not isinstance(columns, Tensor):
+            columns = torch.from_numpy(np.asarray(columns, dtype=np.int64))
+        columns = columns.to(self.device, torch.int64)
+        k = columns.shape[0]
+        wanted = columns[columns >= 0]
+        if k and (int(columns.max()) >= self.n_genes or int(columns.min()) < -1):
+            raise DataError(f"gene columns must be −1 … {self.n_genes - 1} (n_genes − 1)")
+        n_repeats = int((wanted.sort().values.diff() == 0).sum())
+        if n_repeats:
+            raise DataError(f"{n_repeats} of {k} gene columns repeat an earlier one")
+        place = columns.new_full((self.n_genes,), -1)
+        place[wanted] = torch.nonzero(columns >= 0).flatten()
+        new = place[self.indices.long()]
+        kept = new >= 0
+        row, new, values = self._row_of_nonzero()[kept], new[kept], self.values[kept]
+        if not bool((wanted.diff() > 0).all()):
+            order = torch.argsort(row * max(k, 1) + new)
+            new, values = new[order], values[order]
+        indptr = torch.zeros_like(self.indptr)
+        indptr[1:] = torch.bincount(row, minlength=len(self)).cumsum(0)
+        return replace(
+            self, indptr=indptr, indices=new.to(self.indices.dtype), values=values, n_genes=k
+        )
+
+    def _row_of_nonzero(self) -> Tensor:
+        rows = torch.arange(len(self), device=self.device)
+        return torch.repeat_interleave(rows, self.indptr.diff())

@@ -1,0 +1,240 @@
+"""Exact checks of counts and names; every error says what, where, how many and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernomics.data.rows import Rows
+from kernomics.data.sources import Source
+from kernomics.errors import DataError
+
+MAX_COUNT = 1 << 24
+"""The largest count: above it float32 no longer holds every integer."""
+
+FAULTS = {
+    "nan": "are NaN",
+    "infinite": "are infinite",
+    "negative": "are negative",
+    "fraction": "are not integers",
+    "too_large": "exceed 2^24 = 16,777,216 and are not exact in float32",
+}
+"""What can be wrong with a count, in the order in which it is reported."""
+
+
+def first_bad_count(values: npt.NDArray[Any]) -> dict[str, tuple[int, int]]:
+    """Find stored values that are no counts.
+
+    A count is an integer from 0 to 2²⁴. A value has one fault, the first that applies in the order
+    of `FAULTS`.
+
+    Parameters
+    ----------
+    values
+        [n], any real type.
+
+    Returns
+    -------
+    dict
+        Per fault found: (how many, position of the first). Empty when all are counts.
+    """
+    if values.dtype.kind == "b":
+        return {}
+    if values.dtype.kind in "ui":
+        if values.size == 0 or (values.min() >= 0 and values.max() <= MAX_COUNT):
+            return {}
+        masks = {"negative": values < 0, "too_large": values > MAX_COUNT}
+    else:
+        good = (values >= 0) & (values <= MAX_COUNT) & (np.floor(values) == values)
+        if good.all():
+            return {}
+        nan, infinite, negative = np.isnan(values), np.isinf(values), values < 0
+        whole = np.floor(values) == values
+        masks = {
+            "nan": nan,
+            "infinite": infinite,
+            "negative": negative & ~infinite,
+            "fraction": ~whole & ~nan & ~negative,
+            "too_large": whole & (values > MAX_COUNT) & ~infinite,
+        }
+    return {
+        fault: (int(np.count_nonzero(mask)), int(np.argmax(mask)))
+        for fault, mask in masks.items()
+        if mask.any()
+    }
+
+
+class CountCheck:
+    """Collects the faults of a matrix block by block, then reports them all at once.
+
+    Parameters
+    ----------
+    where
+        What to call the matrix: ``"X"`` or ``"layer 'counts'"``.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.n_nonzeros = 0
+        self.n_cells = 0
+        self.n_empty = 0
+        self.first_empty = -1
+        self.faults: dict[str, tuple[int, float, int, int]] = {}  # number, value, row, column
+
+    def add(self, rows: Rows) -> None:
+        """Look at the next rows, as stored."""
+        self.n_nonzeros += rows.values.size
+        for fault, (number, first) in first_bad_count(rows.values).items():
+            if fault in self.faults:
+                before, *where_first = self.faults[fault]
+                self.faults[fault] = (before + number, *where_first)  # type: ignore[assignment]
+            else:
+                row = int(np.searchsorted(rows.indptr, first, side="right")) - 1
+                self.faults[fault] = (
+                    number,
+                    float(rows.values[first]),
+                    self.n_cells + row,
+                    int(rows.indices[first]),
+                )
+        nonzero = rows.values != 0
+        ends = rows.indptr
+        if not nonzero.all():  # stored zeros are no counts
+            ends = np.concatenate(([0], np.cumsum(nonzero)))[ends]
+        empty = np.flatnonzero(np.diff(ends) == 0)
+        if empty.size and self.n_empty == 0:
+            self.first_empty = self.n_cells + int(empty[0])
+        self.n_empty += empty.size
+        self.n_cells += len(rows)
+
+    def report(
+        self,
+        cell_names: npt.NDArray[Any],
+        genes: npt.NDArray[Any],
+        *,
+        empty_cells: str,
+        hint: Callable[[], str],
+    ) -> None:
+        """Raise what was found.
+
+        Parameters
+        ----------
+        cell_names, genes
+            Names for the message.
+        empty_cells
+            ``"error"`` or ``"keep"``.
+        hint
+            Called only when there is a fault: where integers may be found.
+
+        Raises
+        ------
+        DataError
+            When a value is no count, or a cell has none and `empty_cells` is ``"error"``.
+        """
+        found = [
+            f"{number:,} of {self.n_nonzeros:,} non-zeros {FAULTS[fault]}, first {value:.6g} at "
+            f"cell {str(cell_names[row])!r}, gene {str(genes[column])!r}"
+            for fault in FAULTS
+            if fault in self.faults
+            for number, value, row, column in [self.faults[fault]]
+        ]
+        if found:
+            raise DataError(f"{self.where} does not hold counts: {'; '.join(found)}; {hint()}")
+        if self.n_empty and empty_cells == "error":
+            raise DataError(
+                f"{self.n_empty:,} of {self.n_cells:,} cells have no counts in {self.where}, first "
+                f"{str(cell_names[self.first_empty])!r} (row {self.first_empty:,}); remove them "
+                "(sc.pp.filter_cells(adata, min_counts=1)) or pass empty_cells='keep'"
+            )
+
+
+def scan(source: Source, where: str, visit: Callable[[int, Rows], None]) -> CountCheck:
+    """Read a whole source once, in blocks; check every value and hand each block on.
+
+    Parameters
+    ----------
+    source
+        What to read.
+    where
+        What to call it in messages.
+    visit
+        Called with the number of a block's first row and its rows as stored, while no fault has
+        been found.
+    """
+    check = CountCheck(where)
+    for start, stop in source.blocks():
+        rows = source.read(np.arange(start, stop, dtype=np.int64))
+        check.add(rows)
+        if not check.faults:
+            visit(start, rows)
+    return check
+
+
+def require_cells_and_genes(shape: tuple[int, int]) -> None:
+    """Refuse an AnnData without cells or without genes."""
+    n_cells, n_genes = shape
+    if n_cells == 0 or n_genes == 0:
+        lacking = "cells" if n_cells == 0 else "genes"
+        raise DataError(
+            f"the AnnData has no {lacking} ({n_cells:,} cells × {n_genes:,} genes); was a filter "
+            "too strict?"
+        )
+
+
+def require_unique(names: npt.NDArray[Any], what: str, remedy: str) -> None:
+    """Refuse names that occur more than once.
+
+    Parameters
+    ----------
+    names
+        [n] of str.
+    what
+        Such as ``"gene names (var_names)"``.
+    remedy
+        What to call.
+    """
+    first_seen: dict[str, int] = {}
+    repeats = [
+        (i, name) for i, name in enumerate(names.tolist()) if first_seen.setdefault(name, i) != i
+    ]
+    if repeats:
+        place, name = repeats[0]
+        raise DataError(
+            f"{len(repeats):,} of {len(names):,} {what} repeat an earlier one, first {name!r} at "
+            f"positions {first_seen[name]:,} and {place:,}; {remedy}"
+        )
+
+
+def require_library(
+    library: npt.NDArray[np.float64],
+    totals: npt.NDArray[np.float32],
+    key: str,
+    cell_names: npt.NDArray[Any],
+) -> None:
+    """Refuse library sizes that cannot be totals over all genes measured.
+
+    Parameters
+    ----------
+    library
+        [n_cells], the column ``obs[key]``.
+    totals
+        [n_cells], the row totals over the genes at hand.
+    key, cell_names
+        For messages.
+    """
+    wrong: Sequence[tuple[str, npt.NDArray[np.bool_]]] = (
+        ("is NaN or infinite", ~np.isfinite(library)),
+        ("is negative", library < 0),
+        ("is smaller than the cell's own counts", library < totals * (1 - 1e-5) - 0.5),
+    )
+    for fault, mask in wrong:
+        if mask.any():
+            first = int(np.argmax(mask))
+            raise DataError(
+                f"obs[{key!r}] {fault} for {np.count_nonzero(mask):,} of {library.size:,} cells, "
+                f"first {library[first]:.6g} at cell {str(cell_names[first])!r} (counts "
+                f"{totals[first]:,.0f}); library_key must name each cell's total over all genes "
+                "measured"
+            )

@@ -1,0 +1,365 @@
+"""`CellCollection`: all cells of a source, checked once and then read in batches."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from kernomics.data import checks
+from kernomics.data.anndata_input import AnnDataInput
+from kernomics.data.cells import Cells
+from kernomics.data.labels import Kind, Labels, read_labels
+from kernomics.data.match import match_genes
+from kernomics.data.reading import read_batches, read_library, read_through
+from kernomics.data.rows import canonical
+from kernomics.data.sampler import Sampler
+from kernomics.data.sources import CsrSource, Source
+from kernomics.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True, eq=False)
+class GeneSummary:
+    """Per gene, over some cells; with classes, one row per class.
+
+    Attributes
+    ----------
+    n_cells
+        int64 [] or [C]: cells looked at.
+    n_expressing
+        int64 [G] or [C, G]: cells with at least one count of the gene.
+    mean
+        float64 [G] or [C, G]: mean count; NaN for a class without cells.
+    """
+
+    n_cells: npt.NDArray[np.int64]
+    n_expressing: npt.NDArray[np.int64]
+    mean: npt.NDArray[np.float64]
+
+
+class CellCollection:
+    """All cells of a source; made by `from_anndata`.
+
+    Attributes
+    ----------
+    genes, cell_names
+        Object arrays of str [n_genes], [n_cells].
+    labels
+        Label columns by name.
+    batch_labels
+        The column named by `batch_key`, or None.
+    library_is_subset
+        Whether row totals stand in for library sizes although the source says that its genes are
+        a subset of those measured.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        genes: npt.NDArray[Any],
+        cell_names: npt.NDArray[Any],
+        obs: pd.DataFrame,
+        labels: Mapping[str, Labels],
+        batch_labels: Labels | None = None,
+        library: npt.NDArray[np.float32] | None = None,
+        library_is_subset: bool = False,
+    ) -> None:
+        self._source = source
+        self._obs = obs
+        self._library = library
+        self._columns: npt.NDArray[np.int64] | None = None
+        self._fingerprint: str | None = None
+        self.genes = genes
+        self.cell_names = cell_names
+        self.labels = dict(labels)
+        self.batch_labels = batch_labels
+        self.library_is_subset = library_is_subset
+
+    @classmethod
+    def from_anndata(
+        cls,
+        adata: AnnData | str | Path,
+        *,
+        layer: str | None = None,
+        labels_key: str | Sequence[str] | None = None,
+        batch_key: str | None = None,
+        unlabelled_category: str | None = None,
+        label_kinds: Mapping[str, Kind] | None = None,
+        library_key: str | None = None,
+        in_memory: bool = False,
+        empty_cells: Literal["error", "keep"] = "error",
+        check: bool = True,
+    ) -> CellCollection:
+        """Read an AnnData, which is never modified.
+
+        An AnnData in memory is copied into CSR (12 bytes and less per non-zero), so that later
+        changes to it do not reach the collection. A path or a backed AnnData stays on disk: the
+        check reads it once in blocks, and each batch reads its own rows.
+
+        Parameters
+        ----------
+        adata
+            An AnnData, a view of one, a backed one, or the path of an ``.h5ad`` file. Counts may
+            be dense, CSR or CSC (converted, with a warning), of any integer or float type.
+        layer
+            Where the counts are; X by default. ``adata.raw`` is never used, only hinted at.
+        labels_key
+            obs column or columns to learn; see `Labels.from_series`.
+        batch_key
+            obs column of batches; every cell must have one.
+        unlabelled_category
+            A class that means "unlabelled".
+        label_kinds
+            Per label ``"categorical"`` or ``"continuous"``, where the inference is not wanted.
+        library_key
+            obs column with each cell's total over all genes measured. By default the row total
+            over the genes of `adata`, a view's own genes included.
+        in_memory
+            Load a path or a backed AnnData.
+        empty_cells
+            What to do with cells without counts.
+        check
+            Check every value. False trusts the source and, when it stays on disk, skips reading
+            it through.
+
+        Raises
+        ------
+        DataError
+            Naming what was found, where, how many and the remedy.
+        """
+        if empty_cells not in ("error", "keep"):
+            raise ConfigError(f"empty_cells must be 'error' or 'keep', not {empty_cells!r}")
+        given = AnnDataInput(adata, layer)
+        checks.require_cells_and_genes(given.shape)
+        checks.require_unique(
+            given.genes,
+            "gene names (var_names)",
+            "call adata.var_names_make_unique(), or add up the columns of one gene",
+        )
+        checks.require_unique(
+            given.cell_names, "cell names (obs_names)", "call adata.obs_names_make_unique()"
+        )
+        keys = [labels_key] if isinstance(labels_key, str) else list(labels_key or ())
+        labels = read_labels(given.obs, keys, unlabelled_category, label_kinds)
+        batch_labels = None if batch_key is None else read_batches(given.obs, batch_key)
+        if check:
+            for label in labels.values():
+                label.require_usable()
+        source, totals = read_through(
+            given, in_memory=in_memory or not given.on_disk, check=check, empty_cells=empty_cells
+        )
+        library = totals
+        if library_key is not None:
+            library = read_library(given, library_key, totals)
+        return cls(
+            source,
+            genes=given.genes,
+            cell_names=given.cell_names,
+            obs=given.obs,
+            labels=labels,
+            batch_labels=batch_labels,
+            library=library,
+            library_is_subset=given.genes_are_subset and library_key is None,
+        )
+
+    def __len__(self) -> int:
+        return self.n_cells
+
+    def __repr__(self) -> str:
+        where = "on disk" if self.on_disk else "in memory"
+        labels = ", ".join(
+            f"{label.name} ({label.n_classes} classes)" if label.categories else label.name
+            for label in self.labels.values()
+        )
+        return f"CellCollection of {self.n_cells:,} cells × {self.n_genes:,} genes, {where}" + (
+            f", labels: {labels}" if labels else ""
+        )
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return self._source.shape[0]
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return len(self.genes)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether batches are read from a file."""
+        return not isinstance(self._source, CsrSource)
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """A copy of the table of cells."""
+        return self._obs.copy()
+
+    def batch(self, rows: npt.ArrayLike) -> Cells:
+        """Read some cells.
+
+        Parameters
+        ----------
+        rows
+            int [B], indices of cells, in any order.
+
+        Returns
+        -------
+        Cells
+            Those cells in that order, on the CPU; `cell_ids` are `rows`.
+
+        Raises
+        ------
+        DataError
+            When a row is out of range.
+        """
+        wanted = np.array(rows, dtype=np.int64).reshape(-1)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= self.n_cells):
+            raise DataError(
+                f"rows {wanted.min():,} … {wanted.max():,} asked for; there are {self.n_cells:,} "
+                "cells, counted from 0"
+            )
+        found = self._source.read(wanted)
+        if self.on_disk:  # in memory it was made canonical once
+            found = canonical(found, self._source.shape[1])
+        library = found.totals() if self._library is None else self._library[wanted]
+        labels = {name: label.values[wanted] for name, label in self.labels.items()}
+        cells = Cells.from_rows(found, self._source.shape[1], wanted, library, labels)
+        return cells if self._columns is None else cells.select_genes(self._columns)
+
+    def batches(self, sampler: Sampler, epoch: int, start: int = 0) -> Iterator[Cells]:
+        """Read an epoch's batches, from batch `start` on.
+
+        On disk, with a sampler that works in blocks, the batches of one buffer are read together:
+        large contiguous reads, each part of the file read about once per epoch. The batches are
+        those of ``batch(sampler.batch(epoch, i))`` all the same.
+        """
+        buffer = sampler.block_size * sampler.buffer_blocks
+        together = max(1, buffer // sampler.batch_size)
+        if not self.on_disk or sampler.block_size == 1:
+            together = 1
+        while start < sampler.n_batches:
+            stop = min((start // together + 1) * together, sampler.n_batches)
+            rows = [sampler.batch(epoch, i) for i in range(start, stop)]
+            cells = self.batch(np.concatenate(rows))
+            ends = np.cumsum([part.size for part in rows]).tolist()
+            for part, end in zip(rows, ends, strict=True):
+                yield cells.slice(end - part.size, end)
+            start = stop
+
+    def with_genes(
+        self, genes: Sequence[str] | npt.NDArray[Any], min_gene_overlap: float = 0.8
+    ) -> CellCollection:
+        """Return the same cells over a model's genes, absent ones being zero.
+
+        Nothing is read or copied; `library` stays the total over all genes of the source.
+
+        Parameters
+        ----------
+        genes, min_gene_overlap
+            As in `match_genes`.
+        """
+        columns = match_genes(genes, self.genes, min_gene_overlap)
+        if self._columns is not None:
+            columns = np.where(columns >= 0, self._columns[columns], -1)
+        return self._copy(genes=np.array(list(genes), dtype=object), _columns=columns)
+
+    def with_labels(self, labels: Mapping[str, Labels]) -> CellCollection:
+        """Return the same cells with other labels, one entry per cell in each."""
+        for name, label in labels.items():
+            if len(label) != self.n_cells:
+                raise DataError(
+                    f"label {name!r} has {len(label):,} entries for {self.n_cells:,} cells"
+                )
+        return self._copy(labels=dict(labels))
+
+    def _copy(self, **changes: Any) -> CellCollection:
+        other = copy.copy(self)
+        other._fingerprint = None
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other
+
+    def _batches_of(self, rows: npt.NDArray[np.int64]) -> Iterator[Cells]:
+        """Read sorted rows in blocks of bounded size."""
+        for start, stop in self._source.blocks():
+            first, last = np.searchsorted(rows, [start, stop])
+            if last > first:
+                yield self.batch(rows[first:last])
+
+    def summary(self, rows: npt.ArrayLike | None = None, by: str | None = None) -> GeneSummary:
+        """Summarise each gene in one pass over the cells, in blocks.
+
+        Parameters
+        ----------
+        rows
+            Cells to look at; all by default.
+        by
+            A categorical label; unlabelled cells are then left out.
+        """
+        wanted = np.arange(self.n_cells) if rows is None else np.sort(np.asarray(rows, np.int64))
+        if by is None:
+            classes, n_classes = np.zeros(self.n_cells, np.int64), 1
+        else:
+            label = self._label(by)
+            classes, n_classes = label.values, label.n_classes
+        wanted = wanted[classes[wanted] >= 0]
+        size = n_classes * self.n_genes
+        expressing, sums = np.zeros(size, np.int64), np.zeros(size)
+        for cells in self._batches_of(wanted):
+            indptr = cells.indptr.numpy()
+            group = np.repeat(classes[cells.cell_ids.numpy()], np.diff(indptr))
+            slot = group * self.n_genes + cells.indices.numpy()
+            expressing += np.bincount(slot, minlength=size)
+            sums += np.bincount(slot, weights=cells.values.numpy(), minlength=size)
+        n_cells = np.bincount(classes[wanted], minlength=n_classes).astype(np.int64)
+        with np.errstate(invalid="ignore"):
+            mean = sums.reshape(n_classes, -1) / n_cells[:, None]
+        n_expressing = expressing.reshape(n_classes, -1)
+        if by is None:
+            return GeneSummary(n_cells[0], n_expressing[0], mean[0])
+        return GeneSummary(n_cells, n_expressing, mean)
+
+    def _label(self, name: str) -> Labels:
+        known = dict(self.labels)
+        if self.batch_labels is not None:
+            known[self.batch_labels.name] = self.batch_labels
+        if name not in known or not known[name].categories:
+            raise DataError(f"{name!r} is no categorical label of this collection: {list(known)}")
+        return known[name]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over shape, names, counts, library sizes and labels.
+
+        The same for the same cells however they are stored; computed on first use, in one pass.
+        """
+        if self._fingerprint is None:
+            parts = {name: hashlib.sha256() for name in ("lengths", "genes", "counts", "library")}
+            for cells in self._batches_of(np.arange(self.n_cells)):
+                parts["lengths"].update(cells.indptr.diff().numpy().astype("<i8").tobytes())
+                parts["genes"].update(cells.indices.numpy().astype("<i4").tobytes())
+                parts["counts"].update(cells.values.numpy().astype("<f4").tobytes())
+                if cells.library is not None:
+                    parts["library"].update(cells.library.numpy().astype("<f4").tobytes())
+            whole = hashlib.sha256(f"{self.n_cells} {self.n_genes}".encode())
+            for names in (self.genes, self.cell_names):
+                whole.update("\0".join(names.tolist()).encode() + b"\1")
+            for part in parts.values():
+                whole.update(part.digest())
+            for label in self.labels.values():
+                whole.update("\0".join((label.name, label.kind, *label.categories)).encode())
+                whole.update(label.values.tobytes())
+            self._fingerprint = whole.hexdigest()
+        return self._fingerprint

@@ -1,0 +1,259 @@
+"""`Labels`: one label column, as class codes or as numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from kernomics.errors import ConfigError, DataError, closest
+
+Kind = Literal["categorical", "continuous"]
+
+FEW_VALUES = 20
+"""An integer column with at most this many values is probably a set of classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """One label of each cell.
+
+    Attributes
+    ----------
+    name
+        The obs column.
+    kind
+        ``"categorical"`` or ``"continuous"``.
+    values
+        Categorical: int64 [n_cells], the class, −1 unlabelled. Continuous: float32 [n_cells], NaN
+        unlabelled.
+    categories
+        Names of the classes in the order of their codes; empty for a continuous label.
+    """
+
+    name: str
+    kind: Kind
+    values: npt.NDArray[Any]
+    categories: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
+
+    @classmethod
+    def from_series(
+        cls,
+        series: pd.Series[Any],
+        name: str,
+        unlabelled_category: str | None = None,
+        kind: Kind | None = None,
+    ) -> Labels:
+        """Read a column.
+
+        Category, object, string and boolean columns are categorical, numbers continuous, unless
+        `kind` says otherwise. Classes are those that occur, in the order of a categorical dtype,
+        else sorted (numbers by value). Missing values are unlabelled.
+
+        Parameters
+        ----------
+        series
+            One entry per cell.
+        name
+            What to call it.
+        unlabelled_category
+            A class that means "unlabelled".
+        kind
+            Overrides the inference.
+
+        Raises
+        ------
+        DataError
+            When the column cannot be read as that kind.
+
+        Warns
+        -----
+        UserWarning
+            When an integer column with at most 20 values is taken as continuous.
+        """
+        if kind not in (None, "categorical", "continuous"):
+            raise ConfigError(f"label {name!r}: kind must be 'categorical' or 'continuous'")
+        if kind is None:
+            numeric = pd.api.types.is_numeric_dtype(series.dtype)
+            numeric = numeric and not pd.api.types.is_bool_dtype(series.dtype)
+            kind = "continuous" if numeric else "categorical"
+            if kind == "continuous" and pd.api.types.is_integer_dtype(series.dtype):
+                _warn_if_classes(series, name)
+        if kind == "continuous":
+            return cls(name, kind, _numbers(series, name))
+        return cls._categorical(series, name, unlabelled_category)
+
+    @classmethod
+    def _categorical(
+        cls, series: pd.Series[Any], name: str, unlabelled_category: str | None
+    ) -> Labels:
+        if isinstance(series.dtype, pd.CategoricalDtype):
+            codes = np.asarray(series.cat.codes, dtype=np.int64)
+            found: list[object] = list(series.cat.categories)
+        else:
+            objects = series.astype(object)
+            found = list(pd.unique(objects.dropna()))
+            try:
+                found = sorted(found)  # type: ignore[type-var]
+            except TypeError:  # a mixture, such as numbers and words
+                found = sorted(found, key=str)
+            codes = pd.Categorical(objects, categories=found).codes.astype(np.int64)
+        names = [str(value) for value in found]
+        if len(set(names)) != len(names):
+            twice = next(value for i, value in enumerate(names) if value in names[:i])
+            raise DataError(
+                f"label {name!r} holds different values that are all written {twice!r} (a number "
+                "and a word?); make them one type with .astype(str)"
+            )
+        used = np.bincount(codes[codes >= 0], minlength=len(names)) > 0
+        if unlabelled_category in names:
+            used[names.index(unlabelled_category)] = False
+        renumber = np.append(np.where(used, np.cumsum(used) - 1, -1), -1)  # the last is for −1
+        categories = tuple(value for value, keep in zip(names, used, strict=True) if keep)
+        return cls(name, "categorical", renumber[codes].astype(np.int64), categories)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes; 0 for a continuous label."""
+        return len(self.categories)
+
+    @property
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """Which cells have this label, bool [n_cells]."""
+        if self.kind == "categorical":
+            return np.asarray(self.values >= 0)
+        return np.asarray(~np.isnan(self.values))
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of cells per class, in their order; empty for a continuous label."""
+        if self.kind == "continuous":
+            return {}
+        numbers = np.bincount(self.values[self.labelled], minlength=self.n_classes)
+        return dict(zip(self.categories, numbers.tolist(), strict=True))
+
+    def subset(self, rows: npt.ArrayLike) -> Labels:
+        """Return the labels of some cells, with the same classes."""
+        return Labels(self.name, self.kind, self.values[np.asarray(rows)], self.categories)
+
+    def aligned(self, categories: Iterable[str]) -> Labels:
+        """Return the labels coded by another list of classes, that of a trained model.
+
+        Cells of a class that the list lacks become unlabelled.
+        """
+        target = tuple(categories)
+        code = {category: i for i, category in enumerate(target)}
+        renumber = np.array([code.get(name, -1) for name in self.categories] + [-1], dtype=np.int64)
+        return Labels(self.name, self.kind, renumber[self.values], target)
+
+    def require_usable(self) -> None:
+        """Refuse a label that leaves nothing to learn: no labelled cell, or one value only."""
+        labelled = self.values[self.labelled]
+        if labelled.size == 0:
+            raise DataError(
+                f"label {self.name!r}: all {len(self):,} cells are unlabelled (missing, or of the "
+                "unlabelled category); choose another labels_key"
+            )
+        if np.all(labelled == labelled[0]):
+            value = self.categories[labelled[0]] if self.categories else f"{labelled[0]:.6g}"
+            raise DataError(
+                f"label {self.name!r} has one value, {value!r}, in all {labelled.size:,} labelled "
+                "cells: there is nothing to tell apart; choose another labels_key"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form; NaN is written as null."""
+        values: list[Any] = self.values.tolist()
+        if self.kind == "continuous":
+            values = [None if value != value else value for value in values]
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "categories": list(self.categories),
+            "values": values,
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Labels:
+        """Read what `to_dict` wrote."""
+        kind = cast(Kind, saved["kind"])
+        if kind == "categorical":
+            values: npt.NDArray[Any] = np.array(saved["values"], dtype=np.int64)
+        else:
+            values = np.array(
+                [np.nan if value is None else value for value in saved["values"]], dtype=np.float32
+            )
+        return cls(saved["name"], kind, values, tuple(saved["categories"]))
+
+
+def _warn_if_classes(series: pd.Series[Any], name: str) -> None:
+    n_values = series.nunique()
+    if n_values <= FEW_VALUES:
+        warnings.warn(
+            f"label {name!r} is an integer column with {n_values} distinct values and is taken as "
+            f"continuous; if they are classes, pass label_kinds={{{name!r}: 'categorical'}} or "
+            f"store the column with .astype('category')",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _numbers(series: pd.Series[Any], name: str) -> npt.NDArray[np.float32]:
+    try:
+        values = pd.to_numeric(series.astype(object)).to_numpy(dtype=np.float64, na_value=np.nan)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"label {name!r} cannot be read as numbers: {error}") from error
+    if np.isinf(values).any():
+        first = int(np.argmax(np.isinf(values)))
+        raise DataError(
+            f"label {name!r} is infinite in {np.count_nonzero(np.isinf(values)):,} of "
+            f"{values.size:,} cells, first in row {first:,}; set these to NaN (unlabelled)"
+        )
+    return values.astype(np.float32)
+
+
+def read_labels(
+    obs: pd.DataFrame,
+    keys: Iterable[str],
+    unlabelled_category: str | None = None,
+    label_kinds: Mapping[str, Kind] | None = None,
+) -> dict[str, Labels]:
+    """Read label columns of an obs table.
+
+    Raises
+    ------
+    DataError
+        When a column is missing, or no label column knows the unlabelled category.
+    """
+    kinds = dict(label_kinds or {})
+    labels = {}
+    seen: set[str] = set()
+    keys = list(keys)
+    for name in kinds:
+        if name not in keys:
+            raise ConfigError(f"label_kinds names {name!r}, no label; {closest(name, keys)}")
+    for key in keys:
+        series = column(obs, key)
+        labels[key] = Labels.from_series(series, key, unlabelled_category, kinds.get(key))
+        if labels[key].kind == "categorical":
+            seen.update(str(value) for value in series.dropna().unique())
+    if unlabelled_category is not None and unlabelled_category not in seen:
+        raise DataError(
+            f"unlabelled_category {unlabelled_category!r} occurs in none of the label columns "
+            f"{keys}; {closest(unlabelled_category, sorted(seen))}"
+        )
+    return labels
+
+
+def column(obs: pd.DataFrame, key: str) -> pd.Series[Any]:
+    """Return a column of obs, or say which there are."""
+    if key not in obs.columns:
+        raise DataError(f"obs has no column {key!r}; {closest(key, obs.columns)}")
+    return obs[key]

@@ -1,0 +1,102 @@
+"""Finding a model's genes among those of a data set."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernomics.errors import ConfigError, DataError
+
+_ENSEMBL = re.compile(r"ENS[A-Z]{0,6}G\d{11}(\.\d+)?")
+
+
+def gene_id_kind(genes: Iterable[object]) -> str:
+    """Tell what most of the names are.
+
+    Returns
+    -------
+    str
+        ``"Ensembl ids"`` or ``"gene symbols"``.
+    """
+    names = [str(gene) for gene in genes]
+    n_ensembl = sum(_ENSEMBL.fullmatch(name) is not None for name in names)
+    return "Ensembl ids" if 2 * n_ensembl > len(names) else "gene symbols"
+
+
+def match_genes(
+    model_genes: Sequence[str] | npt.NDArray[Any],
+    data_genes: Sequence[str] | npt.NDArray[Any],
+    min_gene_overlap: float = 0.8,
+) -> npt.NDArray[np.int64]:
+    """Find each of a model's genes among the data's genes, by exact name.
+
+    Parameters
+    ----------
+    model_genes
+        Names the model was trained on.
+    data_genes
+        Names of the data's columns, each once; ones the model does not know are left out.
+    min_gene_overlap
+        Fraction of the model's genes that must be found, 0 … 1.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 [len(model_genes)]: the column of each, −1 where the data lack it.
+
+    Raises
+    ------
+    DataError
+        When fewer genes are found; it counts matched, missing and extra genes and names what may
+        be the cause (Ensembl ids against symbols, version suffixes, upper and lower case).
+
+    Warns
+    -----
+    UserWarning
+        When some genes are missing, but fewer than that.
+    """
+    if not 0 <= min_gene_overlap <= 1:
+        raise ConfigError(f"min_gene_overlap is a fraction from 0 to 1, not {min_gene_overlap}")
+    place = {str(gene): i for i, gene in enumerate(data_genes)}
+    columns = np.array([place.get(str(gene), -1) for gene in model_genes], dtype=np.int64)
+    n_model, n_matched = columns.size, int(np.count_nonzero(columns >= 0))
+    if n_matched == n_model:
+        return columns
+    missing = [str(gene) for gene, found in zip(model_genes, columns, strict=True) if found < 0]
+    first = ", ".join(repr(gene) for gene in missing[:5]) + (", …" if len(missing) > 5 else "")
+    found = (
+        f"{n_matched:,} of the model's {n_model:,} genes are in the data, {len(missing):,} are "
+        f"missing ({first}), {len(place) - n_matched:,} further genes of the data are not used"
+    )
+    if n_matched < min_gene_overlap * n_model:
+        raise DataError(
+            f"{found}; at least {min_gene_overlap:.0%} must match (min_gene_overlap)"
+            f"{_cause(model_genes, data_genes, n_matched)}"
+        )
+    warnings.warn(f"{found}; missing genes are taken as 0 counts", UserWarning, stacklevel=2)
+    return columns
+
+
+def _cause(model_genes: Any, data_genes: Any, n_matched: int) -> str:
+    """Say what would make more genes match, if anything obvious would."""
+    model_kind, data_kind = gene_id_kind(model_genes), gene_id_kind(data_genes)
+    if model_kind != data_kind:
+        return (
+            f"; the model knows {model_kind} (such as {str(model_genes[0])!r}), the data hold "
+            f"{data_kind} (such as {str(data_genes[0])!r}): set adata.var_names to {model_kind}"
+        )
+    variants = (
+        ("without version suffixes ('.1')", lambda name: name.split(".")[0]),
+        ("if upper and lower case were ignored (another species?)", str.upper),
+    )
+    for said, simplify in variants:
+        known = {simplify(str(gene)) for gene in data_genes}
+        n = sum(simplify(str(gene)) in known for gene in model_genes)
+        if n > n_matched:
+            return f"; {n:,} would match {said}"
+    return ""

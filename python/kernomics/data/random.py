@@ -1,0 +1,52 @@
+"""Random numbers of the data package: Philox, keyed by what is drawn and never by history."""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Stream(enum.IntEnum):
+    """One constant per purpose, so that no two purposes share random numbers."""
+
+    SPLIT = 1
+    SAMPLER_BLOCKS = 2
+    SAMPLER_ROWS = 3
+    SIMULATED_GENES = 4
+    SIMULATED_CELLS = 5
+    SIMULATED_COUNTS = 6
+
+
+def philox(seed: int, stream: Stream, step: int = 0) -> np.random.Philox:
+    """Return a Philox4x64 bit generator that depends on its three arguments alone.
+
+    Parameters
+    ----------
+    seed
+        Any integer; its low 64 bits are used.
+    stream
+        What the numbers are for.
+    step
+        Which draw of that purpose: an epoch, a chunk of cells, an attempt.
+    """
+    key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, int(stream)], dtype=np.uint64)
+    counter = np.array([0, 0, 0, step], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=counter)
+
+
+def permutation(n: int, seed: int, stream: Stream, step: int = 0) -> npt.NDArray[np.int64]:
+    """Return a random order of 0 … n−1, as the ranks of n raw Philox words.
+
+    The order is read off the raw words, which numpy guarantees to stay as they are, instead of
+    drawn by ``Generator.permutation``, which a new numpy may change: a run resumed under another
+    numpy goes on with the same batches.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 [n].
+    """
+    words = philox(seed, stream, step).random_raw(n)
+    return np.argsort(words, kind="stable").astype(np.int64, copy=False)

@@ -1,0 +1,146 @@
+"""Plain CSR rows in numpy: gathering, canonical form, totals. All sources end in these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernomics.errors import DataError
+
+BLOCK_NONZEROS = 1 << 22  # non-zeros (or dense entries) looked at in one go: some 50 MB
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """CSR rows; `canonical` says what holds for them beyond that."""
+
+    indptr: npt.NDArray[Any]
+    indices: npt.NDArray[Any]
+    values: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return int(self.indptr.shape[0]) - 1
+
+    def row_of_nonzero(self) -> npt.NDArray[np.int64]:
+        """Return the row of each non-zero, int64 [nnz]."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.indptr))
+
+    def totals(self) -> npt.NDArray[np.float32]:
+        """Return the sum of each row, float32 [n], added up in float64."""
+        sums = np.bincount(
+            self.row_of_nonzero(), weights=self.values.astype(np.float64), minlength=len(self)
+        )
+        return sums.astype(np.float32)
+
+
+def dense_rows(block: npt.NDArray[Any]) -> Rows:
+    """Return the non-zeros (NaN included) of a dense block [n, G]."""
+    row, column = np.nonzero(block)
+    indptr = np.zeros(block.shape[0] + 1, dtype=np.int64)
+    np.cumsum(np.bincount(row, minlength=block.shape[0]), out=indptr[1:])
+    return Rows(indptr, column, block[row, column])
+
+
+def canonical(rows: Rows, n_genes: int, first_row: int = 0, where: str = "the matrix") -> Rows:
+    """Return rows sorted by gene and without stored zeros.
+
+    `indptr` becomes int64, `indices` int32 and `values` float32. The input is never changed;
+    arrays that need no change are shared with it.
+
+    Parameters
+    ----------
+    rows
+        Any CSR rows.
+    n_genes
+        Columns.
+    first_row
+        Number of the first of them, for messages.
+    where
+        What to call the matrix in messages.
+
+    Raises
+    ------
+    DataError
+        When an index lies outside 0 … n_genes − 1, or a row names a gene twice: whether such
+        entries are to be added or replace one another, the file does not say.
+    """
+    indptr = np.asarray(rows.indptr, dtype=np.int64)
+    indices, values = np.asarray(rows.indices), np.asarray(rows.values)
+    if indices.size and (indices.min() < 0 or indices.max() >= n_genes):
+        outside = np.flatnonzero((indices < 0) | (indices >= n_genes))
+        first = first_row + int(np.searchsorted(indptr, outside[0], side="right")) - 1
+        raise DataError(
+            f"{where} is damaged: {outside.size:,} stored gene indices lie outside 0 … "
+            f"{n_genes - 1:,}, first {int(indices[outside[0]])} in row {first:,}; load it anew"
+        )
+    indices = indices.astype(np.int32, copy=False)
+    inside = np.ones(indices.size, dtype=bool)  # is this entry in the row of the one before it?
+    inside[indptr[:-1][indptr[:-1] < indices.size]] = False
+    if not _ascending(indices, inside):
+        row = np.repeat(np.arange(len(indptr) - 1, dtype=np.int64), np.diff(indptr))
+        order = np.lexsort((indices, row))
+        indices, values = indices[order], values[order]
+        twice = np.flatnonzero((indices[1:] == indices[:-1]) & inside[1:])
+        if twice.size:
+            raise DataError(
+                f"{twice.size:,} of {indices.size:,} entries of {where} name a gene that their row "
+                f"already holds, first gene {int(indices[twice[0]]):,} in row "
+                f"{first_row + int(row[twice[0]]):,} (counting from 0); call sum_duplicates() on "
+                "the matrix if they are to be added"
+            )
+    zero = values == 0
+    if zero.any():
+        before = np.concatenate(([0], np.cumsum(zero)))
+        indptr = indptr - before[indptr]
+        indices, values = indices[~zero], values[~zero]
+    return Rows(indptr, indices, values.astype(np.float32, copy=False))
+
+
+def _ascending(indices: npt.NDArray[np.int32], inside: npt.NDArray[np.bool_]) -> bool:
+    return not bool(np.any((indices[1:] <= indices[:-1]) & inside[1:]))
+
+
+def gather(
+    indptr: npt.NDArray[np.int64], indices: Any, values: Any, rows: npt.NDArray[np.int64]
+) -> Rows:
+    """Copy the named rows, in their order, each run of consecutive rows in one read.
+
+    Parameters
+    ----------
+    indptr
+        int64 [n + 1], in memory.
+    indices, values
+        Anything that slices to a numpy array: an array, or an HDF5 dataset.
+    rows
+        int64 [m], in any order, repeats allowed.
+    """
+    out = np.zeros(rows.size + 1, dtype=np.int64)
+    np.cumsum(indptr[rows + 1] - indptr[rows], out=out[1:])
+    if rows.size == 0:
+        return Rows(out, np.asarray(indices[:0]), np.asarray(values[:0]))
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    first = np.concatenate(([0], breaks))
+    last = np.concatenate((breaks, [rows.size])) - 1
+    spans = list(zip(indptr[rows[first]].tolist(), indptr[rows[last] + 1].tolist(), strict=True))
+    if len(spans) == 1:
+        a, b = spans[0]
+        return Rows(out, np.array(indices[a:b]), np.array(values[a:b]))
+    return Rows(
+        out,
+        np.concatenate([indices[a:b] for a, b in spans]),
+        np.concatenate([values[a:b] for a, b in spans]),
+    )
+
+
+def blocks(indptr: npt.NDArray[np.int64], limit: int = BLOCK_NONZEROS) -> Iterator[tuple[int, int]]:
+    """Cut all rows into consecutive ranges of at most `limit` non-zeros, at least one row each."""
+    start, n = 0, indptr.size - 1
+    while start < n:
+        stop = int(np.searchsorted(indptr, indptr[start] + limit, side="right")) - 1
+        stop = min(max(stop, start + 1), n)
+        yield start, stop
+        start = stop

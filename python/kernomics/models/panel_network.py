@@ -1,0 +1,300 @@
+"""The pieces of YOTO: what a task is, how counts become input, and the two forms of the network.
+
+`YOTOModule` sees all genes and learns which k of them to keep; `PanelNetwork` is what is left of it
+afterwards: a small network on the k genes of the panel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernomics.data import Cells, Labels
+from kernomics.errors import DataError
+from kernomics.nn import GeneSelector, MaskedLinear
+from kernomics.ops.gumbel_topk import Relaxation
+from kernomics.train import schedules
+
+Transform = Literal["log1p", "binary", "lognorm"]
+LOGNORM_TARGET = 1e4
+
+
+@dataclass(frozen=True)
+class Task:
+    """One label column to predict.
+
+    Attributes
+    ----------
+    name, kind
+        The obs column; ``"categorical"`` or ``"continuous"``.
+    classes
+        Class names by code; empty for a continuous task.
+    weight
+        Of this task's loss in the sum over tasks.
+    class_weights
+        Per class; empty for equal weights.
+    mean, sd
+        Of a continuous label over the training cells: the network predicts (y − mean)/sd.
+    """
+
+    name: str
+    kind: Literal["categorical", "continuous"]
+    classes: tuple[str, ...] = ()
+    weight: float = 1.0
+    class_weights: tuple[float, ...] = ()
+    mean: float = 0.0
+    sd: float = 1.0
+
+    @property
+    def n_out(self) -> int:
+        """Outputs of the task's head."""
+        return max(1, len(self.classes))
+
+    @classmethod
+    def from_labels(
+        cls, labels: Labels, train: np.ndarray[Any, Any], *, weight: float, balanced: bool
+    ) -> Task:
+        """Describe a label column; statistics come from the training rows alone."""
+        part = labels.subset(train)
+        part.require_usable()
+        known = part.values[part.labelled]
+        if labels.kind == "continuous":
+            sd = float(known.std())
+            return cls(labels.name, "continuous", weight=weight, mean=float(known.mean()), sd=sd)
+        class_weights: tuple[float, ...] = ()
+        if balanced:  # n / (C n_c); a class without training cells never enters the loss
+            counts = np.bincount(known, minlength=labels.n_classes)
+            share = known.size / (np.count_nonzero(counts) * np.maximum(counts, 1))
+            class_weights = tuple(np.where(counts > 0, share, 0.0).tolist())
+        return cls(labels.name, "categorical", labels.categories, weight, class_weights)
+
+
+def task_loss(task: Task, output: Tensor, target: Tensor) -> Tensor:
+    """Mean loss of a task over its labelled cells; 0 when the batch has none.
+
+    Parameters
+    ----------
+    task
+        Which task.
+    output
+        [B, n_out], logits or the standardised prediction.
+    target
+        Codes int64 [B], −1 unlabelled; or float [B], NaN unlabelled.
+    """
+    if task.kind == "continuous":
+        labelled = ~target.isnan()
+        error = (output.squeeze(1) - (target - task.mean) / task.sd)[labelled]
+        return error.square().sum() / labelled.sum().clamp_min(1)
+    labelled = target >= 0
+    weight = output.new_tensor(task.class_weights) if task.class_weights else None
+    total = F.cross_entropy(output, target, weight=weight, ignore_index=-1, reduction="sum")
+    cells = labelled.sum() if weight is None else weight[target[labelled]].sum()
+    return total / cells.clamp_min(torch.finfo(output.dtype).tiny)
+
+
+def transformed(cells: Cells, transform: Transform) -> Cells:
+    """Turn counts c into the network's input, from the non-zeros alone (0 stays 0).
+
+    ``"log1p"``: log(1 + c). ``"binary"``: 1 where c > 0. ``"lognorm"``: log(1 + 10⁴ c / library),
+    which needs each cell's library size, a total over all genes.
+    """
+    if transform == "binary":
+        return cells.with_values((cells.values > 0).to(cells.values.dtype))
+    if transform == "log1p":
+        return cells.with_values(cells.values.log1p())
+    if cells.library is None:
+        raise DataError("transform='lognorm' needs each cell's library size, and there is none")
+    per_cell = LOGNORM_TARGET / cells.library.clamp_min(1.0)
+    per_value = torch.repeat_interleave(per_cell, cells.indptr.diff())
+    return cells.with_values((cells.values * per_value).log1p())
+
+
+def _trunk(hidden: Sequence[int], dropout: float) -> nn.Sequential:
+    """Everything between the first layer and the heads."""
+    layers: list[nn.Module] = [nn.ReLU(), nn.Dropout(dropout)]
+    for n_in, n_out in zip(hidden[:-1], hidden[1:], strict=True):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers)
+
+
+class PanelNetwork(nn.Module):
+    """Shared encoder and one head per task, on the k genes of a panel.
+
+    Parameters
+    ----------
+    n_genes
+        k, the genes of the panel.
+    tasks
+        What to predict.
+    hidden
+        Widths of the encoder's layers.
+    transform
+        From counts to input.
+    """
+
+    def __init__(
+        self, n_genes: int, tasks: Sequence[Task], hidden: Sequence[int], transform: Transform
+    ) -> None:
+        super().__init__()
+        self.tasks, self.transform = tuple(tasks), transform
+        self.first = nn.Linear(n_genes, hidden[0])
+        self.trunk = _trunk(hidden, 0.0)
+        self.heads = nn.ModuleList(nn.Linear(hidden[-1], task.n_out) for task in tasks)
+
+    def forward(self, cells: Cells) -> list[Tensor]:
+        """Return each task's output [B, n_out] for cells over the panel's genes."""
+        x = transformed(cells, self.transform).dense()
+        hidden = self.trunk(self.first(x))
+        return [head(hidden) for head in self.heads]
+
+
+@dataclass
+class Schedule:
+    """How the selection changes in the course of training; see `YOTOConfig`."""
+
+    n_genes: int
+    start_genes: int
+    shrink_until: float
+    tau: tuple[float, float]
+    noise: tuple[float, float]
+    noise_until: float
+
+    def at(self, step: int, total: int) -> tuple[int, float, float]:
+        """Return (k, τ, noise scale) of an optimiser step."""
+        share = step / max(1, total - 1)
+        shrink = min(1.0, share / self.shrink_until) if self.shrink_until > 0 else 1.0
+        k = self.start_genes * (self.n_genes / self.start_genes) ** shrink
+        tau = schedules.exponential(step, total, start=self.tau[0], end=self.tau[1])
+        fade = min(1.0, share / self.noise_until) if self.noise_until > 0 else 1.0
+        noise = self.noise[0] + (self.noise[1] - self.noise[0]) * fade
+        return max(self.n_genes, round(k)), tau, noise
+
+
+class YOTOModule(nn.Module):
+    """Gene scores, first layer over all genes, shared encoder and heads: what YOTO trains.
+
+    Parameters
+    ----------
+    n_genes
+        G, the genes to choose from.
+    tasks, hidden, transform
+        As for `PanelNetwork`.
+    schedule
+        Of subset size, temperature and noise.
+    relaxation, dropout, seed
+        As in `YOTOConfig`.
+    forced, forbidden
+        Gene indices.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        tasks: Sequence[Task],
+        hidden: Sequence[int],
+        transform: Transform,
+        schedule: Schedule,
+        *,
+        relaxation: Relaxation = "softsort",
+        dropout: float = 0.0,
+        seed: int = 0,
+        forced: Sequence[int] = (),
+        forbidden: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.tasks, self.transform, self.schedule = tuple(tasks), transform, schedule
+        self.relaxation: Relaxation = relaxation
+        self.seed = seed
+        self.selector = GeneSelector(n_genes, forced=forced, forbidden=forbidden)
+        self.first = MaskedLinear(n_genes, hidden[0], fan_in=schedule.n_genes)
+        self.trunk = _trunk(hidden, dropout)
+        self.heads = nn.ModuleList(nn.Linear(hidden[-1], task.n_out) for task in tasks)
+        self.on_step(0, 1)
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """Set subset size, temperature and noise for an optimiser step."""
+        self.step = step
+        self.subset_size, self.tau, self.noise = self.schedule.at(step, total_steps)
+
+    def forward(self, cells: Cells) -> list[Tensor]:
+        """Return each task's output [B, n_out]; noise and schedules apply in training alone."""
+        if self.training:
+            # One panel per optimiser step: every batch that is accumulated sees the same.
+            seed = torch.tensor([self.seed, self.step], device=cells.device)
+            selection = self.selector(
+                self.subset_size,
+                tau=self.tau,
+                relaxation=self.relaxation,
+                noise=self.noise,
+                seed=seed,
+            )
+        else:
+            selection = self.selector(self.schedule.n_genes)
+        x = transformed(cells, self.transform).csr()
+        hidden = self.trunk(self.first(x, selection))
+        return [head(hidden) for head in self.heads]
+
+    def task_losses(self, cells: Cells) -> dict[str, Tensor]:
+        """Return the weighted mean over tasks as ``"loss"``, and ``"loss/<task>"`` for each."""
+        outputs = self(cells)
+        losses = {
+            f"loss/{task.name}": task_loss(task, output, cells.labels[task.name])
+            for task, output in zip(self.tasks, outputs, strict=True)
+        }
+        weighted = [
+            task.weight * loss for task, loss in zip(self.tasks, losses.values(), strict=True)
+        ]
+        return {"loss": torch.stack(weighted).mean(), **losses}  # L = (1/T) Σ_t w_t L_t
+
+    def training_loss(self, cells: Cells) -> dict[str, Tensor]:
+        """Losses of a batch, and the monitors that the history keeps."""
+        losses = self.task_losses(cells)
+        scores = self.selector.scores
+        free = scores.detach()[self.selector.bounds == 0]
+        return {
+            **losses,
+            "temperature": scores.new_tensor(self.tau),
+            "subset_size": scores.new_tensor(float(self.subset_size)),
+            "noise": scores.new_tensor(self.noise),
+            "score_variance": free.var(correction=0) if len(free) else scores.new_zeros(()),
+        }
+
+    def panel_network(self, ranked: Tensor) -> PanelNetwork:
+        """Cut the network down to some genes, int64 [k], in that order."""
+        hidden = [self.first.bias.numel(), *(m.out_features for m in self.trunk if _is_linear(m))]
+        network = PanelNetwork(len(ranked), self.tasks, hidden, self.transform)
+        with torch.no_grad():
+            network.first.weight.copy_(self.first.weight[ranked].T)
+            network.first.bias.copy_(self.first.bias)
+        network.trunk.load_state_dict(self.trunk.state_dict())
+        network.heads.load_state_dict(self.heads.state_dict())
+        return network.eval()
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear)
+
+
+@dataclass
+class Predictions:
+    """Outputs of all tasks over many cells, and the labels that were known."""
+
+    outputs: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
+    truth: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
+
+    def add(self, tasks: Sequence[Task], outputs: Sequence[Tensor], labels: Mapping[str, Tensor]) -> None:
+        """Add a batch; classes as probabilities, numbers in the label's own unit."""
+        for task, output in zip(tasks, outputs, strict=True):
+            if task.kind == "categorical":
+                value = output.float().softmax(1)
+            else:
+                value = output.float().squeeze(1) * task.sd + task.mean
+            self.outputs.setdefault(task.name, []).append(value.cpu().numpy())
+            if task.name in labels:
+                self.truth.setdefault(task.name, []).append(labels[task.name].cpu().numpy())

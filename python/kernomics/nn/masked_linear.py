@@ -1,0 +1,46 @@
+"""MaskedLinear: the first layer of a network that sees only the genes of a panel."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from kernomics.nn.gene_selector import Selection
+from kernomics.ops import masked_linear
+
+
+class MaskedLinear(nn.Module):
+    """y = (x ∘ mask)·W + b, computed from the chosen genes alone.
+
+    Parameters
+    ----------
+    n_genes, n_out
+        G and H.
+    fan_in
+        How many genes are seen at once; sets the scale of the initial weights, which would be too
+        small by √(G/k) with G.
+
+    Attributes
+    ----------
+    weight
+        Parameter [G, H], stored by gene.
+    bias
+        Parameter [H].
+    touched
+        int64 [k], the rows of `weight` that the last call used, for an optimiser that updates
+        these alone (:class:`kernomics.train.RowAdamW`); None before the first call.
+    """
+
+    def __init__(self, n_genes: int, n_out: int, *, fan_in: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(fan_in)
+        self.weight = nn.Parameter(torch.empty(n_genes, n_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
+        self.touched: Tensor | None = None
+
+    def forward(self, x: Tensor, selection: Selection) -> Tensor:
+        """Apply to x, dense or sparse CSR [B, G]; returns [B, H]."""
+        self.touched = selection.indices
+        return masked_linear(x, selection.mask, selection.indices, self.weight, self.bias)

@@ -1,0 +1,6 @@
+"""The fused kernels, for anyone's own models; needs only torch and numpy."""
+
+from ._native import build_info
+from .gumbel_topk import gumbel_topk, relaxed_mask
+
+__all__ = ["build_info", "gumbel_topk", "relaxed_mask"]

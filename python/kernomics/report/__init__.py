@@ -1,0 +1,13 @@
+"""A run's report: one HTML file that needs nothing beside it."""
+
+from kernomics.report.builder import render_report, write_report
+from kernomics.report.data import MethodScore, ReportData, SplitReport, TaskReport
+
+__all__ = [
+    "MethodScore",
+    "ReportData",
+    "SplitReport",
+    "TaskReport",
+    "render_report",
+    "write_report",
+]

@@ -1,0 +1,374 @@
+"""The sections of the report; each function returns the HTML below its heading."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernomics import pl
+from kernomics.metrics import ClassExpression
+from kernomics.report.data import MethodScore, ReportData, TaskReport
+from kernomics.report.figures import figure_html
+from kernomics.report.html import Cell, count, number, show, table
+
+GENES_PER_FIGURE = 32
+MOST_DOTS = 8_000  # more would take a large part of a minute and several megabytes
+METRICS = {
+    "categorical": {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "auprc": "AUPRC"},
+    "continuous": {"r2": "R²", "pearson": "Pearson r", "mae": "Mean abs. error"},
+}
+MAIN_METRIC = {"categorical": "macro_f1", "continuous": "r2"}
+LOWER_IS_BETTER = {"mae"}
+
+
+def _paragraph(text: str, css: str = "") -> str:
+    return f'<p class="{css}">{escape(text)}</p>' if css else f"<p>{escape(text)}</p>"
+
+
+def _label(score: MethodScore) -> str:
+    return f"{score.method}\n{score.predictor}" if score.predictor else score.method
+
+
+# Key figures ------------------------------------------------------------------------------------
+
+
+def _tile(task: TaskReport) -> str:
+    main, names = MAIN_METRIC[task.kind], METRICS[task.kind]
+    own = task.scores[0]
+    lines = [f"{names[main]} on {count(task.n_test, 'held-out cell')}"]
+    rest = [f"{names[m]} {show(own.metrics[m])}" for m in names if m != main and m in own.metrics]
+    lines.append(", ".join(rest))
+    others = [
+        (score.metrics[main], score.method)
+        for score in task.scores
+        if score.method != own.method and not math.isnan(score.metrics.get(main, math.nan))
+    ]
+    if others:
+        value, method = max(others)
+        lines.append(f"Best of the others: {method}, {show(value)}")
+    small = "".join(f'<span class="small">{escape(line)}</span>' for line in lines if line)
+    return (
+        f'<li><span class="task">{escape(task.name)}</span> '
+        f'<span class="value">{show(own.metrics.get(main))}</span>{small}</li>'
+    )
+
+
+def _best(task: TaskReport, metric: str) -> float:
+    values = [score.metrics.get(metric, math.nan) for score in task.scores]
+    values = [value for value in values if not math.isnan(value)]
+    if len(values) < 2:
+        return math.nan
+    return min(values) if metric in LOWER_IS_BETTER else max(values)
+
+
+def _score_table(tasks: Sequence[TaskReport], kind: str) -> str:
+    names = {
+        metric: title
+        for metric, title in METRICS[kind].items()
+        if any(metric in score.metrics for task in tasks for score in task.scores)
+    }
+    columns = [Cell("Genes chosen by"), *(Cell(title, "number") for title in names.values())]
+    rows: list[str | list[Cell]] = []
+    for task in tasks:
+        rows.append(f"{task.name}: {count(task.n_test, 'held-out cell')}")
+        best = {metric: _best(task, metric) for metric in names}
+        for score in task.scores:
+            row = [Cell(score.method, "name", small=score.predictor, heads_row=True)]
+            for metric in names:
+                value = score.metrics.get(metric, math.nan)
+                spread = score.spread.get(metric)
+                row.append(
+                    Cell(
+                        show(value),
+                        "number best" if value == best[metric] else "number",
+                        small="" if spread is None else f"± {show(spread)}",
+                    )
+                )
+            rows.append(row)
+    what = "classification" if kind == "categorical" else "regression"
+    repeated = any(score.spread for task in tasks for score in task.scores)
+    return table(
+        columns,
+        rows,
+        caption=f"Scores on held-out cells, {what}. Below each method: who predicted from its "
+        "genes. The best of each task is in bold."
+        + (" ± is the standard deviation over repeats." if repeated else ""),
+    )
+
+
+def _comparison(task: TaskReport) -> str:
+    metric = MAIN_METRIC[task.kind]
+    title = METRICS[task.kind][metric]
+    values = {_label(score): score.metrics.get(metric, math.nan) for score in task.scores}
+    spread = {
+        _label(score): score.spread[metric] for score in task.scores if metric in score.spread
+    }
+    stated = "; ".join(
+        f"{name.replace(chr(10), ', ')} {show(value)}" for name, value in values.items()
+    )
+    return figure_html(
+        partial(pl.method_comparison, values, metric=title, spread=spread),
+        alt=f"Bars of {title} for task {task.name}: {stated}.",
+        caption=f"{title} of task {task.name}.",
+    )
+
+
+def key_figures(data: ReportData) -> str:
+    """Return the headline numbers, the table of scores and a bar chart per task."""
+    parts = []
+    if data.warnings:
+        parts.append(
+            f'<p class="notice jump">{count(len(data.warnings), "warning")} to read before using '
+            'this panel: <a href="#warnings">see below</a>.</p>'
+        )
+    parts.append(f'<ul class="tiles">{"".join(_tile(task) for task in data.tasks)}</ul>')
+    parts.append(_paragraph(data.split.sentence()))
+    for kind in METRICS:
+        tasks = [task for task in data.tasks if task.kind == kind]
+        if tasks:
+            bars = "".join(_comparison(task) for task in tasks if len(task.scores) > 1)
+            parts.append(
+                f'<div class="beside">{_score_table(tasks, kind)}<div class="stack">{bars}</div>'
+                "</div>"
+            )
+    parts.append(
+        _paragraph(
+            "Macro-F1 is the unweighted mean of the F1 scores of the classes present among the "
+            "held-out cells, so rare classes count as much as common ones.",
+            "note",
+        )
+        if any(task.kind == "categorical" for task in data.tasks)
+        else ""
+    )
+    return "\n".join(filter(None, parts))
+
+
+# The panel --------------------------------------------------------------------------------------
+
+
+def panel(data: ReportData) -> str:
+    """Return the table of genes."""
+    scores = None if data.scores is None else np.asarray(data.scores, dtype=np.float64)
+    top = data.expression[0].top_class if data.expression else None
+    columns = [Cell("Rank", "number"), Cell("Gene")]
+    columns += [Cell("Score", "number")] if scores is not None else []
+    columns += [Cell("Detected in", "number"), Cell("Mean count", "number")]
+    columns += [Cell("Highest in")] if top is not None else []
+    span = low = 0.0
+    if scores is not None and np.isfinite(scores).any():
+        finite = scores[np.isfinite(scores)]
+        low = min(0.0, float(finite.min()))
+        span = float(finite.max()) - low
+    rows = []
+    for place, gene in enumerate(data.genes):
+        row = [Cell(str(place + 1), "number"), Cell(gene, "name", heads_row=True)]
+        if scores is not None:
+            score = float(scores[place])
+            if score == math.inf:
+                row.append(Cell("forced", "number"))
+            else:
+                bar = (score - low) / span if span > 0 and math.isfinite(score) else None
+                row.append(Cell(show(score), "number", bar=bar))
+        rate = float(data.detection_rate[place])
+        row.append(Cell(f"{100 * rate:.1f} %", "number", bar=rate))
+        row.append(number(float(data.mean_count[place])))
+        if top is not None:
+            row.append(Cell(top[place] or "–", "name"))
+        rows.append(row)
+    caption = "The panel's genes, best first"
+    if top is not None:
+        caption += f"; the last column is the class of {data.expression[0].task} with the highest "
+        caption += "mean of log(1 + count)"
+    return table(columns, rows, caption=caption + ".", tall=len(rows) > 16)
+
+
+# Expression by class ----------------------------------------------------------------------------
+
+
+def _n_shown(expression: ClassExpression) -> int:
+    """Return how many genes, from the best ranked on, are drawn."""
+    n_genes, n_classes = len(expression.detection), len(expression.classes)
+    return min(n_genes, max(GENES_PER_FIGURE, MOST_DOTS // n_classes))
+
+
+def _dot_blocks(data: ReportData, expression: ClassExpression) -> str:
+    shown = _n_shown(expression)
+    means = np.nan_to_num(expression.mean_log1p[:shown])
+    # Genes that mark the same class stand together; within a class the better ranked come first.
+    order = np.argsort(means.argmax(axis=1), kind="stable")
+    n_blocks = math.ceil(order.size / GENES_PER_FIGURE)
+    largest = float(means.max(initial=0.0))
+    drawn = []
+    for block in np.array_split(order, n_blocks):
+        genes = [data.genes[gene] for gene in block]
+        part = ClassExpression(
+            task=expression.task,
+            classes=expression.classes,
+            n_cells=expression.n_cells,
+            detection=expression.detection[block],
+            mean_log1p=expression.mean_log1p[block],
+        )
+        tops = ", ".join(
+            f"{gene} in {top}" for gene, top in zip(genes, part.top_class, strict=True) if top
+        )
+        drawn.append(
+            figure_html(
+                partial(pl.dot_plot, part, genes, largest_mean=largest),
+                alt=f"Dot plot of {count(len(genes), 'gene')} by the "
+                f"{count(len(part.classes), 'class', 'classes')} of {part.task}. "
+                f"Each gene's mean is highest: {tops}.",
+            )
+        )
+    return f'<div class="figures">{"".join(drawn)}</div>'
+
+
+def expression(data: ReportData) -> str:
+    """Return a dot plot per task, in blocks of genes that fit a screen."""
+    if not data.expression:
+        return _paragraph("No task has classes, so there is nothing to compare between classes.")
+    parts = [
+        _paragraph(
+            "A larger dot means that more cells of the class have at least one count of the gene; "
+            "a stronger colour means a higher mean. Genes are ordered by the class they are "
+            "highest in."
+        )
+    ]
+    for table_ in data.expression:
+        parts.append(f"<h3>{escape(table_.task)}</h3>")
+        if _n_shown(table_) < len(data.genes):
+            parts.append(
+                _paragraph(
+                    f"The {_n_shown(table_)} best ranked of {len(data.genes)} genes are shown; "
+                    "kernomics.pl.dot_plot draws any of them."
+                )
+            )
+        parts.append(_dot_blocks(data, table_))
+    return "\n".join(parts)
+
+
+# Confusion matrices -----------------------------------------------------------------------------
+
+
+def _confusion_alt(task: TaskReport, counts: NDArray[np.int64]) -> str:
+    total, right = int(counts.sum()), int(np.trace(counts))
+    text = (
+        f"Confusion matrix of {task.name}, {count(len(task.classes), 'class', 'classes')}: "
+        f"{right:,} of {count(total, 'held-out cell')} on the diagonal."
+    )
+    wrong = counts - np.diag(np.diagonal(counts))
+    if wrong.any():
+        row, column = divmod(int(wrong.argmax()), wrong.shape[1])
+        text += (
+            f" The most frequent error: {task.classes[row]} taken for {task.classes[column]}, "
+            f"{count(int(wrong[row, column]), 'cell')}."
+        )
+    return text
+
+
+def _class_table(task: TaskReport, counts: NDArray[np.int64]) -> str:
+    truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    columns = [Cell("Class")]
+    columns += [Cell("All cells", "number")] if task.class_cells is not None else []
+    columns += [Cell(t, "number") for t in ("Held-out cells", "Recall", "Precision", "F1")]
+    rows = []
+    for c, name in enumerate(task.classes):
+        right = float(counts[c, c])
+        row = [Cell(name, "name", heads_row=True)]
+        if task.class_cells is not None:
+            row.append(Cell(f"{int(task.class_cells[c]):,}", "number"))
+        row += [
+            Cell(f"{int(truth[c]):,}", "number"),
+            number(right / truth[c] if truth[c] else None),
+            number(right / predicted[c] if predicted[c] else None),
+            number(2 * right / (truth[c] + predicted[c]) if truth[c] else None),
+        ]
+        rows.append(row)
+    inner = table(columns, rows, caption=f"Every class of {task.name}, by its full name.")
+    return f"<details><summary>{escape(task.name)}, class by class</summary>{inner}</details>"
+
+
+def confusions(data: ReportData) -> str:
+    """Return a confusion matrix and a table of classes per categorical task."""
+    parts = []
+    for task in data.tasks:
+        if task.confusion is None:
+            continue
+        counts = np.asarray(task.confusion)
+        parts.append(f"<h3>{escape(task.name)}</h3>")
+        parts.append(
+            figure_html(
+                partial(pl.confusion, counts, task.classes),
+                alt=_confusion_alt(task, counts),
+                caption="Rows are true classes with their held-out cells, columns what was "
+                "predicted. "
+                + (
+                    "Colour and percentage: share of the row; whole numbers: cells."
+                    if len(task.classes) <= pl.CONFUSION_WITH_SHARES
+                    else "Colour: share of the row; numbers: cells."
+                ),
+            )
+        )
+        parts.append(_class_table(task, counts))
+    return "\n".join(parts) or _paragraph("No task has a confusion matrix.")
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+def training(data: ReportData) -> str:
+    """Return one small plot per recorded quantity."""
+    panels = pl.training_panels(data.history)
+    if not panels:
+        return _paragraph("The run recorded no training history.")
+    drawn = []
+    for shown in panels:
+        ends = "; ".join(
+            f"{curve.split} from {curve.values[0]:.3g} to {curve.values[-1]:.3g}"
+            for curve in shown.curves
+        )
+        drawn.append(
+            figure_html(
+                partial(pl.training_panel, shown),
+                alt=f"Training curve, {shown.title} by step: {ends}.",
+            )
+        )
+    return f'<div class="figures">{"".join(drawn)}</div>'
+
+
+# Warnings and reproducibility -------------------------------------------------------------------
+
+
+def warning_list(data: ReportData) -> str:
+    """Return the warnings as a list."""
+    if not data.warnings:
+        return _paragraph("None.")
+    return f'<ul class="notice">{"".join(f"<li>{escape(w)}</li>" for w in data.warnings)}</ul>'
+
+
+def reproducibility(data: ReportData, config: str) -> str:
+    """Return the command, the gene list to copy, the configuration and the versions."""
+    genes = "\n".join(data.genes)
+    versions = table(
+        [Cell("Package"), Cell("Version")],
+        [[Cell(name, heads_row=True), Cell(v)] for name, v in data.versions.items()],
+        caption="The packages that ran.",
+    )
+    return "\n".join(
+        [
+            "<h3>Command</h3>",
+            f'<pre class="copy" tabindex="0">{escape(data.command)}</pre>',
+            _paragraph(f"Seed {data.seed}. {data.split.sentence()}"),
+            "<h3>Genes, ranked</h3>",
+            _paragraph("One click selects the list.", "note"),
+            f'<pre class="copy" tabindex="0">{escape(genes)}</pre>',
+            "<h3>Configuration</h3>",
+            f'<pre tabindex="0">{escape(config)}</pre>',
+            "<h3>Versions</h3>",
+            versions,
+        ]
+    )

@@ -1,0 +1,41 @@
+"""Training: the loop, exact checkpoints, run directories, schedules and optimizers."""
+
+from kernomics.train import schedules
+from kernomics.train.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_model_dir,
+    save_checkpoint,
+    save_model_dir,
+)
+from kernomics.train.config import TrainConfig, config_hash, differences, override
+from kernomics.train.history import History
+from kernomics.train.loggers import JSONLines, Lightning, Logger, TensorBoard
+from kernomics.train.loop import fit
+from kernomics.train.optim import RowAdamW, named_groups
+from kernomics.train.rundir import RunDirectory
+from kernomics.train.storage import replace_file, write_json
+
+__all__ = [
+    "Checkpoint",
+    "History",
+    "JSONLines",
+    "Lightning",
+    "Logger",
+    "RowAdamW",
+    "RunDirectory",
+    "TensorBoard",
+    "TrainConfig",
+    "config_hash",
+    "differences",
+    "fit",
+    "load_checkpoint",
+    "load_model_dir",
+    "named_groups",
+    "override",
+    "replace_file",
+    "save_checkpoint",
+    "save_model_dir",
+    "schedules",
+    "write_json",
+]

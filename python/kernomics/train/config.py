@@ -1,0 +1,216 @@
+"""Configurations: how a run is trained, and helpers for every dataclass that holds settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from kernomics.errors import ConfigError, closest
+from kernomics.train.storage import jsonable
+
+Config = TypeVar("Config")
+
+COSMETIC = frozenset(
+    {
+        "progress",
+        "log_every_steps",
+        "checkpoint_every_epochs",
+        "checkpoint_every_seconds",
+        "keep_checkpoints",
+    }
+)
+"""Settings that may differ between a run and its continuation: they do not change the result."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How :func:`kernomics.train.fit` trains.
+
+    Attributes
+    ----------
+    max_epochs
+        Epochs to train at most.
+    batch_size
+        Cells per batch; used by whoever makes the sampler, recorded here.
+    learning_rate
+        The peak of the schedule.
+    weight_decay
+        Decoupled weight decay, multiplied by the learning rate.
+    optimizer
+        ``"adamw"``; for others give :func:`~kernomics.train.fit` an ``optimizer_factory``.
+    schedule
+        ``"constant"``, or ``"one_cycle"``: a cosine up during the warm-up, then a cosine down.
+    warmup
+        The share of all steps spent warming up, from 0 to 1; only for ``"one_cycle"``.
+    accumulate
+        Batches whose gradients are added up before each optimiser step.
+    max_grad_norm
+        The norm above which the gradient of all parameters together is scaled down.
+    precision
+        ``"float32"``, or ``"bf16"`` for autocast to bfloat16 (the weights stay float32).
+    validate_every
+        Epochs between two validations; the last epoch is always validated.
+    monitor
+        The validation figure that early stopping watches: its name in what the validation
+        returns, with or without ``validation_`` in front.
+    mode
+        Whether a ``"min"`` or a ``"max"`` of it is best.
+    patience
+        Validations without improvement before training stops; the best weights are then
+        restored. ``None`` trains all epochs and keeps the last weights.
+    min_delta
+        How much better a value must be to count as an improvement.
+    checkpoint_every_epochs
+        Epochs between two checkpoints; the end of training is always saved.
+    checkpoint_every_seconds
+        Save also in the middle of an epoch, when that much time has passed.
+    keep_checkpoints
+        How many checkpoints to keep, at least 2.
+    log_every_steps
+        Log also the mean over every so many optimiser steps, as records of split ``"step"``.
+    seed
+        Seeds torch's random numbers for the run.
+    progress
+        Whether to show a progress bar.
+    """
+
+    max_epochs: int = 100
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    optimizer: Literal["adamw"] = "adamw"
+    schedule: Literal["constant", "one_cycle"] = "constant"
+    warmup: float = 0.1
+    accumulate: int = 1
+    max_grad_norm: float | None = None
+    precision: Literal["float32", "bf16"] = "float32"
+    validate_every: int = 1
+    monitor: str = "validation_loss"
+    mode: Literal["min", "max"] = "min"
+    patience: int | None = None
+    min_delta: float = 0.0
+    checkpoint_every_epochs: int = 10
+    checkpoint_every_seconds: float | None = None
+    keep_checkpoints: int = 2
+    log_every_steps: int | None = None
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low in {
+            "max_epochs": 1,
+            "batch_size": 1,
+            "accumulate": 1,
+            "validate_every": 1,
+            "patience": 1,
+            "checkpoint_every_epochs": 1,
+            "keep_checkpoints": 2,
+            "log_every_steps": 1,
+        }.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < low):
+                raise ConfigError(f"{name} is {value!r}: it must be an integer of at least {low}")
+        for name in ("learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value!r}: it must be above 0")
+        for name in ("weight_decay", "min_delta", "checkpoint_every_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ConfigError(f"{name} is {value!r}: it must be 0 or more")
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError(f"warmup is {self.warmup!r}: it is a share of all steps, 0 to 1")
+        for name, options in {
+            "optimizer": ("adamw",),
+            "schedule": ("constant", "one_cycle"),
+            "precision": ("float32", "bf16"),
+            "mode": ("min", "max"),
+        }.items():
+            value = getattr(self, name)
+            if value not in options:
+                raise ConfigError(f"{name} is {value!r}; {closest(str(value), options)}")
+
+
+def override(config: Config, **values: Any) -> Config:
+    """Copy a dataclass of settings with some of them replaced.
+
+    Parameters
+    ----------
+    config
+        A dataclass instance.
+    **values
+        The settings to replace.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not a setting of it; the nearest names are listed.
+    """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise ConfigError(f"expected a dataclass of settings, found {type(config).__name__}")
+    names = [field.name for field in dataclasses.fields(config) if field.init]
+    for name in values:
+        if name not in names:
+            raise ConfigError(
+                f"{type(config).__name__} has no setting {name!r}; {closest(name, names)}"
+            )
+    return dataclasses.replace(config, **values)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings into one dict with dotted keys, such as ``train.batch_size``."""
+    items: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            items.update(flat(value, f"{name}."))
+        else:
+            items[name] = value
+    return items
+
+
+def relevant(config: Mapping[str, Any], ignore: Collection[str] = COSMETIC) -> dict[str, Any]:
+    """Flatten settings and leave out those whose last name is in `ignore`."""
+    plain = flat(jsonable(config))
+    return {key: value for key, value in plain.items() if key.split(".")[-1] not in ignore}
+
+
+def config_hash(config: Mapping[str, Any], ignore: Collection[str] = COSMETIC) -> str:
+    """Return the sha256 of the settings that change the result, in hexadecimal."""
+    text = json.dumps(relevant(config, ignore), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(
+    saved: Mapping[str, Any], given: Mapping[str, Any], ignore: Collection[str] = COSMETIC
+) -> list[str]:
+    """Describe each setting in which two configurations differ.
+
+    Parameters
+    ----------
+    saved
+        The configuration of the run.
+    given
+        The one it is to be continued with.
+    ignore
+        Names of settings that may differ.
+
+    Returns
+    -------
+    list of str
+        Such as ``"train.batch_size was 128 and is now 64"``, sorted by name.
+    """
+    before, after = relevant(saved, ignore), relevant(given, ignore)
+
+    def show(settings: Mapping[str, Any], key: str) -> str:
+        return repr(settings[key]) if key in settings else "not set"
+
+    return [
+        f"{key} was {show(before, key)} and is now {show(after, key)}"
+        for key in sorted(before.keys() | after.keys())
+        if key not in before or key not in after or before[key] != after[key]
+    ]

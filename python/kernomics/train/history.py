@@ -1,0 +1,81 @@
+"""The history of a run: its records, as they lie in ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kernomics.errors import CheckpointError, ConfigError, closest
+
+TIMING = ("cells_per_second", "seconds")
+"""Figures that depend on the machine; all others are the same in a repeated run."""
+
+
+class History(list[dict[str, Any]]):
+    """The records of a run, a list of dicts.
+
+    Each has ``step`` (optimiser steps done), ``epoch`` (from 0) and ``split``: ``"train"`` (means
+    over the cells of an epoch), ``"validation"``, or ``"step"`` (means over some steps).
+
+    Attributes
+    ----------
+    best_epoch, best_value : int, float or None
+        Where the monitored figure was best, if early stopping watched it.
+    stopped_early : bool
+        Whether training ended before its last epoch.
+    """
+
+    def __init__(self, records: Iterable[dict[str, Any]] = ()) -> None:
+        super().__init__(records)
+        self.best_epoch: int | None = None
+        self.best_value: float | None = None
+        self.stopped_early = False
+
+    @classmethod
+    def read(cls, path: str | Path) -> History:
+        """Read a ``metrics.jsonl``; a half-written last line is left out.
+
+        Raises
+        ------
+        CheckpointError
+            If another line is not valid JSON.
+        """
+        lines = Path(path).read_bytes().split(b"\n")
+        history = cls()
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                history.append(json.loads(line))
+            except ValueError as error:
+                raise CheckpointError(f"{path}, line {number}, is not JSON: {error}") from None
+        return history
+
+    def select(self, split: str) -> History:
+        """Return the records of one split."""
+        return History(record for record in self if record["split"] == split)
+
+    def column(self, name: str, split: str = "train") -> list[Any]:
+        """Return one figure of all records of a split that have it.
+
+        Raises
+        ------
+        ConfigError
+            If none has it.
+        """
+        records = self.select(split)
+        values = [record[name] for record in records if name in record]
+        if not values:
+            names = dict.fromkeys(key for record in records for key in record)
+            raise ConfigError(f"no {split!r} record has {name!r}; {closest(name, names)}")
+        return values
+
+    def without_timings(self) -> list[dict[str, Any]]:
+        """Return the records without what depends on the machine's speed."""
+        return [{k: v for k, v in record.items() if k not in TIMING} for record in self]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the records as a data frame, one row each."""
+        return pd.DataFrame(list(self))

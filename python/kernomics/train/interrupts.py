@@ -1,0 +1,79 @@
+"""Ctrl-C and SIGTERM during training: finish the step, save, and only then leave."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupts:
+    """While open, notes SIGINT and SIGTERM instead of letting them stop the program at once.
+
+    Signals are handled in the main thread only; elsewhere nothing is noted. A signal that the
+    process ignores (as under ``nohup``) stays ignored. A SIGINT after another signal interrupts
+    at once.
+
+    Attributes
+    ----------
+    received : signal.Signals or None
+        The first signal that came.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous = signal.getsignal(number)
+                # None: a handler that Python did not install and could not put back.
+                if previous is not None and previous is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+        if self.received is not None and error is None:
+            self.leave("training was interrupted when it had finished")
+
+    def leave(self, message: str) -> None:
+        """Put the previous handlers back, and end as the signal asked.
+
+        Parameters
+        ----------
+        message
+            Becomes the text of the KeyboardInterrupt.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After SIGINT.
+        SystemExit
+            With code 143, after SIGTERM.
+        """
+        self._restore()
+        if self.received == signal.SIGINT:
+            raise KeyboardInterrupt(message)
+        raise SystemExit(128 + signal.SIGTERM)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            self._restore()
+            raise KeyboardInterrupt("interrupted a second time: nothing more was saved")
+        if self.received is None:
+            self.received = signal.Signals(number)
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            with contextlib.suppress(ValueError):  # the interpreter is shutting down
+                signal.signal(number, handler)
+        self._previous = {}

@@ -1,0 +1,414 @@
+"""The training loop of all models: one plain loop over steps that can be stopped and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm.auto import tqdm
+
+from kernomics.errors import ConfigError, TrainingError, closest
+from kernomics.train import schedules, storage
+from kernomics.train.config import TrainConfig
+from kernomics.train.history import History
+from kernomics.train.interfaces import (
+    Batch,
+    Batches,
+    Callback,
+    Fetch,
+    OptimizerFactory,
+    Validate,
+)
+from kernomics.train.interrupts import Interrupts
+from kernomics.train.loggers import JSONLines, Logger
+from kernomics.train.rundir import DirectoryLock
+from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
+
+
+def fit(
+    module: nn.Module,
+    batches: Batches,
+    fetch: Fetch,
+    config: TrainConfig | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    validate: Validate | None = None,
+    optimizer_factory: OptimizerFactory | None = None,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> History:
+    """Train a module.
+
+    One optimiser step takes `config.accumulate` batches (fewer at the end of an epoch); each
+    counts by its share of their cells, so that the gradient is that of one large batch of a loss
+    that is a mean over cells.
+
+    Parameters
+    ----------
+    module
+        Has ``training_loss(batch) -> dict`` of scalar tensors: ``"loss"`` is optimised, the others
+        are logged as means over cells. If it has ``on_step(step, total_steps)``, that is called
+        before each optimiser step, counted from 0. What it keeps from step to step must be in its
+        ``state_dict()``. It is trained on the device it is on, and left in evaluation mode.
+    batches
+        The rows of each batch.
+    fetch
+        Reads the cells of some rows.
+    config
+        How to train.
+    run_dir
+        Where to keep ``metrics.jsonl`` and ``checkpoints/``; ``None`` keeps nothing.
+    resume
+        Continue from the newest intact checkpoint in `run_dir`, if there is one. The result is the
+        same, bit for bit on the CPU, as had the run never stopped.
+    validate
+        Called without arguments after every `config.validate_every` epochs, with the module in
+        evaluation mode and gradients off; the figures it returns are logged.
+    optimizer_factory
+        Makes the optimizer; its learning rates are the peaks of the schedule. Default: AdamW with
+        the learning rate and weight decay of `config`.
+    callbacks
+        Called after each epoch.
+    loggers
+        Receive every record, besides ``metrics.jsonl``.
+
+    Returns
+    -------
+    History
+        The records, those from before a resumption included. If `config.patience` is set, `module`
+        holds its best weights.
+
+    Raises
+    ------
+    ConfigError
+        If the settings make no sense, or differ from those of the run to be resumed.
+    CheckpointError
+        If `run_dir` holds checkpoints that are not to be resumed, cannot be used or cannot be
+        written.
+    TrainingError
+        If the loss, gradient or weights become NaN or infinite. The last good checkpoint stays.
+    KeyboardInterrupt, SystemExit
+        After SIGINT or SIGTERM (143), once the step, and at the end of an epoch the validation,
+        is finished and all is saved.
+    """
+    config = TrainConfig() if config is None else config
+    if batches.n_batches < 1:
+        raise ConfigError("there are no batches to train on: fewer cells than batch_size?")
+    if config.patience is not None and validate is None:
+        raise ConfigError(f"patience is {config.patience}, but there is no validation to watch")
+    if resume and run_dir is None:
+        raise ConfigError("resume=True needs the run_dir to resume from")
+    with ExitStack() as stack:
+        directory = None if run_dir is None else Path(run_dir)
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(DirectoryLock(directory))
+        stack.enter_context(_own_random_state(module))
+        torch.manual_seed(config.seed)
+        run = _Run(module, batches, fetch, config, directory, validate, optimizer_factory)
+        run.begin(resume, loggers, stack)
+        while not run.state.finished:
+            run.train_epoch()
+            run.end_epoch(callbacks)
+        return run.end()
+
+
+class _Run:
+    """A run under way: what the loop works with, and the pieces of the loop."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        batches: Batches,
+        fetch: Fetch,
+        config: TrainConfig,
+        directory: Path | None,
+        validate: Validate | None,
+        optimizer_factory: OptimizerFactory | None,
+    ) -> None:
+        self.module = module
+        self.batches = batches
+        self.fetch = fetch
+        self.config = config
+        self.metrics = None if directory is None else directory / "metrics.jsonl"
+        self.validate = validate
+        self.device = _device(module)
+        self.optimizer = (optimizer_factory or self._adamw)(module)
+        # Taken before a checkpoint is loaded, whose rates are those of a step of the schedule.
+        self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.n_batches = batches.n_batches
+        self.total_steps = config.max_epochs * math.ceil(self.n_batches / config.accumulate)
+        self.keeper = Keeper(directory, config, self.n_batches, module, self.optimizer, self.device)
+        self.state = State()
+        self.best: Weights | None = None
+        self.history = History()
+
+    def _adamw(self, module: nn.Module) -> Optimizer:
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        return torch.optim.AdamW(
+            parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+
+    def begin(self, resume: bool, loggers: Sequence[Logger], stack: ExitStack) -> None:
+        """Restore what is to be resumed, and open what `stack` will close."""
+        self.state, self.best = self.keeper.begin(resume)
+        self.loggers = list(loggers)
+        self.lines: JSONLines | None = None
+        if self.metrics is not None:
+            self.lines = JSONLines(self.metrics, keep=self.state.records)
+            self.loggers.insert(0, self.lines)
+            self.history.extend(History.read(self.metrics))
+            if len(self.history) < self.state.records:
+                warnings.warn(
+                    f"{self.metrics} holds {len(self.history)} records, but the checkpoint was "
+                    f"saved after {self.state.records}: the history has a gap",
+                    stacklevel=3,
+                )
+                self.state.records = len(self.history)
+        for logger in self.loggers:
+            stack.callback(logger.close)
+            logger.config(dataclasses.asdict(self.config))
+        self.interrupts = stack.enter_context(Interrupts())
+        self.bar: Any = tqdm(
+            total=self.total_steps,
+            initial=self.state.step,
+            unit="step",
+            desc="training",
+            disable=not self.config.progress,
+        )
+        stack.callback(self.bar.close)
+
+    # -- one epoch -------------------------------------------------------------------------------
+
+    def train_epoch(self) -> None:
+        """Train from where the epoch stands to its end."""
+        state = self.state
+        self.module.train()
+        self.epoch_begun, self.epoch_cells = time.monotonic(), 0
+        while state.batch < self.n_batches:
+            last = min(state.batch + self.config.accumulate, self.n_batches)
+            rows = [self.batches.batch(state.epoch, i) for i in range(state.batch, last)]
+            means = self.optimiser_step(rows)
+            cells = sum(len(r) for r in rows)
+            state.step += 1
+            state.batch = last
+            state.epoch_means.add(means, cells)
+            self.epoch_cells += cells
+            self._log_steps(means, cells)
+            self._show(means["loss"])
+            # Not before a validation, which may depend on what the module last did: a run is
+            # resumed only where a step comes next, and on_step is called.
+            if state.batch < self.n_batches:
+                self._save_or_leave(due=self.keeper.due)
+
+    def optimiser_step(self, rows: list[NDArray[np.int64]]) -> dict[str, float]:
+        """Make one optimiser step over some batches, and return the means of their losses."""
+        config = self.config
+        on_step = getattr(self.module, "on_step", None)
+        if on_step is not None:
+            on_step(self.state.step, self.total_steps)
+        factor = self._rate_factor()
+        for group, rate in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
+            group["lr"] = rate * factor
+
+        training_loss: Callable[[Batch], dict[str, Tensor]] = self.module.training_loss  # type: ignore[assignment]
+        cells = sum(len(r) for r in rows)
+        done: list[tuple[Batch, dict[str, Tensor]]] = []
+        self.optimizer.zero_grad(set_to_none=True)
+        for batch_rows in rows:
+            batch = self.fetch(batch_rows).to(self.device)
+            with torch.autocast(
+                self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
+            ):
+                losses = training_loss(batch)
+            _check_losses(losses)
+            (losses["loss"] * (len(batch_rows) / cells)).backward()  # type: ignore[no-untyped-call]
+            done.append((batch, {name: value.detach() for name, value in losses.items()}))
+
+        means = self._means_of(done)
+        if config.max_grad_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self.module.parameters(), config.max_grad_norm).item()
+            if not math.isfinite(norm):
+                self._stop("the norm of the gradient", norm, [batch for batch, _ in done])
+            means["grad_norm"] = norm
+        self.optimizer.step()
+        return means
+
+    def _rate_factor(self) -> float:
+        step, total = self.state.step, self.total_steps
+        if self.config.schedule == "one_cycle":
+            return schedules.one_cycle(step, total, warmup=self.config.warmup)
+        return schedules.constant(step, total)
+
+    def _means_of(self, done: list[tuple[Batch, dict[str, Tensor]]]) -> dict[str, float]:
+        """Bring the losses of all batches to the CPU in one transfer, and check them."""
+        stacked = [value.to(torch.float64).reshape(()) for _, ls in done for value in ls.values()]
+        values = iter(torch.stack(stacked).tolist())
+        means = Means()
+        for batch, losses in done:
+            named = {name: next(values) for name in losses}
+            if not math.isfinite(named["loss"]):
+                self._stop("the loss", named["loss"], [batch])
+            means.add(named, len(batch))
+        return means.values()
+
+    def _stop(self, what: str, value: float, batches: list[Batch]) -> None:
+        """Raise a TrainingError that names the cells of the step that failed."""
+        ids = torch.cat([batch.cell_ids for batch in batches]).tolist()
+        shown = ", ".join(str(i) for i in ids[:5]) + (", …" if len(ids) > 5 else "")
+        spoilt = [n for n, p in self.module.named_parameters() if torch.isnan(p).any()]
+        advice = "look at these cells, lower the learning rate or set max_grad_norm"
+        if spoilt:
+            advice = (
+                f"the parameter {spoilt[0]!r} held NaN before this step already, so an earlier "
+                "gradient was not finite: set max_grad_norm to have every gradient checked"
+            )
+        raise TrainingError(
+            f"{what} is {value} in step {self.state.step + 1} (epoch {self.state.epoch}), over "
+            f"{len(ids):,} cells with cell_ids {shown}: {advice}; {self.keeper.last_good}"
+        )
+
+    # -- the end of an epoch ---------------------------------------------------------------------
+
+    def end_epoch(self, callbacks: Sequence[Callback]) -> None:
+        """Log, validate, decide whether to go on, and save."""
+        state, config = self.state, self.config
+        last = state.epoch + 1 == config.max_epochs
+        seconds = time.monotonic() - self.epoch_begun
+        self._log(
+            "train",
+            **state.epoch_means.values(),
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            cells=state.epoch_means.cells,
+            seconds=seconds,
+            cells_per_second=self.epoch_cells / seconds if seconds > 0 else 0.0,
+        )
+        stop = False
+        if self.validate is not None and ((state.epoch + 1) % config.validate_every == 0 or last):
+            self.module.eval()
+            with torch.no_grad():
+                figures = {name: float(value) for name, value in self.validate().items()}
+            self._log("validation", **figures)
+            stop = config.patience is not None and self._out_of_patience(figures, config.patience)
+        for callback in callbacks:
+            stop = bool(callback(state.epoch, self.module)) or stop
+        state.stopped_early = stop and not last
+        state.finished = stop or last
+        state.epoch_means = Means()
+        state.epoch += 1
+        state.batch = 0
+        self._save_or_leave(due=state.finished or state.epoch % config.checkpoint_every_epochs == 0)
+
+    def _out_of_patience(self, figures: Mapping[str, float], patience: int) -> bool:
+        """Keep the weights if the monitored figure improved; tell whether to stop."""
+        state, config = self.state, self.config
+        name = config.monitor
+        if name not in figures:
+            name = name.removeprefix("validation_")
+        if name not in figures:
+            raise ConfigError(
+                f"monitor is {config.monitor!r}, which the validation did not return; "
+                f"{closest(config.monitor, figures)}"
+            )
+        value = figures[name]
+        sign = 1.0 if config.mode == "min" else -1.0
+        if math.isfinite(value) and (
+            state.best_value is None or sign * (state.best_value - value) > config.min_delta
+        ):
+            state.best_value, state.best_epoch, state.not_improved = value, state.epoch, 0
+            self.best = copy_weights(self.module.state_dict())
+        else:
+            state.not_improved += 1
+        return state.not_improved >= patience
+
+    def end(self) -> History:
+        """Restore the best weights, and return the history."""
+        if self.best is not None:
+            self.module.load_state_dict(self.best)
+        self.module.eval()
+        self.history.best_epoch = self.state.best_epoch
+        self.history.best_value = self.state.best_value
+        self.history.stopped_early = self.state.stopped_early
+        return self.history
+
+    # -- what is seen and kept -------------------------------------------------------------------
+
+    def _log(self, split: str, **figures: Any) -> None:
+        state = self.state
+        # As the file will hold it, so that a history read again is the same.
+        record: dict[str, Any] = storage.jsonable(
+            {"step": state.step, "epoch": state.epoch, "split": split, **figures}
+        )
+        self.history.append(record)
+        state.records += 1
+        for logger in self.loggers:
+            logger.log(record)
+
+    def _log_steps(self, means: Mapping[str, float], cells: int) -> None:
+        every = self.config.log_every_steps
+        if every is not None:
+            self.state.step_means.add(means, cells)
+            if self.state.step % every == 0:
+                rate = self.optimizer.param_groups[0]["lr"]
+                self._log("step", **self.state.step_means.values(), learning_rate=rate)
+                self.state.step_means = Means()
+
+    def _show(self, loss: float) -> None:
+        speed = self.epoch_cells / max(time.monotonic() - self.epoch_begun, 1e-9)
+        self.bar.set_postfix_str(
+            f"epoch {self.state.epoch + 1}/{self.config.max_epochs}, loss {loss:.4g}, "
+            f"{speed:,.0f} cells/s",
+            refresh=False,
+        )
+        self.bar.update()
+
+    def _save_or_leave(self, *, due: bool) -> None:
+        """Save if it is due or a signal came; in the latter case also leave."""
+        received = self.interrupts.received
+        if due or received is not None:
+            if self.lines is not None:
+                self.lines.sync()
+            self.keeper.save(self.state, self.best)
+        if received is not None:
+            self.interrupts.leave(
+                f"training was interrupted after step {self.state.step}; {self.keeper.last_good}"
+            )
+
+
+def _check_losses(losses: Any) -> None:
+    if not isinstance(losses, Mapping) or "loss" not in losses:
+        found = sorted(losses) if isinstance(losses, Mapping) else type(losses).__name__
+        raise ConfigError(f"training_loss must return a dict with the key 'loss', not {found}")
+    for name, value in losses.items():
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+            raise ConfigError(
+                f"training_loss returned a {type(value).__name__}{shape} as {name!r}: it must be "
+                "a scalar tensor"
+            )
+
+
+def _device(module: nn.Module) -> torch.device:
+    for parameter in module.parameters():
+        return parameter.device
+    raise ConfigError(f"{type(module).__name__} has no parameters to train")
+
+
+@contextmanager
+def _own_random_state(module: nn.Module) -> Iterator[None]:
+    """Give the run random numbers of its own, and the caller's back at the end."""
+    device = _device(module)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -1,0 +1,222 @@
+"""AdamW that leaves the rows of a table alone when a step did not touch them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from kernomics.errors import ConfigError
+
+Rows = Callable[[], Tensor | None]
+"""Returns the rows touched in the current step, int64 [n], or ``None`` for all."""
+
+
+class RowAdamW(Optimizer):
+    """AdamW with lazy rows.
+
+    A parameter group may have a key ``"rows"``: a callable that is asked once in every step which
+    rows (entries of the first dimension) of the group's parameters the step touched. Only these
+    are updated. The others get neither gradient, weight decay nor decay of their moments, and
+    stay the same to the bit: plain AdamW would move them on stale momentum. A group without
+    ``"rows"`` is updated as :class:`torch.optim.AdamW` does it.
+
+    For each row touched, with t the number of steps in which this row was touched:
+
+    | θ ← θ − η λ θ
+    | m ← β₁ m + (1 − β₁) g,  v ← β₂ v + (1 − β₂) g²
+    | θ ← θ − η m / (1 − β₁ᵗ) / (√(v / (1 − β₂ᵗ)) + ε)
+
+    so a row first touched late has its moments corrected as in its own first step. When every
+    step touches all rows this is AdamW.
+
+    Parameters
+    ----------
+    params
+        Parameters, or groups of them.
+    lr
+        Learning rate η.
+    betas
+        Decay rates β₁, β₂ of the moments.
+    eps
+        ε, added to the root.
+    weight_decay
+        λ, decoupled from the gradient.
+
+    Raises
+    ------
+    ConfigError
+        If a figure makes no sense, or ``"rows"`` is given for a parameter without rows.
+
+    Source: I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", 2019.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if not lr >= 0 or not eps >= 0 or not weight_decay >= 0:
+            raise ConfigError(
+                f"lr is {lr}, eps {eps}, weight_decay {weight_decay}: none may be below 0"
+            )
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ConfigError(f"betas are {betas}: each must be at least 0 and below 1")
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**defaults, "rows": None})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; see the class for its key ``"rows"``."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if group["rows"] is not None and any(p.dim() == 0 for p in group["params"]):
+            raise ConfigError("a parameter group with 'rows' holds a scalar, which has no rows")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update the parameters that have a gradient.
+
+        Parameters
+        ----------
+        closure
+            Computes the loss again; for torch's interface.
+
+        Returns
+        -------
+        float or None
+            What `closure` returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            rows = None if group["rows"] is None else group["rows"]()
+            if rows is not None and (rows.dtype != torch.int64 or rows.dim() != 1):
+                raise ConfigError(
+                    f"'rows' returned {rows.dtype} of shape {tuple(rows.shape)}: it must return "
+                    "int64 indices in one dimension, or None for all rows"
+                )
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                if param.grad.is_sparse:
+                    raise ConfigError("RowAdamW takes dense gradients only, found a sparse one")
+                if group["rows"] is None:
+                    self._update(param, param.grad, group)
+                else:
+                    self._update_rows(param, param.grad, rows, group)
+        return loss
+
+    def _moments(self, param: Tensor, *, per_row: bool) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[param]
+        if not state:
+            # torch casts any state but "step" to the parameter's dtype when it is loaded.
+            state["step"] = (
+                torch.zeros(len(param), dtype=torch.int64, device=param.device)
+                if per_row
+                else torch.zeros((), dtype=torch.float32)
+            )
+            state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        return state
+
+    def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state = self._moments(param, per_row=False)
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        state["step"] += 1
+        t = state["step"].item()
+        param.mul_(1 - lr * group["weight_decay"])
+        mean = state["exp_avg"].lerp_(grad, 1 - beta1)
+        square = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        root = (square.sqrt() / (1 - beta2**t) ** 0.5).add_(group["eps"])
+        param.addcdiv_(mean, root, value=-lr / (1 - beta1**t))
+
+    def _update_rows(
+        self, param: Tensor, grad: Tensor, rows: Tensor | None, group: dict[str, Any]
+    ) -> None:
+        state = self._moments(param, per_row=True)
+        lr, (beta1, beta2) = group["lr"], group["betas"]
+        if rows is None:
+            rows = torch.arange(len(param), device=param.device)
+        grad = grad.index_select(0, rows)
+        mean = state["exp_avg"].index_select(0, rows).lerp_(grad, 1 - beta1)
+        square = state["exp_avg_sq"].index_select(0, rows).mul_(beta2)
+        square.addcmul_(grad, grad, value=1 - beta2)
+        steps = state["step"].index_select(0, rows) + 1
+
+        # Per row, in float64 as Python computes them for AdamW, then in the parameter's dtype.
+        t = steps.double().reshape(-1, *[1] * (param.dim() - 1))
+        rate = (-lr / (1 - beta1**t)).to(param.dtype)
+        correction = (1 - beta2**t).sqrt().to(param.dtype)
+        root = (square.sqrt() / correction).add_(group["eps"])
+        value = param.index_select(0, rows).mul_(1 - lr * group["weight_decay"])
+        value += rate * mean / root
+
+        # index_copy_, not index_add_: should a row be given twice, both copies are the same.
+        param.index_copy_(0, rows, value)
+        state["exp_avg"].index_copy_(0, rows, mean)
+        state["exp_avg_sq"].index_copy_(0, rows, square)
+        state["step"].index_copy_(0, rows, steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state without the ``"rows"`` callables, which belong to the module."""
+        state = super().state_dict()
+        state["param_groups"] = [
+            {key: value for key, value in group.items() if key != "rows"}
+            for group in state["param_groups"]
+        ]
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; the ``"rows"`` callables stay those this optimizer was made with."""
+        rows = [group["rows"] for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, callable_ in zip(self.param_groups, rows, strict=True):
+            group["rows"] = callable_
+            for param in group["params"]:
+                # torch leaves "step" where the file was read, on the CPU.
+                if callable_ is not None and param in self.state:
+                    self.state[param]["step"] = self.state[param]["step"].to(param.device)
+
+
+def named_groups(
+    module: torch.nn.Module, rows: Iterable[tuple[str, Rows]], **settings: Any
+) -> list[dict[str, Any]]:
+    """Sort a module's parameters into groups for :class:`RowAdamW`.
+
+    Parameters
+    ----------
+    module
+        The module; parameters that need no gradient are left out.
+    rows
+        Pairs of parameter name, as in ``named_parameters()``, and its callable.
+    **settings
+        Settings of all groups, such as ``lr``.
+
+    Returns
+    -------
+    list of dict
+        One group of the ordinary parameters, then one per name in `rows`.
+
+    Raises
+    ------
+    ConfigError
+        If a name is not that of a parameter.
+    """
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    groups: list[dict[str, Any]] = []
+    for name, touched in rows:
+        if name not in parameters:
+            raise ConfigError(f"the module has no trainable parameter {name!r}")
+        groups.append({"params": [parameters.pop(name)], "rows": touched, **settings})
+    ordinary = [{"params": list(parameters.values()), **settings}] if parameters else []
+    return ordinary + groups

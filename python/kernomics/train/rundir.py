@@ -1,0 +1,333 @@
+"""The directory of a run: who may write there, what lies where, and whether it may be resumed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Collection, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+from kernomics.errors import CheckpointError, ConfigError
+from kernomics.train import checkpoint, storage
+from kernomics.train.config import COSMETIC, config_hash, differences
+
+RUN = "kernomics run"
+CONFIG = "config.json"
+LOCK = ".lock"
+
+
+class DirectoryLock:
+    """Keep other processes from using a directory, until closed or the process ends.
+
+    Within one process a directory may be locked several times; it is free when all are closed.
+
+    Parameters
+    ----------
+    path
+        An existing directory.
+
+    Raises
+    ------
+    CheckpointError
+        If another process holds the lock.
+    """
+
+    # By real path: the open lock file and how many locks of this process share it.
+    _held: ClassVar[dict[str, tuple[int, int]]] = {}
+
+    def __init__(self, path: Path) -> None:
+        self._key = os.path.realpath(path)
+        self._open = True
+        if self._key in self._held:
+            descriptor, count = self._held[self._key]
+            self._held[self._key] = (descriptor, count + 1)
+            return
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise CheckpointError(
+                f"{path} is in use by another process ({holder or 'unknown'}): wait until it "
+                "ends, or choose another directory"
+            ) from None
+        except OSError as error:
+            warnings.warn(
+                f"{path} cannot be locked ({error.strerror}): see to it that no other process "
+                "uses it",
+                stacklevel=3,
+            )
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+        self._held[self._key] = (descriptor, 1)
+
+    def close(self) -> None:
+        """Release this lock."""
+        if not self._open:
+            return
+        self._open = False
+        descriptor, count = self._held.pop(self._key)
+        if count > 1:
+            self._held[self._key] = (descriptor, count - 1)
+        else:
+            os.close(descriptor)
+
+    def __enter__(self) -> DirectoryLock:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class RunDirectory:
+    """Where one run keeps its configuration, history, checkpoints, model and results.
+
+    Make one with :meth:`create` to write to it, or :meth:`open` to read it.
+
+    Attributes
+    ----------
+    path : Path
+        The directory.
+    config : dict
+        The run's configuration.
+    """
+
+    def __init__(
+        self, path: Path, config: dict[str, Any], lock: DirectoryLock | None = None
+    ) -> None:
+        self.path = path
+        self.config = config
+        self._lock = lock
+
+    @property
+    def metrics(self) -> Path:
+        """The history, ``metrics.jsonl``."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The directory of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The directory of the saved model."""
+        return self.path / "model"
+
+    @property
+    def plots(self) -> Path:
+        """The directory of the plots."""
+        return self.path / "plots"
+
+    @property
+    def report(self) -> Path:
+        """The report, ``report.html``."""
+        return self.path / "report.html"
+
+    @property
+    def results(self) -> Path:
+        """The figures on the test cells, ``results.json``."""
+        return self.path / "results.json"
+
+    @property
+    def split(self) -> Path:
+        """Which cells were for training, validation and test, ``split.json``."""
+        return self.path / "split.json"
+
+    @property
+    def panel(self) -> Path:
+        """The selected genes, ``panel.csv``."""
+        return self.path / "panel.csv"
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        ignore: Collection[str] = COSMETIC,
+    ) -> RunDirectory:
+        """Begin a run in a directory, or continue the one that is there.
+
+        Parameters
+        ----------
+        path
+            The directory; made if missing.
+        config
+            The whole configuration of the run; may be nested.
+        resume
+            Continue the run that is there, if it has the same configuration; begin one if the
+            directory is empty.
+        overwrite
+            Delete the run that is there, with everything in its directory, and begin anew.
+        ignore
+            Names of settings that may differ on resuming.
+
+        Returns
+        -------
+        RunDirectory
+            Locked against other processes until :meth:`close` or the end of the process.
+
+        Raises
+        ------
+        ConfigError
+            If both `resume` and `overwrite` are given, or the configuration differs.
+        CheckpointError
+            If the directory holds something else, another run that is neither resumed nor
+            overwritten, or is in use.
+        """
+        path = Path(path)
+        if resume and overwrite:
+            raise ConfigError("resume and overwrite cannot both be asked for: choose one")
+        _refuse_foreign(path)
+        path.mkdir(parents=True, exist_ok=True)
+        lock = DirectoryLock(path)
+        try:
+            if (path / CONFIG).exists() and not overwrite:
+                saved = _read_config(path)
+                if not resume:
+                    raise CheckpointError(
+                        f"{path} already holds a run: {_contents(path, saved)}; continue it with "
+                        "resume=True (--resume), delete it with overwrite=True (--overwrite), or "
+                        "choose another directory"
+                    )
+                _refuse_differing(path, saved, config, ignore)
+                return cls(path, saved["config"], lock)
+            if overwrite:
+                _clear(path)
+            plain: dict[str, Any] = storage.jsonable(config)
+            content = {
+                "kind": RUN,
+                "kernomics": _version(),
+                "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "command": sys.argv,
+                "hash": config_hash(plain, ignore),
+                "config": plain,
+            }
+            storage.write_json(path / CONFIG, content)
+            return cls(path, plain, lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """Open an existing run for reading; it is not locked.
+
+        Parameters
+        ----------
+        path
+            The directory.
+
+        Raises
+        ------
+        CheckpointError
+            If it does not hold a run.
+        """
+        return cls(Path(path), _read_config(Path(path))["config"])
+
+    def close(self) -> None:
+        """Let other processes use the directory."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a directory that holds something, but not a run; nothing is touched."""
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path} is a file: choose another name for the run directory")
+    if not path.exists():
+        return
+    names = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
+    # A kill while config.json was first written leaves its temporary file alone in there.
+    names = [name for name in names if not name.startswith(f".{CONFIG}{storage.TEMPORARY}")]
+    if names:
+        if CONFIG not in names:
+            raise CheckpointError(
+                f"{path} is not a kernomics run: it has no {CONFIG} but holds {len(names)} "
+                f"entries, the first is {names[0]!r}; nothing was changed, choose another directory"
+            )
+        _read_config(path)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((path / CONFIG).read_bytes())
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} is not a kernomics run: {CONFIG} cannot be read ({error.strerror})"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path / CONFIG} is not valid JSON ({error}): if this is a run of kernomics, remove "
+            "the directory by hand"
+        ) from None
+    if not isinstance(content, dict) or content.get("kind") != RUN:
+        raise CheckpointError(
+            f"{path} is not a kernomics run: its {CONFIG} was written by something else; nothing "
+            "was changed, choose another directory"
+        )
+    return content
+
+
+def _refuse_differing(
+    path: Path, saved: Mapping[str, Any], config: Mapping[str, Any], ignore: Collection[str]
+) -> None:
+    found = differences(saved["config"], config, ignore)
+    if found:
+        raise ConfigError(
+            f"{path} cannot be resumed: {len(found)} settings differ: "
+            + "; ".join(found)
+            + "; use the run's own settings, overwrite=True (--overwrite), or another directory"
+        )
+
+
+def _contents(path: Path, saved: Mapping[str, Any]) -> str:
+    steps = checkpoint.list_checkpoints(path / "checkpoints")
+    newest = f", the newest {steps[-1].name}" if steps else ""
+    model = "a saved model" if (path / "model").is_dir() else "no saved model"
+    return f"begun {saved.get('created')}, {len(steps)} checkpoints{newest}, {model}"
+
+
+def _clear(path: Path) -> None:
+    """Delete what is in a run directory; its config last, so that it stays known as a run."""
+    entries = [entry for entry in path.iterdir() if entry.name != LOCK]
+    for entry in sorted(entries, key=lambda entry: entry.name == CONFIG):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _version() -> str:
+    try:
+        return version("kernomics")
+    except PackageNotFoundError:
+        return "not installed"

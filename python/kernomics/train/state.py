@@ -1,0 +1,208 @@
+"""Where a run stands, and keeping it: saving it, finding it again, continuing from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kernomics.errors import CheckpointError, ConfigError, TrainingError
+from kernomics.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from kernomics.train.config import TrainConfig, differences
+
+
+@dataclass
+class Means:
+    """Means over cells of the losses, as sums that can be saved and continued."""
+
+    cells: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, float], cells: int) -> None:
+        """Add the means over some more cells."""
+        self.cells += cells
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * cells
+
+    def values(self) -> dict[str, float]:
+        """Return the means."""
+        return {name: total / self.cells for name, total in self.sums.items()}
+
+
+@dataclass
+class State:
+    """Where a run stands; with the tensors, all that is needed to continue it."""
+
+    step: int = 0  # optimiser steps done
+    epoch: int = 0  # the epoch under way
+    batch: int = 0  # batches of it done
+    finished: bool = False
+    epoch_means: Means = field(default_factory=Means)
+    step_means: Means = field(default_factory=Means)
+    best_value: float | None = None
+    best_epoch: int | None = None
+    not_improved: int = 0  # validations since the best one
+    stopped_early: bool = False
+    records: int = 0  # lines of the history
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> State:
+        """Rebuild a state from ``dataclasses.asdict``."""
+        means = {name: Means(**saved[name]) for name in ("epoch_means", "step_means")}
+        return cls(**{**saved, **means})
+
+
+Weights = dict[str, Any]
+"""A module's ``state_dict()``."""
+
+
+def copy_weights(weights: Mapping[str, Any], device: torch.device | None = None) -> Weights:
+    """Copy a ``state_dict()``, to another device if one is given."""
+    return {
+        name: item.detach().to(device=device, copy=True) if isinstance(item, Tensor) else item
+        for name, item in weights.items()
+    }
+
+
+class Keeper:
+    """Saves a run in `directory`, and restores it; without a directory it does nothing.
+
+    Parameters
+    ----------
+    directory
+        The run's directory; the checkpoints lie in ``checkpoints/`` there.
+    config
+        How the run is trained.
+    n_batches
+        Batches in an epoch, which must be the same when the run is continued.
+    module, optimizer
+        What is trained, and by what.
+    device
+        Where.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None,
+        config: TrainConfig,
+        n_batches: int,
+        module: nn.Module,
+        optimizer: Optimizer,
+        device: torch.device,
+    ) -> None:
+        self.root = None if directory is None else directory / "checkpoints"
+        self.config = config
+        self.n_batches = n_batches
+        self.module = module
+        self.optimizer = optimizer
+        self.device = device
+        self._path: Path | None = None
+        self._saved: dict[str, Any] | None = None
+        self._time = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether ``checkpoint_every_seconds`` have passed since the last checkpoint."""
+        seconds = self.config.checkpoint_every_seconds
+        return seconds is not None and time.monotonic() - self._time >= seconds
+
+    @property
+    def last_good(self) -> str:
+        """Which checkpoint is the newest, in words for an error."""
+        if self._path is None:
+            return "there is no checkpoint"
+        return f"the last good checkpoint is {self._path}, resume=True continues from it"
+
+    def begin(self, resume: bool) -> tuple[State, Weights | None]:
+        """Return a fresh state, or restore everything from the newest intact checkpoint.
+
+        Returns
+        -------
+        state : State
+            Where the run stands.
+        best : dict or None
+            The best weights so far, if early stopping watches them.
+        """
+        if self.root is None:
+            return State(), None
+        if not resume:
+            there = list_checkpoints(self.root)
+            if there:
+                raise CheckpointError(
+                    f"{self.root} holds {len(there)} checkpoints, the newest {there[-1].name}: "
+                    "continue with resume=True, or choose another directory"
+                )
+            return State(), None
+        checkpoint = load_checkpoint(self.root)
+        if checkpoint is None:
+            return State(), None
+        parts = checkpoint.parts
+        found = differences(parts["setup"]["config"], dataclasses.asdict(self.config))
+        if parts["setup"]["n_batches"] != self.n_batches:
+            found.append(
+                f"batches per epoch were {parts['setup']['n_batches']} and are {self.n_batches}"
+            )
+        if found:
+            raise ConfigError(f"{checkpoint.path} cannot be resumed: " + "; ".join(found))
+        try:
+            self.module.load_state_dict(parts["module"])
+            self.optimizer.load_state_dict(parts["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{checkpoint.path} was saved from another model or optimizer: {error}"
+            ) from error
+        torch.set_rng_state(parts["random"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in parts["random"]:
+            torch.cuda.set_rng_state(parts["random"]["cuda"], self.device)
+        self._path = checkpoint.path
+        self._saved = parts["state"]
+        best = parts["best"]
+        return State.from_dict(parts["state"]), best and copy_weights(best, self.device)
+
+    def save(self, state: State, best: Weights | None) -> None:
+        """Save a checkpoint, unless nothing happened since the last one.
+
+        Raises
+        ------
+        TrainingError
+            If a parameter holds NaN; what was saved before stays.
+        """
+        now = dataclasses.asdict(state)
+        if self.root is None or now == self._saved:
+            return
+        for name, parameter in self.module.named_parameters():
+            if torch.isnan(parameter).any():
+                raise TrainingError(
+                    f"the parameter {name!r} holds NaN after step {state.step}, so no checkpoint "
+                    f"was saved; set max_grad_norm to have every gradient checked, or lower the "
+                    f"learning rate; {self.last_good}"
+                )
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        self._path = save_checkpoint(
+            self.root,
+            state.step,
+            {
+                "module": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "best": best,
+                "random": random,
+                "state": now,
+                "setup": {
+                    "config": dataclasses.asdict(self.config),
+                    "n_batches": self.n_batches,
+                    "torch": torch.__version__,
+                },
+            },
+            keep=self.config.keep_checkpoints,
+        )
+        self._saved = now
+        self._time = time.monotonic()

@@ -1,0 +1,40 @@
+"""What every test shares: where the real cells are, and which marks apply on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real cells: KERNOMICS_DATA, or shared/data beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("KERNOMICS_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real cells at {folder}; set KERNOMICS_DATA to their folder")
+    return folder
+
+
+def _has_cuda_kernels() -> bool:
+    from kernomics.ops import build_info
+
+    return bool(build_info()["cuda_kernels"])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reasons = {}
+    if not torch.cuda.is_available():
+        reasons["gpu"] = "needs a CUDA device; run bench/gpu.sh on a machine that has one"
+    elif not _has_cuda_kernels():
+        reasons["gpu"] = "needs kernomics._cuda; build with KERNOMICS_CUDA=ON"
+    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+        reasons["browser"] = "needs chromium and chromedriver on the PATH"
+    for item in items:
+        for mark, reason in reasons.items():
+            if mark in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,401 @@
+import pickle
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import sparse
+
+from kernomics.data import CellCollection, Cells, Sampler, rows, sources
+from kernomics.errors import DataError
+
+
+def make(counts, **obs) -> anndata.AnnData:
+    n, g = counts.shape
+    return anndata.AnnData(
+        X=counts,
+        obs=pd.DataFrame(obs, index=[f"cell{i}" for i in range(n)]),
+        var=pd.DataFrame(index=[f"gene{i}" for i in range(g)]),
+    )
+
+
+def random_counts(n=40, g=30, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).poisson(0.4, (n, g)).astype(np.float32)
+
+
+def csr(counts, index=np.int32) -> sparse.csr_matrix:
+    matrix = sparse.csr_matrix(counts)
+    matrix.indices, matrix.indptr = matrix.indices.astype(index), matrix.indptr.astype(index)
+    return matrix
+
+
+def assert_same(a: Cells, b: Cells) -> None:
+    assert a.n_genes == b.n_genes
+    for name in ("indptr", "indices", "values", "cell_ids", "library"):
+        left, right = getattr(a, name), getattr(b, name)
+        assert left.dtype == right.dtype, name
+        assert torch.equal(left, right), name
+
+
+def assert_holds(cells: Cells, counts: np.ndarray, wanted) -> None:
+    """The cells are rows `wanted` of `counts`, in canonical form."""
+    assert torch.equal(cells.dense(), torch.from_numpy(counts[wanted].astype(np.float32)))
+    assert cells.indptr.dtype == torch.int64
+    assert cells.indices.dtype == torch.int32
+    assert cells.values.dtype == torch.float32
+    assert bool((cells.values != 0).all())
+    row = torch.repeat_interleave(torch.arange(len(cells)), cells.indptr.diff())
+    assert bool(((row * cells.n_genes + cells.indices).diff() > 0).all())
+    assert cells.cell_ids.tolist() == list(wanted)
+    assert cells.library.tolist() == counts[wanted].sum(axis=1).tolist()
+
+
+counts_and_rows = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9).flatmap(
+    lambda shape: st.tuples(
+        hnp.arrays(np.int64, shape, elements=st.sampled_from([0, 0, 0, 1, 2, 70_000])),
+        st.lists(st.integers(0, shape[0] - 1), max_size=12),
+    )
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(counts_and_rows, st.sampled_from([1, 3, 1 << 22]))
+def test_every_form_in_memory_gives_the_same_cells(drawn, block):
+    counts, wanted = drawn
+    forms = [
+        counts,
+        counts.astype(np.float32),
+        counts.astype(np.float64),
+        counts.astype(np.uint32),
+        np.asfortranarray(counts),
+        csr(counts),
+        csr(counts, np.int64),
+        csr(counts.astype(np.float64)),
+        sparse.csr_array(counts),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "BLOCK_NONZEROS", block)
+        patch.setattr(rows.blocks, "__defaults__", (block,))
+        for form in forms:
+            collection = CellCollection.from_anndata(make(form), empty_cells="keep")
+            assert_holds(collection.batch(wanted), counts, wanted)
+
+
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(counts_and_rows, st.booleans(), st.sampled_from([2, 1 << 22]))
+def test_a_file_gives_the_same_cells_as_memory(tmp_path, drawn, dense, block):
+    counts, wanted = drawn
+    path = tmp_path / "cells.h5ad"
+    make(counts if dense else csr(counts, np.int64)).write_h5ad(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "BLOCK_NONZEROS", block)
+        patch.setattr(rows.blocks, "__defaults__", (block,))
+        from_file = CellCollection.from_anndata(path, empty_cells="keep")
+        loaded = CellCollection.from_anndata(path, empty_cells="keep", in_memory=True)
+    assert from_file.on_disk
+    assert not loaded.on_disk
+    assert_holds(from_file.batch(wanted), counts, wanted)
+    assert_same(from_file.batch(wanted), loaded.batch(wanted))
+    assert from_file.fingerprint == loaded.fingerprint
+
+
+def test_csc_is_converted_with_a_warning():
+    counts = random_counts()
+    with pytest.warns(UserWarning, match="X is stored as CSC"):
+        collection = CellCollection.from_anndata(
+            make(sparse.csc_matrix(counts)), empty_cells="keep"
+        )
+    assert_holds(collection.batch(range(40)), counts, range(40))
+
+
+def test_csc_in_a_file_is_converted_with_a_warning(tmp_path):
+    counts = random_counts()
+    make(sparse.csc_matrix(counts)).write_h5ad(tmp_path / "a.h5ad")
+    with pytest.warns(UserWarning, match=r"X of 'a.h5ad' is stored as CSC"):
+        collection = CellCollection.from_anndata(tmp_path / "a.h5ad", empty_cells="keep")
+    assert_holds(collection.batch(range(40)), counts, range(40))
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr])
+def test_a_view_gives_its_own_cells_and_genes(form):
+    counts = random_counts()
+    cells, genes = [5, 3, 30, 31], [2, 20, 7]
+    view = make(form(counts))[cells][:, genes]
+    collection = CellCollection.from_anndata(view, empty_cells="keep")
+    assert view.is_view
+    assert collection.genes.tolist() == ["gene2", "gene20", "gene7"]
+    assert_holds(collection.batch([0, 3, 1]), counts[cells][:, genes], [0, 3, 1])
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr])
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_backed_anndata_and_its_view_give_the_same_cells(tmp_path, form, mode):
+    counts = random_counts()
+    make(form(counts)).write_h5ad(tmp_path / "a.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "a.h5ad", backed=mode)
+    whole = CellCollection.from_anndata(backed, empty_cells="keep")
+    assert whole.on_disk
+    assert_holds(whole.batch([4, 0, 39]), counts, [4, 0, 39])
+    cells, genes = [5, 3, 30, 31], [2, 20, 7]
+    view = CellCollection.from_anndata(backed[cells, genes], empty_cells="keep")
+    assert view.on_disk
+    assert_holds(view.batch([0, 3, 1]), counts[cells][:, genes], [0, 3, 1])
+    backed.file.close()
+
+
+def test_a_backed_view_whose_cells_were_renamed_is_refused(tmp_path):
+    make(random_counts()).write_h5ad(tmp_path / "a.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    backed.obs_names = [f"other{i}" for i in range(40)]
+    with pytest.raises(DataError, match=r"cell names of this view .* pass view.to_memory\(\)"):
+        CellCollection.from_anndata(backed[:4], empty_cells="keep")
+    backed.file.close()
+
+
+def test_a_layer_is_read_from_memory_and_from_a_file(tmp_path):
+    counts = random_counts()
+    adata = make(counts + 0.5)
+    adata.layers["counts"] = csr(counts)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    for given_as in (adata, tmp_path / "a.h5ad", str(tmp_path / "a.h5ad"), backed):
+        collection = CellCollection.from_anndata(given_as, layer="counts", empty_cells="keep")
+        assert_holds(collection.batch([3, 1]), counts, [3, 1])
+    backed.file.close()
+
+
+def test_the_anndata_is_not_modified_and_later_changes_do_not_reach_the_collection():
+    counts = random_counts()
+    matrix = csr(counts)
+    row = slice(*matrix.indptr[:2])
+    matrix.indices[row] = matrix.indices[row][::-1]
+    matrix.data[row] = matrix.data[row][::-1]
+    matrix.has_sorted_indices = False
+    adata = make(matrix, kind=pd.Categorical(["a", "b"] * 20))
+    before = [part.copy() for part in (adata.X.data, adata.X.indices, adata.X.indptr)]
+    obs = adata.obs.copy()
+    collection = CellCollection.from_anndata(adata, labels_key="kind", empty_cells="keep")
+    for part, was in zip((adata.X.data, adata.X.indices, adata.X.indptr), before, strict=True):
+        assert np.array_equal(part, was)
+    pd.testing.assert_frame_equal(adata.obs, obs)
+    adata.X.data[:] = 0.5
+    adata.X.indices[:] = 0
+    collection.obs["kind"] = "c"
+    assert_holds(collection.batch(range(40)), counts, range(40))
+    assert set(collection.obs["kind"]) == {"a", "b"}
+
+
+def test_batches_are_copies():
+    collection = CellCollection.from_anndata(make(random_counts()), empty_cells="keep")
+    collection.batch([1]).values.zero_()
+    assert float(collection.batch([1]).values.sum()) > 0
+
+
+def test_library_is_the_column_named_or_the_row_total():
+    counts = random_counts()
+    adata = make(csr(counts), total=counts.sum(axis=1) + 5.0)
+    rows_wanted = [3, 8]
+    named = CellCollection.from_anndata(adata, library_key="total", empty_cells="keep")
+    assert named.batch(rows_wanted).library.tolist() == (counts[rows_wanted].sum(1) + 5).tolist()
+    unread = CellCollection.from_anndata(adata, library_key="total", check=False)
+    assert unread.batch(rows_wanted).library.tolist() == named.batch(rows_wanted).library.tolist()
+
+
+def test_library_is_exact_where_float32_sums_are_not():
+    counts = np.ones((1, 300), np.float32)
+    counts[0, 0] = 1 << 24
+    collection = CellCollection.from_anndata(make(csr(counts)))
+    assert collection.batch([0]).library.item() == np.float32((1 << 24) + 299)
+
+
+def test_library_is_subset_only_when_the_source_says_so(tmp_path):
+    counts = random_counts() + 1
+    adata = make(counts, total=counts.sum(axis=1))
+    assert not CellCollection.from_anndata(adata).library_is_subset
+    adata.uns["kernomics"] = {"genes_are_subset": True}
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert CellCollection.from_anndata(adata).library_is_subset
+    assert CellCollection.from_anndata(tmp_path / "a.h5ad").library_is_subset
+    assert not CellCollection.from_anndata(adata, library_key="total").library_is_subset
+    with_raw = make(counts)
+    with_raw.raw = with_raw
+    assert not CellCollection.from_anndata(with_raw).library_is_subset
+    fewer = with_raw[:, :5].copy()
+    fewer.write_h5ad(tmp_path / "b.h5ad")
+    assert CellCollection.from_anndata(fewer).library_is_subset
+    assert CellCollection.from_anndata(tmp_path / "b.h5ad").library_is_subset
+
+
+def test_labels_come_with_each_batch():
+    adata = make(
+        random_counts(6) + 1,
+        kind=pd.Categorical(["b", "a", None, "b", "none", "a"]),
+        age=[1.0, np.nan, 3, 4, 5, 6],
+        run=list("xyxyxy"),
+    )
+    collection = CellCollection.from_anndata(
+        adata, labels_key=["kind", "age"], batch_key="run", unlabelled_category="none"
+    )
+    cells = collection.batch([4, 0, 1, 2])
+    assert cells.labels["kind"].tolist() == [-1, 1, 0, -1]
+    assert cells.labels["age"].tolist()[:2] == [5, 1]
+    assert bool(cells.labels["age"][2].isnan())
+    assert cells.labels["age"].dtype == torch.float32
+    assert collection.labels["kind"].categories == ("a", "b")
+    assert collection.batch_labels.values.tolist() == [0, 1, 0, 1, 0, 1]
+    assert "2 classes" in repr(collection)
+
+
+def test_rows_out_of_range_are_refused():
+    collection = CellCollection.from_anndata(make(random_counts()), empty_cells="keep")
+    for wrong in ([-1], [0, 40]):
+        with pytest.raises(DataError, match="there are 40 cells"):
+            collection.batch(wrong)
+
+
+def test_with_genes_follows_the_models_order_and_keeps_the_library():
+    counts = random_counts() + 1
+    collection = CellCollection.from_anndata(make(counts))
+    with pytest.warns(UserWarning, match="2 of the model's 3 genes"):
+        aligned = collection.with_genes(["gene9", "absent", "gene2"], min_gene_overlap=0.5)
+    expected = np.stack([counts[:, 9], 0 * counts[:, 0], counts[:, 2]], axis=1)
+    cells = aligned.batch([5, 1])
+    assert torch.equal(cells.dense(), torch.from_numpy(expected[[5, 1]]))
+    assert cells.library.tolist() == counts[[5, 1]].sum(axis=1).tolist()
+    again = aligned.with_genes(["gene2", "gene9"])
+    assert torch.equal(again.batch([5]).dense(), torch.from_numpy(expected[[5]][:, [2, 0]]))
+    assert np.allclose(aligned.summary().mean, expected.mean(axis=0))
+    assert collection.n_genes == 30
+
+
+def test_with_labels_replaces_labels_and_checks_their_length():
+    adata = make(random_counts() + 1, kind=["a", "b"] * 20)
+    collection = CellCollection.from_anndata(adata, labels_key="kind")
+    short = collection.labels["kind"].subset(range(3))
+    with pytest.raises(DataError, match="'kind' has 3 entries for 40 cells"):
+        collection.with_labels({"kind": short})
+    recoded = collection.with_labels({"kind": collection.labels["kind"].aligned(["b", "c"])})
+    assert recoded.batch([0, 1]).labels["kind"].tolist() == [-1, 0]
+    assert collection.batch([0, 1]).labels["kind"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("block", [5, 1 << 22])
+def test_summary_equals_the_dense_computation(tmp_path, monkeypatch, block):
+    counts = random_counts()
+    kinds = np.array(["a", "b", None, "a"] * 10, dtype=object)
+    make(csr(counts), kind=pd.Categorical(kinds)).write_h5ad(tmp_path / "a.h5ad")
+    monkeypatch.setattr(rows.blocks, "__defaults__", (block,))
+    collection = CellCollection.from_anndata(
+        tmp_path / "a.h5ad", labels_key="kind", empty_cells="keep"
+    )
+    whole = collection.summary()
+    assert np.allclose(whole.mean, counts.mean(axis=0))
+    assert whole.n_expressing.tolist() == (counts > 0).sum(axis=0).tolist()
+    assert whole.n_cells == 40
+    some = collection.summary(rows=[7, 2, 3])
+    assert np.allclose(some.mean, counts[[7, 2, 3]].mean(axis=0))
+    by_kind = collection.summary(by="kind")
+    assert by_kind.n_cells.tolist() == [20, 10]
+    for i, kind in enumerate("ab"):
+        assert np.allclose(by_kind.mean[i], counts[kinds == kind].mean(axis=0))
+        assert by_kind.n_expressing[i].tolist() == (counts[kinds == kind] > 0).sum(0).tolist()
+    with pytest.raises(DataError, match="'age' is no categorical label"):
+        collection.summary(by="age")
+
+
+def test_fingerprint_depends_on_everything_that_matters():
+    counts = random_counts() + 1
+
+    def fingerprint(change=lambda adata: None, **keys) -> str:
+        adata = make(counts.copy(), kind=["a", "b"] * 20, total=counts.sum(axis=1) + 1)
+        change(adata)
+        return CellCollection.from_anndata(adata, **{"labels_key": "kind", **keys}).fingerprint
+
+    def rename_gene(adata):
+        adata.var_names = ["other", *adata.var_names[1:]]
+
+    def rename_cell(adata):
+        adata.obs_names = ["other", *adata.obs_names[1:]]
+
+    def change_count(adata):
+        adata.X[3, 3] += 1
+
+    def change_label(adata):
+        adata.obs["kind"] = ["b", "a"] * 20
+
+    changes = [rename_gene, rename_cell, change_count, change_label]
+    all_prints = [fingerprint(), *map(fingerprint, changes), fingerprint(library_key="total")]
+    assert len(set(all_prints)) == len(all_prints)
+    assert fingerprint() == all_prints[0]
+    assert fingerprint(lambda adata: setattr(adata, "X", csr(adata.X))) == all_prints[0]
+
+
+def test_a_collection_on_disk_survives_pickling(tmp_path):
+    counts = random_counts()
+    make(csr(counts)).write_h5ad(tmp_path / "a.h5ad")
+    collection = CellCollection.from_anndata(tmp_path / "a.h5ad", empty_cells="keep")
+    copied = pickle.loads(pickle.dumps(collection))
+    assert_same(copied.batch([3, 1]), collection.batch([3, 1]))
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("start", [0, 3])
+def test_batches_read_in_buffers_are_the_samplers_batches(tmp_path, in_memory, start):
+    counts = random_counts()
+    make(csr(counts)).write_h5ad(tmp_path / "a.h5ad")
+    collection = CellCollection.from_anndata(
+        tmp_path / "a.h5ad", empty_cells="keep", in_memory=in_memory
+    )
+    sampler = Sampler(range(1, 40), 4, 5, block_size=3, buffer_blocks=4)
+    got = list(collection.batches(sampler, epoch=2, start=start))
+    assert len(got) == sampler.n_batches - start
+    for i, cells in enumerate(got, start):
+        assert_same(cells, collection.batch(sampler.batch(2, i)))
+
+
+def test_reading_a_buffer_takes_few_reads(tmp_path, monkeypatch):
+    make(csr(random_counts(64))).write_h5ad(tmp_path / "a.h5ad")
+    collection = CellCollection.from_anndata(tmp_path / "a.h5ad", empty_cells="keep", check=False)
+    asked = []
+    read = sources.H5Source.read
+    monkeypatch.setattr(
+        sources.H5Source,
+        "read",
+        lambda self, wanted: asked.append(len(wanted)) or read(self, wanted),
+    )
+    sampler = Sampler(range(64), 4, 0, block_size=8, buffer_blocks=2)
+    assert len(list(collection.batches(sampler, 0))) == 16
+    assert asked == [16] * 4
+
+
+def test_check_false_reads_nothing_through(tmp_path, monkeypatch):
+    make(csr(random_counts())).write_h5ad(tmp_path / "a.h5ad")
+
+    def refuse(self, wanted):
+        raise AssertionError("the file was read")
+
+    monkeypatch.setattr(sources.H5Source, "read", refuse)
+    collection = CellCollection.from_anndata(tmp_path / "a.h5ad", check=False)
+    assert collection.n_cells == 40
+
+
+def test_real_cells_are_the_same_from_disk_and_memory(data_dir: Path):
+    path = data_dir / "pbmc3k.h5ad"
+    disk = CellCollection.from_anndata(
+        path, labels_key="cell_type", unlabelled_category="unassigned"
+    )
+    memory = CellCollection.from_anndata(
+        anndata.read_h5ad(path), labels_key="cell_type", unlabelled_category="unassigned"
+    )
+    assert disk.labels["cell_type"].n_classes == 9
+    assert disk.n_cells == 2700
+    assert disk.fingerprint == memory.fingerprint
+    wanted = np.random.default_rng(0).integers(0, 2700, 50)
+    assert_same(disk.batch(wanted), memory.batch(wanted))

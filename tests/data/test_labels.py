@@ -1,0 +1,133 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kernomics.data import Labels
+from kernomics.data.labels import read_labels
+from kernomics.errors import ConfigError, DataError
+
+
+def read(values, **keys) -> Labels:
+    return Labels.from_series(pd.Series(values), "x", **keys)
+
+
+@pytest.mark.parametrize(
+    ("values", "codes", "categories"),
+    [
+        (["b", "a", None, "b"], [1, 0, -1, 1], ("a", "b")),
+        (pd.Categorical(["b", "a", None], categories=["b", "z", "a"]), [0, 1, -1], ("b", "a")),
+        (pd.Categorical([10, 2, 10]), [1, 0, 1], ("2", "10")),
+        ([True, False, True], [1, 0, 1], ("False", "True")),
+        (pd.array(["b", None, "a"], dtype="string"), [1, -1, 0], ("a", "b")),
+        (pd.array([True, None], dtype="boolean"), [0, -1], ("True",)),
+        (np.array([1, "a", np.nan, 1], dtype=object), [0, 1, -1, 0], ("1", "a")),
+    ],
+)
+def test_words_and_truth_values_become_classes(values, codes, categories):
+    label = read(values)
+    assert label.kind == "categorical"
+    assert label.values.tolist() == codes
+    assert label.values.dtype == np.int64
+    assert label.categories == categories
+
+
+@pytest.mark.parametrize(
+    "values", [[1.5, np.nan, -2.0], pd.array([1.5, None, -2.0], dtype="Float32")]
+)
+def test_numbers_become_a_continuous_label(values):
+    label = read(values)
+    assert label.kind == "continuous"
+    assert label.values.dtype == np.float32
+    assert np.array_equal(label.values, [1.5, np.nan, -2], equal_nan=True)
+    assert label.labelled.tolist() == [True, False, True]
+    assert label.categories == ()
+    assert label.n_classes == 0
+    assert label.counts() == {}
+
+
+def test_integers_with_few_values_are_taken_as_numbers_with_a_warning():
+    with pytest.warns(
+        UserWarning, match=r"'x' is an integer column with 2 distinct values .*'categorical'"
+    ):
+        assert read([0, 1, 1]).kind == "continuous"
+    assert read(np.arange(21)).kind == "continuous"  # many values: no warning
+    assert read([0, 1, 1], kind="continuous").values.tolist() == [0, 1, 1]
+    assert read([10, 9, 9], kind="categorical").categories == ("9", "10")
+
+
+def test_words_that_are_numbers_can_be_made_continuous():
+    assert read(["1.5", None, "2"], kind="continuous").values[[0, 2]].tolist() == [1.5, 2]
+    with pytest.raises(DataError, match="'x' cannot be read as numbers.*old"):
+        read(["1.5", "old"], kind="continuous")
+
+
+def test_an_infinite_number_is_refused_and_located():
+    with pytest.raises(DataError, match="'x' is infinite in 2 of 3 cells, first in row 1"):
+        read([1.0, np.inf, -np.inf])
+
+
+def test_the_unlabelled_category_is_no_class():
+    label = read(["b", "none", "a", None], unlabelled_category="none")
+    assert label.categories == ("a", "b")
+    assert label.values.tolist() == [1, -1, 0, -1]
+    assert label.counts() == {"a": 1, "b": 1}
+
+
+def test_values_written_alike_are_refused():
+    with pytest.raises(DataError, match=r"'x' holds different values that are all written '1'"):
+        read(np.array([1, "1"], dtype=object))
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ConfigError, match="kind must be"):
+        read(["a"], kind="ordinal")
+
+
+def test_aligned_codes_by_another_list_of_classes():
+    label = read(["b", "a", None, "c"]).aligned(["c", "b", "q"])
+    assert label.values.tolist() == [1, -1, -1, 0]
+    assert label.categories == ("c", "b", "q")
+    assert label.counts() == {"c": 1, "b": 1, "q": 0}
+
+
+def test_subset_keeps_the_classes():
+    label = read(["b", "a", "b"]).subset([2, 0])
+    assert label.values.tolist() == [1, 1]
+    assert label.categories == ("a", "b")
+    assert len(label) == 2
+
+
+@pytest.mark.parametrize("values", [["b", None, "a"], [1.5, np.nan, 0.1]])
+def test_labels_go_through_json_unchanged(values):
+    label = read(values)
+    back = Labels.from_dict(json.loads(json.dumps(label.to_dict(), allow_nan=False)))
+    assert (back.name, back.kind, back.categories) == (label.name, label.kind, label.categories)
+    assert back.values.dtype == label.values.dtype
+    assert np.array_equal(back.values, label.values, equal_nan=label.kind == "continuous")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([None, None], "label 'x': all 2 cells are unlabelled"),
+        ([np.nan, np.nan], "label 'x': all 2 cells are unlabelled"),
+        (["a", "a", None], "'x' has one value, 'a', in all 2 labelled cells"),
+        ([2.5, 2.5], r"'x' has one value, '2\.5', in all 2 labelled cells"),
+    ],
+)
+def test_a_label_with_nothing_to_learn_is_refused(values, message):
+    with pytest.raises(DataError, match=message):
+        read(values).require_usable()
+
+
+def test_read_labels_reports_what_is_missing():
+    obs = pd.DataFrame({"cell_type": ["a", "b"], "age": [1.0, 2.0]})
+    assert list(read_labels(obs, ["age", "cell_type"])) == ["age", "cell_type"]
+    with pytest.raises(DataError, match="obs has no column 'celltype'; closest: 'cell_type'"):
+        read_labels(obs, ["celltype"])
+    with pytest.raises(DataError, match="'c' occurs in none of the label columns"):
+        read_labels(obs, ["cell_type"], "c")
+    with pytest.raises(ConfigError, match="label_kinds names 'age', no label; closest|there are"):
+        read_labels(obs, ["cell_type"], label_kinds={"age": "categorical"})
