@@ -1,1 +1,30 @@
-"""kernomics: fused kernels for gene-expression counts and the models built on them."""
+"""kernomics: fused kernels for gene-expression counts and the models built on them.
+
+>>> import kernomics as kn
+>>> panel = kn.models.YOTO(adata, labels_key="cell_type", n_genes=64)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_PUBLIC = ("baselines", "data", "datasets", "metrics", "models", "nn", "ops", "pl", "tl", "train")
+
+if TYPE_CHECKING:
+    from kernomics import baselines, data, datasets, metrics, models, nn, ops, pl, tl, train
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    """Import a subpackage when it is first asked for: `import kernomics` itself costs nothing."""
+    if name in _PUBLIC:
+        return importlib.import_module(f"kernomics.{name}")
+    raise AttributeError(f"module 'kernomics' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

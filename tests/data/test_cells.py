@@ -131,3 +131,13 @@ def test_to_moves_every_tensor():
     tensors = [moved.indptr, moved.indices, moved.values, moved.cell_ids, moved.library]
     assert {t.device.type for t in [*tensors, *moved.labels.values()]} == {"meta"}
     assert moved.device.type == "meta"
+
+
+@pytest.mark.gpu
+def test_pinned_cells_arrive_on_the_gpu_unchanged():
+    pinned = cells().pin_memory()
+    assert pinned.values.is_pinned()
+    moved = pinned.to("cuda", non_blocking=True)
+    assert moved.device.type == "cuda"
+    assert torch.equal(moved.csr().to_dense().cpu(), torch.from_numpy(DENSE))
+    assert torch.equal(moved.select_genes([3, 0]).dense().cpu(), torch.from_numpy(DENSE[:, [3, 0]]))

@@ -80,7 +80,6 @@ def test_every_form_in_memory_gives_the_same_cells(drawn, block):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "BLOCK_NONZEROS", block)
-        patch.setattr(rows.blocks, "__defaults__", (block,))
         for form in forms:
             collection = CellCollection.from_anndata(make(form), empty_cells="keep")
             assert_holds(collection.batch(wanted), counts, wanted)
@@ -96,7 +95,6 @@ def test_a_file_gives_the_same_cells_as_memory(tmp_path, drawn, dense, block):
     make(counts if dense else csr(counts, np.int64)).write_h5ad(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "BLOCK_NONZEROS", block)
-        patch.setattr(rows.blocks, "__defaults__", (block,))
         from_file = CellCollection.from_anndata(path, empty_cells="keep")
         loaded = CellCollection.from_anndata(path, empty_cells="keep", in_memory=True)
     assert from_file.on_disk
@@ -275,6 +273,13 @@ def test_with_genes_follows_the_models_order_and_keeps_the_library():
     assert collection.n_genes == 30
 
 
+def test_with_the_same_genes_nothing_changes():
+    collection = CellCollection.from_anndata(make(random_counts() + 1))
+    same = collection.with_genes(collection.genes)
+    assert_same(same.batch([3, 1]), collection.batch([3, 1]))
+    assert same.fingerprint == collection.fingerprint
+
+
 def test_with_labels_replaces_labels_and_checks_their_length():
     adata = make(random_counts() + 1, kind=["a", "b"] * 20)
     collection = CellCollection.from_anndata(adata, labels_key="kind")
@@ -291,7 +296,7 @@ def test_summary_equals_the_dense_computation(tmp_path, monkeypatch, block):
     counts = random_counts()
     kinds = np.array(["a", "b", None, "a"] * 10, dtype=object)
     make(csr(counts), kind=pd.Categorical(kinds)).write_h5ad(tmp_path / "a.h5ad")
-    monkeypatch.setattr(rows.blocks, "__defaults__", (block,))
+    monkeypatch.setattr(sources, "BLOCK_NONZEROS", block)
     collection = CellCollection.from_anndata(
         tmp_path / "a.h5ad", labels_key="kind", empty_cells="keep"
     )
@@ -373,6 +378,48 @@ def test_reading_a_buffer_takes_few_reads(tmp_path, monkeypatch):
     sampler = Sampler(range(64), 4, 0, block_size=8, buffer_blocks=2)
     assert len(list(collection.batches(sampler, 0))) == 16
     assert asked == [16] * 4
+    asked.clear()
+    assert len(list(collection.batches(sampler, 0, start=5))) == 11
+    assert asked == [12, 16, 16]  # from within a buffer, its rest first
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr])
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_file_is_never_read_whole(tmp_path, monkeypatch, form, in_memory):
+    counts = random_counts()
+    make(form(counts)).write_h5ad(tmp_path / "a.h5ad")
+    monkeypatch.setattr(sources, "BLOCK_NONZEROS", 100)
+    sizes = []
+    read = sources.H5Source.read
+
+    def watch(self, wanted):
+        found = read(self, wanted)
+        sizes.append(found.values.size)
+        return found
+
+    monkeypatch.setattr(sources.H5Source, "read", watch)
+    collection = CellCollection.from_anndata(
+        tmp_path / "a.h5ad", empty_cells="keep", in_memory=in_memory
+    )
+    assert sum(sizes) == np.count_nonzero(counts)
+    collection.summary()
+    assert collection.fingerprint
+    assert max(sizes) <= 100
+
+
+def test_consecutive_rows_are_one_read():
+    class Counting:
+        def __init__(self, array):
+            self.array, self.slices = array, []
+
+        def __getitem__(self, wanted):
+            self.slices.append((wanted.start, wanted.stop))
+            return self.array[wanted]
+
+    matrix = csr(np.ones((10, 2)))
+    values = Counting(matrix.data)
+    rows.gather(matrix.indptr.astype(np.int64), matrix.indices, values, np.array([2, 3, 4, 7, 8]))
+    assert values.slices == [(4, 10), (14, 18)]
 
 
 def test_check_false_reads_nothing_through(tmp_path, monkeypatch):

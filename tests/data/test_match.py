@@ -28,7 +28,8 @@ def test_missing_genes_are_minus_one_and_named_in_a_warning():
 def test_too_few_genes_are_refused_with_the_numbers():
     with pytest.raises(
         DataError,
-        match=r"5 of the model's 10 genes .*5 are missing \('GENE5', .*2 further genes .*at least 80% must match \(min_gene_overlap\)$",
+        match=r"5 of the model's 10 genes .*5 are missing \('GENE5', .*2 further genes .*"
+        r"at least 80% must match \(min_gene_overlap\)$",
     ):
         match_genes(SYMBOLS, [*SYMBOLS[:5], "x", "y"])
     with pytest.warns(UserWarning, match="missing genes are taken as 0"):

@@ -70,6 +70,20 @@ def test_group_sizes_come_near_the_fractions():
         assert abs(len(getattr(split, part)) / len(donors) - fraction) < 0.03
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_large_group_does_not_spoil_the_sizes(seed):
+    donors = np.repeat(np.arange(7), [40, 10, 10, 10, 10, 10, 10])
+    split = make_split(100, how="group", groups=donors, seed=seed)
+    assert [len(getattr(split, part)) for part in PARTS] == [70, 10, 20]
+
+
+def test_each_class_is_in_train_even_when_train_is_the_smallest_part():
+    column = labels(["a"] * 40 + ["b"] + ["c"] * 2)
+    with pytest.warns(UserWarning, match="2 of 3 classes"):
+        split = make_split(43, how="stratified", labels=column, fractions=(0.1, 0.3, 0.6))
+    assert set(column.values[split.train].tolist()) == {0, 1, 2}
+
+
 def test_group_splits_differ_by_seed():
     donors = np.repeat(np.arange(12), 10)
     tests = {

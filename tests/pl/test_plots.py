@@ -196,6 +196,19 @@ def test_confusion_text_has_contrast_on_every_shade(theme: str) -> None:
         assert (dark + 0.05) / (light + 0.05) >= 4.5
 
 
+@pytest.mark.parametrize(
+    ("n_classes", "words"),
+    [(12, "percentage: share of the row; whole numbers"), (40, "numbers: cells"), (41, "Colour")],
+)
+def test_key_explains_what_a_matrix_of_that_size_shows(n_classes: int, words: str) -> None:
+    assert words in pl.confusion_key(n_classes)
+    texts = pl.confusion(np.eye(n_classes, dtype=int), ["c"] * n_classes).texts
+    assert bool(texts) == ("numbers" in pl.confusion_key(n_classes))
+    assert any("%" in text.get_text() for text in texts) == (
+        "percentage" in pl.confusion_key(n_classes)
+    )
+
+
 def test_confusion_must_be_square() -> None:
     with pytest.raises(ConfigError, match=r"shape \(1, 2\) was given for 2 classes"):
         pl.confusion([[1, 2]], ["a", "b"])

@@ -1,12 +1,20 @@
-"""Makes `example.py` reachable from the tests beside it."""
+"""Makes `example.py` reachable from the tests beside it, and reports of several sizes."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+CASES: dict[str, dict[str, Any]] = {
+    "usual": {"regression": True},
+    "one class": {"n_classes": 1, "n_genes": 1},
+    "two classes, three tasks": {"n_classes": 2, "n_tasks": 3, "n_genes": 16},
+    "30 classes, long names": {"n_classes": 30, "long": True, "n_tasks": 2},
+}
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +28,13 @@ def example() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session", params=CASES)
+def rendered(request: pytest.FixtureRequest, example: Any) -> tuple[Any, str]:
+    """Return report data of several sizes, and the report made of them."""
+    pytest.importorskip("matplotlib")
+    from kernomics.report import render_report
+
+    data = example.report_data(**CASES[request.param])
+    return data, render_report(data)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from kernomics.report import write_report
 
 pytestmark = pytest.mark.browser
 
@@ -17,12 +16,6 @@ FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
 )
-CASES: dict[str, dict[str, Any]] = {
-    "usual": {"regression": True},
-    "one class": {"n_classes": 1, "n_genes": 1},
-    "two classes, three tasks": {"n_classes": 2, "n_tasks": 3, "n_genes": 16},
-    "30 classes, long names": {"n_classes": 30, "long": True, "n_tasks": 2},
-}
 
 # Elements that stick out of the window, unless an ancestor of theirs scrolls or cuts them.
 OUTSIDE = """
@@ -80,10 +73,11 @@ def browser() -> Iterator[Any]:
         driver.quit()
 
 
-@pytest.fixture(scope="module", params=CASES)
-def page(request: pytest.FixtureRequest, example: Any, tmp_path_factory: Any) -> Path:
+@pytest.fixture(scope="module")
+def page(rendered: tuple[Any, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    return write_report(path, example.report_data(**CASES[request.param]))
+    path.write_text(rendered[1], encoding="utf-8")
+    return path
 
 
 def show(browser: Any, page: Path, *, width: int, scheme: str = "light") -> None:
@@ -116,8 +110,6 @@ def test_page_fits_the_window_and_is_complete(
 
 
 def test_only_the_file_itself_is_requested(browser: Any, page: Path) -> None:
-    import json
-
     browser.get_log("performance")
     show(browser, page, width=1280)
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,6 @@ VOID = {"meta", "link", "img", "source", "br", "hr"}
 SECTIONS = [
     "key-figures", "panel", "expression", "confusion", "training", "warnings", "reproducibility",
 ]  # fmt: skip
-CASES: dict[str, dict[str, Any]] = {
-    "usual": {"regression": True},
-    "one class": {"n_classes": 1, "n_genes": 1},
-    "two classes, three tasks": {"n_classes": 2, "n_tasks": 3, "n_genes": 16},
-    "30 classes, long names": {"n_classes": 30, "long": True, "n_tasks": 2},
-}
 
 
 class Page(HTMLParser):
@@ -66,10 +61,9 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-@pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest, example: Any) -> tuple[Any, str, Page]:
-    data = example.report_data(**CASES[request.param])
-    text = render_report(data)
+@pytest.fixture
+def case(rendered: tuple[Any, str]) -> tuple[Any, str, Page]:
+    data, text = rendered
     return data, text, Page(text)
 
 
@@ -93,7 +87,7 @@ def test_headings_are_in_order(case: Any) -> None:
     levels = [int(tag[1]) for tag, _ in case[2].tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(below - above <= 1 for above, below in zip(levels, levels[1:], strict=False))
+    assert all(below - above <= 1 for above, below in pairwise(levels))
 
 
 def test_images_are_inside_the_file_and_described(case: Any) -> None:
@@ -111,7 +105,7 @@ def test_images_are_inside_the_file_and_described(case: Any) -> None:
 
 
 def test_nothing_is_asked_of_the_network_and_no_script_is_there(case: Any) -> None:
-    data, text, page = case
+    _, text, page = case
     assert {tag for tag, _ in page.tags} & {"script", "iframe", "object", "embed", "form"} == set()
     for tag, attributes in page.tags:
         for name, value in attributes.items():

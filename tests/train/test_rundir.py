@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny_run
 
 from kernomics.errors import CheckpointError, ConfigError
 from kernomics.train import RunDirectory, TrainConfig, config_hash, fit, write_json
@@ -94,17 +97,14 @@ def test_overwrite_deletes_the_run_and_begins_anew(tmp_path: Path) -> None:
     assert (outside / "precious").exists()
 
 
-@pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
 @pytest.mark.parametrize("name", ["thesis.tex", "config.json"])
 def test_directory_of_something_else_is_never_touched(
-    tmp_path: Path, resume: bool, overwrite: bool, name: str
+    tmp_path: Path, how: dict[str, bool], name: str
 ) -> None:
-    if resume and overwrite:
-        pytest.skip("refused before the directory is looked at, see the next test")
     (tmp_path / name).write_text('{"mine": 1}')
     with pytest.raises(CheckpointError, match="is not a kernomics run"):
-        RunDirectory.create(tmp_path, CONFIG, resume=resume, overwrite=overwrite)
+        RunDirectory.create(tmp_path, CONFIG, **how)
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == '{"mine": 1}'
 
@@ -142,7 +142,7 @@ def test_second_process_is_kept_out_until_the_first_ends(tmp_path: Path) -> None
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**__import__("os").environ, "PYTHONPATH": str(source)},
+        env={**os.environ, "PYTHONPATH": str(source)},
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
@@ -165,8 +165,6 @@ def test_lock_may_be_shared_within_a_process(tmp_path: Path) -> None:
 
 
 def test_training_may_use_the_directory_its_caller_holds(tmp_path: Path) -> None:
-    import tiny_run
-
     with RunDirectory.create(tmp_path, CONFIG) as run:
         fit(
             tiny_run.Linear(),
@@ -181,8 +179,6 @@ def test_training_may_use_the_directory_its_caller_holds(tmp_path: Path) -> None
 
 
 def test_json_is_replaced_whole_and_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import numpy as np
-
     path = tmp_path / "results.json"
     write_json(path, {"f1": np.float32(0.5), "nan": float("nan"), "n": np.arange(2), "p": path})
     expected = {"f1": 0.5, "nan": None, "n": [0, 1], "p": str(path)}

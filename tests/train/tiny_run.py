@@ -33,9 +33,7 @@ class FakeCells:
         return len(self.cell_ids)
 
     def to(self, device: torch.device) -> FakeCells:
-        return FakeCells(
-            self.values.to(device), self.target.to(device), self.cell_ids.to(device)
-        )
+        return FakeCells(self.values.to(device), self.target.to(device), self.cell_ids.to(device))
 
 
 class FakeSampler:
@@ -76,7 +74,7 @@ class Linear(nn.Module):
 
 
 class Selecting(nn.Module):
-    """Uses only some rows of a table in each step, dropout, a buffer, and torch's random numbers."""
+    """Uses some rows of a table in each step, dropout, a buffer, and torch's random numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +91,7 @@ class Selecting(nn.Module):
 
     def on_step(self, step: int, total_steps: int) -> None:
         self.before_step(step)
-        self.rows = torch.randperm(N_GENES)[:3].sort().values
+        self.rows = torch.randperm(N_GENES, device=self.table.device)[:3].sort().values
 
     def training_loss(self, batch: FakeCells) -> dict[str, Tensor]:
         self.seen += len(batch)
@@ -128,16 +126,17 @@ def run(
     resume: bool = False,
     before_step: Callable[[int], None] | None = None,
     in_validation: Callable[[], None] | None = None,
+    device: str = "cpu",
     **settings: Any,
 ) -> tuple[Selecting, History]:
-    module, fetch = Selecting(), cells_of()
+    module, fetch = Selecting().to(device), cells_of()
     if before_step is not None:
         module.before_step = before_step
 
     def validate() -> dict[str, float]:
         if in_validation is not None:
             in_validation()
-        batch = fetch(np.arange(N_CELLS))
+        batch = fetch(np.arange(N_CELLS)).to(torch.device(device))
         noise = torch.rand(()).item()  # so that a validation moves the random state
         return {"loss": module.training_loss(batch)["loss"].item(), "noise": noise}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,9 +91,10 @@ class AnnDataInput:
         self.genes = _names(adata.var_names)
         self.cell_names = _names(adata.obs_names)
         self._require_layer(list(adata.layers), has_x=adata.X is not None)
-        said = adata.uns.get("kernomics", {})
+        said = adata.uns.get("kernomics")
+        flagged = isinstance(said, Mapping) and bool(said.get("genes_are_subset", False))
         n_raw = 0 if adata.raw is None else adata.raw.n_vars
-        self.genes_are_subset = bool(said.get("genes_are_subset", False)) or n_raw > adata.n_vars
+        self.genes_are_subset = flagged or n_raw > adata.n_vars
         self.on_disk = self._path is not None and self.layer is None  # anndata loads layers
         if self._path is not None and self.on_disk:
             self.source = self._backed(adata, self._path)
@@ -128,32 +130,37 @@ class AnnDataInput:
 
     def where_counts_may_be(self) -> str:
         """Return a hint: which other matrix of this AnnData holds counts, at first glance."""
-        remedies = {"X": "leave layer out", "raw": "pass adata.raw.to_adata()"}
-        for name, values in self._samples():
+        for name, remedy, values in self._samples():
             if values.size and not first_bad_count(values):
-                said = name if name in remedies else f"layer {name!r}"
-                remedy = remedies.get(name, f"pass layer={name!r}")
-                return f"{said.replace('raw', 'adata.raw')} does: {remedy}"
+                return f"{name} does: {remedy}"
         return "no other layer and no adata.raw of these data holds counts: load the raw counts"
 
-    def _samples(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        """Yield the first stored values of each other matrix."""
-        if self._path is not None:
-            with h5py.File(self._path, "r") as file:
-                for key in ("X", *(f"layers/{name}" for name in file.get("layers", ())), "raw/X"):
-                    if key in file and key != self._key:
-                        node = file[key]
-                        values = node["data"] if isinstance(node, h5py.Group) else node
-                        name = "raw" if key == "raw/X" else key.removeprefix("layers/")
-                        yield name, values[:SAMPLE]
-            return
-        adata = self._adata
-        matrices = {"X": adata.X, **dict(adata.layers.items())}
-        if adata.raw is not None:
-            matrices["raw"] = adata.raw.X
-        for name, matrix in matrices.items():
-            if name != (self.layer or "X") and matrix is not None:
-                yield name, matrix.data[:SAMPLE] if sparse.issparse(matrix) else matrix[:SAMPLE]
+    def _samples(self) -> Iterator[tuple[str, str, npt.NDArray[Any]]]:
+        """Yield name, remedy and the first stored values of each other matrix."""
+        with ExitStack() as stack:
+            if self._path is None:
+                adata = self._adata
+                layers, x = dict(adata.layers.items()), adata.X
+                raw = None if adata.raw is None else adata.raw.X
+            else:
+                file = stack.enter_context(h5py.File(self._path, "r"))
+                layers, x, raw = dict(file.get("layers", {})), file.get("X"), file.get("raw/X")
+            if self.layer is None:
+                x = None
+            layers.pop(self.layer, None)
+            for name, remedy, matrix in (
+                ("X", "leave layer out", x),
+                *((f"layer {name!r}", f"pass layer={name!r}", m) for name, m in layers.items()),
+                ("adata.raw", "pass adata.raw.to_adata()", raw),
+            ):
+                if matrix is not None:
+                    yield name, remedy, _first_values(matrix)
+
+
+def _first_values(matrix: Any) -> npt.NDArray[Any]:
+    if isinstance(matrix, h5py.Group):
+        return np.asarray(matrix["data"][:SAMPLE])
+    return np.asarray(matrix.data[:SAMPLE] if sparse.issparse(matrix) else matrix[:SAMPLE])
 
 
 def _read_elem(node: Any) -> Any:

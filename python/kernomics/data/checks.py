@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from kernomics.data.rows import Rows
 from kernomics.data.sources import Source
@@ -195,15 +196,12 @@ def require_unique(names: npt.NDArray[Any], what: str, remedy: str) -> None:
     remedy
         What to call.
     """
-    first_seen: dict[str, int] = {}
-    repeats = [
-        (i, name) for i, name in enumerate(names.tolist()) if first_seen.setdefault(name, i) != i
-    ]
-    if repeats:
-        place, name = repeats[0]
+    repeats = np.flatnonzero(pd.Index(names).duplicated())
+    if repeats.size:
+        name = names[repeats[0]]
         raise DataError(
-            f"{len(repeats):,} of {len(names):,} {what} repeat an earlier one, first {name!r} at "
-            f"positions {first_seen[name]:,} and {place:,}; {remedy}"
+            f"{repeats.size:,} of {len(names):,} {what} repeat an earlier one, first {name!r} at "
+            f"positions {int(np.argmax(names == name)):,} and {repeats[0]:,}; {remedy}"
         )
 
 

@@ -273,7 +273,10 @@ class CellCollection:
         columns = match_genes(genes, self.genes, min_gene_overlap)
         if self._columns is not None:
             columns = np.where(columns >= 0, self._columns[columns], -1)
-        return self._copy(genes=np.array(list(genes), dtype=object), _columns=columns)
+        same = np.array_equal(columns, np.arange(self._source.shape[1]))
+        return self._copy(
+            genes=np.array(list(genes), dtype=object), _columns=None if same else columns
+        )
 
     def with_labels(self, labels: Mapping[str, Labels]) -> CellCollection:
         """Return the same cells with other labels, one entry per cell in each."""

@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from kernomics.errors import DataError
 
-BLOCK_NONZEROS = 1 << 22  # non-zeros (or dense entries) looked at in one go: some 50 MB
-
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -30,10 +28,8 @@ class Rows:
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.indptr))
 
     def totals(self) -> npt.NDArray[np.float32]:
-        """Return the sum of each row, float32 [n], added up in float64."""
-        sums = np.bincount(
-            self.row_of_nonzero(), weights=self.values.astype(np.float64), minlength=len(self)
-        )
+        """Return the sum of each row, float32 [n], added up in float64 (as `bincount` does)."""
+        sums = np.bincount(self.row_of_nonzero(), weights=self.values, minlength=len(self))
         return sums.astype(np.float32)
 
 
@@ -136,7 +132,7 @@ def gather(
     )
 
 
-def blocks(indptr: npt.NDArray[np.int64], limit: int = BLOCK_NONZEROS) -> Iterator[tuple[int, int]]:
+def blocks(indptr: npt.NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
     """Cut all rows into consecutive ranges of at most `limit` non-zeros, at least one row each."""
     start, n = 0, indptr.size - 1
     while start < n:

@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from kernomics.data.rows import BLOCK_NONZEROS, Rows, blocks, dense_rows, gather
+from kernomics.data.rows import Rows, blocks, dense_rows, gather
 from kernomics.errors import DataError
+
+BLOCK_NONZEROS = 1 << 22
+"""Non-zeros, or entries of a dense matrix, read in one go: some 50 MB."""
 
 
 class Source(Protocol):
@@ -52,7 +55,7 @@ class CsrSource:
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Cut all rows into ranges of a bounded number of non-zeros."""
-        return blocks(self.rows.indptr)
+        return blocks(self.rows.indptr, BLOCK_NONZEROS)
 
     def read(self, rows: npt.NDArray[np.int64]) -> Rows:
         """Copy the named rows as stored, in the order given."""
@@ -126,7 +129,7 @@ class H5Source:
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Cut all rows into ranges of a bounded number of entries."""
-        return blocks(self._indptr) if self.sparse else _row_blocks(self.shape)
+        return blocks(self._indptr, BLOCK_NONZEROS) if self.sparse else _row_blocks(self.shape)
 
     def read(self, rows: npt.NDArray[np.int64]) -> Rows:
         """Read the named rows as stored, in the order given, each at most once from the file."""

@@ -6,8 +6,8 @@ afterwards: a small network on the k genes of the panel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -142,7 +142,7 @@ class PanelNetwork(nn.Module):
         self, n_genes: int, tasks: Sequence[Task], hidden: Sequence[int], transform: Transform
     ) -> None:
         super().__init__()
-        self.tasks, self.transform = tuple(tasks), transform
+        self.tasks, self.transform, self.hidden = tuple(tasks), transform, tuple(hidden)
         self.first = nn.Linear(n_genes, hidden[0])
         self.trunk = _trunk(hidden, 0.0)
         self.heads = nn.ModuleList(nn.Linear(hidden[-1], task.n_out) for task in tasks)
@@ -208,7 +208,8 @@ class YOTOModule(nn.Module):
         forbidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.tasks, self.transform, self.schedule = tuple(tasks), transform, schedule
+        self.tasks, self.transform, self.hidden = tuple(tasks), transform, tuple(hidden)
+        self.schedule = schedule
         self.relaxation: Relaxation = relaxation
         self.seed = seed
         self.selector = GeneSelector(n_genes, forced=forced, forbidden=forbidden)
@@ -267,8 +268,7 @@ class YOTOModule(nn.Module):
 
     def panel_network(self, ranked: Tensor) -> PanelNetwork:
         """Cut the network down to some genes, int64 [k], in that order."""
-        hidden = [self.first.bias.numel(), *(m.out_features for m in self.trunk if _is_linear(m))]
-        network = PanelNetwork(len(ranked), self.tasks, hidden, self.transform)
+        network = PanelNetwork(len(ranked), self.tasks, self.hidden, self.transform)
         with torch.no_grad():
             network.first.weight.copy_(self.first.weight[ranked].T)
             network.first.bias.copy_(self.first.bias)
@@ -276,25 +276,3 @@ class YOTOModule(nn.Module):
         network.heads.load_state_dict(self.heads.state_dict())
         return network.eval()
 
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)
-
-
-@dataclass
-class Predictions:
-    """Outputs of all tasks over many cells, and the labels that were known."""
-
-    outputs: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
-    truth: dict[str, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
-
-    def add(self, tasks: Sequence[Task], outputs: Sequence[Tensor], labels: Mapping[str, Tensor]) -> None:
-        """Add a batch; classes as probabilities, numbers in the label's own unit."""
-        for task, output in zip(tasks, outputs, strict=True):
-            if task.kind == "categorical":
-                value = output.float().softmax(1)
-            else:
-                value = output.float().squeeze(1) * task.sd + task.mean
-            self.outputs.setdefault(task.name, []).append(value.cpu().numpy())
-            if task.name in labels:
-                self.truth.setdefault(task.name, []).append(labels[task.name].cpu().numpy())

@@ -3,7 +3,7 @@
 matplotlib comes with the extra ``report`` and is imported when a plot is drawn.
 """
 
-from kernomics.pl.confusion import CONFUSION_WITH_SHARES, confusion
+from kernomics.pl.confusion import confusion, confusion_key
 from kernomics.pl.panel import dot_plot, method_comparison, panel_scores
 from kernomics.pl.training import (
     Curve,
@@ -14,10 +14,10 @@ from kernomics.pl.training import (
 )
 
 __all__ = [
-    "CONFUSION_WITH_SHARES",
     "Curve",
     "TrainingPanel",
     "confusion",
+    "confusion_key",
     "dot_plot",
     "method_comparison",
     "panel_scores",

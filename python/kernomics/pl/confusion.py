@@ -14,7 +14,7 @@ from kernomics.pl import style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CONFUSION_WITH_SHARES = 12  # up to this many classes a cell has room for its share and its count
+WITH_SHARES = 12  # up to this many classes a cell has room for its share and its count
 WITH_COUNTS = 40  # up to this many, for its count
 
 
@@ -22,9 +22,20 @@ def _cell_size(n_classes: int) -> float:
     """Return the side of a cell in inches."""
     if n_classes <= 6:
         return 0.6
-    if n_classes <= CONFUSION_WITH_SHARES:
+    if n_classes <= WITH_SHARES:
         return 0.41
     return 0.27 if n_classes <= WITH_COUNTS else 0.19
+
+
+def confusion_key(n_classes: int) -> str:
+    """Return the sentence that explains a matrix of so many classes, for a caption."""
+    if n_classes <= WITH_SHARES:
+        key = "Colour and percentage: share of the row; whole numbers: cells."
+    elif n_classes <= WITH_COUNTS:
+        key = "Colour: share of the row; numbers: cells."
+    else:
+        key = "Colour: share of the row."
+    return f"Rows are true classes with their number of cells, columns what was predicted. {key}"
 
 
 def confusion(
@@ -81,6 +92,7 @@ def confusion(
             left=style.label_width(rows) + 0.25,
             bottom=style.label_width(columns) + 0.3,
             right=max(0.1, 1.0 - side),
+            top=max(0.1, (0.9 - side) / 2),
         )
     scale = style.sequential(colors)
     edges = np.arange(n + 1) - 0.5
@@ -90,14 +102,14 @@ def confusion(
     if n <= WITH_COUNTS:
         for row, column in zip(*np.nonzero(counts), strict=True):
             share, count = shares[row, column], int(counts[row, column])
-            text = f"{share:.0%}\n{count:,}" if n <= CONFUSION_WITH_SHARES else f"{count}"
+            text = f"{share:.0%}\n{count:,}" if n <= WITH_SHARES else f"{count}"
             ax.text(
                 column,
                 row,
                 text,
                 ha="center",
                 va="center",
-                fontsize=style.SMALL if n <= CONFUSION_WITH_SHARES else 6.5,
+                fontsize=style.SMALL if n <= WITH_SHARES else 6.5,
                 linespacing=1.25,
                 color=style.readable_on(scale(share)),
             )
@@ -109,5 +121,5 @@ def confusion(
     style.name_ticks(ax.xaxis, columns, rotation=90)
     style.name_ticks(ax.yaxis, rows)
     ax.set_xlabel("predicted class")
-    ax.set_ylabel("true class (held-out cells)")
+    ax.set_ylabel("true class")
     return ax

@@ -179,12 +179,12 @@ def panel_scores(
             f"{rates.shape} were given; all must have one entry per gene"
         )
     rows = style.shorten(genes, 18)
-    left, gap, margin = style.label_width(rows), 0.15, 0.15
+    left, gap, margin = style.label_width(rows), 0.15, 0.25
     width = max(3.0, 2 * style.PHONE - left) / 3
     total = left + 2 * width + gap + margin
     height = max(k, 2) * CELL_HEIGHT
-    figure = style.new_figure(total, height + 0.55, colors)
-    base, share = 0.5 / (height + 0.55), height / (height + 0.55)
+    figure = style.new_figure(total, height + 0.6, colors)
+    base, share = 0.5 / (height + 0.6), height / (height + 0.6)
     score_ax = figure.add_axes((left / total, base, width / total, share))
     rate_ax = figure.add_axes(((left + width + gap) / total, base, width / total, share))
 

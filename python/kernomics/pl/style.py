@@ -144,14 +144,14 @@ def sequential(theme: Theme) -> Colormap:
 
 
 def readable_on(color: Any) -> str:
-    """Return near-black or near-white, whichever has more contrast with the colour (WCAG 2)."""
+    """Return black or white, whichever has more contrast with the colour: 4.5 or more (WCAG 2)."""
     red, green, blue = matplotlib_module("colors").to_rgb(color)
 
     def linear(c: float) -> float:
         return c / 12.92 if c <= 0.03928 else float(((c + 0.055) / 1.055) ** 2.4)
 
     luminance = 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
-    return "#101418" if luminance > 0.18 else "#ffffff"
+    return "#000000" if luminance > 0.179 else "#ffffff"
 
 
 def shorten(names: Sequence[str], longest: int = 24) -> list[str]:
@@ -170,7 +170,7 @@ def shorten(names: Sequence[str], longest: int = 24) -> list[str]:
 
 def label_width(labels: Sequence[str]) -> float:
     """Return the inches that the longest of some labels takes, roughly and generously."""
-    return CHARACTER * max((len(label) for label in labels), default=0) + 0.12
+    return CHARACTER * max((len(label) for label in labels), default=0) + 0.18
 
 
 def name_ticks(

@@ -120,7 +120,7 @@ def training_panel(
     """
     colors = style.get_theme(theme)
     if ax is None:
-        ax = style.new_axes(2.95, 1.75, colors, left=0.6, bottom=0.5, right=0.15, top=0.35)
+        ax = style.new_axes(2.85, 1.75, colors, left=0.6, bottom=0.5, right=0.15, top=0.35)
     looks = {"validation": (colors.palette[1], "--")}
     for curve in panel.curves:
         color, line = looks.get(curve.split, (colors.palette[0], "-"))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LARGEST_SVG = 300_000  # characters; beyond, a PNG at twice the screen's resolution is smaller
 PIXELS_PER_INCH = 96
 PHONE_COLUMN = 358  # pixels of text width on a phone 390 pixels wide
-NARROWEST = 320  # pixels; a smaller image still gets a caption this wide
+NARROWEST = 300  # pixels; a smaller image still gets a caption this wide
 LEAST_SCALE = 0.8  # an image is never shown smaller than this: text of 12 pixels stays above 9
 
 

@@ -304,13 +304,7 @@ def confusions(data: ReportData) -> str:
             figure_html(
                 partial(pl.confusion, counts, task.classes),
                 alt=_confusion_alt(task, counts),
-                caption="Rows are true classes with their held-out cells, columns what was "
-                "predicted. "
-                + (
-                    "Colour and percentage: share of the row; whole numbers: cells."
-                    if len(task.classes) <= pl.CONFUSION_WITH_SHARES
-                    else "Colour: share of the row; numbers: cells."
-                ),
+                caption=pl.confusion_key(len(task.classes)),
             )
         )
         parts.append(_class_table(task, counts))

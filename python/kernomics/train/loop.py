@@ -398,6 +398,8 @@ def _check_losses(losses: Any) -> None:
                 f"training_loss returned a {type(value).__name__}{shape} as {name!r}: it must be "
                 "a scalar tensor"
             )
+    if not losses["loss"].requires_grad:
+        raise ConfigError("the loss does not depend on any parameter that is to be trained")
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -98,7 +98,7 @@ def one_cycle(
     last = float(total - 1)
     if step < peak:
         return _cosine(start, 1.0, step / peak)
-    if step == peak:
+    if step == peak or last <= peak:
         return 1.0
     return _cosine(1.0, end, min((step - peak) / (last - peak), 1.0))
 

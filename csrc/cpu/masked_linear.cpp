@@ -1,0 +1,420 @@
+// masked_linear on the CPU: y_b = Σ_{j∈S} m_j x_bj W_j + bias and its gradients, from the non-zeros
+// of x alone. δ is the gradient of y.
+//
+// Forward: a table of flags marks S; every stored index is read once, a hit adds one row of W.
+// Backward: tiles of genes, each owned by one thread, so that the cells of a gene are added in one
+// order whatever the number of threads. For a non-zero of cell b and gene j in a tile,
+// dm_j += x_bj⟨δ_b, W_j⟩ with δ_b in registers and the tile's rows of W in cache, and for j ∈ S
+// dW_j += x_bj δ_b. A dense x is packed to its non-zeros per tile and cell.
+// Operations: nnz·H multiply-adds. Bytes: W once, dW once (zeros but for k rows), x twice. The
+// floor is the L2 cache: each non-zero fetches a row of W, 512 bytes for H = 128 in float32.
+// Sums over H run in 16 fixed lanes: the same bits for every instruction set.
+// Limits: genes below 2³¹; the lanes take tile·16·T bytes per thread.
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "clones.h"
+#include "kernels.h"
+#include "pages.h"
+
+#define KN_INLINE inline __attribute__((always_inline))
+
+namespace kernomics {
+namespace {
+
+constexpr int64_t kLanes = 16;
+constexpr int64_t kTileBytes = int64_t(1) << 17;  // rows of W that stay in a core's L2 cache
+constexpr int64_t kMaxTile = int64_t(1) << 15;    // genes
+constexpr int64_t kEntriesPerVisit = 8;           // non-zeros worth a visit of a cell in a tile
+constexpr int64_t kSerialWork = int64_t(1) << 14;  // too little to wake other threads for
+
+enum Flag : uint8_t { kChosen = 1, kReached = 2 };
+
+KN_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+KN_INLINE double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
+
+// out += a·row, n long; element by element, so vectorising does not change a bit.
+template <typename T>
+KN_INLINE void axpy(T a, const T* row, int64_t n, T* __restrict__ out) {
+  for (int64_t h = 0; h < n; ++h) out[h] = fused(a, row[h], out[h]);
+}
+
+// ---- soundness ------------------------------------------------------------------------------
+
+// The first fault of a row's columns, which must ascend within [0, genes).
+template <typename C>
+KN_INLINE LinearReport check_columns(const C* columns, int64_t n, int64_t genes) {
+  if (n == 0) return {};
+  int bad = columns[0] < 0 || columns[n - 1] >= genes;
+  for (int64_t i = 1; i < n; ++i) bad |= columns[i] <= columns[i - 1];
+  if (!bad) return {};
+  for (int64_t i = 0; i < n; ++i) {
+    if (columns[i] < 0 || columns[i] >= genes) return {kLinearColumn, 0, i, columns[i], 1};
+    if (i > 0 && columns[i] <= columns[i - 1]) return {kLinearOrder, 0, i, columns[i], 1};
+  }
+  return {};
+}
+
+// `count` genes that must ascend within [0, genes); with `padded` −1 may fill the end.
+LinearReport check_genes(const int64_t* list, int64_t count, int64_t genes, bool padded) {
+  const int range = padded ? kLinearReachRange : kLinearChosenRange;
+  const int order = padded ? kLinearReachOrder : kLinearChosenOrder;
+  int64_t previous = -1;
+  bool ended = false;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t j = list[i];
+    if (padded && j == -1) {
+      ended = true;
+      continue;
+    }
+    if (j < 0 || j >= genes) return {range, 0, i, j, 1};
+    if (ended || j <= previous) return {order, 0, i, j, 1};
+    previous = j;
+  }
+  return {};
+}
+
+// ---- forward --------------------------------------------------------------------------------
+
+template <typename T, typename C>
+KN_INLINE LinearReport forward_csr_row(const LinearArgs<T>& a, const uint8_t* flags,
+                                       const int64_t* indptr, T* __restrict__ y) {
+  if (indptr[0] < 0 || indptr[1] < indptr[0] || indptr[1] > a.x.stored)
+    return {kLinearIndptr, 0, indptr[0], indptr[1], 1};
+  const C* columns = static_cast<const C*>(a.x.columns) + indptr[0];
+  const T* values = a.x.values + indptr[0];
+  const int64_t n = indptr[1] - indptr[0];
+  const LinearReport report = check_columns(columns, n, a.x.genes);
+  if (report.fault != kLinearFine || y == nullptr) return report;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t j = columns[i];
+    if (flags[j]) axpy(values[i] * a.mask[j], a.weight + j * a.weight_stride, a.outputs, y);
+  }
+  return {};
+}
+
+template <typename T>
+KN_INLINE LinearReport forward_dense_row(const LinearArgs<T>& a, const T* x, T* __restrict__ y) {
+  for (int64_t i = 0; i < a.k; ++i) {
+    const int64_t j = a.chosen[i];
+    const T value = x[j * a.x.column_stride];
+    if (value != T(0)) axpy(value * a.mask[j], a.weight + j * a.weight_stride, a.outputs, y);
+  }
+  return {};
+}
+
+template <typename T>
+KN_INLINE LinearReport forward_row_impl(const LinearArgs<T>& a, const uint8_t* flags, int64_t b,
+                                        T* y) {
+  if (a.x.indptr == nullptr)
+    return y == nullptr ? LinearReport{}
+                        : forward_dense_row(a, a.x.values + b * a.x.row_stride, y);
+  return a.x.wide_columns ? forward_csr_row<T, int64_t>(a, flags, a.x.indptr + b, y)
+                          : forward_csr_row<T, int32_t>(a, flags, a.x.indptr + b, y);
+}
+
+KN_CLONES LinearReport forward_row(const LinearArgs<float>& a, const uint8_t* flags, int64_t b,
+                                   float* y) {
+  return forward_row_impl(a, flags, b, y);
+}
+KN_CLONES LinearReport forward_row(const LinearArgs<double>& a, const uint8_t* flags, int64_t b,
+                                   double* y) {
+  return forward_row_impl(a, flags, b, y);
+}
+
+// ---- backward -------------------------------------------------------------------------------
+
+// What one thread keeps while it works through its tiles.
+template <typename T>
+struct TileScratch {
+  std::vector<T> lanes;         // [tile, 16], partial sums of dm
+  std::vector<int64_t> cursor;  // [rows], CSR: where the next tile begins
+  std::vector<int32_t> genes;   // [tile], non-zeros of one cell that were picked out
+  std::vector<T> values;
+};
+
+// The non-zeros of one cell in one tile.
+template <typename T, typename C>
+struct Entries {
+  const C* genes;
+  const T* values;
+  int64_t count;
+};
+
+// lanes_j += x_j · Σ_g δ_g ∘ W_jg over N groups of 16 columns, for every entry.
+template <int N, typename T, typename C>
+KN_INLINE void dot_groups(const Entries<T, C>& e, const T* delta, const T* weight, int64_t stride,
+                          int64_t first_gene, T* __restrict__ lanes) {
+  T d[N][kLanes];
+  for (int g = 0; g < N; ++g)
+    for (int64_t l = 0; l < kLanes; ++l) d[g][l] = delta[g * kLanes + l];
+  for (int64_t i = 0; i < e.count; ++i) {
+    const int64_t j = e.genes[i];
+    const T* w = weight + j * stride;
+    T sum[kLanes];
+    for (int64_t l = 0; l < kLanes; ++l) sum[l] = d[0][l] * w[l];
+    for (int g = 1; g < N; ++g)
+      for (int64_t l = 0; l < kLanes; ++l) sum[l] = fused(d[g][l], w[g * kLanes + l], sum[l]);
+    T* lane = lanes + (j - first_gene) * kLanes;
+    for (int64_t l = 0; l < kLanes; ++l) lane[l] = fused(e.values[i], sum[l], lane[l]);
+  }
+}
+
+// The last H mod 16 columns.
+template <typename T, typename C>
+KN_INLINE void dot_rest(const Entries<T, C>& e, const T* delta, const T* weight, int64_t stride,
+                        int64_t rest, int64_t first_gene, T* __restrict__ lanes) {
+  for (int64_t i = 0; i < e.count; ++i) {
+    const int64_t j = e.genes[i];
+    const T* w = weight + j * stride;
+    T* lane = lanes + (j - first_gene) * kLanes;
+    for (int64_t l = 0; l < rest; ++l) lane[l] = fused(e.values[i], delta[l] * w[l], lane[l]);
+  }
+}
+
+template <typename T, typename C>
+KN_INLINE void add_dots(const LinearArgs<T>& a, const Entries<T, C>& e, const T* delta,
+                        int64_t first_gene, T* lanes) {
+  int64_t h = 0;
+  for (; h + 8 * kLanes <= a.outputs; h += 8 * kLanes)
+    dot_groups<8>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
+  for (; h + 2 * kLanes <= a.outputs; h += 2 * kLanes)
+    dot_groups<2>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
+  for (; h + kLanes <= a.outputs; h += kLanes)
+    dot_groups<1>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
+  if (h < a.outputs)
+    dot_rest(e, delta + h, a.weight + h, a.weight_stride, a.outputs - h, first_gene, lanes);
+}
+
+// Picks out the entries whose flags meet `wanted`; of a dense row those with x ≠ 0.
+template <typename T, typename C>
+KN_INLINE Entries<T, int32_t> pick(const Entries<T, C>& e, const uint8_t* flags, uint8_t wanted,
+                                   TileScratch<T>& s) {
+  int64_t n = 0;
+  for (int64_t i = 0; i < e.count; ++i) {
+    const int64_t j = e.genes[i];
+    if (!(flags[j] & wanted)) continue;
+    s.genes[n] = static_cast<int32_t>(j);
+    s.values[n] = e.values[i];
+    ++n;
+  }
+  return {s.genes.data(), s.values.data(), n};
+}
+
+template <typename T>
+KN_INLINE Entries<T, int32_t> pick_dense(const T* x, int64_t stride, int64_t begin, int64_t end,
+                                         const uint8_t* flags, uint8_t wanted, TileScratch<T>& s) {
+  int64_t n = 0;
+  for (int64_t j = begin; j < end; ++j) {
+    const T value = x[j * stride];
+    s.genes[n] = static_cast<int32_t>(j);
+    s.values[n] = value;
+    n += (value != T(0)) & ((flags[j] & wanted) != 0);
+  }
+  return {s.genes.data(), s.values.data(), n};
+}
+
+// One cell's share of a tile, from all its entries or those picked out.
+template <typename T, typename C>
+KN_INLINE void add_cell(const LinearArgs<T>& a, const LinearGradients<T>& g, const uint8_t* flags,
+                        const Entries<T, C>& e, const T* delta, int64_t first_gene,
+                        TileScratch<T>& s) {
+  if (g.weight != nullptr)
+    for (int64_t i = 0; i < e.count; ++i) {
+      const int64_t j = e.genes[i];
+      if (flags[j] & kChosen) axpy(e.values[i], delta, a.outputs, g.weight + j * a.outputs);
+    }
+  if (g.mask != nullptr) add_dots(a, e, delta, first_gene, s.lanes.data());
+}
+
+// All cells' shares of genes [begin, end), in the order of the cells.
+template <typename T, typename C>
+KN_INLINE void add_tile(const LinearArgs<T>& a, const LinearGradients<T>& g, const uint8_t* flags,
+                        uint8_t wanted, int64_t begin, int64_t end, TileScratch<T>& s) {
+  const C* columns = static_cast<const C*>(a.x.columns);
+  for (int64_t b = 0; b < a.x.rows; ++b) {
+    const T* delta = g.delta + b * g.delta_stride;
+    if (a.x.indptr == nullptr) {
+      const T* x = a.x.values + b * a.x.row_stride;
+      add_cell(a, g, flags, pick_dense(x, a.x.column_stride, begin, end, flags, wanted, s), delta,
+               begin, s);
+      continue;
+    }
+    const int64_t first = s.cursor[b], stop = a.x.indptr[b + 1];
+    int64_t last = first;
+    while (last < stop && columns[last] < end) ++last;
+    s.cursor[b] = last;
+    const Entries<T, C> e{columns + first, a.x.values + first, last - first};
+    if (a.reached == nullptr && g.mask != nullptr)  // every gene
+      add_cell(a, g, flags, e, delta, begin, s);
+    else
+      add_cell(a, g, flags, pick(e, flags, wanted, s), delta, begin, s);
+  }
+}
+
+template <typename T>
+KN_INLINE T sum_lanes(const T* lanes) {
+  T s[kLanes];
+  for (int64_t l = 0; l < kLanes; ++l) s[l] = lanes[l];
+  for (int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (int64_t l = 0; l < half; ++l) s[l] += s[l + half];
+  return s[0];
+}
+
+template <typename T>
+KN_INLINE void tile_impl(const LinearArgs<T>& a, const LinearGradients<T>& g, const uint8_t* flags,
+                         uint8_t wanted, int64_t begin, int64_t end, bool busy,
+                         TileScratch<T>& s) {
+  if (g.weight != nullptr)
+    std::memset(g.weight + begin * a.outputs, 0, (end - begin) * a.outputs * sizeof(T));
+  if (g.mask != nullptr) std::memset(g.mask + begin, 0, (end - begin) * sizeof(T));
+  if (!busy) return;
+  if (g.mask != nullptr) std::fill(s.lanes.begin(), s.lanes.end(), T(0));
+  if (a.x.wide_columns)
+    add_tile<T, int64_t>(a, g, flags, wanted, begin, end, s);
+  else
+    add_tile<T, int32_t>(a, g, flags, wanted, begin, end, s);
+  for (int64_t j = begin; j < end; ++j) {
+    if (g.mask != nullptr && (flags[j] & kReached))
+      g.mask[j] = sum_lanes(s.lanes.data() + (j - begin) * kLanes);
+    if (g.weight != nullptr && (flags[j] & kChosen)) {
+      T* row = g.weight + j * a.outputs;
+      for (int64_t h = 0; h < a.outputs; ++h) row[h] *= a.mask[j];
+    }
+  }
+}
+
+KN_CLONES void run_tile(const LinearArgs<float>& a, const LinearGradients<float>& g,
+                        const uint8_t* flags, uint8_t wanted, int64_t begin, int64_t end, bool busy,
+                        TileScratch<float>& s) {
+  tile_impl(a, g, flags, wanted, begin, end, busy, s);
+}
+KN_CLONES void run_tile(const LinearArgs<double>& a, const LinearGradients<double>& g,
+                        const uint8_t* flags, uint8_t wanted, int64_t begin, int64_t end, bool busy,
+                        TileScratch<double>& s) {
+  tile_impl(a, g, flags, wanted, begin, end, busy, s);
+}
+
+// For every cell, its first entry at or after a gene.
+template <typename T, typename C>
+void seek(const LinearArgs<T>& a, int64_t gene, std::vector<int64_t>& cursor) {
+  const C* columns = static_cast<const C*>(a.x.columns);
+  for (int64_t b = 0; b < a.x.rows; ++b)
+    cursor[b] = std::lower_bound(columns + a.x.indptr[b], columns + a.x.indptr[b + 1],
+                                 static_cast<C>(gene)) -
+                columns;
+}
+
+// Genes per tile: rows of W that fit the cache; more when x is so sparse that a visit of a cell
+// would find nothing; fewer when there would not be four tiles a thread.
+template <typename T>
+int64_t tile_genes(const LinearArgs<T>& a) {
+  const int64_t row_bytes = a.outputs * static_cast<int64_t>(sizeof(T));
+  int64_t tile = kTileBytes / std::max<int64_t>(1, row_bytes);
+  if (a.x.indptr != nullptr)
+    tile = std::max(tile, kEntriesPerVisit * a.x.rows * (a.x.genes / (a.x.stored + 1) + 1));
+  tile = std::min({tile, kMaxTile, (a.x.genes + 4 * a.threads - 1) / (4 * a.threads)});
+  return std::max<int64_t>(tile, kLanes);
+}
+
+template <typename T>
+std::vector<uint8_t> flag_genes(const LinearArgs<T>& a, bool reach_all) {
+  std::vector<uint8_t> flags(a.x.genes, reach_all ? kReached : 0);
+  for (int64_t i = 0; i < a.k; ++i) flags[a.chosen[i]] |= kChosen;
+  for (int64_t i = 0; i < a.reach && a.reached[i] >= 0; ++i) flags[a.reached[i]] |= kReached;
+  return flags;
+}
+
+template <typename T>
+int team_size(const LinearArgs<T>& a, int64_t tasks) {
+  const int64_t entries = a.x.indptr != nullptr ? a.x.stored : a.x.rows * a.x.genes;
+  return entries < kSerialWork ? 1 : static_cast<int>(std::min<int64_t>(a.threads, tasks));
+}
+
+}  // namespace
+
+template <typename T>
+LinearReport masked_linear_forward(const LinearArgs<T>& a, const T* bias, T* y) {
+  LinearReport report = check_genes(a.chosen, a.k, a.x.genes, false);
+  if (report.fault == kLinearFine) report = check_genes(a.reached, a.reach, a.x.genes, true);
+  if (report.fault != kLinearFine) return report;
+  const bool table = a.x.indptr != nullptr && y != nullptr;
+  const std::vector<uint8_t> flags = table ? flag_genes(a, false) : std::vector<uint8_t>();
+  const int team = team_size(a, a.x.rows);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+  for (int64_t b = 0; b < a.x.rows; ++b) {
+    T* row = y == nullptr ? nullptr : y + b * a.outputs;
+    if (row != nullptr && bias != nullptr) std::copy(bias, bias + a.outputs, row);
+    if (row != nullptr && bias == nullptr) std::fill(row, row + a.outputs, T(0));
+    LinearReport found = forward_row(a, flags.data(), b, row);
+    if (found.fault == kLinearFine) continue;
+    found.row = b;
+#pragma omp critical
+    {
+      const int64_t count = report.count + 1;
+      if (report.fault == kLinearFine || b < report.row) report = found;
+      report.count = count;
+    }
+  }
+  return report;
+}
+
+template <typename T>
+void masked_linear_backward(const LinearArgs<T>& a, const LinearGradients<T>& g) {
+  if (g.weight != nullptr)
+    prefer_huge_pages(g.weight, a.x.genes * a.outputs * static_cast<int64_t>(sizeof(T)));
+  if (g.bias != nullptr) {
+    std::fill(g.bias, g.bias + a.outputs, T(0));
+    for (int64_t b = 0; b < a.x.rows; ++b)
+      for (int64_t h = 0; h < a.outputs; ++h) g.bias[h] += g.delta[b * g.delta_stride + h];
+  }
+  if (g.weight == nullptr && g.mask == nullptr) return;
+  const bool reach_all = g.mask != nullptr && a.reached == nullptr;
+  const std::vector<uint8_t> flags = flag_genes(a, reach_all);
+  const uint8_t wanted =
+      (g.mask != nullptr ? kReached : 0) | (g.weight != nullptr && !reach_all ? kChosen : 0);
+  const int64_t tile = tile_genes(a);
+  const int64_t tiles = (a.x.genes + tile - 1) / tile;
+  const int team = team_size(a, tiles);
+  // A few consecutive tiles at a time: the cursors move on from one to the next.
+  const int64_t run = std::max<int64_t>(1, tiles / (8 * team));
+  const int64_t runs = (tiles + run - 1) / run;
+#pragma omp parallel num_threads(team) if (team > 1)
+  {
+    TileScratch<T> s;
+    s.lanes.resize(g.mask != nullptr ? tile * kLanes : 0);
+    s.cursor.resize(a.x.indptr != nullptr ? a.x.rows : 0);
+    s.genes.resize(tile);
+    s.values.resize(tile);
+#pragma omp for schedule(dynamic)
+    for (int64_t r = 0; r < runs; ++r) {
+      bool placed = false;
+      for (int64_t t = r * run; t < std::min(tiles, (r + 1) * run); ++t) {
+        const int64_t begin = t * tile, end = std::min(a.x.genes, begin + tile);
+        const bool busy = std::any_of(flags.begin() + begin, flags.begin() + end,
+                                      [wanted](uint8_t f) { return (f & wanted) != 0; });
+        if (busy && !placed && a.x.indptr != nullptr) {
+          if (a.x.wide_columns)
+            seek<T, int64_t>(a, begin, s.cursor);
+          else
+            seek<T, int32_t>(a, begin, s.cursor);
+        }
+        placed = busy;
+        run_tile(a, g, flags.data(), wanted, begin, end, busy, s);
+      }
+    }
+  }
+}
+
+#define KN_INSTANTIATE(T)                                                                  \
+  template LinearReport masked_linear_forward<T>(const LinearArgs<T>&, const T* bias, T*); \
+  template void masked_linear_backward<T>(const LinearArgs<T>&, const LinearGradients<T>&);
+
+KN_INSTANTIATE(float)
+KN_INSTANTIATE(double)
+
+}  // namespace kernomics

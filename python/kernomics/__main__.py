@@ -1,0 +1,7 @@
+"""`python -m kernomics`."""
+
+import sys
+
+from kernomics.cli import main
+
+sys.exit(main())

@@ -1,0 +1,283 @@
+"""The `kernomics` command."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kernomics import __version__
+from kernomics.errors import ConfigError, KernomicsError
+
+EXAMPLES = """examples:
+  kernomics demo
+  kernomics select cells.h5ad --labels-key cell_type --n-genes 64 --out runs/panel
+  kernomics select cells.h5ad --labels-key cell_type disease --layer counts \\
+      --split group --split-key donor --force CD3D MS4A1 --out runs/two-tasks
+  kernomics evaluate runs/panel other.h5ad
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    top = argparse.ArgumentParser(
+        prog="kernomics",
+        description="Train models on gene-expression counts: gene panels with their predictor.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"kernomics {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    select = commands.add_parser(
+        "select",
+        help="select a gene panel and train its predictor (YOTO)",
+        description="Select a gene panel that predicts one or several labels. One training gives "
+        "the panel and its predictor. Writes a run directory with the panel (panel.csv), the model "
+        "(model/), the scores on held-out cells (results.json) and a report (report.html).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    select.add_argument("data", help="an .h5ad file with raw counts")
+    select.add_argument(
+        "--labels-key", nargs="+", metavar="COLUMN", help="obs column(s) to predict"
+    )
+    select.add_argument("--layer", help="layer that holds the counts (X if not given)")
+    select.add_argument("--library-key", help="obs column with each cell's total over all genes")
+    select.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
+    select.add_argument(
+        "--split", choices=("stratified", "random", "group"), default="stratified",
+        help="how cells are divided into 70%% training, 10%% validation and 20%% test",
+    )  # fmt: skip
+    select.add_argument("--split-key", metavar="COLUMN", help="obs column of groups (--split group)")
+    select.add_argument("--force", nargs="+", default=[], metavar="GENE", help="always in the panel")
+    select.add_argument("--forbid", nargs="+", default=[], metavar="GENE", help="never in the panel")
+    _add_training(select)
+    select.set_defaults(run=_select)
+
+    demo = commands.add_parser(
+        "demo",
+        help="select 32 genes for the 10 types of 700 real blood cells",
+        description="Select 32 genes for the 10 cell types of the 700 real PBMC that scanpy ships.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_training(demo, out="runs/demo", n_genes=32)
+    demo.set_defaults(run=_demo)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="apply a saved panel to other cells and score it",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    evaluate.add_argument("run_or_model", help="a run directory, or a saved model")
+    evaluate.add_argument("data", help="an .h5ad file with raw counts of the panel's genes")
+    evaluate.add_argument("--layer", help="layer that holds the counts (X if not given)")
+    evaluate.add_argument(
+        "--label", nargs="+", default=[], metavar="TASK=COLUMN",
+        help="obs column of a task, where it is not called as in training",
+    )  # fmt: skip
+    evaluate.add_argument("--predictions", metavar="CSV", help="write each cell's prediction here")
+    evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
+    evaluate.set_defaults(run=_evaluate)
+
+    info = commands.add_parser("info", help="what was built, and what this machine has")
+    info.add_argument("--json", action="store_true", help="print it as JSON")
+    info.set_defaults(run=_info)
+    return top
+
+
+def _add_training(
+    command: argparse.ArgumentParser, *, out: str | None = None, n_genes: int = 64
+) -> None:
+    command.add_argument("--n-genes", type=int, default=n_genes, metavar="K", help="panel size")
+    command.add_argument("--out", default=out, required=out is None, help="the run directory")
+    ending = command.add_mutually_exclusive_group()
+    ending.add_argument("--resume", action="store_true", help="continue the run in --out")
+    ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    command.add_argument("--seed", type=int, default=0, help="decides everything random")
+    command.add_argument("--max-epochs", type=int, help="passes over the cells (by default enough for about 3,000 steps)")
+    command.add_argument("--batch-size", type=int, help="cells per batch")
+    command.add_argument(
+        "--config", metavar="JSON",
+        help="file of settings of YOTOConfig and TrainConfig, such as "
+        '{"relaxation": "neuralsort", "patience": 10}',
+    )  # fmt: skip
+    command.add_argument(
+        "--compare", nargs="*", default=["de", "random"], metavar="METHOD",
+        help="panels to put beside this one: de, random",
+    )  # fmt: skip
+    command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+    command.add_argument("--threads", type=int, help="CPU threads (all if not given)")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns
+    -------
+    int
+        0 on success, 2 when what was given cannot be used.
+    """
+    args = parser().parse_args(argv)
+    # The data layer's warnings are for the reader of the terminal, without code lines.
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        args.run(args)
+    except (KernomicsError, FileNotFoundError, ImportError) as error:
+        print(f"kernomics {args.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+# -- select and demo -------------------------------------------------------------------------------
+
+
+def _select(args: argparse.Namespace) -> None:
+    from kernomics.data import CellCollection
+
+    if not args.labels_key:
+        raise ConfigError("--labels-key is missing: name the obs column(s) to predict")
+    cells = CellCollection.from_anndata(
+        args.data,
+        layer=args.layer,
+        labels_key=args.labels_key,
+        library_key=args.library_key,
+        unlabelled_category=args.unlabelled,
+    )
+    _run(args, cells, Path(args.data).name, [], split=args.split, split_key=args.split_key,
+         forced_genes=args.force, forbidden_genes=args.forbid)  # fmt: skip
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from kernomics import datasets
+    from kernomics.data import CellCollection
+
+    adata = datasets.pbmc68k()
+    cells = CellCollection.from_anndata(
+        adata, layer="counts", labels_key="cell_type", library_key="n_counts"
+    )
+    _run(args, cells, "700 PBMC (10x Genomics), shipped with scanpy", [adata.uns["kernomics"]["note"]])
+
+
+def _run(
+    args: argparse.Namespace, cells: Any, dataset: str, notes: Sequence[str], **options: Any
+) -> None:
+    import torch
+
+    from kernomics.models import YOTO, YOTOConfig
+    from kernomics.selection import run_selection
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    settings = _settings(args.config)
+    names = {field.name for field in dataclasses.fields(YOTOConfig)}
+    selecting = {name: value for name, value in settings.items() if name in names}
+    training = {name: value for name, value in settings.items() if name not in names}
+    if args.batch_size is not None:
+        training["batch_size"] = args.batch_size
+    if "hidden" in selecting:
+        selecting["hidden"] = tuple(selecting["hidden"])
+    model = YOTO(cells, n_genes=args.n_genes, seed=args.seed, **options, **selecting)
+    split = model.split
+    print(f"cells      {cells.n_cells:,}   genes {cells.n_genes:,}   {dataset}")
+    print(
+        f"split      {split.how}{f' by {split.by}' if split.by else ''}: {len(split.train):,} to "
+        f"train, {len(split.validation):,} to validate, {len(split.test):,} held out"
+    )
+    for task in model.tasks:
+        what = f"{len(task.classes)} classes" if task.classes else "a number"
+        print(f"task       {task.name} ({what})")
+    result = run_selection(
+        model,
+        args.out,
+        dataset=dataset,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        compare=args.compare,
+        max_epochs=args.max_epochs,
+        notes=notes,
+        device=args.device,
+        progress=not args.quiet,
+        **training,
+    )
+    print(f"panel      {', '.join(model.genes)}")
+    _print_scores(result.scores)
+    for warning in model.warnings:
+        print(f"warning    {warning}")
+    print(f"seconds    {result.seconds:.1f} for the selection")
+    print(f"report     {result.report}")
+
+
+def _settings(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold a JSON object of settings, not a {type(settings).__name__}")
+    return settings
+
+
+def _print_scores(scores: Any) -> None:
+    for task, found in scores.items():
+        keys = [key for key in ("accuracy", "macro_f1", "r2", "mae") if key in found[0].metrics]
+        heads = {"accuracy": "accuracy", "macro_f1": "macro-F1", "r2": "R²", "mae": "MAE"}
+        print(f"held out   {task:<34}" + "".join(f"{heads[key]:>10}" for key in keys))
+        for score in found:
+            name = f"{score.method}, {score.predictor}"
+            print(f"           {name:<34}" + "".join(f"{score.metrics[key]:>10.3f}" for key in keys))
+
+
+# -- evaluate and info -----------------------------------------------------------------------------
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from kernomics.data import CellCollection
+    from kernomics.models import Panel
+
+    labels = {}
+    for pair in args.label:
+        task, equals, name = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--label {pair!r}: write TASK=COLUMN")
+        labels[task] = name
+    panel = Panel.load(args.run_or_model)
+    cells = CellCollection.from_anndata(args.data, layer=args.layer, empty_cells="keep")
+    scores = panel.evaluate(cells, labels=labels)
+    if args.predictions:
+        panel.predict(cells).to_csv(args.predictions)
+    if args.json:
+        print(json.dumps(scores, indent=1))
+        return
+    print(f"panel      {len(panel.genes)} genes   cells {cells.n_cells:,}")
+    for task, found in scores.items():
+        print(f"{task:<10} " + "   ".join(f"{key} {value:.4g}" for key, value in found.items()))
+    if args.predictions:
+        print(f"predictions {args.predictions}")
+
+
+def _info(args: argparse.Namespace) -> None:
+    from kernomics.ops import build_info
+
+    found = build_info()
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return
+    architectures = ", ".join(found["cuda_architectures"]) or "none"
+    print(f"kernomics  {found['version']}, built with {found['compiler']}")
+    if found["cuda_kernels"]:
+        print(f"CUDA       kernels for {architectures}, built with {found['cuda_compiler']}")
+    else:
+        print("CUDA       no kernels in this build")
+    print(f"torch      {found['torch']}, CUDA {found['torch_cuda'] or 'none'}")
+    print(f"machine    {found['threads']} CPU threads; GPUs: {', '.join(found['cuda_devices']) or 'none'}")

@@ -1,0 +1,290 @@
+"""Panel: the genes that a training selected, and the network that predicts from them alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from kernomics import metrics
+from kernomics.data import CellCollection, Labels
+from kernomics.data.labels import column
+from kernomics.errors import CheckpointError, DataError
+from kernomics.models.panel_network import PanelNetwork, Task
+from kernomics.train import load_model_dir, save_model_dir
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+FORMAT = "kernomics panel 1"
+CELLS_AT_A_TIME = 4096
+
+
+def read_outputs(task: Task, output: Tensor) -> NDArray[Any]:
+    """Turn a head's output into class probabilities [B, C], or numbers [B] in the label's unit."""
+    if task.kind == "categorical":
+        return np.asarray(output.float().softmax(1).cpu())
+    return np.asarray((output.float().squeeze(1) * task.sd + task.mean).cpu())
+
+
+def score_task(task: Task, truth: NDArray[Any], output: NDArray[Any]) -> dict[str, float]:
+    """Compute the metrics of one task from its true labels and `read_outputs`' result."""
+    if task.kind == "continuous":
+        return metrics.regression_metrics(truth, output)
+    return metrics.classification_metrics(truth, output.argmax(1), output)
+
+
+class Panel:
+    """A trained panel: genes, scores, tasks and predictor.
+
+    Made by `YOTO.train` or `Panel.load`. It reads the k columns of its genes and, unless its
+    transform is ``"lognorm"``, nothing else of the data.
+
+    Attributes
+    ----------
+    genes : list of str
+        The panel, best first.
+    ranking : pandas.DataFrame
+        All genes it was selected from, by score: columns ``score`` (+inf forced, −inf never
+        usable), ``selected``, ``rank`` (from 1).
+    tasks : tuple of Task
+        What is predicted.
+    info : dict
+        How it came about: configuration, seed, version, split.
+    """
+
+    def __init__(
+        self,
+        network: PanelNetwork,
+        genes: Sequence[str],
+        all_genes: Sequence[str],
+        scores: ArrayLike,
+        info: Mapping[str, Any],
+    ) -> None:
+        self.network = network.eval()
+        self.genes = [str(gene) for gene in genes]
+        self.tasks = network.tasks
+        self.info = dict(info)
+        ranking = pd.DataFrame(
+            {"score": np.asarray(scores, dtype=np.float32)},
+            index=pd.Index([str(gene) for gene in all_genes], name="gene"),
+        )
+        ranking["selected"] = ranking.index.isin(self.genes)
+        # Selected first, so that ties at the panel's edge stay on the side where they fell.
+        ranking = ranking.sort_values(["selected", "score"], ascending=False, kind="stable")
+        ranking["rank"] = np.arange(1, len(ranking) + 1)
+        self.ranking = ranking
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(task.name for task in self.tasks)
+        return f"Panel of {len(self.genes)} genes for {tasks}: {', '.join(self.genes[:8])}" + (
+            ", …" if len(self.genes) > 8 else ""
+        )
+
+    # -- prediction ------------------------------------------------------------------------------
+
+    def outputs(
+        self, cells: CellCollection, rows: ArrayLike | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Predict every task for some cells of a collection.
+
+        Parameters
+        ----------
+        cells
+            A collection that has the panel's genes.
+        rows
+            Which cells, int [n]; all by default.
+
+        Returns
+        -------
+        dict
+            Per task, probabilities float32 [n, classes] or numbers float32 [n].
+        """
+        view = cells.with_genes(self.genes, min_gene_overlap=1.0)
+        wanted = np.arange(cells.n_cells) if rows is None else np.asarray(rows, dtype=np.int64)
+        found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
+        device = next(self.network.parameters()).device
+        with torch.inference_mode():
+            for part in _blocks(wanted):
+                outputs = self.network(view.batch(part).to(device))
+                for task, output in zip(self.tasks, outputs, strict=True):
+                    found[task.name].append(read_outputs(task, output))
+        empty = {
+            task.name: np.empty((0, task.n_out) if task.classes else 0, np.float32)
+            for task in self.tasks
+        }
+        return {name: np.concatenate(parts) if parts else empty[name] for name, parts in found.items()}
+
+    def predict(
+        self, adata: AnnData | str | Path | CellCollection, *, layer: str | None = None
+    ) -> pd.DataFrame:
+        """Predict the labels of cells, which need the panel's genes alone.
+
+        Parameters
+        ----------
+        adata
+            AnnData, path of an ``.h5ad`` file or collection; not modified.
+        layer
+            Where the counts are; X by default.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per cell: per label a column of its name, and for classes
+            ``<label>_probability``.
+
+        Raises
+        ------
+        DataError
+            When genes of the panel are missing from the data; it names them.
+        """
+        cells = self._collection(adata, layer)
+        table: dict[str, Any] = {}
+        for task, output in zip(self.tasks, self.outputs(cells).values(), strict=True):
+            if task.kind == "categorical":
+                codes = output.argmax(1)
+                table[task.name] = pd.Categorical.from_codes(codes, list(task.classes))
+                table[f"{task.name}_probability"] = output.max(1)
+            else:
+                table[task.name] = output
+        return pd.DataFrame(table, index=pd.Index(cells.cell_names.astype(str)))
+
+    def evaluate(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        layer: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> dict[str, dict[str, float]]:
+        """Score the predictions on labelled cells.
+
+        Parameters
+        ----------
+        adata, layer
+            As in `predict`.
+        labels
+            obs column of a task, where it has another name than in training.
+
+        Returns
+        -------
+        dict
+            Per task found in the data, accuracy, macro-F1 and AUPRC, or R², MAE and Pearson.
+
+        Raises
+        ------
+        DataError
+            When no task's label is in the data, or classes do not match at all.
+        """
+        cells = self._collection(adata, layer)
+        names = {task.name: (labels or {}).get(task.name, task.name) for task in self.tasks}
+        obs = cells.obs
+        outputs = self.outputs(cells)
+        scores = {}
+        for task in self.tasks:
+            if names[task.name] not in obs.columns:
+                if labels and task.name in labels:
+                    column(obs, names[task.name])
+                continue
+            truth = self._truth(task, Labels.from_series(obs[names[task.name]], task.name, kind=task.kind))
+            scores[task.name] = score_task(task, truth, outputs[task.name])
+        if not scores:
+            raise DataError(
+                f"obs has none of the panel's labels {list(names.values())}; its columns are "
+                f"{list(obs.columns)}"
+            )
+        return scores
+
+    @staticmethod
+    def _truth(task: Task, labels: Labels) -> NDArray[Any]:
+        if task.kind == "continuous":
+            return labels.values
+        aligned = labels.aligned(task.classes)
+        if not aligned.labelled.any():
+            raise DataError(
+                f"label {task.name!r} shares no class with the panel: it has "
+                f"{list(labels.categories)[:5]}, the panel {list(task.classes)[:5]}"
+            )
+        return aligned.values
+
+    @staticmethod
+    def _collection(
+        adata: AnnData | str | Path | CellCollection, layer: str | None
+    ) -> CellCollection:
+        if isinstance(adata, CellCollection):
+            return adata
+        # A cell may have none of the panel's genes, and a panel-only data set such cells.
+        return CellCollection.from_anndata(adata, layer=layer, empty_cells="keep")
+
+    # -- saving ----------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Save as ``model.safetensors`` and ``model.json``, readable without kernomics.
+
+        Parameters
+        ----------
+        path
+            A directory: new, empty, or one that holds a saved model, which is then replaced.
+
+        Raises
+        ------
+        CheckpointError
+            If the directory holds something else or cannot be written.
+        """
+        scores = self.ranking["score"].to_numpy()
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors["scores"] = torch.from_numpy(scores.copy())
+        save_model_dir(
+            path,
+            tensors,
+            {
+                "format": FORMAT,
+                "genes": self.genes,
+                "all_genes": self.ranking.index.tolist(),
+                "tasks": [dataclasses.asdict(task) for task in self.tasks],
+                "hidden": self.network.hidden,
+                "transform": self.network.transform,
+                "info": self.info,
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Panel:
+        """Load what `save` wrote, or the ``model`` of a run directory.
+
+        Raises
+        ------
+        CheckpointError
+            If there is none, it is damaged, or it is no panel.
+        """
+        path = Path(path)
+        folder = path / "model" if (path / "model").is_dir() else path
+        tensors, meta = load_model_dir(folder)
+        if meta.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{folder} holds {meta.get('format')!r}, not {FORMAT!r}: is it another model?"
+            )
+        tasks = [
+            Task(**{**task, "classes": tuple(task["classes"]),
+                    "class_weights": tuple(task["class_weights"])})
+            for task in meta["tasks"]
+        ]  # fmt: skip
+        network = PanelNetwork(len(meta["genes"]), tasks, meta["hidden"], meta["transform"])
+        prefix = "network."
+        network.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+        return cls(
+            network, meta["genes"], meta["all_genes"], tensors["scores"].numpy(), meta["info"]
+        )
+
+
+def _blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(rows), CELLS_AT_A_TIME):
+        yield rows[start : start + CELLS_AT_A_TIME]

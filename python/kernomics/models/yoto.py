@@ -1,0 +1,514 @@
+"""YOTO: one training gives the gene panel and its predictor (arXiv 2512.17678)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim import Optimizer
+
+from kernomics import __version__
+from kernomics.data import CellCollection, Labels, Sampler, Split, make_split
+from kernomics.data.labels import Kind
+from kernomics.data.splits import How
+from kernomics.errors import ConfigError, DataError, closest
+from kernomics.models.monitors import training_warnings
+from kernomics.models.panel import Panel, read_outputs, score_task
+from kernomics.models.panel_network import Schedule, Task, Transform, YOTOModule
+from kernomics.ops.gumbel_topk import Relaxation
+from kernomics.train import (
+    History,
+    RowAdamW,
+    TrainConfig,
+    fit,
+    override,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True)
+class YOTOConfig:
+    """How YOTO selects and predicts.
+
+    The paper gives the method but few figures; a value marked "ours" is our choice.
+
+    Attributes
+    ----------
+    n_genes
+        k, the size of the panel, forced genes included.
+    relaxation
+        Whose gradient the mask gets: ``"softsort"`` (ours), ``"neuralsort"``, ``"softmax"``.
+    tau_start, tau_end
+        Temperature τ, annealed exponentially (paper). Ours: the values.
+    start_genes
+        Subset size at the first step, shrunk geometrically to `n_genes` (the paper lets it
+        progress, without a definition). Ours: 16 k, at most the usable genes. Set it to `n_genes`
+        for a constant size.
+    shrink_until
+        Share of the steps after which the subset has its final size. Ours.
+    noise_start, noise_end, noise_until
+        Scale of the Gumbel noise, changed linearly over that share of the steps. Ours: noise at
+        full scale to the end costs accuracy.
+    hidden
+        Widths of the shared encoder; 128, 128 as in the ablation's network.
+    dropout
+        In the encoder, in training. Ours.
+    transform
+        Input of the network: ``"log1p"`` and ``"binary"`` need the panel's counts alone,
+        ``"lognorm"`` (paper) also each cell's library size, a total over all genes.
+    class_weights
+        ``"balanced"`` weighs a class by the inverse of its size (ours: rare types count), None not.
+    score_learning_rate
+        Of the gene scores; the network uses ``learning_rate`` of the training. Ours.
+    min_cells
+        Genes seen in fewer training cells are not usable.
+    """
+
+    n_genes: int = 64
+    relaxation: Relaxation = "softsort"
+    tau_start: float = 1.0
+    tau_end: float = 0.05
+    start_genes: int | None = None
+    shrink_until: float = 0.5
+    noise_start: float = 0.3
+    noise_end: float = 0.0
+    noise_until: float = 0.7
+    hidden: tuple[int, ...] = (128, 128)
+    dropout: float = 0.1
+    transform: Transform = "log1p"
+    class_weights: str | None = "balanced"
+    score_learning_rate: float = 0.03
+    min_cells: int = 1
+
+    def __post_init__(self) -> None:
+        if self.n_genes < 1:
+            raise ConfigError(f"n_genes is {self.n_genes}: a panel needs at least 1 gene")
+        if self.start_genes is not None and self.start_genes < self.n_genes:
+            raise ConfigError(
+                f"start_genes is {self.start_genes}, below n_genes = {self.n_genes}: the subset "
+                "can only shrink"
+            )
+        for name in ("tau_start", "tau_end", "score_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be above 0")
+        for name in ("shrink_until", "noise_until"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it is a share, 0 to 1")
+        if self.noise_start < 0 or self.noise_end < 0:
+            raise ConfigError("noise_start and noise_end are scales: they must be 0 or more")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ConfigError(f"hidden is {self.hidden}: give the width of at least one layer")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}: it must be at least 0 and below 1")
+        for name, options in {
+            "relaxation": ("softsort", "neuralsort", "softmax"),
+            "transform": ("log1p", "binary", "lognorm"),
+            "class_weights": ("balanced", None),
+        }.items():
+            if getattr(self, name) not in options:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; {closest(str(getattr(self, name)), options)}"
+                )
+
+
+def default_training(n_train: int) -> TrainConfig:
+    """Training settings for a number of cells: about 3,000 steps, in 20 to 400 epochs (ours)."""
+    batch_size = 128 if n_train >= 2000 else 64
+    epochs = round(3000 / math.ceil(n_train / batch_size))
+    return TrainConfig(
+        max_epochs=min(400, max(20, epochs)),
+        batch_size=batch_size,
+        learning_rate=1e-3,
+        weight_decay=1e-2,
+        max_grad_norm=1.0,
+        validate_every=5,
+    )
+
+
+class YOTO:
+    """Select a gene panel that predicts one or several labels, together with its predictor.
+
+    Parameters
+    ----------
+    adata
+        AnnData, path of an ``.h5ad`` file, or a `CellCollection` with labels. Never modified.
+    labels_key
+        obs column or columns to predict; cells may lack any of them.
+    n_genes
+        k, the size of the panel, forced genes included.
+    layer, library_key, unlabelled_category, label_kinds
+        As in `CellCollection.from_anndata`.
+    split
+        ``"stratified"`` (by the first categorical label), ``"random"``, ``"group"`` (no group of
+        `split_key`, such as a donor, in two parts), or a `Split`.
+    split_key
+        obs column of the groups.
+    fractions
+        Shares of cells to train, validate and test on. Genes are chosen on the training cells.
+    forced_genes, forbidden_genes
+        Names of genes always, never in the panel.
+    task_weights
+        Weight of each label's loss, 1 where not given.
+    seed
+        Of the split, the initial weights, the order of the cells and the noise.
+    config
+        Settings; keyword arguments override single ones.
+
+    Attributes
+    ----------
+    genes : list of str
+        The panel, best first (after training).
+    ranking : pandas.DataFrame
+        All genes by score.
+    history : History
+        One record per epoch and validation.
+    panel : Panel
+        The panel with its predictor (after training).
+    warnings : list of str
+        What the monitors of scores and task losses noticed.
+
+    Raises
+    ------
+    DataError, ConfigError
+        Naming what was found, where, how many and the remedy.
+    """
+
+    def __init__(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        labels_key: str | Sequence[str] | None = None,
+        n_genes: int | None = None,
+        *,
+        layer: str | None = None,
+        library_key: str | None = None,
+        unlabelled_category: str | None = None,
+        label_kinds: Mapping[str, Kind] | None = None,
+        split: How | Split = "stratified",
+        split_key: str | None = None,
+        fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+        forced_genes: Sequence[str] = (),
+        forbidden_genes: Sequence[str] = (),
+        task_weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+        config: YOTOConfig | None = None,
+        **overrides: Any,
+    ) -> None:
+        if n_genes is not None:
+            overrides["n_genes"] = n_genes
+        self.config = override(config or YOTOConfig(), **overrides)
+        self.seed = seed
+        if isinstance(adata, CellCollection):
+            self.cells = adata
+        else:
+            self.cells = CellCollection.from_anndata(
+                adata,
+                layer=layer,
+                labels_key=labels_key,
+                library_key=library_key,
+                unlabelled_category=unlabelled_category,
+                label_kinds=label_kinds,
+            )
+        if not self.cells.labels:
+            raise ConfigError(
+                f"labels_key names nothing to predict; {closest('', self.cells.obs.columns)}"
+            )
+        self.split = self._split(split, split_key, fractions)
+        self.tasks = self._tasks(dict(task_weights or {}))
+        self.summary = self.cells.summary(self.split.train)
+        self.forced, self.forbidden = self._bounds(forced_genes, forbidden_genes)
+        self.training = default_training(len(self.split.train))
+        self.history = History()
+        self.warnings: list[str] = []
+        self.module: YOTOModule | None = None
+        self.panel: Panel | None = None
+
+    # -- what is selected from, and for what -----------------------------------------------------
+
+    def _split(
+        self, split: How | Split, key: str | None, fractions: tuple[float, float, float]
+    ) -> Split:
+        if isinstance(split, Split):
+            return split
+        labels = next((v for v in self.cells.labels.values() if v.kind == "categorical"), None)
+        if split == "stratified" and labels is None:
+            split = "random"
+        groups = None
+        if split == "group":
+            if key is None:
+                raise ConfigError("split='group' needs split_key, the obs column of the groups")
+            obs = self.cells.obs
+            if key not in obs.columns:
+                raise DataError(f"obs has no column {key!r}; {closest(key, obs.columns)}")
+            groups = Labels.from_series(obs[key], key, kind="categorical")
+        return make_split(
+            self.cells.n_cells,
+            how=split,
+            fractions=fractions,
+            labels=labels if split == "stratified" else None,
+            groups=groups,
+            seed=self.seed,
+        )
+
+    def _tasks(self, weights: dict[str, float]) -> list[Task]:
+        for name, weight in weights.items():
+            if name not in self.cells.labels:
+                raise ConfigError(
+                    f"task_weights names {name!r}, no label; {closest(name, self.cells.labels)}"
+                )
+            if not 0 <= weight < math.inf:
+                raise ConfigError(f"the weight of task {name!r} is {weight}: 0 or more is needed")
+        balanced = self.config.class_weights == "balanced"
+        return [
+            Task.from_labels(
+                label, self.split.train, weight=weights.get(name, 1.0), balanced=balanced
+            )
+            for name, label in self.cells.labels.items()
+        ]
+
+    def _bounds(
+        self, forced: Sequence[str], forbidden: Sequence[str]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Gene indices that are always chosen, and never: told to be, or seen in too few cells."""
+        place = {gene: i for i, gene in enumerate(self.cells.genes)}
+        found: dict[str, list[int]] = {}
+        for what, names in (("forced", forced), ("forbidden", forbidden)):
+            absent = [name for name in names if name not in place]
+            if absent:
+                raise DataError(
+                    f"{len(absent)} of {len(names)} {what} genes are not in the data, first "
+                    f"{absent[0]!r}; {closest(absent[0], self.cells.genes)}"
+                )
+            found[what] = sorted({place[name] for name in names})
+        both = sorted(set(forced) & set(forbidden))
+        if both:
+            raise ConfigError(
+                f"{len(both)} genes are both forced and forbidden, first {both[0]!r}; take each "
+                "out of one list"
+            )
+        k = self.config.n_genes
+        if len(found["forced"]) > k:
+            raise ConfigError(
+                f"{len(found['forced'])} genes are forced, more than n_genes = {k}; raise n_genes "
+                "or force fewer"
+            )
+        rare = np.flatnonzero(self.summary.n_expressing < self.config.min_cells)
+        never = np.setdiff1d(np.union1d(rare, found["forbidden"]), found["forced"])
+        usable = self.cells.n_genes - len(never)
+        if k > usable:
+            raise ConfigError(
+                f"n_genes = {k:,} but only {usable:,} of {self.cells.n_genes:,} genes are usable: "
+                f"{len(found['forbidden']):,} are forbidden and {len(rare):,} are seen in fewer "
+                f"than {self.config.min_cells} training cells; lower n_genes"
+            )
+        return np.array(found["forced"], dtype=np.int64), never.astype(np.int64)
+
+    # -- training --------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        run_dir: str | Path | None = None,
+        resume: bool = False,
+        device: str | torch.device = "cpu",
+        **overrides: Any,
+    ) -> YOTO:
+        """Train; afterwards the panel and its predictor are there.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the training cells; by default about 3,000 steps' worth.
+        run_dir
+            Where to keep checkpoints and history.
+        resume
+            Continue the run in `run_dir`; the result is the same as had it never stopped.
+        device
+            Where to train.
+        **overrides
+            Settings of :class:`kernomics.train.TrainConfig`.
+        """
+        if max_epochs is not None:
+            overrides["max_epochs"] = max_epochs
+        overrides.setdefault("seed", self.seed)
+        self.training = override(self.training, **overrides)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.module = self._module().to(device)
+        sampler = Sampler(
+            self.split.train,
+            self.training.batch_size,
+            self.seed,
+            block_size=64 if self.cells.on_disk else 1,
+        )
+        module = self.module
+        self.history = fit(
+            module,
+            sampler,
+            self.cells.batch,
+            self.training,
+            run_dir=run_dir,
+            resume=resume,
+            validate=(lambda: self._validate(module)) if len(self.split.validation) else None,
+            optimizer_factory=self._optimizer,
+        )
+        self.panel = self._panel()
+        self.warnings = training_warnings(self.history, self.tasks)
+        for warning in self.warnings:
+            warnings.warn(warning, stacklevel=2)
+        return self
+
+    def _module(self) -> YOTOModule:
+        config = self.config
+        usable = self.cells.n_genes - len(self.forbidden)
+        start = 16 * config.n_genes if config.start_genes is None else config.start_genes
+        schedule = Schedule(
+            n_genes=config.n_genes,
+            start_genes=min(start, usable),
+            shrink_until=config.shrink_until,
+            tau=(config.tau_start, config.tau_end),
+            noise=(config.noise_start, config.noise_end),
+            noise_until=config.noise_until,
+        )
+        return YOTOModule(
+            self.cells.n_genes,
+            self.tasks,
+            config.hidden,
+            config.transform,
+            schedule,
+            relaxation=config.relaxation,
+            dropout=config.dropout,
+            seed=self.seed,
+            forced=self.forced.tolist(),
+            forbidden=self.forbidden.tolist(),
+        )
+
+    def _optimizer(self, module: nn.Module) -> Optimizer:
+        module = cast(YOTOModule, module)
+        rest = [*module.trunk.parameters(), *module.heads.parameters(), module.first.bias]
+        return RowAdamW(
+            [
+                {
+                    "params": [module.selector.scores],
+                    "lr": self.config.score_learning_rate,
+                    "weight_decay": 0.0,
+                },
+                {"params": [module.first.weight], "rows": lambda: module.first.touched},
+                {"params": rest},
+            ],
+            lr=self.training.learning_rate,
+            weight_decay=self.training.weight_decay,
+        )
+
+    def _validate(self, module: YOTOModule) -> dict[str, float]:
+        """Losses and scores of the panel as it would be now, on the validation cells."""
+        rows = self.split.validation
+        device = next(module.parameters()).device
+        losses: dict[str, float] = {}
+        found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
+        for start in range(0, len(rows), 4096):
+            cells = self.cells.batch(rows[start : start + 4096]).to(device)
+            for name, loss in module.task_losses(cells).items():
+                share = len(cells) / len(rows)
+                losses[name] = losses.get(name, 0.0) + float(loss) * share
+            for task, output in zip(self.tasks, module(cells), strict=True):
+                found[task.name].append(read_outputs(task, output))
+        for task in self.tasks:
+            truth = self.cells.labels[task.name].values[rows]
+            for name, value in score_task(task, truth, np.concatenate(found[task.name])).items():
+                if name in ("accuracy", "macro_f1", "r2"):
+                    losses[f"{name}/{task.name}"] = value
+        return losses
+
+    def _panel(self) -> Panel:
+        assert self.module is not None
+        module = self.module.cpu()
+        with torch.no_grad():
+            scores = module.selector.bounded_scores
+            chosen = module.selector(self.config.n_genes).indices
+            ranked = chosen[scores[chosen].argsort(descending=True, stable=True)]
+            network = module.panel_network(ranked)
+        return Panel(
+            network,
+            self.cells.genes[ranked.numpy()].tolist(),
+            self.cells.genes.tolist(),
+            scores.numpy(),
+            {
+                "version": __version__,
+                "seed": self.seed,
+                "config": dataclasses.asdict(self.config),
+                "training": dataclasses.asdict(self.training),
+                "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
+                "trained_on": {"cells": len(self.split.train), "genes": self.cells.n_genes},
+            },
+        )
+
+    # -- afterwards ------------------------------------------------------------------------------
+
+    @property
+    def trained(self) -> Panel:
+        """The panel.
+
+        Raises
+        ------
+        ConfigError
+            Before `train`.
+        """
+        if self.panel is None:
+            raise ConfigError("there is no panel yet; call train() first")
+        return self.panel
+
+    @property
+    def genes(self) -> list[str]:
+        """The panel, best first."""
+        return self.trained.genes
+
+    @property
+    def ranking(self) -> pd.DataFrame:
+        """All genes by score; see `Panel.ranking`."""
+        return self.trained.ranking
+
+    def test_metrics(self) -> dict[str, dict[str, float]]:
+        """Score the panel's own predictor on the test cells, per label.
+
+        Raises
+        ------
+        ConfigError
+            Before `train`, or when the split has no test cells.
+        """
+        if not len(self.split.test):
+            raise ConfigError("the split has no test cells; give fractions a third share above 0")
+        outputs = self.trained.outputs(self.cells, self.split.test)
+        return {
+            task.name: score_task(
+                task, self.cells.labels[task.name].values[self.split.test], outputs[task.name]
+            )
+            for task in self.tasks
+        }
+
+    def predict(
+        self, adata: AnnData | str | Path | CellCollection, *, layer: str | None = None
+    ) -> pd.DataFrame:
+        """Predict the labels of other cells; see `Panel.predict`."""
+        return self.trained.predict(adata, layer=layer)
+
+    def save(self, path: str | Path) -> None:
+        """Save the panel and its predictor; see `Panel.save`."""
+        self.trained.save(path)
+
+    @staticmethod
+    def load(path: str | Path) -> Panel:
+        """Load a saved panel, which predicts and evaluates; see `Panel.load`."""
+        return Panel.load(path)

@@ -1,0 +1,194 @@
+"""RowAdamW is AdamW on the rows that a step touches, and leaves the others alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from kernomics.errors import ConfigError
+from kernomics.train import RowAdamW, load_checkpoint, named_groups, save_checkpoint
+
+KWARGS: dict[str, Any] = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}
+
+
+def parameter(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
+    generator = torch.Generator().manual_seed(4)
+    return nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype))
+
+
+def gradients(steps: int, *shape: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(shape, generator=generator, dtype=dtype) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(7,), (5, 3), (4, 2, 3)])
+@pytest.mark.parametrize("how", ["ordinary", "all rows by None", "all rows by index"])
+def test_when_all_rows_are_touched_it_is_adamw(
+    how: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    ours, theirs = parameter(*shape, dtype=dtype), parameter(*shape, dtype=dtype)
+    rows = {
+        "ordinary": None,
+        "all rows by None": lambda: None,
+        "all rows by index": lambda: torch.arange(shape[0]).flip(0),
+    }[how]
+    optimizer = RowAdamW([{"params": [ours], "rows": rows}], **KWARGS)
+    reference = torch.optim.AdamW([theirs], **KWARGS)
+    for gradient in gradients(60, *shape, dtype=dtype):
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        reference.step()
+    ulp = torch.finfo(dtype).eps
+    torch.testing.assert_close(ours, theirs, rtol=4 * ulp, atol=4 * ulp)
+    for name in ("exp_avg", "exp_avg_sq"):
+        torch.testing.assert_close(
+            optimizer.state[ours][name], reference.state[theirs][name], rtol=4 * ulp, atol=ulp
+        )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sets(st.integers(0, 5)), min_size=1, max_size=12))
+def test_each_row_is_adamw_over_the_steps_that_touched_it(touched: list[set[int]]) -> None:
+    param = parameter(6, 3)
+    rows: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
+    optimizer = RowAdamW([{"params": [param], "rows": lambda: rows[0]}], **KWARGS)
+    alone = [nn.Parameter(row.detach().clone()) for row in param]
+    references = [torch.optim.AdamW([row], **KWARGS) for row in alone]
+    for chosen, gradient in zip(touched, gradients(len(touched), 6, 3), strict=True):
+        before = param.detach().clone()
+        rows[0] = torch.tensor(sorted(chosen), dtype=torch.int64)
+        # Untouched rows may even have a gradient, and it must not matter.
+        param.grad = gradient
+        optimizer.step()
+        for i in range(6):
+            if i in chosen:
+                alone[i].grad = gradient[i].clone()
+                references[i].step()
+            else:
+                assert torch.equal(param[i], before[i])
+    torch.testing.assert_close(param, torch.stack(list(alone)), rtol=5e-7, atol=5e-7)
+
+
+def test_moments_and_counts_of_untouched_rows_stay_to_the_bit() -> None:
+    param = parameter(4, 2)
+    rows = [torch.tensor([0, 1, 2, 3])]
+    optimizer = RowAdamW([{"params": [param], "rows": lambda: rows[0]}], **KWARGS)
+    first, second = gradients(2, 4, 2)
+    param.grad = first
+    optimizer.step()
+    before = {name: value.clone() for name, value in optimizer.state[param].items()}
+    rows[0] = torch.tensor([2])
+    param.grad = second
+    optimizer.step()
+    others = torch.tensor([0, 1, 3])
+    for name, value in optimizer.state[param].items():
+        assert torch.equal(value[others], before[name][others]), name
+        assert not torch.equal(value[2], before[name][2]), name
+    assert optimizer.state[param]["step"].tolist() == [1, 1, 2, 1]
+
+
+def test_row_given_twice_is_updated_once() -> None:
+    once, twice = parameter(3, 2), parameter(3, 2)
+    for param, rows in ((once, [1]), (twice, [1, 1])):
+        optimizer = RowAdamW([{"params": [param], "rows": lambda r=rows: torch.tensor(r)}])
+        param.grad = gradients(1, 3, 2)[0]
+        optimizer.step()
+    assert torch.equal(once, twice)
+
+
+def test_parameter_without_gradient_is_left_out() -> None:
+    param = parameter(3, 2)
+    before = param.detach().clone()
+    optimizer = RowAdamW([{"params": [param], "rows": lambda: None}], **KWARGS)
+    optimizer.step()
+    assert torch.equal(param, before)
+    assert not optimizer.state
+
+
+def test_closure_is_evaluated_with_gradients() -> None:
+    param = parameter(3)
+    optimizer = RowAdamW([param])
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = param.square().sum()
+        loss.backward()
+        return loss.item()
+
+    expected = float(param.detach().square().sum())
+    assert optimizer.step(closure) == pytest.approx(expected)
+    assert float(param.detach().square().sum()) < expected
+
+
+def test_state_comes_back_from_a_checkpoint_and_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    chosen = [torch.tensor(c) for c in ([0, 2], [1], [2, 3], [0, 1, 2, 3], [3])]
+    steps = gradients(len(chosen), 4, 2)
+
+    def make(param: nn.Parameter, bias: nn.Parameter, rows: list[Tensor]) -> RowAdamW:
+        groups = [{"params": [param], "rows": lambda: rows[0]}, {"params": [bias]}]
+        return RowAdamW(groups, **KWARGS)
+
+    def advance(pair: tuple[nn.Parameter, nn.Parameter], rows: list[Tensor],
+                optimizer: RowAdamW, part: slice) -> None:  # fmt: skip
+        for indices, gradient in zip(chosen[part], steps[part], strict=True):
+            rows[0] = indices
+            pair[0].grad, pair[1].grad = gradient.clone(), gradient.sum(0)
+            optimizer.step()
+
+    whole, rows = (parameter(4, 2), parameter(2)), [torch.empty(0)]
+    optimizer = make(*whole, rows)
+    advance(whole, rows, optimizer, slice(0, 3))
+    half = tuple(nn.Parameter(p.detach().clone()) for p in whole)
+    save_checkpoint(tmp_path, 3, {"optimizer": optimizer.state_dict()})
+    advance(whole, rows, optimizer, slice(3, None))
+
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert "rows" not in checkpoint.parts["optimizer"]["param_groups"][0]
+    again_rows = [torch.empty(0)]
+    again = make(half[0], half[1], again_rows)
+    again.load_state_dict(checkpoint.parts["optimizer"])
+    advance((half[0], half[1]), again_rows, again, slice(3, None))
+    for one, other in zip(whole, half, strict=True):
+        assert torch.equal(one, other)
+        for name, value in optimizer.state[one].items():
+            assert torch.equal(value, again.state[other][name]), name
+            assert value.dtype == again.state[other][name].dtype
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(ConfigError, match="lr is -1"):
+        RowAdamW([parameter(2)], lr=-1.0)
+    with pytest.raises(ConfigError, match="betas are"):
+        RowAdamW([parameter(2)], betas=(0.9, 1.0))
+    with pytest.raises(ConfigError, match="a scalar, which has no rows"):
+        RowAdamW([{"params": [parameter()], "rows": lambda: None}])
+    param = parameter(3, 2)
+    param.grad = torch.ones(3, 2)
+    for wrong in (torch.tensor([0], dtype=torch.int32), torch.ones(3, dtype=torch.bool),
+                  torch.zeros(1, 1, dtype=torch.int64)):  # fmt: skip
+        optimizer = RowAdamW([{"params": [param], "rows": lambda w=wrong: w}])
+        with pytest.raises(ConfigError, match="must return int64 indices"):
+            optimizer.step()
+    param.grad = torch.ones(3, 2).to_sparse()
+    with pytest.raises(ConfigError, match="dense gradients only"):
+        RowAdamW([param]).step()
+
+
+def test_named_groups_put_every_trainable_parameter_in_one_group() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    module[1].bias.requires_grad_(False)
+    groups = named_groups(module, [("0.weight", lambda: None)], lr=0.1)
+    optimizer = RowAdamW(groups)
+    sizes = [[tuple(p.shape) for p in group["params"]] for group in optimizer.param_groups]
+    assert sizes == [[(3,), (1, 3)], [(3, 2)]]
+    assert [group["rows"] is None for group in optimizer.param_groups] == [True, False]
+    with pytest.raises(ConfigError, match=r"no trainable parameter '1.bias'"):
+        named_groups(module, [("1.bias", lambda: None)])
