@@ -9,10 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc python -type f -not -name '*.so' -not -path '*/__pycache__/*')
-# The extension modules see every thread the machine offers; so do torch and BLAS.
 DEMO_RUN := runs/demo
 
-.PHONY: demo test test-all bench lint format inplace clean
+.PHONY: demo test test-all test-environment bench lint format inplace clean
 
 demo: $(VENV)/.installed
 	$(BIN)/kernomics demo --out $(DEMO_RUN) --overwrite
@@ -22,6 +21,8 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.test
 	$(BIN)/pytest tests
+
+test-environment: $(VENV)/.test
 
 bench: $(VENV)/.test
 	for file in bench/bench_*.py; do $(BIN)/python $$file --record || exit 1; done

@@ -53,6 +53,60 @@ void gumbel_topk_relaxed_py(Address y, Address indices, int64_t rows, int64_t ge
                          relaxation, at<T>(gamma), threads);
 }
 
+template <typename T>
+LinearArgs<T> linear_args(Address values, Address indptr, Address columns, bool wide_columns,
+                          int64_t stored, int64_t row_stride, int64_t column_stride, int64_t rows,
+                          int64_t genes, Address mask, Address chosen, int64_t k, Address reached,
+                          int64_t reach, Address weight, int64_t weight_stride, int64_t outputs,
+                          int threads) {
+  return {{at<const T>(values), at<const int64_t>(indptr), at<const void>(columns), wide_columns,
+           stored, row_stride, column_stride, rows, genes},
+          at<const T>(mask),
+          at<const int64_t>(chosen),
+          k,
+          at<const int64_t>(reached),
+          reach,
+          at<const T>(weight),
+          weight_stride,
+          outputs,
+          threads};
+}
+
+template <typename T>
+py::tuple masked_linear_forward_py(Address values, Address indptr, Address columns,
+                                   bool wide_columns, int64_t stored, int64_t row_stride,
+                                   int64_t column_stride, int64_t rows, int64_t genes, Address mask,
+                                   Address chosen, int64_t k, Address reached, int64_t reach,
+                                   Address weight, int64_t weight_stride, int64_t outputs,
+                                   int threads, Address bias, Address y) {
+  LinearReport report;
+  {
+    py::gil_scoped_release release;
+    report = masked_linear_forward<T>(
+        linear_args<T>(values, indptr, columns, wide_columns, stored, row_stride, column_stride,
+                       rows, genes, mask, chosen, k, reached, reach, weight, weight_stride, outputs,
+                       threads),
+        at<const T>(bias), at<T>(y));
+  }
+  return py::make_tuple(report.fault, report.row, report.position, report.value, report.count);
+}
+
+template <typename T>
+void masked_linear_backward_py(Address values, Address indptr, Address columns, bool wide_columns,
+                               int64_t stored, int64_t row_stride, int64_t column_stride,
+                               int64_t rows, int64_t genes, Address mask, Address chosen, int64_t k,
+                               Address reached, int64_t reach, Address weight,
+                               int64_t weight_stride, int64_t outputs, int threads, Address delta,
+                               int64_t delta_stride, Address grad_mask, Address grad_weight,
+                               Address grad_bias) {
+  py::gil_scoped_release release;
+  masked_linear_backward<T>(
+      linear_args<T>(values, indptr, columns, wide_columns, stored, row_stride, column_stride, rows,
+                     genes, mask, chosen, k, reached, reach, weight, weight_stride, outputs,
+                     threads),
+      {at<const T>(delta), delta_stride, at<T>(grad_mask), at<T>(grad_weight), at<T>(grad_bias)});
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -63,6 +117,10 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("gumbel_topk_backward_f64", &gumbel_topk_backward_py<double>);
   m.def("gumbel_topk_relaxed_f32", &gumbel_topk_relaxed_py<float>);
   m.def("gumbel_topk_relaxed_f64", &gumbel_topk_relaxed_py<double>);
+  m.def("masked_linear_forward_f32", &masked_linear_forward_py<float>);
+  m.def("masked_linear_forward_f64", &masked_linear_forward_py<double>);
+  m.def("masked_linear_backward_f32", &masked_linear_backward_py<float>);
+  m.def("masked_linear_backward_f64", &masked_linear_backward_py<double>);
   m.attr("__version__") = KERNOMICS_VERSION;
   m.attr("compiler") = KERNOMICS_COMPILER;
 }

@@ -34,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         reasons["gpu"] = "needs kernomics._cuda; build with KERNOMICS_CUDA=ON"
     if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
         reasons["browser"] = "needs chromium and chromedriver on the PATH"
+        if os.environ.get("KERNOMICS_REQUIRE_BROWSER"):
+            raise pytest.UsageError(f"the report test {reasons['browser']}, and it is required")
     for item in items:
         for mark, reason in reasons.items():
             if mark in item.keywords:

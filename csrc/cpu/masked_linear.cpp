@@ -27,9 +27,9 @@ namespace kernomics {
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kTileBytes = int64_t(1) << 17;  // rows of W that stay in a core's L2 cache
-constexpr int64_t kMaxTile = int64_t(1) << 15;    // genes
-constexpr int64_t kEntriesPerVisit = 8;           // non-zeros worth a visit of a cell in a tile
+constexpr int64_t kTileBytes = int64_t(1) << 17;   // rows of W that stay in a core's L2 cache
+constexpr int64_t kMaxTile = int64_t(1) << 15;     // genes
+constexpr int64_t kEntriesPerVisit = 8;            // non-zeros worth a visit of a cell in a tile
 constexpr int64_t kSerialWork = int64_t(1) << 14;  // too little to wake other threads for
 
 enum Flag : uint8_t { kChosen = 1, kReached = 2 };
@@ -111,8 +111,7 @@ template <typename T>
 KN_INLINE LinearReport forward_row_impl(const LinearArgs<T>& a, const uint8_t* flags, int64_t b,
                                         T* y) {
   if (a.x.indptr == nullptr)
-    return y == nullptr ? LinearReport{}
-                        : forward_dense_row(a, a.x.values + b * a.x.row_stride, y);
+    return y == nullptr ? LinearReport{} : forward_dense_row(a, a.x.values + b * a.x.row_stride, y);
   return a.x.wide_columns ? forward_csr_row<T, int64_t>(a, flags, a.x.indptr + b, y)
                           : forward_csr_row<T, int32_t>(a, flags, a.x.indptr + b, y);
 }
@@ -267,8 +266,7 @@ KN_INLINE T sum_lanes(const T* lanes) {
 
 template <typename T>
 KN_INLINE void tile_impl(const LinearArgs<T>& a, const LinearGradients<T>& g, const uint8_t* flags,
-                         uint8_t wanted, int64_t begin, int64_t end, bool busy,
-                         TileScratch<T>& s) {
+                         uint8_t wanted, int64_t begin, int64_t end, bool busy, TileScratch<T>& s) {
   if (g.weight != nullptr)
     std::memset(g.weight + begin * a.outputs, 0, (end - begin) * a.outputs * sizeof(T));
   if (g.mask != nullptr) std::memset(g.mask + begin, 0, (end - begin) * sizeof(T));
@@ -316,7 +314,7 @@ int64_t tile_genes(const LinearArgs<T>& a) {
   const int64_t row_bytes = a.outputs * static_cast<int64_t>(sizeof(T));
   int64_t tile = kTileBytes / std::max<int64_t>(1, row_bytes);
   if (a.x.indptr != nullptr)
-    tile = std::max(tile, kEntriesPerVisit * a.x.rows * (a.x.genes / (a.x.stored + 1) + 1));
+    tile = std::max(tile, kEntriesPerVisit * a.x.rows * a.x.genes / (a.x.stored + 1));
   tile = std::min({tile, kMaxTile, (a.x.genes + 4 * a.threads - 1) / (4 * a.threads)});
   return std::max<int64_t>(tile, kLanes);
 }
