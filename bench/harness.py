@@ -26,9 +26,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import machine
 import numpy as np
 import torch
+
+import machine
 
 Call = Callable[[], Any]
 HERE = Path(__file__).resolve().parent
@@ -129,7 +130,7 @@ def _host_sampler(call: Call) -> Call:
 
 def _device_sampler(calls: list[Call], graph: bool) -> Call:
     """Time all calls, one per input set, by events around a graph's replay (or their launches)."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for call in calls[:3]:
@@ -146,14 +147,14 @@ def _device_sampler(calls: list[Call], graph: bool) -> Call:
             launch()
         launch = captured.replay
     launch()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def sample() -> float:
-        start.record()  # type: ignore[no-untyped-call]
+        start.record()
         launch()
-        end.record()  # type: ignore[no-untyped-call]
-        end.synchronize()  # type: ignore[no-untyped-call]
-        return float(start.elapsed_time(end)) * 1e-3 / len(calls)  # type: ignore[no-untyped-call]
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) * 1e-3 / len(calls)
 
     return sample
 
@@ -265,7 +266,7 @@ def _verdict(record: dict[str, Any]) -> str:
     return ", ".join(f"{aim}: {'reached' if met else 'MISSED'}" for met, aim in checks)
 
 
-def print_table(records: list[dict[str, Any]]) -> None:
+def print_table(records: list[dict[str, Any]], verdicts: bool = True) -> None:
     """Print records as a short table, one block per case."""
     case = None
     for r in records:
@@ -278,7 +279,7 @@ def print_table(records: list[dict[str, Any]]) -> None:
             f"  {r['provider']:<28}{1e3 * r['median_s']:>11.4g} ms"
             f"  [{1e3 * r['p20_s']:.4g}, {1e3 * r['p80_s']:.4g}]"
             f"{r['times_first']:>10.2f} x{r['gb_per_s']:>9.1f} GB/s"
-            f"{r['share_of_floor']:>8.1%}{peak}  {_verdict(r)}"
+            f"{r['share_of_floor']:>8.1%}{peak}  {_verdict(r) if verdicts else ''}"
         )
 
 
@@ -379,7 +380,7 @@ def main(op: str, cases: Cases) -> None:
             runs = [json.loads(p.read_text()) for p in sorted(Path(folder).iterdir())]
         memory = _memory(args, chosen, device)
     records = [r for case in chosen for r in records_of(op, case, runs, memory[case.name])]
-    print_table(records)
+    print_table(records, verdicts=not args.smoke)
     if args.record:
         about = machine.describe(device) | {
             "threads": args.threads,

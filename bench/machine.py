@@ -87,6 +87,12 @@ def _seconds(call: Callable[[], Any], device: torch.device, repeats: int = 7) ->
     return median(taken)
 
 
+def _copy(n: int, device: torch.device) -> Callable[[], Any]:
+    source = torch.rand(n, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
 def measured_rates(device: torch.device, smoke: bool) -> dict[str, float]:
     """Measure this machine's two ceilings now.
 
@@ -98,10 +104,7 @@ def measured_rates(device: torch.device, smoke: bool) -> dict[str, float]:
     """
     cuda = device.type == "cuda"
     n = 2**20 if smoke else (2**30 if cuda else 2**26)  # float32 numbers
-    source = torch.rand(n, device=device)
-    target = torch.empty_like(source)
-    copy = 2 * 4 * n / _seconds(lambda: target.copy_(source), device)
-    del source, target
+    copy = 2 * 4 * n / _seconds(_copy(n, device), device)
     side = 256 if smoke else (8192 if cuda else 2048)
     dtype = torch.bfloat16 if cuda else torch.float32
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))

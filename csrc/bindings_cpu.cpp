@@ -2,6 +2,8 @@
 // in python/kernomics/ops; nothing here knows of torch. Every call releases the GIL.
 #include <pybind11/pybind11.h>
 
+#include "common/math.h"
+#include "common/philox.h"
 #include "cpu/kernels.h"
 
 namespace py = pybind11;
@@ -107,6 +109,17 @@ void masked_linear_backward_py(Address values, Address indptr, Address columns, 
       {at<const T>(delta), delta_stride, at<T>(grad_mask), at<T>(grad_weight), at<T>(grad_bias)});
 }
 
+// For the tests: one counter's words, and the noise of given words, compiled without clones.
+py::tuple philox4x32_10_py(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0,
+                           uint32_t k1) {
+  const PhiloxCounter out = philox4x32_10({c0, c1, c2, c3}, {k0, k1});
+  return py::make_tuple(out.c0, out.c1, out.c2, out.c3);
+}
+
+void gumbel_py(Address words, int64_t count, Address noise) {
+  for (int64_t i = 0; i < count; ++i) at<float>(noise)[i] = gumbel(at<const uint32_t>(words)[i]);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -121,6 +134,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("masked_linear_forward_f64", &masked_linear_forward_py<double>);
   m.def("masked_linear_backward_f32", &masked_linear_backward_py<float>);
   m.def("masked_linear_backward_f64", &masked_linear_backward_py<double>);
+  m.def("philox4x32_10", &philox4x32_10_py);
+  m.def("gumbel", &gumbel_py);
   m.attr("__version__") = KERNOMICS_VERSION;
   m.attr("compiler") = KERNOMICS_COMPILER;
 }

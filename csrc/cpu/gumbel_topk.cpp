@@ -2,20 +2,22 @@
 // the gradient of a relaxed mask (relaxation.h).
 //
 // Forward, one row at a time while it is in cache: Philox and Gumbel in blocks of 256 columns,
-// a bound from group maxima, one compaction sweep, selection among the survivors (topk.h).
-// Bytes: R·G·T read, 2·R·G·T written (y and mask). About 60 vector instructions per 16 genes for
-// the noise, so arithmetic bounds it: about 1.2 ns a gene and thread with AVX-512.
+// which also yield group maxima; a bound from these, one compaction sweep, selection among the
+// survivors (topk.h). Bytes: R·G·T read, 2·R·G·T written (y and mask). About 60 vector instructions
+// per 16 genes for the noise, so arithmetic bounds it: about 1.2 ns a gene and thread with AVX-512.
 // Threads share rows, or column blocks of the noise when there are fewer rows than threads; no
 // result depends on how many there are.
 #include <omp.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "../common/math.h"
 #include "clones.h"
 #include "kernels.h"
+#include "lanes.h"
 #include "pages.h"
 #include "philox_block.h"
 #include "relaxation.h"
@@ -25,65 +27,82 @@ namespace kernomics {
 namespace {
 
 constexpr int64_t kTask = 32 * kNoiseColumns;  // columns one thread perturbs at a time
+static_assert(kNoiseColumns == kChunk, "one block of noise yields one set of group maxima");
+
+// The 16 group maxima of a block of up to 256 columns, and whether all its values are finite (x − x
+// is 0 for these alone).
+template <typename T>
+inline __attribute__((always_inline)) bool maxima_of_block(const T* y, int64_t count, T* maxima) {
+  Lanes<T> best = Lanes<T>{} - std::numeric_limits<T>::infinity(), odd = {}, v;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    load(y + i, v);
+    best = best > v ? best : v;
+    odd += v - v;
+  }
+  for (int64_t l = 0; i < count; ++i, ++l) {
+    best[l] = best[l] > y[i] ? best[l] : y[i];
+    odd[l] += y[i] - y[i];
+  }
+  std::memcpy(maxima, &best, sizeof best);
+  return total(odd) == 0.0;
+}
 
 template <typename T>
 inline __attribute__((always_inline)) void add_gumbel(const T* scores, const uint32_t* words,
-                                                      int64_t count, T scale, T* y) {
+                                                      int64_t count, T scale, T* __restrict__ y) {
   for (int64_t i = 0; i < count; ++i) y[i] = scores[i] + scale * static_cast<T>(gumbel(words[i]));
 }
 
 template <typename T>
-inline __attribute__((always_inline)) void perturb_impl(const T* scores, int64_t begin, int64_t end,
+inline __attribute__((always_inline)) bool perturb_impl(const T* scores, int64_t begin, int64_t end,
                                                         T scale, PhiloxKey key, PhiloxCounter row,
-                                                        T* __restrict__ y) {
+                                                        T* y, T* maxima) {
   alignas(64) uint32_t words[kNoiseColumns];
+  bool finite = true;
   for (int64_t base = begin; base < end; base += kNoiseColumns) {
-    philox_block(key, row, static_cast<uint32_t>(base / 4), words);
-    if (end - base >= kNoiseColumns)  // a constant count vectorises without a remainder
-      add_gumbel(scores + base, words, kNoiseColumns, scale, y + base);
-    else
-      add_gumbel(scores + base, words, end - base, scale, y + base);
+    T* best = maxima + base / kNoiseColumns * kLanes;
+    const int64_t count = std::min(kNoiseColumns, end - base);
+    if (scale == T(0)) {
+      std::copy(scores + base, scores + base + count, y + base);
+    } else {
+      philox_block(key, row, static_cast<uint32_t>(base / 4), words);
+      if (count == kNoiseColumns)  // a constant count vectorises without a remainder
+        add_gumbel(scores + base, words, kNoiseColumns, scale, y + base);
+      else
+        add_gumbel(scores + base, words, count, scale, y + base);
+    }
+    finite = maxima_of_block(y + base, count, best) && finite;
   }
+  return finite;
 }
 
-// Columns [begin, end) of a row; begin is a multiple of 256.
-KN_CLONES void perturb(const float* scores, int64_t begin, int64_t end, float scale, PhiloxKey key,
-                       PhiloxCounter row, float* y) {
-  perturb_impl(scores, begin, end, scale, key, row, y);
+// Columns [begin, end) of a row, begin a multiple of 256; `maxima` are those of the whole row.
+// Returns whether all values are finite.
+KN_CLONES bool perturb(const float* scores, int64_t begin, int64_t end, float scale, PhiloxKey key,
+                       PhiloxCounter row, float* y, float* maxima) {
+  return perturb_impl(scores, begin, end, scale, key, row, y, maxima);
 }
-KN_CLONES void perturb(const double* scores, int64_t begin, int64_t end, double scale,
-                       PhiloxKey key, PhiloxCounter row, double* y) {
-  perturb_impl(scores, begin, end, scale, key, row, y);
+KN_CLONES bool perturb(const double* scores, int64_t begin, int64_t end, double scale,
+                       PhiloxKey key, PhiloxCounter row, double* y, double* maxima) {
+  return perturb_impl(scores, begin, end, scale, key, row, y, maxima);
 }
 
 struct RowCensus {
   int64_t nan, forced, forbidden;
 };
 
-// Infinite and NaN scores are rare: x − x sums to 0 unless there is one, and only then they are
-// counted.
 template <typename T>
-inline __attribute__((always_inline)) RowCensus census_impl(const T* y, int64_t n) {
+RowCensus census(const T* y, int64_t n) {
   constexpr T inf = std::numeric_limits<T>::infinity();
-  T lane[kLanes] = {};
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes)
-    for (int64_t l = 0; l < kLanes; ++l) lane[l] += y[j + l] - y[j + l];
-  for (; j < n; ++j) lane[0] += y[j] - y[j];
-  bool finite = true;
-  for (int64_t l = 0; l < kLanes; ++l) finite = finite && lane[l] == T(0);
   RowCensus c{0, 0, 0};
-  if (finite) return c;
-  for (j = 0; j < n; ++j) {
+  for (int64_t j = 0; j < n; ++j) {
     c.nan += y[j] != y[j] ? 1 : 0;
     c.forced += y[j] == inf ? 1 : 0;
     c.forbidden += y[j] == -inf ? 1 : 0;
   }
   return c;
 }
-
-KN_CLONES RowCensus census(const float* y, int64_t n) { return census_impl(y, n); }
-KN_CLONES RowCensus census(const double* y, int64_t n) { return census_impl(y, n); }
 
 template <typename T>
 RowReport check_row(const T* y, int64_t row, int64_t n, int64_t k, const RowCensus& c) {
@@ -97,50 +116,50 @@ RowReport check_row(const T* y, int64_t row, int64_t n, int64_t k, const RowCens
   return {};
 }
 
-// The finite winners of a row; `finite` is their storage.
+// The finite winners of a row, whose storage is `finite`, and what else the relaxations need. Only
+// NeuralSort asks how many genes are finite.
 template <typename T>
-RowProblem<T> row_problem(const T* y, int64_t genes, const int64_t* indices, int64_t k,
-                          const RowCensus& c, double tau, std::vector<int64_t>& finite) {
+RowProblem<T> row_problem(const T* y, int64_t genes, const int64_t* indices, int64_t k, double tau,
+                          int relaxation, std::vector<int64_t>& finite) {
   finite.clear();
   for (int64_t i = 0; i < k; ++i)
     if (!std::isinf(y[indices[i]])) finite.push_back(indices[i]);
-  return {y, genes, finite.data(), k - c.forced, genes - c.forced - c.forbidden, c.forced, tau};
+  const int64_t chosen = static_cast<int64_t>(finite.size());
+  int64_t n = genes;
+  if (relaxation == kNeuralSort)
+    n -= std::count_if(y, y + genes, [](T v) { return std::isinf(v); });
+  return {y, genes, finite.data(), chosen, n, k - chosen, tau};
 }
 
 template <typename T>
 struct RowScratch {
   RelaxationScratch<T> relaxation;
-  std::vector<T> y;
+  std::vector<T> y, maxima;
   std::vector<int64_t> finite;
 };
 
-// Calls body(row, scratch) for every row, on up to `threads` threads.
+// Calls body(row, scratch) for every row, on up to `threads` threads. Each thread keeps its
+// scratch, some 30 bytes a gene: fresh memory at every call would cost more than a short call's
+// arithmetic.
 template <typename T, typename Body>
 void for_each_row(int64_t rows, int threads, Body body) {
+  thread_local RowScratch<T> scratch;
   const int team = static_cast<int>(std::min<int64_t>(threads, rows));
   if (team <= 1) {
-    RowScratch<T> scratch;
     for (int64_t r = 0; r < rows; ++r) body(r, scratch);
     return;
   }
-#pragma omp parallel num_threads(team)
-  {
-    RowScratch<T> scratch;
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < rows; ++r) body(r, scratch);
-  }
+#pragma omp parallel for num_threads(team) schedule(static)
+  for (int64_t r = 0; r < rows; ++r) body(r, scratch);
 }
 
 template <typename T>
-void perturb_row(const GumbelTopkArgs<T>& a, int64_t r, int64_t begin, int64_t end, T* y) {
-  const T* scores = a.scores + r * a.row_stride;
-  if (a.noise_scale == 0) {
-    std::copy(scores + begin, scores + end, y + begin);
-    return;
-  }
+bool perturb_row(const GumbelTopkArgs<T>& a, int64_t r, int64_t begin, int64_t end, T* y,
+                 T* maxima) {
   const int64_t id = a.noise.row_ids == nullptr ? r : a.noise.row_ids[r];
-  perturb(scores, begin, end, static_cast<T>(a.noise_scale), philox_key(a.noise.seed),
-          philox_row_counter(id, a.noise.stream, a.noise.step), y);
+  return perturb(a.scores + r * a.row_stride, begin, end, static_cast<T>(a.noise_scale),
+                 philox_key(a.noise.seed), philox_row_counter(id, a.noise.stream, a.noise.step), y,
+                 maxima);
 }
 
 }  // namespace
@@ -153,18 +172,26 @@ RowReport gumbel_topk_forward(const GumbelTopkArgs<T>& a) {
   if (a.y != nullptr) prefer_huge_pages(a.y, bytes);
   // Few rows: share their columns among the threads first, into the kept y.
   const bool by_columns = a.rows < a.threads && a.y != nullptr && a.genes >= 2 * kTask;
+  const int64_t groups = group_count(a.genes), tasks = (a.genes + kTask - 1) / kTask;
+  std::vector<T> shared_maxima(by_columns ? a.rows * groups : 0);
+  std::vector<uint8_t> task_finite(by_columns ? a.rows * tasks : 0);
   if (by_columns) {
-    const int64_t tasks = (a.genes + kTask - 1) / kTask;
 #pragma omp parallel for num_threads(a.threads) collapse(2) schedule(static)
     for (int64_t r = 0; r < a.rows; ++r)
       for (int64_t t = 0; t < tasks; ++t)
-        perturb_row(a, r, t * kTask, std::min(a.genes, (t + 1) * kTask), a.y + r * a.genes);
+        task_finite[r * tasks + t] =
+            perturb_row(a, r, t * kTask, std::min(a.genes, (t + 1) * kTask), a.y + r * a.genes,
+                        shared_maxima.data() + r * groups);
   }
   for_each_row<T>(a.rows, a.threads, [&](int64_t r, RowScratch<T>& s) {
     s.y.resize(a.y == nullptr ? a.genes : 0);
+    s.maxima.resize(by_columns ? 0 : groups);
     T* y = a.y == nullptr ? s.y.data() : a.y + r * a.genes;
-    if (!by_columns) perturb_row(a, r, 0, a.genes, y);
-    const RowCensus c = census(y, a.genes);
+    T* maxima = by_columns ? shared_maxima.data() + r * groups : s.maxima.data();
+    const auto* flags = task_finite.data() + r * tasks;
+    const bool finite = by_columns ? std::all_of(flags, flags + tasks, [](uint8_t f) { return f; })
+                                   : perturb_row(a, r, 0, a.genes, y, maxima);
+    const RowCensus c = finite ? RowCensus{0, 0, 0} : census(y, a.genes);
     const RowReport found = check_row(y, r, a.genes, a.k, c);
     if (found.fault != kRowFine) {
 #pragma omp critical
@@ -172,13 +199,13 @@ RowReport gumbel_topk_forward(const GumbelTopkArgs<T>& a) {
       return;
     }
     int64_t* indices = a.indices + r * a.k;
-    select_topk(y, a.genes, a.k, indices, s.relaxation.topk);
+    select_topk(y, a.genes, a.k, maxima, indices, s.relaxation.topk);
     T* mask = a.mask + r * a.genes;
     std::fill(mask, mask + a.genes, T(0));
     for (int64_t i = 0; i < a.k; ++i) mask[indices[i]] = T(1);
     if (a.reach > 0)
-      reach_row(a.relaxation, row_problem(y, a.genes, indices, a.k, c, a.tau, s.finite), a.reach,
-                a.grad_indices + r * a.reach, s.relaxation);
+      reach_row(a.relaxation, row_problem(y, a.genes, indices, a.k, a.tau, a.relaxation, s.finite),
+                a.reach, a.grad_indices + r * a.reach, s.relaxation);
   });
   return report;
 }
@@ -191,7 +218,7 @@ void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_
   for_each_row<T>(rows, threads, [&](int64_t r, RowScratch<T>& s) {
     const T* row = y + r * genes;
     relaxed_row_vjp(relaxation,
-                    row_problem(row, genes, indices + r * k, k, census(row, genes), tau, s.finite),
+                    row_problem(row, genes, indices + r * k, k, tau, relaxation, s.finite),
                     u + r * genes, grad + r * genes, s.relaxation);
   });
 }
@@ -201,8 +228,7 @@ void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64
                          double tau, int relaxation, T* gamma, int threads) {
   for_each_row<T>(rows, threads, [&](int64_t r, RowScratch<T>& s) {
     const T* row = y + r * genes;
-    relaxed_row(relaxation,
-                row_problem(row, genes, indices + r * k, k, census(row, genes), tau, s.finite),
+    relaxed_row(relaxation, row_problem(row, genes, indices + r * k, k, tau, relaxation, s.finite),
                 gamma + r * genes, s.relaxation);
   });
 }

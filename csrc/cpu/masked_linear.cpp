@@ -8,8 +8,8 @@
 // dW_j += x_bj δ_b. A dense x is packed to its non-zeros per tile and cell.
 // Operations: nnz·H multiply-adds. Bytes: W once, dW once (zeros but for k rows), x twice. The
 // floor is the L2 cache: each non-zero fetches a row of W, 512 bytes for H = 128 in float32.
-// Sums over H run in 16 fixed lanes: the same bits for every instruction set.
-// Limits: genes below 2³¹; the lanes take tile·16·T bytes per thread.
+// Sums over H run in 16 fixed lanes (8 for float64): the same bits for every instruction set.
+// Limits: genes below 2³¹; the lanes take tile·64 bytes per thread.
 #include <omp.h>
 
 #include <algorithm>
@@ -26,7 +26,19 @@
 namespace kernomics {
 namespace {
 
-constexpr int64_t kLanes = 16;
+template <typename T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
+};
+template <typename T>
+constexpr int64_t kLanes = 64 / sizeof(T);
+
 constexpr int64_t kTileBytes = int64_t(1) << 17;   // rows of W that stay in a core's L2 cache
 constexpr int64_t kMaxTile = int64_t(1) << 15;     // genes
 constexpr int64_t kEntriesPerVisit = 8;            // non-zeros worth a visit of a cell in a tile
@@ -130,7 +142,7 @@ KN_CLONES LinearReport forward_row(const LinearArgs<double>& a, const uint8_t* f
 // What one thread keeps while it works through its tiles.
 template <typename T>
 struct TileScratch {
-  std::vector<T> lanes;         // [tile, 16], partial sums of dm
+  std::vector<T> lanes;         // [tile, lanes], partial sums of dm
   std::vector<int64_t> cursor;  // [rows], CSR: where the next tile begins
   std::vector<int32_t> genes;   // [tile], non-zeros of one cell that were picked out
   std::vector<T> values;
@@ -144,33 +156,33 @@ struct Entries {
   int64_t count;
 };
 
-// lanes_j += x_j · Σ_g δ_g ∘ W_jg over N groups of 16 columns, for every entry.
+// lanes_j += x_j · Σ_g δ_g ∘ W_jg over N groups of columns, for every entry. The vector types keep
+// δ in registers, which gcc does not do for arrays; they have no portable fma.
 template <int N, typename T, typename C>
 KN_INLINE void dot_groups(const Entries<T, C>& e, const T* delta, const T* weight, int64_t stride,
-                          int64_t first_gene, T* __restrict__ lanes) {
-  T d[N][kLanes];
-  for (int g = 0; g < N; ++g)
-    for (int64_t l = 0; l < kLanes; ++l) d[g][l] = delta[g * kLanes + l];
+                          int64_t first_gene, T* lanes) {
+  using Vector = typename VectorOf<T>::type;
+  const Vector* deltas = reinterpret_cast<const Vector*>(delta);
+  Vector d[N];
+  for (int g = 0; g < N; ++g) d[g] = deltas[g];
   for (int64_t i = 0; i < e.count; ++i) {
     const int64_t j = e.genes[i];
-    const T* w = weight + j * stride;
-    T sum[kLanes];
-    for (int64_t l = 0; l < kLanes; ++l) sum[l] = d[0][l] * w[l];
-    for (int g = 1; g < N; ++g)
-      for (int64_t l = 0; l < kLanes; ++l) sum[l] = fused(d[g][l], w[g * kLanes + l], sum[l]);
-    T* lane = lanes + (j - first_gene) * kLanes;
-    for (int64_t l = 0; l < kLanes; ++l) lane[l] = fused(e.values[i], sum[l], lane[l]);
+    const Vector* w = reinterpret_cast<const Vector*>(weight + j * stride);
+    Vector* lane = reinterpret_cast<Vector*>(lanes + (j - first_gene) * kLanes<T>);
+    Vector sum = d[0] * w[0];
+    for (int g = 1; g < N; ++g) sum += d[g] * w[g];
+    *lane += e.values[i] * sum;
   }
 }
 
-// The last H mod 16 columns.
+// The columns that do not fill a group.
 template <typename T, typename C>
 KN_INLINE void dot_rest(const Entries<T, C>& e, const T* delta, const T* weight, int64_t stride,
                         int64_t rest, int64_t first_gene, T* __restrict__ lanes) {
   for (int64_t i = 0; i < e.count; ++i) {
     const int64_t j = e.genes[i];
     const T* w = weight + j * stride;
-    T* lane = lanes + (j - first_gene) * kLanes;
+    T* lane = lanes + (j - first_gene) * kLanes<T>;
     for (int64_t l = 0; l < rest; ++l) lane[l] = fused(e.values[i], delta[l] * w[l], lane[l]);
   }
 }
@@ -179,11 +191,11 @@ template <typename T, typename C>
 KN_INLINE void add_dots(const LinearArgs<T>& a, const Entries<T, C>& e, const T* delta,
                         int64_t first_gene, T* lanes) {
   int64_t h = 0;
-  for (; h + 8 * kLanes <= a.outputs; h += 8 * kLanes)
+  for (; h + 8 * kLanes<T> <= a.outputs; h += 8 * kLanes<T>)
     dot_groups<8>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
-  for (; h + 2 * kLanes <= a.outputs; h += 2 * kLanes)
+  for (; h + 2 * kLanes<T> <= a.outputs; h += 2 * kLanes<T>)
     dot_groups<2>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
-  for (; h + kLanes <= a.outputs; h += kLanes)
+  for (; h + kLanes<T> <= a.outputs; h += kLanes<T>)
     dot_groups<1>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
   if (h < a.outputs)
     dot_rest(e, delta + h, a.weight + h, a.weight_stride, a.outputs - h, first_gene, lanes);
@@ -257,9 +269,9 @@ KN_INLINE void add_tile(const LinearArgs<T>& a, const LinearGradients<T>& g, con
 
 template <typename T>
 KN_INLINE T sum_lanes(const T* lanes) {
-  T s[kLanes];
-  for (int64_t l = 0; l < kLanes; ++l) s[l] = lanes[l];
-  for (int64_t half = kLanes / 2; half > 0; half /= 2)
+  T s[kLanes<T>];
+  for (int64_t l = 0; l < kLanes<T>; ++l) s[l] = lanes[l];
+  for (int64_t half = kLanes<T> / 2; half > 0; half /= 2)
     for (int64_t l = 0; l < half; ++l) s[l] += s[l + half];
   return s[0];
 }
@@ -278,7 +290,7 @@ KN_INLINE void tile_impl(const LinearArgs<T>& a, const LinearGradients<T>& g, co
     add_tile<T, int32_t>(a, g, flags, wanted, begin, end, s);
   for (int64_t j = begin; j < end; ++j) {
     if (g.mask != nullptr && (flags[j] & kReached))
-      g.mask[j] = sum_lanes(s.lanes.data() + (j - begin) * kLanes);
+      g.mask[j] = sum_lanes(s.lanes.data() + (j - begin) * kLanes<T>);
     if (g.weight != nullptr && (flags[j] & kChosen)) {
       T* row = g.weight + j * a.outputs;
       for (int64_t h = 0; h < a.outputs; ++h) row[h] *= a.mask[j];
@@ -316,7 +328,7 @@ int64_t tile_genes(const LinearArgs<T>& a) {
   if (a.x.indptr != nullptr)
     tile = std::max(tile, kEntriesPerVisit * a.x.rows * a.x.genes / (a.x.stored + 1));
   tile = std::min({tile, kMaxTile, (a.x.genes + 4 * a.threads - 1) / (4 * a.threads)});
-  return std::max<int64_t>(tile, kLanes);
+  return std::max<int64_t>(tile, 16);
 }
 
 template <typename T>
@@ -384,7 +396,7 @@ void masked_linear_backward(const LinearArgs<T>& a, const LinearGradients<T>& g)
 #pragma omp parallel num_threads(team) if (team > 1)
   {
     TileScratch<T> s;
-    s.lanes.resize(g.mask != nullptr ? tile * kLanes : 0);
+    s.lanes.resize(g.mask != nullptr ? tile * kLanes<T> : 0);
     s.cursor.resize(a.x.indptr != nullptr ? a.x.rows : 0);
     s.genes.resize(tile);
     s.values.resize(tile);

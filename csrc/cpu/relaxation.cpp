@@ -15,12 +15,17 @@ namespace {
 template <typename T>
 void sort_genes(const RowProblem<T>& row, const int64_t* genes, int64_t count,
                 RelaxationScratch<T>& s) {
-  s.order.assign(genes, genes + count);
-  std::sort(s.order.begin(), s.order.end(), [&](int64_t p, int64_t q) {
-    return row.y[p] > row.y[q] || (row.y[p] == row.y[q] && p < q);
+  s.sorted.resize(count);
+  for (int64_t i = 0; i < count; ++i) s.sorted[i] = {row.y[genes[i]], genes[i]};
+  std::sort(s.sorted.begin(), s.sorted.end(), [](const auto& p, const auto& q) {
+    return p.first > q.first || (p.first == q.first && p.second < q.second);
   });
+  s.order.resize(count);
   s.t.resize(count);
-  for (int64_t i = 0; i < count; ++i) s.t[i] = static_cast<double>(row.y[s.order[i]]);
+  for (int64_t i = 0; i < count; ++i) {
+    s.t[i] = static_cast<double>(s.sorted[i].first);
+    s.order[i] = s.sorted[i].second;
+  }
 }
 
 // First and last member of each position's tie group in s.t.
@@ -37,12 +42,20 @@ void tie_groups(RelaxationScratch<T>& s) {
 
 // ---- SoftSort -------------------------------------------------------------------------------
 
-// Sorts the winners, leaves e_j of every outsider (0 for winners) in `e`, and fills d, L, R, w, A,
-// B. Returns T. Forced genes get 0 too.
+// The sums over the outsiders, with and without those whose score equals t_k.
+struct Outsiders {
+  double total, total_u;                // T and U
+  double strict_total, strict_total_u;  // without ties with t_k
+  std::vector<int64_t> tied;
+};
+
+// Sorts the winners, leaves e_j of every outsider (0 for the others) in `e`, and fills d, L, R, w,
+// A, B. `u` are the weights of U.
 template <typename T>
-double softsort_prepare(const RowProblem<T>& row, T* e, RelaxationScratch<T>& s) {
+Outsiders softsort_prepare(const RowProblem<T>& row, const T* u, T* e, RelaxationScratch<T>& s) {
   const int64_t k = row.k;
   sort_genes(row, row.winners, k, s);
+  tie_groups(s);
   for (auto* v :
        {&s.d, &s.w, &s.m, &s.a, &s.b, &s.left, &s.right, &s.fu, &s.hu, &s.fwm, &s.hwm, &s.c, &s.wm})
     v->resize(k);
@@ -50,24 +63,32 @@ double softsort_prepare(const RowProblem<T>& row, T* e, RelaxationScratch<T>& s)
   for (int64_t i = 0; i + 1 < k; ++i) s.d[i] = std::exp(-(s.t[i] - s.t[i + 1]) / row.tau);
   s.d[k - 1] = 0;
 
-  exp_below(row.y, row.genes, static_cast<T>(s.t[k - 1]), row.tau, e);
-  for (int64_t i = 0; i < k; ++i) e[s.order[i]] = 0;
-  if (row.forced > 0)
-    for (int64_t j = 0; j < row.genes; ++j)
-      if (std::isinf(row.y[j])) e[j] = 0;
-  const double total = sum(e, row.genes);
-
+  const T kth = static_cast<T>(s.t[k - 1]);
+  const OutsiderSums sums = outsiders(row.y, u, row.genes, kth, row.tau, e);
+  Outsiders found{sums.e, sums.eu, sums.e, sums.eu, {}};
+  if (sums.at_top > s.last[k - 1] - s.first[k - 1] + 1) {  // more than the tied winners
+    const int64_t* winner = row.winners;
+    for (int64_t j = 0; j < row.genes; ++j) {
+      const bool won = winner < row.winners + k && *winner == j;
+      winner += won ? 1 : 0;
+      if (row.y[j] != kth || won) continue;
+      e[j] = 1;
+      found.total += 1;
+      found.total_u += static_cast<double>(u[j]);
+      found.tied.push_back(j);
+    }
+  }
   scan_down(s.one.data(), s.d.data(), k, s.left.data());
-  scan_up(s.one.data(), s.d.data(), k, total, s.right.data());
+  scan_up(s.one.data(), s.d.data(), k, found.total, s.right.data());
   for (int64_t i = 0; i < k; ++i) s.w[i] = 1.0 / (1.0 + s.left[i] + s.right[i]);
   scan_down(s.w.data(), s.d.data(), k, s.a.data());
   scan_up(s.w.data(), s.d.data(), k, 0.0, s.b.data());
-  return total;
+  return found;
 }
 
 template <typename T>
 void softsort_gamma(const RowProblem<T>& row, T* gamma, RelaxationScratch<T>& s) {
-  softsort_prepare(row, gamma, s);
+  softsort_prepare(row, row.y, gamma, s);  // U is not used
   const int64_t k = row.k;
   const T outsider = static_cast<T>(s.w[k - 1] + s.a[k - 1]);
   for (int64_t j = 0; j < row.genes; ++j) gamma[j] *= outsider;
@@ -86,12 +107,11 @@ void softsort_vjp(const RowProblem<T>& row, const T* u, T* grad, RelaxationScrat
   const int64_t k = row.k;
   s.weight.resize(row.genes);
   T* e = s.weight.data();
-  const double total = softsort_prepare(row, e, s);
-  const double total_u = dot(e, u, row.genes);
+  const Outsiders outside = softsort_prepare(row, u, e, s);
 
   for (int64_t i = 0; i < k; ++i) s.c[i] = static_cast<double>(u[s.order[i]]);
   scan_down(s.c.data(), s.d.data(), k, s.fu.data());
-  scan_up(s.c.data(), s.d.data(), k, total_u, s.hu.data());
+  scan_up(s.c.data(), s.d.data(), k, outside.total_u, s.hu.data());
   for (int64_t i = 0; i < k; ++i) {
     s.m[i] = s.w[i] * (s.c[i] + s.fu[i] + s.hu[i]);
     s.wm[i] = s.w[i] * s.m[i];
@@ -103,28 +123,15 @@ void softsort_vjp(const RowProblem<T>& row, const T* u, T* grad, RelaxationScrat
   affine_times(e, u, row.genes, (s.w[k - 1] + s.a[k - 1]) * inv_tau,
                (s.wm[k - 1] + s.fwm[k - 1]) * inv_tau, grad);
 
-  tie_groups(s);
-  const T kth = static_cast<T>(s.t[k - 1]);
-  const int64_t tied_winners = s.last[k - 1] - s.first[k - 1] + 1;
-  double strict_total = total, strict_total_u = total_u;
-  if (count_equal(row.y, row.genes, kth) > tied_winners) {
-    const int64_t edge = s.first[k - 1];
-    strict_total = strict_total_u = 0;
-    for (int64_t j = 0; j < row.genes; ++j) {
-      if (row.y[j] == kth && e[j] != 0) {
-        grad[j] = static_cast<T>((u[j] * s.a[edge] - s.fwm[edge]) * inv_tau);
-      } else {
-        strict_total += static_cast<double>(e[j]);
-        strict_total_u += static_cast<double>(e[j]) * u[j];
-      }
-    }
-  }
+  const int64_t edge = s.first[k - 1];
+  for (const int64_t j : outside.tied)
+    grad[j] = static_cast<T>((u[j] * s.a[edge] - s.fwm[edge]) * inv_tau);
   // The strict H and R of the last tie group start from the strict sums.
   for (int64_t i = 0; i < k; ++i) {
     const int64_t f = s.first[i], l = s.last[i];
     const bool at_end = l == k - 1;
-    const double h = at_end ? strict_total_u : s.hu[l];
-    const double r = at_end ? strict_total : s.right[l];
+    const double h = at_end ? outside.strict_total_u : s.hu[l];
+    const double r = at_end ? outside.strict_total : s.right[l];
     const double slope = s.c[i] * (s.a[f] - s.b[l]) - s.fwm[f] + s.hwm[l] +
                          s.w[i] * (s.fu[f] - s.m[i] * s.left[f]) - s.w[i] * (h - s.m[i] * r);
     grad[s.order[i]] = static_cast<T>(slope * inv_tau);
@@ -320,7 +327,7 @@ void reach_row(int relaxation, const RowProblem<T>& row, int64_t capacity, int64
   int64_t count = row.forced + row.k;  // forced genes first in order of score, then the winners
   if (row.k > 0 && relaxation == kSoftSort) {
     s.weight.resize(row.genes);
-    softsort_prepare(row, s.weight.data(), s);
+    softsort_prepare(row, row.y, s.weight.data(), s);  // U is not used
     const T floor = static_cast<T>(kReachFloor / (s.w[row.k - 1] + s.a[row.k - 1]));
     const T* e = s.weight.data();
     for (int64_t j = 0; j < row.genes; ++j) count += e[j] >= floor ? 1 : 0;

@@ -4,13 +4,14 @@
 
 #include "../common/math.h"
 #include "clones.h"
+#include "lanes.h"
 
 #define KN_INLINE inline __attribute__((always_inline))
 
 namespace kernomics {
 namespace {
 
-constexpr int64_t kLanes = 16, kBlock = 1024;
+constexpr int64_t kBlock = 1024;
 
 template <typename T>
 KN_INLINE void exp_below_impl(const T* y, int64_t n, T top, double tau, T* __restrict__ out) {
@@ -21,29 +22,48 @@ KN_INLINE void exp_below_impl(const T* y, int64_t n, T top, double tau, T* __res
   }
 }
 
-// Σ f(j) over a row, f inlined.
-template <typename T, typename F>
-KN_INLINE double blocked_sum(int64_t n, F f) {
-  double total = 0;
+// Σ x_j u_j over a row, or Σ x_j without u.
+template <typename T>
+KN_INLINE double blocked_sum(const T* x, const T* u, int64_t n) {
+  double sum = 0;
   for (int64_t base = 0; base < n; base += kBlock) {
     const int64_t end = std::min(n, base + kBlock);
-    T lane[kLanes] = {};
+    Lanes<T> lanes = {}, a, b;
     int64_t j = base;
-    for (; j + kLanes <= end; j += kLanes)
-      for (int64_t l = 0; l < kLanes; ++l) lane[l] += f(j + l);
-    for (int64_t l = 0; j < end; ++j, ++l) lane[l] += f(j);
-    double block = 0;
-    for (int64_t l = 0; l < kLanes; ++l) block += lane[l];
-    total += block;
+    for (; j + kLanes <= end; j += kLanes) {
+      load(x + j, a);
+      if (u != nullptr) {
+        load(u + j, b);
+        a *= b;
+      }
+      lanes += a;
+    }
+    for (int64_t l = 0; j < end; ++j, ++l) lanes[l] += u == nullptr ? x[j] : x[j] * u[j];
+    sum += total(lanes);
   }
-  return total;
+  return sum;
 }
 
 template <typename T>
-KN_INLINE int64_t count_equal_impl(const T* x, int64_t n, T value) {
-  int64_t count = 0;
-  for (int64_t j = 0; j < n; ++j) count += x[j] == value ? 1 : 0;
-  return count;
+KN_INLINE OutsiderSums outsiders_impl(const T* y, const T* u, int64_t n, T top, double tau,
+                                      T* __restrict__ e) {
+  const T scale = static_cast<T>(1.0 / tau);
+  OutsiderSums sums{0, 0, 0};
+  for (int64_t base = 0; base < n; base += kBlock) {  // a block of e stays in cache for its sums
+    const int64_t count = std::min(kBlock, n - base);
+    const T* row = y + base;
+    int32_t at_top = 0;
+    for (int64_t j = 0; j < count; ++j) {
+      const T x = row[j] - top;
+      const T below = exp_nonpositive((x < T(0) ? x : T(0)) * scale);
+      e[base + j] = x < T(0) ? below : T(0);
+      at_top += x == T(0) ? 1 : 0;
+    }
+    sums.at_top += at_top;
+    sums.e += blocked_sum<T>(e + base, nullptr, count);
+    sums.eu += blocked_sum<T>(e + base, u + base, count);
+  }
+  return sums;
 }
 
 template <typename T>
@@ -55,25 +75,19 @@ KN_INLINE void affine_times_impl(const T* e, const T* u, int64_t n, double slope
 
 }  // namespace
 
-#define KN_DEFINE_SWEEPS(T)                                                                   \
-  KN_CLONES void exp_below(const T* y, int64_t n, T top, double tau, T* out) {                \
-    exp_below_impl(y, n, top, tau, out);                                                      \
-  }                                                                                           \
-  KN_CLONES double sum(const T* x, int64_t n) {                                               \
-    return blocked_sum<T>(n, [x](int64_t j) KN_LAMBDA { return x[j]; });                      \
-  }                                                                                           \
-  KN_CLONES double dot(const T* x, const T* u, int64_t n) {                                   \
-    return blocked_sum<T>(n, [x, u](int64_t j) KN_LAMBDA { return x[j] * u[j]; });            \
-  }                                                                                           \
-  KN_CLONES int64_t count_equal(const T* x, int64_t n, T value) {                             \
-    return count_equal_impl(x, n, value);                                                     \
-  }                                                                                           \
-  KN_CLONES void affine_times(const T* e, const T* u, int64_t n, double slope, double offset, \
-                              T* out) {                                                       \
-    affine_times_impl(e, u, n, slope, offset, out);                                           \
+#define KN_DEFINE_SWEEPS(T)                                                                      \
+  KN_CLONES void exp_below(const T* y, int64_t n, T top, double tau, T* out) {                   \
+    exp_below_impl(y, n, top, tau, out);                                                         \
+  }                                                                                              \
+  KN_CLONES double sum(const T* x, int64_t n) { return blocked_sum<T>(x, nullptr, n); }          \
+  KN_CLONES double dot(const T* x, const T* u, int64_t n) { return blocked_sum<T>(x, u, n); }    \
+  KN_CLONES OutsiderSums outsiders(const T* y, const T* u, int64_t n, T top, double tau, T* e) { \
+    return outsiders_impl(y, u, n, top, tau, e);                                                 \
+  }                                                                                              \
+  KN_CLONES void affine_times(const T* e, const T* u, int64_t n, double slope, double offset,    \
+                              T* out) {                                                          \
+    affine_times_impl(e, u, n, slope, offset, out);                                              \
   }
-
-#define KN_LAMBDA __attribute__((always_inline))
 
 KN_DEFINE_SWEEPS(float)
 KN_DEFINE_SWEEPS(double)

@@ -1,5 +1,11 @@
 #include "topk.h"
 
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "clones.h"
+
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define KN_AVX512_COLLECT 1
 #include <immintrin.h>
@@ -9,19 +15,46 @@ namespace kernomics {
 namespace {
 
 template <typename T>
-inline __attribute__((always_inline)) void group_maxima_impl(const T* y, int64_t n, int64_t depth,
-                                                             T* maxima) {
-  const int64_t chunk = kLanes * depth;
-  for (int64_t base = 0; base < n; base += chunk, maxima += kLanes) {
-    T best[kLanes];
-    for (int64_t l = 0; l < kLanes; ++l) best[l] = -std::numeric_limits<T>::infinity();
-    const int64_t end = std::min(n, base + chunk);
+inline __attribute__((always_inline)) void group_maxima_impl(const T* y, int64_t n, T* maxima) {
+  for (int64_t base = 0; base < n; base += kChunk, maxima += kLanes) {
+    Lanes<T> best = Lanes<T>{} - std::numeric_limits<T>::infinity(), v;
+    const int64_t end = std::min(n, base + kChunk);
     int64_t i = base;
-    for (; i + kLanes <= end; i += kLanes)
-      for (int64_t l = 0; l < kLanes; ++l) best[l] = best[l] > y[i + l] ? best[l] : y[i + l];
+    for (; i + kLanes <= end; i += kLanes) {
+      load(y + i, v);
+      best = best > v ? best : v;
+    }
     for (int64_t l = 0; i < end; ++i, ++l) best[l] = best[l] > y[i] ? best[l] : y[i];
-    for (int64_t l = 0; l < kLanes; ++l) maxima[l] = best[l];
+    std::memcpy(maxima, &best, sizeof best);
   }
+}
+
+// Signed integers in the order of the values: negative floats have their other bits flipped.
+template <typename T, typename K>
+inline __attribute__((always_inline)) T kth_largest_impl(const T* values, int64_t n, int64_t k,
+                                                         K* keys) {
+  constexpr int kBits = sizeof(K) * 8;
+  constexpr K kMagnitude = std::numeric_limits<K>::max();
+  for (int64_t i = 0; i < n; ++i) {
+    const T plain = values[i] + T(0);  // −0 becomes 0
+    K bits;
+    std::memcpy(&bits, &plain, sizeof bits);
+    keys[i] = bits ^ ((bits >> (kBits - 1)) & kMagnitude);
+  }
+  // The largest key that at least k keys reach, bit by bit from the top.
+  K found = std::numeric_limits<K>::min();
+  for (int bit = kBits - 1; bit >= 0; --bit) {
+    const K step = static_cast<K>(static_cast<std::make_unsigned_t<K>>(1) << bit);
+    const K trial = static_cast<K>(static_cast<std::make_unsigned_t<K>>(found) +
+                                   static_cast<std::make_unsigned_t<K>>(step));
+    K count = 0;
+    for (int64_t i = 0; i < n; ++i) count += keys[i] >= trial ? 1 : 0;
+    if (count >= k) found = trial;
+  }
+  const K bits = found ^ ((found >> (kBits - 1)) & kMagnitude);
+  T value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 }
 
 // Few values pass, so the sweep asks 16 at a time whether any does.
@@ -67,12 +100,28 @@ KN_CLONES int64_t collect_plain(const float* y, int64_t n, float bound, int64_t*
 
 }  // namespace
 
-KN_CLONES void group_maxima(const float* y, int64_t n, int64_t depth, float* maxima) {
-  group_maxima_impl(y, n, depth, maxima);
+KN_CLONES void group_maxima(const float* y, int64_t n, float* maxima) {
+  group_maxima_impl(y, n, maxima);
 }
-KN_CLONES void group_maxima(const double* y, int64_t n, int64_t depth, double* maxima) {
-  group_maxima_impl(y, n, depth, maxima);
+KN_CLONES void group_maxima(const double* y, int64_t n, double* maxima) {
+  group_maxima_impl(y, n, maxima);
 }
+
+KN_CLONES float kth_largest_f32(const float* values, int64_t n, int64_t k, int32_t* keys) {
+  return kth_largest_impl(values, n, k, keys);
+}
+KN_CLONES double kth_largest_f64(const double* values, int64_t n, int64_t k, int64_t* keys) {
+  return kth_largest_impl(values, n, k, keys);
+}
+float kth_largest(const float* values, int64_t n, int64_t k, std::vector<int32_t>& keys) {
+  keys.resize(n);
+  return kth_largest_f32(values, n, k, keys.data());
+}
+double kth_largest(const double* values, int64_t n, int64_t k, std::vector<int64_t>& keys) {
+  keys.resize(n);
+  return kth_largest_f64(values, n, k, keys.data());
+}
+
 int64_t collect_at_least(const float* y, int64_t n, float bound, int64_t* positions) {
 #ifdef KN_AVX512_COLLECT
   static const bool avx512 = __builtin_cpu_supports("x86-64-v4");

@@ -458,6 +458,16 @@ def test_model_set_aside_by_a_killed_process_is_found(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_leftovers_of_a_killed_save_are_removed_and_neighbours_stay(tmp_path: Path) -> None:
+    for name in ("model", "model2"):
+        (tmp_path / f".{name}{storage.TEMPORARY}1").mkdir()
+    save_model_dir(tmp_path / "model", {"w": torch.ones(2)}, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f".model2{storage.TEMPORARY}1",
+        "model",
+    ]
+
+
 def test_directory_that_is_no_model_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "thesis"
     path.mkdir()

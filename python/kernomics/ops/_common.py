@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,26 @@ from torch import Tensor
 STREAM_GENE_SCORES = 0
 
 LIBRARY = torch.library.Library("kernomics", "DEF")
+
+
+class SparseRows(Protocol):
+    """Rows as compressed sparse rows, for instance :class:`kernomics.data.Cells`."""
+
+    @property
+    def indptr(self) -> Tensor:
+        """int64 [rows + 1]."""
+
+    @property
+    def indices(self) -> Tensor:
+        """int32 or int64 [nnz], ascending in each row, without duplicates."""
+
+    @property
+    def values(self) -> Tensor:
+        """[nnz]."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
 
 
 def suffix(tensor: Tensor) -> str:
@@ -35,6 +57,33 @@ def require_same_device(reference: Tensor, name: str, **others: Tensor | None) -
                 f"{other} is on {tensor.device} and {name} on {reference.device}; "
                 "move one of them"
             )
+
+
+def csr_parts(x: Tensor | SparseRows, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return int64 row pointers, columns and values of compressed sparse rows.
+
+    Raises
+    ------
+    ValueError
+        If their lengths do not fit each other.
+    TypeError
+        If a dtype is not one of those that `SparseRows` names.
+    """
+    if isinstance(x, Tensor):
+        indptr, indices, values = x.crow_indices(), x.col_indices(), x.values()
+    else:
+        indptr, indices, values = x.indptr, x.indices, x.values
+    for part, tensor in (("row pointers", indptr), ("columns", indices)):
+        if tensor.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"the {part} of {name} have dtype {tensor.dtype}; int64 is needed")
+    require_float(values, f"the values of {name}")
+    if indptr.shape != (x.shape[0] + 1,) or indices.dim() != 1 or indices.shape != values.shape:
+        raise ValueError(
+            f"{name} of shape {tuple(x.shape)} has {tuple(indptr.shape)} row pointers, "
+            f"{tuple(indices.shape)} columns and {tuple(values.shape)} values; [rows + 1], [nnz] "
+            "and [nnz] are needed"
+        )
+    return indptr.to(torch.int64).contiguous(), indices.contiguous(), values.contiguous()
 
 
 def draw_seed(generator: torch.Generator | None, device: torch.device) -> Tensor:

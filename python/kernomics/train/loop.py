@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -264,7 +264,7 @@ class _Run:
             means.add(named, len(batch))
         return means.values()
 
-    def _stop(self, what: str, value: float, batches: list[Batch]) -> None:
+    def _stop(self, what: str, value: float, batches: list[Batch]) -> NoReturn:
         """Raise a TrainingError that names the cells of the step that failed."""
         ids = torch.cat([batch.cell_ids for batch in batches]).tolist()
         shown = ", ".join(str(i) for i in ids[:5]) + (", …" if len(ids) > 5 else "")

@@ -1,0 +1,132 @@
+"""How YOTO selects, predicts and is trained: its settings and their defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+from kernomics.errors import ConfigError, closest
+from kernomics.models.panel_network import Transform
+from kernomics.ops.gumbel_topk import Relaxation
+from kernomics.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class YOTOConfig:
+    """How YOTO selects and predicts.
+
+    The paper gives the method but few figures; a value marked "ours" is our choice.
+
+    Attributes
+    ----------
+    n_genes
+        k, the size of the panel, forced genes included.
+    relaxation
+        Whose gradient the mask gets: ``"softsort"`` (ours), ``"neuralsort"``, ``"softmax"``.
+    tau_start, tau_end
+        Temperature τ, annealed exponentially (paper). Ours: the values.
+    start_genes
+        Subset size at the first step, shrunk geometrically to `n_genes` (the paper lets it
+        progress, without a definition). Ours: 16 k, at most the usable genes. Set it to `n_genes`
+        for a constant size.
+    shrink_until
+        Share of the steps after which the subset has its final size. Ours.
+    noise_start, noise_end, noise_until
+        Scale of the Gumbel noise, changed linearly over that share of the steps. Ours: noise at
+        full scale to the end costs accuracy.
+    hidden
+        Widths of the shared encoder; 128, 128 as in the ablation's network.
+    dropout
+        In the encoder, in training. Ours.
+    transform
+        Input of the network: ``"log1p"`` and ``"binary"`` need the panel's counts alone,
+        ``"lognorm"`` (paper) also each cell's library size, a total over all genes.
+    class_weights
+        ``"balanced"`` weighs a class by the inverse of its size (ours: rare types count), None not.
+    score_learning_rate
+        Of the gene scores; the network uses ``learning_rate`` of the training. Ours.
+    min_cells
+        Genes seen in fewer training cells are not usable.
+    """
+
+    n_genes: int = 64
+    relaxation: Relaxation = "softsort"
+    tau_start: float = 1.0
+    tau_end: float = 0.05
+    start_genes: int | None = None
+    shrink_until: float = 0.5
+    noise_start: float = 0.3
+    noise_end: float = 0.0
+    noise_until: float = 0.7
+    hidden: tuple[int, ...] = (128, 128)
+    dropout: float = 0.1
+    transform: Transform = "log1p"
+    class_weights: str | None = "balanced"
+    score_learning_rate: float = 0.03
+    min_cells: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.hidden, list):  # JSON has no tuples
+            object.__setattr__(self, "hidden", tuple(self.hidden))
+        self._require_types()
+        if self.n_genes < 1:
+            raise ConfigError(f"n_genes is {self.n_genes}: a panel needs at least 1 gene")
+        if self.start_genes is not None and self.start_genes < self.n_genes:
+            raise ConfigError(
+                f"start_genes is {self.start_genes}, below n_genes = {self.n_genes}: the subset "
+                "can only shrink"
+            )
+        for name in ("tau_start", "tau_end", "score_learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be above 0")
+        for name in ("shrink_until", "noise_until"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it is a share, 0 to 1")
+        if self.min_cells < 1:
+            raise ConfigError(f"min_cells is {self.min_cells}: a gene no cell has says nothing")
+        for name in ("noise_start", "noise_end"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be 0 or more")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ConfigError(f"hidden is {self.hidden}: give the width of at least one layer")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}: it must be at least 0 and below 1")
+        for name, options in {
+            "relaxation": ("softsort", "neuralsort", "softmax"),
+            "transform": ("log1p", "binary", "lognorm"),
+            "class_weights": ("balanced", None),
+        }.items():
+            value = getattr(self, name)
+            if value not in options:
+                raise ConfigError(f"{name} is {value!r}; {closest(str(value), options)}")
+
+    def _require_types(self) -> None:
+        """Refuse what a file of settings may hold instead of numbers."""
+        for field in dataclasses.fields(self):
+            value, default = getattr(self, field.name), field.default
+            if field.name == "start_genes":
+                default = value if value is None else 1
+            if isinstance(default, int | float):
+                kind, said = (Integral, "an integer") if type(default) is int else (Real, "a number")
+                if isinstance(value, bool) or not isinstance(value, kind):
+                    raise ConfigError(f"{field.name} is {value!r}: it must be {said}")
+        if not isinstance(self.hidden, tuple) or not all(
+            isinstance(width, Integral) for width in self.hidden
+        ):
+            raise ConfigError(f"hidden is {self.hidden!r}: it must be a list of integers")
+
+
+def default_training(n_train: int) -> TrainConfig:
+    """Training settings for a number of cells: about 3,000 steps, in 20 to 400 epochs (ours)."""
+    batch_size = 128 if n_train >= 2000 else 64
+    epochs = round(3000 / math.ceil(n_train / batch_size))
+    return TrainConfig(
+        max_epochs=min(400, max(20, epochs)),
+        batch_size=batch_size,
+        learning_rate=1e-3,
+        weight_decay=1e-2,
+        max_grad_norm=1.0,
+        validate_every=5,
+    )

@@ -1,0 +1,335 @@
+"""masked_linear: the product of x ∘ mask and a weight, from the chosen genes' non-zeros alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import _native
+from ._common import (
+    LIBRARY,
+    SparseRows,
+    address,
+    csr_parts,
+    require_float,
+    require_same_device,
+    suffix,
+)
+
+# x is `values` [B, G], or CSR: `values` [nnz] with row pointers and columns. `chosen` and `reached`
+# are the public function's `indices` and `grad_indices`.
+LIBRARY.define(
+    "masked_linear(Tensor values, Tensor? indptr, Tensor? columns, Tensor mask, Tensor chosen, "
+    "Tensor weight, Tensor? bias, Tensor? reached) -> Tensor"
+)
+LIBRARY.define(
+    "masked_linear_backward(Tensor delta, Tensor values, Tensor? indptr, Tensor? columns, "
+    "Tensor mask, Tensor chosen, Tensor weight, Tensor? reached, bool want_mask, bool want_weight, "
+    "bool want_bias) -> (Tensor grad_mask, Tensor grad_weight, Tensor grad_bias)"
+)
+
+
+def _rows(values: Tensor, indptr: Tensor | None) -> int:
+    return values.shape[0] if indptr is None else indptr.shape[0] - 1
+
+
+def _dense_columns(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(1) == 1 else tensor.contiguous()
+
+
+def _arguments(
+    values: Tensor,
+    indptr: Tensor | None,
+    columns: Tensor | None,
+    mask: Tensor,
+    chosen: Tensor,
+    weight: Tensor,
+    reached: Tensor | None,
+) -> tuple[Any, ...]:
+    """Return the kernels' arguments in their order; the tensors are contiguous where needed."""
+    genes, outputs = weight.shape
+    strides = values.stride() if indptr is None else (0, 0)
+    wide = columns is not None and columns.dtype == torch.int64
+    return (
+        values.data_ptr(), address(indptr), address(columns), wide, values.shape[0], *strides,
+        _rows(values, indptr), genes, mask.data_ptr(), chosen.data_ptr(), chosen.shape[0],
+        address(reached), 0 if reached is None else reached.shape[0], weight.data_ptr(),
+        weight.stride(0), outputs,
+    )  # fmt: skip
+
+
+def _raise_fault(fault: int, row: int, position: int, value: int, count: int, genes: int) -> None:
+    rows = f"in {count:,} rows, first row {row:,}"
+    if fault == 1:
+        raise ValueError(
+            f"the row pointers of x fall or leave its stored entries {rows}, which would run "
+            f"from entry {position:,} to {value:,}; build x with torch.sparse_csr_tensor"
+        )
+    if fault == 2:
+        raise ValueError(
+            f"x has columns outside its {genes:,} genes {rows}: entry {position:,} has column "
+            f"{value:,}; x and weight must share one gene order"
+        )
+    if fault == 3:
+        raise ValueError(
+            f"the columns of x do not ascend {rows}: entry {position:,} with column {value:,} "
+            "repeats or falls below the one before; sort each row and add up duplicates "
+            "(scipy: sum_duplicates)"
+        )
+    name = "indices" if fault in (4, 5) else "grad_indices"
+    if fault in (4, 6):
+        raise ValueError(
+            f"{name}[{position:,}] = {value:,} is not one of {genes:,} genes; use indices from 0 "
+            f"to {genes - 1:,}"
+        )
+    padding = ", −1 only at the end" if name == "grad_indices" else ""
+    raise ValueError(
+        f"{name} must ascend without repeats{padding}: {name}[{position:,}] = {value:,} does not; "
+        "sort them"
+    )
+
+
+def _forward_cpu(
+    values: Tensor,
+    indptr: Tensor | None,
+    columns: Tensor | None,
+    mask: Tensor,
+    chosen: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    reached: Tensor | None,
+) -> Tensor:
+    mask, weight = mask.contiguous(), _dense_columns(weight)
+    y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
+    report = getattr(_native.cpu(), "masked_linear_forward_" + suffix(weight))(
+        *_arguments(values, indptr, columns, mask, chosen, weight, reached),
+        torch.get_num_threads(), address(bias), y.data_ptr(),
+    )  # fmt: skip
+    if report[0]:
+        _raise_fault(*report, weight.shape[0])
+    return y
+
+
+def _backward_cpu(
+    delta: Tensor,
+    values: Tensor,
+    indptr: Tensor | None,
+    columns: Tensor | None,
+    mask: Tensor,
+    chosen: Tensor,
+    weight: Tensor,
+    reached: Tensor | None,
+    want_mask: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    delta, mask, weight = _dense_columns(delta), mask.contiguous(), _dense_columns(weight)
+    grads = _gradients(mask, weight, want_mask, want_weight, want_bias)
+    getattr(_native.cpu(), "masked_linear_backward_" + suffix(weight))(
+        *_arguments(values, indptr, columns, mask, chosen, weight, reached),
+        torch.get_num_threads(), delta.data_ptr(), delta.stride(0),
+        *(address(g) if want else 0 for g, want in zip(
+            grads, (want_mask, want_weight, want_bias), strict=True)),
+    )  # fmt: skip
+    return grads
+
+
+def _gradients(
+    mask: Tensor, weight: Tensor, want_mask: bool, want_weight: bool, want_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return room for the gradients, empty for those that are not wanted."""
+    return (
+        mask.new_empty(mask.shape if want_mask else (0,)),
+        weight.new_empty(weight.shape if want_weight else (0, 0)),
+        mask.new_empty(weight.shape[1:] if want_bias else (0,)),
+    )
+
+
+LIBRARY.impl("masked_linear", _forward_cpu, "CPU")
+LIBRARY.impl("masked_linear_backward", _backward_cpu, "CPU")
+
+
+@torch.library.register_fake("kernomics::masked_linear", lib=LIBRARY)
+def _forward_fake(
+    values: Tensor,
+    indptr: Tensor | None,
+    columns: Tensor | None,
+    mask: Tensor,
+    chosen: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    reached: Tensor | None,
+) -> Tensor:
+    return weight.new_empty((_rows(values, indptr), weight.shape[1]))
+
+
+@torch.library.register_fake("kernomics::masked_linear_backward", lib=LIBRARY)
+def _backward_fake(
+    delta: Tensor,
+    values: Tensor,
+    indptr: Tensor | None,
+    columns: Tensor | None,
+    mask: Tensor,
+    chosen: Tensor,
+    weight: Tensor,
+    reached: Tensor | None,
+    want_mask: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients(mask, weight, want_mask, want_weight, want_bias)
+
+
+class _MaskedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        values: Tensor,
+        indptr: Tensor | None,
+        columns: Tensor | None,
+        mask: Tensor,
+        chosen: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        reached: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(values, indptr, columns, mask, chosen, weight, reached)
+        y: Tensor = torch.ops.kernomics.masked_linear(
+            values, indptr, columns, mask, chosen, weight, bias, reached
+        )
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, delta: Tensor) -> Any:  # type: ignore[override]
+        wanted = [ctx.needs_input_grad[i] for i in (3, 5, 6)]
+        grads = torch.ops.kernomics.masked_linear_backward(delta, *ctx.saved_tensors, *wanted)
+        mask, weight, bias = (g if want else None for g, want in zip(grads, wanted, strict=True))
+        return None, None, None, mask, None, weight, bias, None
+
+
+def _check_shapes(
+    shape: tuple[int, ...],
+    mask: Tensor,
+    indices: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    grad_indices: Tensor | None,
+) -> None:
+    if len(shape) != 2:
+        raise ValueError(f"x has shape {tuple(shape)}; [cells, genes] is needed")
+    genes = shape[1]
+    if weight.dim() != 2 or weight.shape[0] != genes:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)} and x {genes:,} genes; a weight "
+            f"[{genes}, outputs], stored by gene, is needed"
+        )
+    if genes >= 2**31:
+        raise ValueError(f"x has {genes:,} genes; fewer than 2³¹ are possible")
+    expected = {"mask": (mask, (genes,)), "bias": (bias, (weight.shape[1],))}
+    for name, (tensor, size) in expected.items():
+        if tensor is not None and tensor.shape != size:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {list(size)} is needed")
+        if tensor is not None:
+            require_float(tensor, name)
+    require_float(weight, "weight")
+    for name, tensor in (("indices", indices), ("grad_indices", grad_indices)):
+        if tensor is not None and (tensor.dtype != torch.int64 or tensor.dim() != 1):
+            raise ValueError(
+                f"{name} are {tensor.dtype} of shape {tuple(tensor.shape)}; int64 [k] is needed"
+            )
+
+
+def masked_linear(
+    x: Tensor | SparseRows,
+    mask: Tensor,
+    indices: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    grad_indices: Tensor | None = None,
+) -> Tensor:
+    r"""Multiply the chosen genes of each cell by a weight: (x ∘ mask)·W without the zeros.
+
+    .. math:: y_b = Σ_{j∈S} m_j x_{bj} W_j + \mathrm{bias}
+
+    S are the chosen genes, from :func:`~kernomics.ops.gumbel_topk` with the mask m. With δ the
+    gradient of y, backward gives
+
+    .. math:: ∂m_j = Σ_b x_{bj} ⟨δ_b, W_j⟩ \text{ for every } j, \quad
+              ∂W_j = m_j Σ_b x_{bj} δ_b \text{ for } j∈S, \quad ∂\mathrm{bias} = Σ_b δ_b;
+
+    the other rows of ∂W are zero. ∂m reaches genes that are not chosen: through it their scores
+    learn whether they should be. Everything comes from the non-zeros of x, in time nnz·H, and
+    nothing of size B·G is made. Zeros of x are skipped, so an infinite weight in their place does
+    not make a NaN. The same input gives the same bits on every run, on the CPU for any number of
+    threads.
+
+    Parameters
+    ----------
+    x
+        [B, G] cells by genes: dense with any strides, ``torch.sparse_csr``, or `Cells`. CSR rows
+        ascend without duplicates. Receives no gradient.
+    mask
+        [G]; only its values on S enter y.
+    indices
+        int64 [k], S, ascending.
+    weight
+        [G, H], stored by gene.
+    bias
+        [H].
+    grad_indices
+        int64, ascending and padded with −1: the only genes whose mask gets a gradient, as returned
+        by ``gumbel_topk(…, reach=cap)``. Every gene when not given.
+
+    Returns
+    -------
+    Tensor
+        [B, H], in the weight's dtype. Sums are in float64 for a float64 weight and otherwise in
+        float32, also for bfloat16 and float16; x is converted if it has yet another dtype. (On the
+        CPU a half-precision weight is widened at every call.) Autocast changes nothing: counts
+        above 256 would not be exact in bfloat16, and the next layer rounds y anyway.
+
+    Raises
+    ------
+    ValueError
+        Shapes, devices or index dtypes that do not fit; an x that requires a gradient; columns of x
+        or indices outside the genes or out of order. On CUDA the last is checked when the
+        environment variable ``KERNOMICS_CHECK`` is 1, and is undefined otherwise.
+    TypeError
+        x, mask, weight or bias that are not floating-point numbers.
+    """
+    _check_shapes(tuple(x.shape), mask, indices, weight, bias, grad_indices)
+    indptr: Tensor | None
+    columns: Tensor | None
+    if isinstance(x, Tensor) and x.layout == torch.strided:
+        require_float(x, "x")
+        indptr, columns, values = None, None, x
+    elif isinstance(x, Tensor) and x.layout != torch.sparse_csr:
+        raise TypeError(f"x has layout {x.layout}; pass it dense or as x.to_sparse_csr()")
+    else:
+        indptr, columns, values = csr_parts(x, "x")
+    if torch.is_grad_enabled() and values.requires_grad:
+        raise ValueError("x requires a gradient, and masked_linear gives it none; pass x.detach()")
+    require_same_device(
+        weight, "weight", x=values, mask=mask, indices=indices, bias=bias, grad_indices=grad_indices
+    )
+    exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    compute = exact if weight.device.type == "cpu" else weight.dtype
+    if values.dtype not in (exact, compute):
+        values = values.to(exact)
+    arguments = (
+        values,
+        indptr,
+        columns,
+        mask.to(exact),
+        indices.contiguous(),
+        weight.to(compute),
+        None if bias is None else bias.to(exact).contiguous(),
+        None if grad_indices is None else grad_indices.contiguous(),
+    )
+    y: Tensor = _MaskedLinear.apply(*arguments)  # type: ignore[no-untyped-call]
+    return y.to(weight.dtype)

@@ -1,0 +1,57 @@
+"""Devices, and the score tables that the tests of the ops draw from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+Scores = Callable[..., Tensor]
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+@pytest.fixture()
+def raise_data_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA errors that depend on data are raised on request; the CPU always raises them."""
+    monkeypatch.setenv("KERNOMICS_CHECK", "1")
+
+
+@pytest.fixture()
+def threads() -> Iterator[Callable[[int], None]]:
+    """Set torch's thread count for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture()
+def draw_scores() -> Scores:
+    """Draw scores [rows, genes], optionally with ties, forced and forbidden genes in each row."""
+
+    def draw(
+        rows: int,
+        genes: int,
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        step: float | None = None,
+        forced: int = 0,
+        forbidden: int = 0,
+    ) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        scores = torch.randn((rows, genes), generator=generator, dtype=torch.float64)
+        if step is not None:  # multiples of a step: equal scores when it is coarse
+            scores = (scores / step).round() * step
+        for row in scores:
+            special = torch.randperm(genes, generator=generator)[: forced + forbidden]
+            row[special[:forced]] = float("inf")
+            row[special[forced:]] = -float("inf")
+        return scores.to(dtype)
+
+    return draw
