@@ -57,9 +57,9 @@ void gumbel_topk_relaxed_py(Address y, Address indices, int64_t rows, int64_t ge
 
 template <typename T>
 LinearArgs<T> linear_args(Address values, Address indptr, Address columns, bool wide_columns,
-                          int64_t stored, int64_t row_stride, int64_t column_stride, int64_t rows,
-                          int64_t genes, Address mask, Address chosen, int64_t k, Address reached,
-                          int64_t reach, Address weight, int64_t weight_stride, int64_t outputs,
+                          int64_t row_stride, int64_t column_stride, int64_t rows, int64_t genes,
+                          Address mask, Address chosen, int64_t k, Address reached, int64_t reach,
+                          Address weight, int64_t weight_stride, int64_t outputs, int64_t stored,
                           int threads) {
   return {{at<const T>(values), at<const int64_t>(indptr), at<const void>(columns), wide_columns,
            stored, row_stride, column_stride, rows, genes},
@@ -76,18 +76,18 @@ LinearArgs<T> linear_args(Address values, Address indptr, Address columns, bool 
 
 template <typename T>
 py::tuple masked_linear_forward_py(Address values, Address indptr, Address columns,
-                                   bool wide_columns, int64_t stored, int64_t row_stride,
-                                   int64_t column_stride, int64_t rows, int64_t genes, Address mask,
-                                   Address chosen, int64_t k, Address reached, int64_t reach,
-                                   Address weight, int64_t weight_stride, int64_t outputs,
+                                   bool wide_columns, int64_t row_stride, int64_t column_stride,
+                                   int64_t rows, int64_t genes, Address mask, Address chosen,
+                                   int64_t k, Address reached, int64_t reach, Address weight,
+                                   int64_t weight_stride, int64_t outputs, int64_t stored,
                                    int threads, Address bias, Address y) {
   LinearReport report;
   {
     py::gil_scoped_release release;
     report = masked_linear_forward<T>(
-        linear_args<T>(values, indptr, columns, wide_columns, stored, row_stride, column_stride,
-                       rows, genes, mask, chosen, k, reached, reach, weight, weight_stride, outputs,
-                       threads),
+        linear_args<T>(values, indptr, columns, wide_columns, row_stride, column_stride, rows,
+                       genes, mask, chosen, k, reached, reach, weight, weight_stride, outputs,
+                       stored, threads),
         at<const T>(bias), at<T>(y));
   }
   return py::make_tuple(report.fault, report.row, report.position, report.value, report.count);
@@ -95,16 +95,16 @@ py::tuple masked_linear_forward_py(Address values, Address indptr, Address colum
 
 template <typename T>
 void masked_linear_backward_py(Address values, Address indptr, Address columns, bool wide_columns,
-                               int64_t stored, int64_t row_stride, int64_t column_stride,
-                               int64_t rows, int64_t genes, Address mask, Address chosen, int64_t k,
+                               int64_t row_stride, int64_t column_stride, int64_t rows,
+                               int64_t genes, Address mask, Address chosen, int64_t k,
                                Address reached, int64_t reach, Address weight,
-                               int64_t weight_stride, int64_t outputs, int threads, Address delta,
-                               int64_t delta_stride, Address grad_mask, Address grad_weight,
-                               Address grad_bias) {
+                               int64_t weight_stride, int64_t outputs, int64_t stored, int threads,
+                               Address delta, int64_t delta_stride, Address grad_mask,
+                               Address grad_weight, Address grad_bias) {
   py::gil_scoped_release release;
   masked_linear_backward<T>(
-      linear_args<T>(values, indptr, columns, wide_columns, stored, row_stride, column_stride, rows,
-                     genes, mask, chosen, k, reached, reach, weight, weight_stride, outputs,
+      linear_args<T>(values, indptr, columns, wide_columns, row_stride, column_stride, rows, genes,
+                     mask, chosen, k, reached, reach, weight, weight_stride, outputs, stored,
                      threads),
       {at<const T>(delta), delta_stride, at<T>(grad_mask), at<T>(grad_weight), at<T>(grad_bias)});
 }

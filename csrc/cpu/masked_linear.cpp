@@ -104,7 +104,8 @@ KN_INLINE LinearReport forward_csr_row(const LinearArgs<T>& a, const uint8_t* fl
   if (report.fault != kLinearFine || y == nullptr) return report;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t j = columns[i];
-    if (flags[j]) axpy(values[i] * a.mask[j], a.weight + j * a.weight_stride, a.outputs, y);
+    if (flags[j] & kChosen)
+      axpy(values[i] * a.mask[j], a.weight + j * a.weight_stride, a.outputs, y);
   }
   return {};
 }
@@ -247,8 +248,16 @@ template <typename T, typename C>
 KN_INLINE void add_tile(const LinearArgs<T>& a, const LinearGradients<T>& g, const uint8_t* flags,
                         uint8_t wanted, int64_t begin, int64_t end, TileScratch<T>& s) {
   const C* columns = static_cast<const C*>(a.x.columns);
+  const bool every_gene = g.mask != nullptr && a.reached == nullptr;
+  const bool uses_most = every_gene && (a.x.indptr == nullptr || a.x.stored >= a.x.genes);
+  const int64_t next = uses_most ? std::min(end - begin, a.x.genes - end) : 0;
   for (int64_t b = 0; b < a.x.rows; ++b) {
     const T* delta = g.delta + b * g.delta_stride;
+    // Brings the next tile of W closer meanwhile.
+    for (int64_t j = next * b / a.x.rows; j < next * (b + 1) / a.x.rows; ++j) {
+      const T* row = a.weight + (end + j) * a.weight_stride;
+      for (int64_t h = 0; h < a.outputs; h += kLanes<T>) __builtin_prefetch(row + h, 0, 2);
+    }
     if (a.x.indptr == nullptr) {
       const T* x = a.x.values + b * a.x.row_stride;
       add_cell(a, g, flags, pick_dense(x, a.x.column_stride, begin, end, flags, wanted, s), delta,
@@ -260,7 +269,7 @@ KN_INLINE void add_tile(const LinearArgs<T>& a, const LinearGradients<T>& g, con
     while (last < stop && columns[last] < end) ++last;
     s.cursor[b] = last;
     const Entries<T, C> e{columns + first, a.x.values + first, last - first};
-    if (a.reached == nullptr && g.mask != nullptr)  // every gene
+    if (every_gene)
       add_cell(a, g, flags, e, delta, begin, s);
     else
       add_cell(a, g, flags, pick(e, flags, wanted, s), delta, begin, s);
@@ -325,7 +334,9 @@ template <typename T>
 int64_t tile_genes(const LinearArgs<T>& a) {
   const int64_t row_bytes = a.outputs * static_cast<int64_t>(sizeof(T));
   int64_t tile = kTileBytes / std::max<int64_t>(1, row_bytes);
-  if (a.x.indptr != nullptr)
+  if (a.x.indptr == nullptr)
+    tile *= 2;  // longer strips of x
+  else
     tile = std::max(tile, kEntriesPerVisit * a.x.rows * a.x.genes / (a.x.stored + 1));
   tile = std::min({tile, kMaxTile, (a.x.genes + 4 * a.threads - 1) / (4 * a.threads)});
   return std::max<int64_t>(tile, 16);

@@ -11,20 +11,30 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_PUBLIC = ("baselines", "data", "datasets", "metrics", "models", "nn", "ops", "pl", "tl", "train")
-
 if TYPE_CHECKING:
     from kernomics import baselines, data, datasets, metrics, models, nn, ops, pl, tl, train
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = [
+    "__version__",
+    "baselines",
+    "data",
+    "datasets",
+    "metrics",
+    "models",
+    "nn",
+    "ops",
+    "pl",
+    "tl",
+    "train",
+]
 
 
 def __getattr__(name: str) -> object:
     """Import a subpackage when it is first asked for: `import kernomics` itself costs nothing."""
-    if name in _PUBLIC:
+    if name in __all__:
         return importlib.import_module(f"kernomics.{name}")
     raise AttributeError(f"module 'kernomics' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *__all__})

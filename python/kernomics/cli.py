@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kernomics import __version__
-from kernomics.errors import ConfigError, KernomicsError
+from kernomics.errors import ConfigError, KernomicsError, closest
 
 EXAMPLES = """examples:
   kernomics demo
@@ -21,6 +21,15 @@ EXAMPLES = """examples:
       --split group --split-key donor --force CD3D MS4A1 --out runs/two-tasks
   kernomics evaluate runs/panel other.h5ad
 """
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []):
+            return action.help
+        return super()._get_help_string(action)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,22 +49,32 @@ def parser() -> argparse.ArgumentParser:
         description="Select a gene panel that predicts one or several labels. One training gives "
         "the panel and its predictor. Writes a run directory with the panel (panel.csv), the model "
         "(model/), the scores on held-out cells (results.json) and a report (report.html).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     select.add_argument("data", help="an .h5ad file with raw counts")
     select.add_argument(
-        "--labels-key", nargs="+", metavar="COLUMN", help="obs column(s) to predict"
+        "--labels-key", nargs="+", required=True, metavar="COLUMN", help="obs column(s) to predict"
     )
     select.add_argument("--layer", help="layer that holds the counts (X if not given)")
     select.add_argument("--library-key", help="obs column with each cell's total over all genes")
+    select.add_argument(
+        "--categorical", nargs="+", default=[], metavar="COLUMN",
+        help="label(s) whose numbers are classes, such as cluster numbers",
+    )  # fmt: skip
     select.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     select.add_argument(
         "--split", choices=("stratified", "random", "group"), default="stratified",
         help="how cells are divided into 70%% training, 10%% validation and 20%% test",
     )  # fmt: skip
-    select.add_argument("--split-key", metavar="COLUMN", help="obs column of groups (--split group)")
-    select.add_argument("--force", nargs="+", default=[], metavar="GENE", help="always in the panel")
-    select.add_argument("--forbid", nargs="+", default=[], metavar="GENE", help="never in the panel")
+    select.add_argument(
+        "--split-key", metavar="COLUMN", help="obs column of groups (--split group)"
+    )
+    select.add_argument(
+        "--force", nargs="+", default=[], metavar="GENE", help="always in the panel"
+    )
+    select.add_argument(
+        "--forbid", nargs="+", default=[], metavar="GENE", help="never in the panel"
+    )
     _add_training(select)
     select.set_defaults(run=_select)
 
@@ -63,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         "demo",
         help="select 32 genes for the 10 types of 700 real blood cells",
         description="Select 32 genes for the 10 cell types of the 700 real PBMC that scanpy ships.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     _add_training(demo, out="runs/demo", n_genes=32)
     demo.set_defaults(run=_demo)
@@ -71,14 +90,15 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",
         help="apply a saved panel to other cells and score it",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     evaluate.add_argument("run_or_model", help="a run directory, or a saved model")
     evaluate.add_argument("data", help="an .h5ad file with raw counts of the panel's genes")
     evaluate.add_argument("--layer", help="layer that holds the counts (X if not given)")
+    evaluate.add_argument("--library-key", help="obs column with each cell's total over all genes")
     evaluate.add_argument(
         "--label", nargs="+", default=[], metavar="TASK=COLUMN",
-        help="obs column of a task, where it is not called as in training",
+        help="obs column of a label, where it is not called as in training",
     )  # fmt: skip
     evaluate.add_argument("--predictions", metavar="CSV", help="write each cell's prediction here")
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
@@ -93,25 +113,37 @@ def parser() -> argparse.ArgumentParser:
 def _add_training(
     command: argparse.ArgumentParser, *, out: str | None = None, n_genes: int = 64
 ) -> None:
-    command.add_argument("--n-genes", type=int, default=n_genes, metavar="K", help="panel size")
-    command.add_argument("--out", default=out, required=out is None, help="the run directory")
+    # Their defaults come last, after --config: see _settings.
+    command.set_defaults(least={"n_genes": n_genes, "seed": 0})
+    command.add_argument(
+        "--n-genes", type=int, metavar="K", help=f"panel size ({n_genes} if not given)"
+    )
+    command.add_argument(
+        "--out", default=out, required=out is None, metavar="DIR", help="the run directory"
+    )
     ending = command.add_mutually_exclusive_group()
     ending.add_argument("--resume", action="store_true", help="continue the run in --out")
     ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
-    command.add_argument("--seed", type=int, default=0, help="decides everything random")
-    command.add_argument("--max-epochs", type=int, help="passes over the cells (by default enough for about 3,000 steps)")
-    command.add_argument("--batch-size", type=int, help="cells per batch")
+    command.add_argument("--seed", type=int, help="decides everything random (0 if not given)")
+    command.add_argument(
+        "--max-epochs", type=int, metavar="N",
+        help="passes over the cells (enough for about 1,000 steps if not given)",
+    )  # fmt: skip
+    command.add_argument(
+        "--batch-size", type=int, metavar="N", help="cells per batch (64 or 128 if not given)"
+    )
     command.add_argument(
         "--config", metavar="JSON",
         help="file of settings of YOTOConfig and TrainConfig, such as "
-        '{"relaxation": "neuralsort", "patience": 10}',
+        '{"relaxation": "neuralsort", "patience": 10}, or the config.json of another run; the '
+        "options of this command take precedence",
     )  # fmt: skip
     command.add_argument(
         "--compare", nargs="*", default=["de", "random"], metavar="METHOD",
-        help="panels to put beside this one: de, random",
+        help="panels to put beside this one: de, random, or nothing",
     )  # fmt: skip
     command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
-    command.add_argument("--threads", type=int, help="CPU threads (all if not given)")
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -121,20 +153,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 on success, 2 when what was given cannot be used.
+        0 on success, 2 when what was given cannot be used, 130 after Ctrl-C.
     """
     args = parser().parse_args(argv)
-    # The data layer's warnings are for the reader of the terminal, without code lines.
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    try:
-        args.run(args)
-    except (KernomicsError, FileNotFoundError, ImportError) as error:
-        print(f"kernomics {args.command}: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'interrupted'}", file=sys.stderr)
-        return 130
+    with warnings.catch_warnings():
+        # The data layer's warnings are for the reader of the terminal, without code lines.
+        warnings.showwarning = _show_warning
+        try:
+            args.run(args)
+        except (KernomicsError, OSError, ImportError) as error:
+            print(f"kernomics {args.command}: error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as stop:
+            print(f"\n{str(stop) or 'interrupted'}", file=sys.stderr)
+            if "resume" in args:
+                print("the same command with --resume continues", file=sys.stderr)
+            return 130
     return 0
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 # -- select and demo -------------------------------------------------------------------------------
@@ -143,14 +182,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _select(args: argparse.Namespace) -> None:
     from kernomics.data import CellCollection
 
-    if not args.labels_key:
-        raise ConfigError("--labels-key is missing: name the obs column(s) to predict")
+    _settings(args)  # a mistake there is told before the data are read
     cells = CellCollection.from_anndata(
         args.data,
         layer=args.layer,
         labels_key=args.labels_key,
         library_key=args.library_key,
         unlabelled_category=args.unlabelled,
+        label_kinds=dict.fromkeys(args.categorical, "categorical"),
     )
     _run(args, cells, Path(args.data).name, [], split=args.split, split_key=args.split_key,
          forced_genes=args.force, forbidden_genes=args.forbid)  # fmt: skip
@@ -164,7 +203,12 @@ def _demo(args: argparse.Namespace) -> None:
     cells = CellCollection.from_anndata(
         adata, layer="counts", labels_key="cell_type", library_key="n_counts"
     )
-    _run(args, cells, "700 PBMC (10x Genomics), shipped with scanpy", [adata.uns["kernomics"]["note"]])
+    _run(
+        args,
+        cells,
+        "700 PBMC (10x Genomics), shipped with scanpy",
+        [adata.uns["kernomics"]["note"]],
+    )
 
 
 def _run(
@@ -172,20 +216,13 @@ def _run(
 ) -> None:
     import torch
 
-    from kernomics.models import YOTO, YOTOConfig
+    from kernomics.models import YOTO
     from kernomics.selection import run_selection
 
-    if args.threads:
+    if args.threads is not None:
         torch.set_num_threads(args.threads)
-    settings = _settings(args.config)
-    names = {field.name for field in dataclasses.fields(YOTOConfig)}
-    selecting = {name: value for name, value in settings.items() if name in names}
-    training = {name: value for name, value in settings.items() if name not in names}
-    if args.batch_size is not None:
-        training["batch_size"] = args.batch_size
-    if "hidden" in selecting:
-        selecting["hidden"] = tuple(selecting["hidden"])
-    model = YOTO(cells, n_genes=args.n_genes, seed=args.seed, **options, **selecting)
+    selecting, training = _settings(args)
+    model = YOTO(cells, seed=training["seed"], **options, **selecting)
     split = model.split
     print(f"cells      {cells.n_cells:,}   genes {cells.n_genes:,}   {dataset}")
     print(
@@ -202,21 +239,56 @@ def _run(
         resume=args.resume,
         overwrite=args.overwrite,
         compare=args.compare,
-        max_epochs=args.max_epochs,
         notes=notes,
         device=args.device,
-        progress=not args.quiet,
         **training,
     )
     print(f"panel      {', '.join(model.genes)}")
     _print_scores(result.scores)
-    for warning in model.warnings:
+    for warning in result.warnings:
         print(f"warning    {warning}")
     print(f"seconds    {result.seconds:.1f} for the selection")
     print(f"report     {result.report}")
 
 
-def _settings(path: str | None) -> dict[str, Any]:
+def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Gather the settings of the model and of its training: options, --config, then defaults."""
+    from kernomics.models import YOTOConfig
+    from kernomics.models.device import usable_device
+    from kernomics.train import TrainConfig, override
+
+    if args.threads is not None and args.threads < 1:
+        raise ConfigError(f"--threads is {args.threads}: at least 1 is needed")
+    usable_device(args.device)
+    given = {
+        "n_genes": args.n_genes,
+        "seed": args.seed,
+        "max_epochs": args.max_epochs,
+        "batch_size": args.batch_size,
+        "progress": False if args.quiet else None,
+    }
+    settings = {**args.least, **_read_settings(args.config)}
+    settings.update({name: value for name, value in given.items() if value is not None})
+    of_model, of_training = (
+        [field.name for field in dataclasses.fields(kind)] for kind in (YOTOConfig, TrainConfig)
+    )
+    for name in settings:
+        if name not in of_model + of_training:
+            raise ConfigError(
+                f"{args.config} has the setting {name!r}, which is unknown; "
+                f"{closest(name, of_model + of_training)}"
+            )
+    selecting = {name: value for name, value in settings.items() if name in of_model}
+    training = {name: value for name, value in settings.items() if name in of_training}
+    try:
+        override(YOTOConfig(), **selecting)
+        override(TrainConfig(), **training)
+    except TypeError as error:  # a word where a number belongs
+        raise ConfigError(f"{args.config}: a setting is of the wrong type: {error}") from error
+    return selecting, training
+
+
+def _read_settings(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
@@ -224,7 +296,11 @@ def _settings(path: str | None) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(settings, dict):
-        raise ConfigError(f"{path} must hold a JSON object of settings, not a {type(settings).__name__}")
+        raise ConfigError(
+            f"{path} must hold a JSON object of settings, not a {type(settings).__name__}"
+        )
+    if settings.get("kind") == "kernomics run":
+        return {**settings["config"]["model"], **settings["config"]["train"]}
     return settings
 
 
@@ -235,15 +311,17 @@ def _print_scores(scores: Any) -> None:
         print(f"held out   {task:<34}" + "".join(f"{heads[key]:>10}" for key in keys))
         for score in found:
             name = f"{score.method}, {score.predictor}"
-            print(f"           {name:<34}" + "".join(f"{score.metrics[key]:>10.3f}" for key in keys))
+            print(
+                f"           {name:<34}" + "".join(f"{score.metrics[key]:>10.3f}" for key in keys)
+            )
 
 
 # -- evaluate and info -----------------------------------------------------------------------------
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from kernomics.data import CellCollection
     from kernomics.models import Panel
+    from kernomics.train.storage import jsonable
 
     labels = {}
     for pair in args.label:
@@ -252,14 +330,14 @@ def _evaluate(args: argparse.Namespace) -> None:
             raise ConfigError(f"--label {pair!r}: write TASK=COLUMN")
         labels[task] = name
     panel = Panel.load(args.run_or_model)
-    cells = CellCollection.from_anndata(args.data, layer=args.layer, empty_cells="keep")
-    scores = panel.evaluate(cells, labels=labels)
+    reading = {"layer": args.layer, "library_key": args.library_key}
+    scores = panel.evaluate(args.data, labels=labels, **reading)
     if args.predictions:
-        panel.predict(cells).to_csv(args.predictions)
+        panel.predict(args.data, **reading).to_csv(args.predictions)
     if args.json:
-        print(json.dumps(scores, indent=1))
+        print(json.dumps(jsonable(scores), indent=1))
         return
-    print(f"panel      {len(panel.genes)} genes   cells {cells.n_cells:,}")
+    print(f"panel      {len(panel.genes)} genes")
     for task, found in scores.items():
         print(f"{task:<10} " + "   ".join(f"{key} {value:.4g}" for key, value in found.items()))
     if args.predictions:
@@ -280,4 +358,5 @@ def _info(args: argparse.Namespace) -> None:
     else:
         print("CUDA       no kernels in this build")
     print(f"torch      {found['torch']}, CUDA {found['torch_cuda'] or 'none'}")
-    print(f"machine    {found['threads']} CPU threads; GPUs: {', '.join(found['cuda_devices']) or 'none'}")
+    devices = ", ".join(found["cuda_devices"]) or "none"
+    print(f"machine    {found['threads']} CPU threads; GPUs: {devices}")

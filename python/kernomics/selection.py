@@ -20,13 +20,26 @@ from scipy import sparse
 
 from kernomics import __version__, baselines, metrics
 from kernomics.data import CellCollection
-from kernomics.errors import ConfigError, closest
+from kernomics.errors import ConfigError, KernomicsError, closest
+from kernomics.metrics._extras import require_extra
 from kernomics.models import YOTO
+from kernomics.models.device import usable_device
+from kernomics.models.monitors import TrainingWarning
 from kernomics.models.panel_network import Task
 from kernomics.report import MethodScore, ReportData, SplitReport, TaskReport, write_report
-from kernomics.train import RunDirectory, override, replace_file, write_json
+from kernomics.train import (
+    History,
+    RunDirectory,
+    config_hash,
+    override,
+    replace_file,
+    write_json,
+)
 
-COMPARISONS = {"de": baselines.DEBaseline, "random": baselines.RandomBaseline}
+COMPARISONS: dict[str, baselines.Baseline] = {
+    "de": baselines.DEBaseline(),
+    "random": baselines.RandomBaseline(),
+}
 RANDOM_PANELS = 5
 """A random panel's score is the mean over so many."""
 
@@ -41,14 +54,17 @@ class SelectionResult:
         The trained model.
     scores
         Per label, one entry per method and predictor; the first is the panel's own predictor.
+    warnings
+        What may be wrong with the panel, and which comparisons could not be made.
     seconds
-        From the start of training to the trained panel.
+        From the start of training to the trained panel; earlier sessions of a resumed run count.
     report
         Path of the report.
     """
 
     model: YOTO
     scores: dict[str, list[MethodScore]]
+    warnings: list[str]
     seconds: float
     report: Path
 
@@ -70,7 +86,6 @@ def run_selection(
     resume: bool = False,
     overwrite: bool = False,
     compare: Sequence[str] = ("de", "random"),
-    max_epochs: int | None = None,
     notes: Sequence[str] = (),
     device: str = "cpu",
     **training: Any,
@@ -90,38 +105,49 @@ def run_selection(
     compare
         Which of ``"de"`` and ``"random"`` to put beside the panel, chosen on the same training
         cells and judged by the same logistic regression.
-    max_epochs, device, **training
-        As in `YOTO.train`.
     notes
         Sentences about the data for the report's warnings.
+    device, **training
+        As in `YOTO.train`.
 
     Returns
     -------
     SelectionResult
         With everything that was written to `out`.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        Before anything is written: settings that make no sense, or an `out` that cannot be used.
+    ImportError
+        Likewise, without the packages of the extra ``report``.
     """
+    # All that can be known to fail fails now, and not after the training.
     for name in compare:
         if name not in COMPARISONS:
             raise ConfigError(f"cannot compare with {name!r}; {closest(name, COMPARISONS)}")
-    if max_epochs is not None:
-        training["max_epochs"] = max_epochs
+    for package in ("sklearn", "matplotlib", *(["scanpy"] if "de" in compare else [])):
+        require_extra(package, purpose="a selection with its report")
+    usable_device(device)
     training.setdefault("seed", model.seed)
     model.training = override(model.training, **training)
     with RunDirectory.create(
         out, run_config(model, dataset, compare), resume=resume, overwrite=overwrite
     ) as run:
         write_json(run.split, model.split.to_dict())
+        earlier = _seconds_before(run) if resume else 0.0
         begun = time.monotonic()
         with warnings.catch_warnings():  # the report lists them
-            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore", TrainingWarning)
             model.train(run_dir=run.path, resume=resume, device=device)
-        seconds = time.monotonic() - begun
+        seconds = earlier + time.monotonic() - begun
         model.save(run.model)
         replace_file(run.panel, _panel_table(model).encode())
-        scores = score_panels(model, compare)
-        write_json(run.results, _results(model, scores, seconds))
-        write_report(run.report, report_data(model, scores, dataset, seconds, notes))
-        return SelectionResult(model, scores, seconds, run.report)
+        scores, unscored = score_panels(model, compare)
+        found = [*unscored, *model.warnings]
+        write_json(run.results, _results(model, scores, seconds, found))
+        write_report(run.report, report_data(model, scores, dataset, seconds, [*notes, *found]))
+        return SelectionResult(model, scores, found, seconds, run.report)
 
 
 def run_config(model: YOTO, dataset: str, compare: Sequence[str]) -> dict[str, Any]:
@@ -132,9 +158,14 @@ def run_config(model: YOTO, dataset: str, compare: Sequence[str]) -> dict[str, A
         "data_sha256": model.cells.fingerprint,
         "labels": list(model.cells.labels),
         "seed": model.seed,
-        "split": {"how": model.split.how, "by": model.split.by, "seed": model.split.seed},
-        "forced_genes": model.cells.genes[model.forced].tolist(),
-        "never_chosen": len(model.forbidden),
+        "split": {
+            "how": model.split.how,
+            "by": model.split.by,
+            "seed": model.split.seed,
+            "sha256": config_hash(model.split.to_dict()),
+        },
+        "forced_genes": model.cells.genes[model.bounds.forced].tolist(),
+        "forbidden_genes": list(model.bounds.forbidden_names),
         "task_weights": {task.name: task.weight for task in model.tasks},
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(model.training),
@@ -145,63 +176,71 @@ def run_config(model: YOTO, dataset: str, compare: Sequence[str]) -> dict[str, A
 # -- scores ----------------------------------------------------------------------------------------
 
 
-def score_panels(model: YOTO, compare: Sequence[str]) -> dict[str, list[MethodScore]]:
+def score_panels(
+    model: YOTO, compare: Sequence[str]
+) -> tuple[dict[str, list[MethodScore]], list[str]]:
     """Score the panel and others on the test cells, per label.
 
     The panel is judged twice: by its own network, and by the logistic (or ridge) regression that
     also judges the other panels, on the same cells with the same input.
+
+    Returns
+    -------
+    scores : dict
+        Per label one entry per panel and predictor; empty without test cells.
+    unscored : list of str
+        A sentence on each comparison that these cells do not allow, such as one without a labelled
+        test cell.
     """
+    scores: dict[str, list[MethodScore]] = {}
+    unscored: list[str] = []
     if not len(model.split.test):
-        return {}
+        return scores, unscored
     train, test = model.split.train, model.split.test
     counts = counts_of(model.cells, np.concatenate([train, test]))
     x_train, x_test = counts[: len(train)], counts[len(train) :]
     place = {gene: i for i, gene in enumerate(model.cells.genes)}
     own_panel = np.array([place[gene] for gene in model.genes])
-    scores: dict[str, list[MethodScore]] = {}
+    usable = np.flatnonzero(model.summary.n_expressing >= model.config.min_cells)
+    own_scores = model.test_metrics()
     for task in model.tasks:
         values = model.cells.labels[task.name].values
         y_train, y_test = values[train], values[test]
-
-        def judge(
-            genes: NDArray[np.int64],
-            task: Task = task,
-            y_train: NDArray[Any] = y_train,
-            y_test: NDArray[Any] = y_test,
-        ) -> dict[str, float]:
-            return _judge(task, x_train[:, genes], y_train, x_test[:, genes], y_test)
-
         predictor = "logistic regression" if task.classes else "ridge regression"
-        own = model.test_metrics()[task.name]
         found = [
-            MethodScore(method="YOTO", predictor="its own network", metrics=own),
-            MethodScore(method="YOTO", predictor=predictor, metrics=judge(own_panel)),
+            MethodScore(method="YOTO", predictor="its own network", metrics=own_scores[task.name])
         ]
-        usable = np.flatnonzero(model.summary.n_expressing >= model.config.min_cells)
-        for name in compare:
+        for name in ("YOTO", *compare):
             if name == "de" and not task.classes:
                 continue  # differential expression needs classes
-            baseline = COMPARISONS[name]()
-            seeds = range(RANDOM_PANELS) if name == "random" else range(1)
-            judged = [
-                judge(usable[baseline.select(x_train[:, usable], y_train, len(own_panel), seed=s)])
-                for s in seeds
-            ]
-            keys = judged[0]
-            mean = {key: float(np.mean([one[key] for one in judged])) for key in keys}
+            method = "YOTO" if name == "YOTO" else COMPARISONS[name].name
+            try:
+                panels = [own_panel]
+                if name != "YOTO":
+                    chosen = _choose(name, x_train[:, usable], y_train, len(own_panel))
+                    panels = [usable[panel] for panel in chosen]
+                judged = [
+                    _judge(task, x_train[:, genes], y_train, x_test[:, genes], y_test)
+                    for genes in panels
+                ]
+            except KernomicsError as error:
+                unscored.append(f"{method} was not scored by {predictor} on {task.name}: {error}.")
+                continue
+            mean = {key: float(np.mean([one[key] for one in judged])) for key in judged[0]}
             spread = {}
             if len(judged) > 1:
-                spread = {k: float(np.std([one[k] for one in judged], ddof=1)) for k in keys}
+                spread = {key: float(np.std([one[key] for one in judged], ddof=1)) for key in mean}
             found.append(
-                MethodScore(
-                    method=baseline.name,
-                    predictor=predictor,
-                    metrics=mean,
-                    spread=spread,
-                )
+                MethodScore(method=method, predictor=predictor, metrics=mean, spread=spread)
             )
         scores[task.name] = found
-    return scores
+    return scores, unscored
+
+
+def _choose(name: str, x_train: Any, y_train: NDArray[Any], k: int) -> list[NDArray[np.int64]]:
+    """Let another method choose k columns of the training cells, a random one several times."""
+    seeds = range(RANDOM_PANELS if name == "random" else 1)
+    return [COMPARISONS[name].select(x_train, y_train, k, seed=seed) for seed in seeds]
 
 
 def _judge(task: Task, x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> dict[str, float]:
@@ -216,7 +255,7 @@ def _judge(task: Task, x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> 
 
 
 def _panel_table(model: YOTO) -> str:
-    """The panel as CSV: gene, rank, score, share of training cells that express it, mean count."""
+    """Return the panel as CSV; detection rate and mean count are over the training cells."""
     place = {gene: i for i, gene in enumerate(model.cells.genes)}
     chosen = [place[gene] for gene in model.genes]
     table = model.ranking.iloc[: len(model.genes)][["rank", "score"]].copy()
@@ -226,14 +265,23 @@ def _panel_table(model: YOTO) -> str:
     return text
 
 
+def _seconds_before(run: RunDirectory) -> float:
+    """Return how long earlier sessions of a run trained, by its history."""
+    history = History.read(run.metrics) if run.metrics.exists() else History()
+    return float(sum(record["seconds"] for record in history.select("train")))
+
+
 def _results(
-    model: YOTO, scores: Mapping[str, Sequence[MethodScore]], seconds: float
+    model: YOTO,
+    scores: Mapping[str, Sequence[MethodScore]],
+    seconds: float,
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     return {
         "genes": model.genes,
         "scores": {task: [dataclasses.asdict(s) for s in found] for task, found in scores.items()},
         "test_cells": len(model.split.test),
-        "warnings": model.warnings,
+        "warnings": list(notes),
         "seconds": round(seconds, 2),
     }
 
@@ -247,14 +295,14 @@ def report_data(
 ) -> ReportData:
     """Gather what the report shows."""
     cells, split = model.cells, model.split
-    place = {gene: i for i, gene in enumerate(cells.genes)}
-    chosen = np.array([place[gene] for gene in model.genes])
     panel_counts = counts_of(cells.with_genes(model.genes, 1.0), np.arange(cells.n_cells))
     outputs = model.trained.outputs(cells, split.test)
     tasks, expression = [], []
     for task in model.tasks:
         labels = cells.labels[task.name]
-        parts = [int(labels.labelled[rows].sum()) for rows in (split.train, split.validation, split.test)]
+        parts = [
+            int(labels.labelled[rows].sum()) for rows in (split.train, split.validation, split.test)
+        ]
         confusion = None
         if task.classes:
             expression.append(
@@ -298,7 +346,7 @@ def report_data(
         ),
         expression=expression,
         history=model.history,
-        warnings=[*notes, *_class_notes(model), *model.warnings],
+        warnings=[*notes, *_class_notes(model)],
         command=shlex.join(["kernomics", *sys.argv[1:]]),
         config=run_config(model, dataset, ()),
         versions={

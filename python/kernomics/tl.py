@@ -61,16 +61,29 @@ def select_genes(
     """
     model = YOTO(adata, labels_key, n_genes, layer=layer, seed=seed, **options)
     model.train(max_epochs, device=device, progress=progress)
+    test_metrics = model.test_metrics() if len(model.split.test) else {}
     ranking = model.ranking.loc[adata.var_names.astype(str)]
     adata.var[f"{key_added}_selected"] = ranking["selected"].to_numpy()
     adata.var[f"{key_added}_score"] = ranking["score"].to_numpy()
     adata.var[f"{key_added}_rank"] = ranking["rank"].to_numpy()
-    params = {**dataclasses.asdict(model.config), "layer": layer, "labels_key": labels_key}
+    params = {
+        **dataclasses.asdict(model.config),
+        "labels_key": labels_key,
+        "layer": layer,
+        "forced_genes": model.cells.genes[model.bounds.forced].tolist(),
+        "forbidden_genes": model.bounds.forbidden_names,
+        "split": model.split.how,
+        "split_key": model.split.by,
+    }
     adata.uns[key_added] = {
         "genes": np.array(model.genes, dtype=object),
-        "test_metrics": model.test_metrics() if len(model.split.test) else {},
-        # h5ad holds no None, so a setting left open is left out.
-        "params": {name: value for name, value in params.items() if value is not None},
+        "test_metrics": test_metrics,
+        # h5ad holds neither None nor tuples: a setting left open is left out.
+        "params": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in params.items()
+            if value is not None
+        },
         "seed": seed,
         "version": __version__,
     }

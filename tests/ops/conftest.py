@@ -16,13 +16,13 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-@pytest.fixture()
+@pytest.fixture
 def raise_data_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA errors that depend on data are raised on request; the CPU always raises them."""
     monkeypatch.setenv("KERNOMICS_CHECK", "1")
 
 
-@pytest.fixture()
+@pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
     """Set torch's thread count for one test."""
     before = torch.get_num_threads()
@@ -30,7 +30,7 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture()
+@pytest.fixture
 def draw_scores() -> Scores:
     """Draw scores [rows, genes], optionally with ties, forced and forbidden genes in each row."""
 

@@ -128,7 +128,7 @@ def test_noise_is_accurate_at_every_scale_of_the_word() -> None:
     assert_accurate(of_words(words), words)
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_noise_is_accurate_for_every_sixteenth_word() -> None:
     for start in range(0, 2**32, 2**26):
         words = np.arange(start + start // 2**26 % 16, start + 2**26, 16, dtype=np.uint32)

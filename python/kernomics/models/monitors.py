@@ -13,7 +13,11 @@ STUCK = 0.95
 """A task whose loss stays above this share of its first value has learned next to nothing."""
 
 
-def training_warnings(history: History, tasks: Sequence[Task]) -> list[str]:
+class TrainingWarning(UserWarning):
+    """A training ended, but something in its course says that the panel may be poor."""
+
+
+def training_warnings(history: History, tasks: Sequence[Task], *, free: bool = True) -> list[str]:
     """Describe scores that never parted and tasks that did not learn.
 
     Parameters
@@ -21,7 +25,9 @@ def training_warnings(history: History, tasks: Sequence[Task]) -> list[str]:
     history
         Of a finished training.
     tasks
-        Its tasks.
+        Its tasks; those of weight 0 are not expected to learn.
+    free
+        Whether there was a choice of genes at all.
 
     Returns
     -------
@@ -33,7 +39,7 @@ def training_warnings(history: History, tasks: Sequence[Task]) -> list[str]:
         return []
     found = []
     spread = records[-1]["score_variance"] ** 0.5
-    if spread < ALIKE:
+    if free and spread < ALIKE:
         found.append(
             f"The gene scores are all alike (standard deviation {spread:.1e}), so the panel is "
             "close to arbitrary: train longer, or raise score_learning_rate."
@@ -41,7 +47,7 @@ def training_warnings(history: History, tasks: Sequence[Task]) -> list[str]:
     ratios = {
         task.name: records[-1][f"loss/{task.name}"] / records[0][f"loss/{task.name}"]
         for task in tasks
-        if records[0].get(f"loss/{task.name}", 0.0) > 0
+        if task.weight > 0 and records[0].get(f"loss/{task.name}", 0.0) > 0
     }
     stuck = [name for name, ratio in ratios.items() if ratio > STUCK]
     if stuck and len(stuck) < len(ratios):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,10 @@ from torch import Tensor
 from kernomics import metrics
 from kernomics.data import CellCollection, Labels
 from kernomics.data.labels import column
-from kernomics.errors import CheckpointError, DataError
+from kernomics.errors import CheckpointError, ConfigError, DataError, closest
 from kernomics.models.panel_network import PanelNetwork, Task
 from kernomics.train import load_model_dir, save_model_dir
+from kernomics.train.storage import existing
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,7 +70,7 @@ class Panel:
         scores: ArrayLike,
         info: Mapping[str, Any],
     ) -> None:
-        self.network = network.eval()
+        self.network = network
         self.genes = [str(gene) for gene in genes]
         self.tasks = network.tasks
         self.info = dict(info)
@@ -120,10 +122,16 @@ class Panel:
             task.name: np.empty((0, task.n_out) if task.classes else 0, np.float32)
             for task in self.tasks
         }
-        return {name: np.concatenate(parts) if parts else empty[name] for name, parts in found.items()}
+        return {
+            name: np.concatenate(parts) if parts else empty[name] for name, parts in found.items()
+        }
 
     def predict(
-        self, adata: AnnData | str | Path | CellCollection, *, layer: str | None = None
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        layer: str | None = None,
+        library_key: str | None = None,
     ) -> pd.DataFrame:
         """Predict the labels of cells, which need the panel's genes alone.
 
@@ -133,6 +141,8 @@ class Panel:
             AnnData, path of an ``.h5ad`` file or collection; not modified.
         layer
             Where the counts are; X by default.
+        library_key
+            obs column with each cell's total over all genes, for ``transform="lognorm"``.
 
         Returns
         -------
@@ -145,12 +155,12 @@ class Panel:
         DataError
             When genes of the panel are missing from the data; it names them.
         """
-        cells = self._collection(adata, layer)
+        cells = self._collection(adata, layer, library_key)
         table: dict[str, Any] = {}
         for task, output in zip(self.tasks, self.outputs(cells).values(), strict=True):
             if task.kind == "categorical":
                 codes = output.argmax(1)
-                table[task.name] = pd.Categorical.from_codes(codes, list(task.classes))
+                table[task.name] = pd.Categorical.from_codes(codes, pd.Index(task.classes))
                 table[f"{task.name}_probability"] = output.max(1)
             else:
                 table[task.name] = output
@@ -161,13 +171,14 @@ class Panel:
         adata: AnnData | str | Path | CellCollection,
         *,
         layer: str | None = None,
+        library_key: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> dict[str, dict[str, float]]:
         """Score the predictions on labelled cells.
 
         Parameters
         ----------
-        adata, layer
+        adata, layer, library_key
             As in `predict`.
         labels
             obs column of a task, where it has another name than in training.
@@ -180,47 +191,61 @@ class Panel:
         Raises
         ------
         DataError
-            When no task's label is in the data, or classes do not match at all.
+            When no task's label is in the data, a column given is not, or no cell has a class that
+            the panel knows.
+        ConfigError
+            When `labels` names something that is no task.
+
+        Warns
+        -----
+        UserWarning
+            When cells have classes that the panel does not know; they are left out of the scores.
         """
-        cells = self._collection(adata, layer)
-        names = {task.name: (labels or {}).get(task.name, task.name) for task in self.tasks}
+        given = dict(labels or {})
+        known = [task.name for task in self.tasks]
+        for name in given:
+            if name not in known:
+                raise ConfigError(f"the panel has no task {name!r}; {closest(name, known)}")
+        cells = self._collection(adata, layer, library_key)
         obs = cells.obs
+        truths = {
+            task.name: _truth(task, column(obs, given.get(task.name, task.name)))
+            for task in self.tasks
+            if task.name in given or task.name in obs.columns
+        }
+        if not truths:
+            raise DataError(
+                f"obs has none of the panel's labels {known}; its columns are {list(obs.columns)}: "
+                "name the column of a label with labels={label: column}"
+            )
         outputs = self.outputs(cells)
-        scores = {}
-        for task in self.tasks:
-            if names[task.name] not in obs.columns:
-                if labels and task.name in labels:
-                    column(obs, names[task.name])
-                continue
-            truth = self._truth(task, Labels.from_series(obs[names[task.name]], task.name, kind=task.kind))
-            scores[task.name] = score_task(task, truth, outputs[task.name])
-        if not scores:
-            raise DataError(
-                f"obs has none of the panel's labels {list(names.values())}; its columns are "
-                f"{list(obs.columns)}"
-            )
-        return scores
+        return {
+            task.name: score_task(task, truths[task.name], outputs[task.name])
+            for task in self.tasks
+            if task.name in truths
+        }
 
-    @staticmethod
-    def _truth(task: Task, labels: Labels) -> NDArray[Any]:
-        if task.kind == "continuous":
-            return labels.values
-        aligned = labels.aligned(task.classes)
-        if not aligned.labelled.any():
-            raise DataError(
-                f"label {task.name!r} shares no class with the panel: it has "
-                f"{list(labels.categories)[:5]}, the panel {list(task.classes)[:5]}"
-            )
-        return aligned.values
-
-    @staticmethod
     def _collection(
-        adata: AnnData | str | Path | CellCollection, layer: str | None
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        layer: str | None,
+        library_key: str | None,
     ) -> CellCollection:
         if isinstance(adata, CellCollection):
             return adata
         # A cell may have none of the panel's genes, and a panel-only data set such cells.
-        return CellCollection.from_anndata(adata, layer=layer, empty_cells="keep")
+        cells = CellCollection.from_anndata(
+            adata, layer=layer, library_key=library_key, empty_cells="keep"
+        )
+        fewer = cells.n_genes < len(self.ranking)
+        if self.network.transform == "lognorm" and library_key is None and fewer:
+            warnings.warn(
+                f"library sizes are totals over the {cells.n_genes:,} genes of these data, and the "
+                f"panel was trained on data with {len(self.ranking):,}; pass library_key, the obs "
+                "column of the totals over all genes",
+                stacklevel=3,
+            )
+        return cells
 
     # -- saving ----------------------------------------------------------------------------------
 
@@ -264,7 +289,12 @@ class Panel:
             If there is none, it is damaged, or it is no panel.
         """
         path = Path(path)
-        folder = path / "model" if (path / "model").is_dir() else path
+        is_run = (path / "config.json").is_file()
+        folder = path / "model" if is_run else path
+        if is_run and not existing(folder).is_dir():
+            raise CheckpointError(
+                f"the run in {path} has no model: it did not finish; continue it with --resume"
+            )
         tensors, meta = load_model_dir(folder)
         if meta.get("format") != FORMAT:
             raise CheckpointError(
@@ -275,14 +305,35 @@ class Panel:
                     "class_weights": tuple(task["class_weights"])})
             for task in meta["tasks"]
         ]  # fmt: skip
-        network = PanelNetwork(len(meta["genes"]), tasks, meta["hidden"], meta["transform"])
         prefix = "network."
-        network.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
+        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        network = PanelNetwork.from_weights(weights, tasks, meta["hidden"], meta["transform"])
         return cls(
             network, meta["genes"], meta["all_genes"], tensors["scores"].numpy(), meta["info"]
         )
+
+
+def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
+    """Read a column as a task's truth; classes that the panel does not know become unlabelled."""
+    labels = Labels.from_series(values, task.name, kind=task.kind)
+    if task.kind == "continuous":
+        return labels.values
+    counts = labels.counts()
+    unknown = [name for name in counts if name not in task.classes]
+    if counts and len(unknown) == len(counts):
+        raise DataError(
+            f"label {task.name!r} shares no class with the panel: it has {unknown[:5]}, the panel "
+            f"{list(task.classes)[:5]}"
+        )
+    if unknown:
+        cells = sum(counts[name] for name in unknown)
+        warnings.warn(
+            f"label {task.name!r}: {cells:,} of {int(labels.labelled.sum()):,} labelled cells are "
+            f"of {len(unknown)} classes that the panel does not know, first {unknown[0]!r}; they "
+            "are left out of the scores",
+            stacklevel=4,
+        )
+    return labels.aligned(task.classes).values
 
 
 def _blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -6,8 +6,9 @@ afterwards: a small network on the k genes of the panel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -62,7 +63,10 @@ class Task:
     ) -> Task:
         """Describe a label column; statistics come from the training rows alone."""
         part = labels.subset(train)
-        part.require_usable()
+        try:
+            part.require_usable()
+        except DataError as error:
+            raise DataError(f"among the training cells, {error}; or change the split") from None
         known = part.values[part.labelled]
         if labels.kind == "continuous":
             sd = float(known.std())
@@ -98,6 +102,12 @@ def task_loss(task: Task, output: Tensor, target: Tensor) -> Tensor:
     return total / cells.clamp_min(torch.finfo(output.dtype).tiny)
 
 
+def mean_task_loss(tasks: Sequence[Task], losses: Sequence[Tensor]) -> Tensor:
+    """Return L = (1/T) Σ_t w_t L_t."""
+    weighted = [task.weight * loss for task, loss in zip(tasks, losses, strict=True)]
+    return torch.stack(weighted).mean()
+
+
 def transformed(cells: Cells, transform: Transform) -> Cells:
     """Turn counts c into the network's input, from the non-zeros alone (0 stays 0).
 
@@ -118,7 +128,7 @@ def transformed(cells: Cells, transform: Transform) -> Cells:
 def _trunk(hidden: Sequence[int], dropout: float) -> nn.Sequential:
     """Everything between the first layer and the heads."""
     layers: list[nn.Module] = [nn.ReLU(), nn.Dropout(dropout)]
-    for n_in, n_out in zip(hidden[:-1], hidden[1:], strict=True):
+    for n_in, n_out in pairwise(hidden):
         layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers)
 
@@ -146,6 +156,20 @@ class PanelNetwork(nn.Module):
         self.first = nn.Linear(n_genes, hidden[0])
         self.trunk = _trunk(hidden, 0.0)
         self.heads = nn.ModuleList(nn.Linear(hidden[-1], task.n_out) for task in tasks)
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: Mapping[str, Tensor],
+        tasks: Sequence[Task],
+        hidden: Sequence[int],
+        transform: Transform,
+    ) -> PanelNetwork:
+        """Build a trained network from its ``state_dict()``; no random number is drawn."""
+        with torch.random.fork_rng(devices=[]):
+            network = cls(weights["first.weight"].shape[1], tasks, hidden, transform)
+        network.load_state_dict(weights)
+        return network.eval()
 
     def forward(self, cells: Cells) -> list[Tensor]:
         """Return each task's output [B, n_out] for cells over the panel's genes."""
@@ -237,8 +261,7 @@ class YOTOModule(nn.Module):
             )
         else:
             selection = self.selector(self.schedule.n_genes)
-        x = transformed(cells, self.transform).csr()
-        hidden = self.trunk(self.first(x, selection))
+        hidden = self.trunk(self.first(transformed(cells, self.transform), selection))
         return [head(hidden) for head in self.heads]
 
     def task_losses(self, cells: Cells) -> dict[str, Tensor]:
@@ -248,10 +271,7 @@ class YOTOModule(nn.Module):
             f"loss/{task.name}": task_loss(task, output, cells.labels[task.name])
             for task, output in zip(self.tasks, outputs, strict=True)
         }
-        weighted = [
-            task.weight * loss for task, loss in zip(self.tasks, losses.values(), strict=True)
-        ]
-        return {"loss": torch.stack(weighted).mean(), **losses}  # L = (1/T) Σ_t w_t L_t
+        return {"loss": mean_task_loss(self.tasks, list(losses.values())), **losses}
 
     def training_loss(self, cells: Cells) -> dict[str, Tensor]:
         """Losses of a batch, and the monitors that the history keeps."""
@@ -268,11 +288,10 @@ class YOTOModule(nn.Module):
 
     def panel_network(self, ranked: Tensor) -> PanelNetwork:
         """Cut the network down to some genes, int64 [k], in that order."""
-        network = PanelNetwork(len(ranked), self.tasks, self.hidden, self.transform)
-        with torch.no_grad():
-            network.first.weight.copy_(self.first.weight[ranked].T)
-            network.first.bias.copy_(self.first.bias)
-        network.trunk.load_state_dict(self.trunk.state_dict())
-        network.heads.load_state_dict(self.heads.state_dict())
-        return network.eval()
-
+        weights = {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if name.startswith(("first.", "trunk.", "heads."))
+        }
+        weights["first.weight"] = weights["first.weight"][ranked].T
+        return PanelNetwork.from_weights(weights, self.tasks, self.hidden, self.transform)

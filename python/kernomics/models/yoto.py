@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
 from kernomics import __version__
 from kernomics.data import CellCollection, Labels, Sampler, Split, make_split
-from kernomics.data.labels import Kind
+from kernomics.data.labels import Kind, column
 from kernomics.data.splits import How
-from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models.monitors import training_warnings
-from kernomics.models.panel import Panel, read_outputs, score_task
-from kernomics.models.panel_network import Schedule, Task, Transform, YOTOModule
-from kernomics.ops.gumbel_topk import Relaxation
-from kernomics.train import (
-    History,
-    RowAdamW,
-    TrainConfig,
-    fit,
-    override,
-)
+from kernomics.errors import ConfigError, closest
+from kernomics.models.device import usable_device
+from kernomics.models.gene_bounds import gene_bounds
+from kernomics.models.monitors import TrainingWarning, training_warnings
+from kernomics.models.panel import CELLS_AT_A_TIME, Panel, read_outputs, score_task
+from kernomics.models.panel_network import Task, YOTOModule, mean_task_loss, task_loss
+from kernomics.models.yoto_config import YOTOConfig, default_training
+from kernomics.train import History, RowAdamW, fit, override
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,7 +39,8 @@ class YOTO:
     Parameters
     ----------
     adata
-        AnnData, path of an ``.h5ad`` file, or a `CellCollection` with labels. Never modified.
+        AnnData, path of an ``.h5ad`` file, or a `CellCollection`, which has its own labels and
+        library sizes. Never modified.
     labels_key
         obs column or columns to predict; cells may lack any of them.
     n_genes
@@ -78,7 +74,8 @@ class YOTO:
     panel : Panel
         The panel with its predictor (after training).
     warnings : list of str
-        What the monitors of scores and task losses noticed.
+        What the monitors of scores and task losses noticed; `train` gives them as
+        `TrainingWarning` too.
 
     Raises
     ------
@@ -99,8 +96,8 @@ class YOTO:
         split: How | Split = "stratified",
         split_key: str | None = None,
         fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
-        forced_genes: Sequence[str] = (),
-        forbidden_genes: Sequence[str] = (),
+        forced_genes: str | Sequence[str] = (),
+        forbidden_genes: str | Sequence[str] = (),
         task_weights: Mapping[str, float] | None = None,
         seed: int = 0,
         config: YOTOConfig | None = None,
@@ -109,18 +106,27 @@ class YOTO:
         if n_genes is not None:
             overrides["n_genes"] = n_genes
         self.config = override(config or YOTOConfig(), **overrides)
-        self.seed = seed
+        try:
+            self.seed = int(np.int64(operator.index(seed)))
+        except (TypeError, OverflowError):
+            raise ConfigError(f"seed is {seed!r}: it must be an integer of 64 bits") from None
+        reading: dict[str, Any] = {
+            "layer": layer,
+            "labels_key": labels_key,
+            "library_key": library_key,
+            "unlabelled_category": unlabelled_category,
+            "label_kinds": label_kinds,
+        }
         if isinstance(adata, CellCollection):
+            given = [name for name, value in reading.items() if value is not None]
+            if given:
+                raise ConfigError(
+                    f"{given[0]} was given beside a CellCollection, which has been read already; "
+                    "pass it to CellCollection.from_anndata"
+                )
             self.cells = adata
         else:
-            self.cells = CellCollection.from_anndata(
-                adata,
-                layer=layer,
-                labels_key=labels_key,
-                library_key=library_key,
-                unlabelled_category=unlabelled_category,
-                label_kinds=label_kinds,
-            )
+            self.cells = CellCollection.from_anndata(adata, **reading)
         if not self.cells.labels:
             raise ConfigError(
                 f"labels_key names nothing to predict; {closest('', self.cells.obs.columns)}"
@@ -128,7 +134,20 @@ class YOTO:
         self.split = self._split(split, split_key, fractions)
         self.tasks = self._tasks(dict(task_weights or {}))
         self.summary = self.cells.summary(self.split.train)
-        self.forced, self.forbidden = self._bounds(forced_genes, forbidden_genes)
+        self.bounds = gene_bounds(
+            self.cells.genes,
+            self.summary.n_expressing,
+            n_genes=self.config.n_genes,
+            min_cells=self.config.min_cells,
+            forced=forced_genes,
+            forbidden=forbidden_genes,
+        )
+        if self.config.transform == "lognorm" and self.cells.library_is_subset:
+            warnings.warn(
+                "transform='lognorm' divides by library sizes, and these are totals over a subset "
+                "of the genes measured; pass library_key, the obs column of the whole totals",
+                stacklevel=2,
+            )
         self.training = default_training(len(self.split.train))
         self.history = History()
         self.warnings: list[str] = []
@@ -141,6 +160,12 @@ class YOTO:
         self, split: How | Split, key: str | None, fractions: tuple[float, float, float]
     ) -> Split:
         if isinstance(split, Split):
+            rows = np.concatenate([split.train, split.validation, split.test])
+            if rows.size and not 0 <= rows.min() <= rows.max() < self.cells.n_cells:
+                raise ConfigError(
+                    f"the split names rows {rows.min():,} … {rows.max():,}, but there are "
+                    f"{self.cells.n_cells:,} cells: was it made for other data?"
+                )
             return split
         labels = next((v for v in self.cells.labels.values() if v.kind == "categorical"), None)
         if split == "stratified" and labels is None:
@@ -149,10 +174,9 @@ class YOTO:
         if split == "group":
             if key is None:
                 raise ConfigError("split='group' needs split_key, the obs column of the groups")
-            obs = self.cells.obs
-            if key not in obs.columns:
-                raise DataError(f"obs has no column {key!r}; {closest(key, obs.columns)}")
-            groups = Labels.from_series(obs[key], key, kind="categorical")
+            groups = Labels.from_series(column(self.cells.obs, key), key, kind="categorical")
+        elif key is not None:
+            raise ConfigError(f"split_key is {key!r}, but split={split!r} uses no groups")
         return make_split(
             self.cells.n_cells,
             how=split,
@@ -178,43 +202,6 @@ class YOTO:
             for name, label in self.cells.labels.items()
         ]
 
-    def _bounds(
-        self, forced: Sequence[str], forbidden: Sequence[str]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Gene indices that are always chosen, and never: told to be, or seen in too few cells."""
-        place = {gene: i for i, gene in enumerate(self.cells.genes)}
-        found: dict[str, list[int]] = {}
-        for what, names in (("forced", forced), ("forbidden", forbidden)):
-            absent = [name for name in names if name not in place]
-            if absent:
-                raise DataError(
-                    f"{len(absent)} of {len(names)} {what} genes are not in the data, first "
-                    f"{absent[0]!r}; {closest(absent[0], self.cells.genes)}"
-                )
-            found[what] = sorted({place[name] for name in names})
-        both = sorted(set(forced) & set(forbidden))
-        if both:
-            raise ConfigError(
-                f"{len(both)} genes are both forced and forbidden, first {both[0]!r}; take each "
-                "out of one list"
-            )
-        k = self.config.n_genes
-        if len(found["forced"]) > k:
-            raise ConfigError(
-                f"{len(found['forced'])} genes are forced, more than n_genes = {k}; raise n_genes "
-                "or force fewer"
-            )
-        rare = np.flatnonzero(self.summary.n_expressing < self.config.min_cells)
-        never = np.setdiff1d(np.union1d(rare, found["forbidden"]), found["forced"])
-        usable = self.cells.n_genes - len(never)
-        if k > usable:
-            raise ConfigError(
-                f"n_genes = {k:,} but only {usable:,} of {self.cells.n_genes:,} genes are usable: "
-                f"{len(found['forbidden']):,} are forbidden and {len(rare):,} are seen in fewer "
-                f"than {self.config.min_cells} training cells; lower n_genes"
-            )
-        return np.array(found["forced"], dtype=np.int64), never.astype(np.int64)
-
     # -- training --------------------------------------------------------------------------------
 
     def train(
@@ -231,16 +218,19 @@ class YOTO:
         Parameters
         ----------
         max_epochs
-            Passes over the training cells; by default about 3,000 steps' worth.
+            Passes over the training cells; by default about 1,000 steps' worth.
         run_dir
             Where to keep checkpoints and history.
         resume
             Continue the run in `run_dir`; the result is the same as had it never stopped.
         device
-            Where to train.
+            Where to train, ``"cpu"`` or ``"cuda"``. On the CPU the same seed gives the same bits at
+            the same number of threads; at another number torch's own matrix products may round
+            differently.
         **overrides
             Settings of :class:`kernomics.train.TrainConfig`.
         """
+        device = usable_device(device)
         if max_epochs is not None:
             overrides["max_epochs"] = max_epochs
         overrides.setdefault("seed", self.seed)
@@ -248,12 +238,8 @@ class YOTO:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.module = self._module().to(device)
-        sampler = Sampler(
-            self.split.train,
-            self.training.batch_size,
-            self.seed,
-            block_size=64 if self.cells.on_disk else 1,
-        )
+        # In runs of 64 cells wherever these are, so that a file gives the same batches as memory.
+        sampler = Sampler(self.split.train, self.training.batch_size, self.seed, block_size=64)
         module = self.module
         self.history = fit(
             module,
@@ -266,49 +252,42 @@ class YOTO:
             optimizer_factory=self._optimizer,
         )
         self.panel = self._panel()
-        self.warnings = training_warnings(self.history, self.tasks)
+        self.warnings = training_warnings(
+            self.history, self.tasks, free=self.config.n_genes < self.bounds.usable
+        )
         for warning in self.warnings:
-            warnings.warn(warning, stacklevel=2)
+            warnings.warn(warning, TrainingWarning, stacklevel=2)
         return self
 
     def _module(self) -> YOTOModule:
         config = self.config
-        usable = self.cells.n_genes - len(self.forbidden)
-        start = 16 * config.n_genes if config.start_genes is None else config.start_genes
-        schedule = Schedule(
-            n_genes=config.n_genes,
-            start_genes=min(start, usable),
-            shrink_until=config.shrink_until,
-            tau=(config.tau_start, config.tau_end),
-            noise=(config.noise_start, config.noise_end),
-            noise_until=config.noise_until,
-        )
         return YOTOModule(
             self.cells.n_genes,
             self.tasks,
             config.hidden,
             config.transform,
-            schedule,
+            config.schedule(self.bounds.usable),
             relaxation=config.relaxation,
             dropout=config.dropout,
             seed=self.seed,
-            forced=self.forced.tolist(),
-            forbidden=self.forbidden.tolist(),
+            forced=self.bounds.forced.tolist(),
+            forbidden=self.bounds.never.tolist(),
         )
 
     def _optimizer(self, module: nn.Module) -> Optimizer:
         module = cast(YOTOModule, module)
         rest = [*module.trunk.parameters(), *module.heads.parameters(), module.first.bias]
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [module.selector.scores],
+                "lr": self.config.score_learning_rate,
+                "weight_decay": 0.0,
+            },
+            {"params": [module.first.weight], "rows": lambda: module.first.touched},
+            {"params": rest},
+        ]
         return RowAdamW(
-            [
-                {
-                    "params": [module.selector.scores],
-                    "lr": self.config.score_learning_rate,
-                    "weight_decay": 0.0,
-                },
-                {"params": [module.first.weight], "rows": lambda: module.first.touched},
-                {"params": rest},
-            ],
+            groups,
             lr=self.training.learning_rate,
             weight_decay=self.training.weight_decay,
         )
@@ -317,21 +296,20 @@ class YOTO:
         """Losses and scores of the panel as it would be now, on the validation cells."""
         rows = self.split.validation
         device = next(module.parameters()).device
-        losses: dict[str, float] = {}
-        found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
-        for start in range(0, len(rows), 4096):
-            cells = self.cells.batch(rows[start : start + 4096]).to(device)
-            for name, loss in module.task_losses(cells).items():
-                share = len(cells) / len(rows)
-                losses[name] = losses.get(name, 0.0) + float(loss) * share
-            for task, output in zip(self.tasks, module(cells), strict=True):
-                found[task.name].append(read_outputs(task, output))
-        for task in self.tasks:
+        parts: list[list[torch.Tensor]] = []
+        for start in range(0, len(rows), CELLS_AT_A_TIME):
+            cells = self.cells.batch(rows[start : start + CELLS_AT_A_TIME]).to(device)
+            parts.append(module(cells))
+        outputs = [torch.cat(output).float().cpu() for output in zip(*parts, strict=True)]
+        figures, losses = {}, []
+        for task, output in zip(self.tasks, outputs, strict=True):
             truth = self.cells.labels[task.name].values[rows]
-            for name, value in score_task(task, truth, np.concatenate(found[task.name])).items():
+            losses.append(task_loss(task, output, torch.from_numpy(truth)))
+            figures[f"loss/{task.name}"] = float(losses[-1])
+            for name, value in score_task(task, truth, read_outputs(task, output)).items():
                 if name in ("accuracy", "macro_f1", "r2"):
-                    losses[f"{name}/{task.name}"] = value
-        return losses
+                    figures[f"{name}/{task.name}"] = value
+        return {"loss": float(mean_task_loss(self.tasks, losses)), **figures}
 
     def _panel(self) -> Panel:
         assert self.module is not None
@@ -399,11 +377,17 @@ class YOTO:
             for task in self.tasks
         }
 
-    def predict(
-        self, adata: AnnData | str | Path | CellCollection, *, layer: str | None = None
-    ) -> pd.DataFrame:
+    def predict(self, adata: AnnData | str | Path | CellCollection, **options: Any) -> pd.DataFrame:
         """Predict the labels of other cells; see `Panel.predict`."""
-        return self.trained.predict(adata, layer=layer)
+        return self.trained.predict(adata, **options)
+
+    def evaluate(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        **options: Any,
+    ) -> dict[str, dict[str, float]]:
+        """Score the predictions on other labelled cells; see `Panel.evaluate`."""
+        return self.trained.evaluate(adata, **options)
 
     def save(self, path: str | Path) -> None:
         """Save the panel and its predictor; see `Panel.save`."""

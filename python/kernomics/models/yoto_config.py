@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 from kernomics.errors import ConfigError, closest
-from kernomics.models.panel_network import Transform
+from kernomics.models.panel_network import Schedule, Transform
 from kernomics.ops.gumbel_topk import Relaxation
 from kernomics.train import TrainConfig
 
@@ -29,7 +29,7 @@ class YOTOConfig:
         Temperature τ, annealed exponentially (paper). Ours: the values.
     start_genes
         Subset size at the first step, shrunk geometrically to `n_genes` (the paper lets it
-        progress, without a definition). Ours: 16 k, at most the usable genes. Set it to `n_genes`
+        progress, without a definition). Ours: 64 k, at most the usable genes. Set it to `n_genes`
         for a constant size.
     shrink_until
         Share of the steps after which the subset has its final size. Ours.
@@ -54,22 +54,23 @@ class YOTOConfig:
     n_genes: int = 64
     relaxation: Relaxation = "softsort"
     tau_start: float = 1.0
-    tau_end: float = 0.05
+    tau_end: float = 0.2
     start_genes: int | None = None
     shrink_until: float = 0.5
     noise_start: float = 0.3
     noise_end: float = 0.0
     noise_until: float = 0.7
     hidden: tuple[int, ...] = (128, 128)
-    dropout: float = 0.1
+    dropout: float = 0.3
     transform: Transform = "log1p"
     class_weights: str | None = "balanced"
     score_learning_rate: float = 0.03
     min_cells: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden, list):  # JSON has no tuples
-            object.__setattr__(self, "hidden", tuple(self.hidden))
+        hidden: object = self.hidden
+        if isinstance(hidden, list):  # JSON has no tuples
+            object.__setattr__(self, "hidden", tuple(hidden))
         self._require_types()
         if self.n_genes < 1:
             raise ConfigError(f"n_genes is {self.n_genes}: a panel needs at least 1 gene")
@@ -102,6 +103,18 @@ class YOTOConfig:
             if value not in options:
                 raise ConfigError(f"{name} is {value!r}; {closest(str(value), options)}")
 
+    def schedule(self, usable: int) -> Schedule:
+        """Return the schedules of a selection from so many usable genes."""
+        start = 64 * self.n_genes if self.start_genes is None else self.start_genes
+        return Schedule(
+            n_genes=self.n_genes,
+            start_genes=min(start, usable),
+            shrink_until=self.shrink_until,
+            tau=(self.tau_start, self.tau_end),
+            noise=(self.noise_start, self.noise_end),
+            noise_until=self.noise_until,
+        )
+
     def _require_types(self) -> None:
         """Refuse what a file of settings may hold instead of numbers."""
         for field in dataclasses.fields(self):
@@ -109,7 +122,9 @@ class YOTOConfig:
             if field.name == "start_genes":
                 default = value if value is None else 1
             if isinstance(default, int | float):
-                kind, said = (Integral, "an integer") if type(default) is int else (Real, "a number")
+                kind, said = (
+                    (Integral, "an integer") if type(default) is int else (Real, "a number")
+                )
                 if isinstance(value, bool) or not isinstance(value, kind):
                     raise ConfigError(f"{field.name} is {value!r}: it must be {said}")
         if not isinstance(self.hidden, tuple) or not all(
@@ -119,14 +134,15 @@ class YOTOConfig:
 
 
 def default_training(n_train: int) -> TrainConfig:
-    """Training settings for a number of cells: about 3,000 steps, in 20 to 400 epochs (ours)."""
+    """Training settings for a number of cells: about 1,000 steps, in 10 to 150 epochs (ours)."""
     batch_size = 128 if n_train >= 2000 else 64
-    epochs = round(3000 / math.ceil(n_train / batch_size))
+    epochs = round(1000 / math.ceil(n_train / batch_size))
     return TrainConfig(
-        max_epochs=min(400, max(20, epochs)),
+        max_epochs=min(150, max(10, epochs)),
         batch_size=batch_size,
-        learning_rate=1e-3,
-        weight_decay=1e-2,
+        learning_rate=3e-3,
+        schedule="one_cycle",
+        weight_decay=0.3,
         max_grad_norm=1.0,
         validate_every=5,
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kernomics.nn.gene_selector import Selection
 from kernomics.ops import masked_linear
+from kernomics.ops._common import SparseRows
 
 
 class MaskedLinear(nn.Module):
@@ -40,7 +41,7 @@ class MaskedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
         self.touched: Tensor | None = None
 
-    def forward(self, x: Tensor, selection: Selection) -> Tensor:
-        """Apply to x, dense or sparse CSR [B, G]; returns [B, H]."""
+    def forward(self, x: Tensor | SparseRows, selection: Selection) -> Tensor:
+        """Apply to x [B, G], dense, sparse CSR or `Cells`; returns [B, H]."""
         self.touched = selection.indices
         return masked_linear(x, selection.mask, selection.indices, self.weight, self.bias)

@@ -54,8 +54,7 @@ def require_same_device(reference: Tensor, name: str, **others: Tensor | None) -
     for other, tensor in others.items():
         if tensor is not None and tensor.device != reference.device:
             raise ValueError(
-                f"{other} is on {tensor.device} and {name} on {reference.device}; "
-                "move one of them"
+                f"{other} is on {tensor.device} and {name} on {reference.device}; move one of them"
             )
 
 
@@ -76,7 +75,7 @@ def csr_parts(x: Tensor | SparseRows, name: str) -> tuple[Tensor, Tensor, Tensor
     for part, tensor in (("row pointers", indptr), ("columns", indices)):
         if tensor.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"the {part} of {name} have dtype {tensor.dtype}; int64 is needed")
-    require_float(values, f"the values of {name}")
+    require_float(values, f"the value tensor of {name}")
     if indptr.shape != (x.shape[0] + 1,) or indices.dim() != 1 or indices.shape != values.shape:
         raise ValueError(
             f"{name} of shape {tuple(x.shape)} has {tuple(indptr.shape)} row pointers, "

@@ -358,7 +358,7 @@ def gumbel_topk(
     row_ids
         int64 [rows], each in [0, 2⁴⁸); 0 … rows − 1 when not given.
     stream
-        Which of the independent streams of random words to use.
+        Which of the 65,536 independent streams of random words to use.
     generator
         Where a missing seed is drawn from; torch's default generator when not given.
     reach
@@ -380,13 +380,15 @@ def gumbel_topk(
     ------
     ValueError
         NaN scores, k out of range, more forced genes than k, fewer usable genes than k, τ ≤ 0, an
-        unknown relaxation. On CUDA what depends on the scores is checked when the environment
-        variable ``KERNOMICS_CHECK`` is 1; without it such a row gets a NaN mask.
+        unknown relaxation or stream. On CUDA what depends on the scores is checked when the
+        environment variable ``KERNOMICS_CHECK`` is 1; without it such a row gets a NaN mask.
     """
     rows = _check(scores, k, tau, relaxation)
     scale = float(noise)
     if not 0.0 <= scale < float("inf"):
         raise ValueError(f"noise = {noise} must be a finite scale, at least 0")
+    if not 0 <= stream < 2**16:
+        raise ValueError(f"stream = {stream} must lie between 0 and 65535")
     if reach is not None and relaxation == "softmax":
         raise ValueError("softmax reaches every gene; leave reach out or use another relaxation")
     if reach is not None and reach < k:

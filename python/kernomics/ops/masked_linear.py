@@ -19,13 +19,16 @@ from ._common import (
     suffix,
 )
 
+# The constants of ScalarKind in csrc/cuda/kernels.h.
+_KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
 # x is `values` [B, G], or CSR: `values` [nnz] with row pointers and columns. `chosen` and `reached`
 # are the public function's `indices` and `grad_indices`.
-LIBRARY.define(
+LIBRARY.define(  # type: ignore[no-untyped-call]
     "masked_linear(Tensor values, Tensor? indptr, Tensor? columns, Tensor mask, Tensor chosen, "
     "Tensor weight, Tensor? bias, Tensor? reached) -> Tensor"
 )
-LIBRARY.define(
+LIBRARY.define(  # type: ignore[no-untyped-call]
     "masked_linear_backward(Tensor delta, Tensor values, Tensor? indptr, Tensor? columns, "
     "Tensor mask, Tensor chosen, Tensor weight, Tensor? reached, bool want_mask, bool want_weight, "
     "bool want_bias) -> (Tensor grad_mask, Tensor grad_weight, Tensor grad_bias)"
@@ -49,19 +52,20 @@ def _arguments(
     weight: Tensor,
     reached: Tensor | None,
 ) -> tuple[Any, ...]:
-    """Return the kernels' arguments in their order; the tensors are contiguous where needed."""
+    """Return what both devices' kernels take first, in their order."""
     genes, outputs = weight.shape
     strides = values.stride() if indptr is None else (0, 0)
     wide = columns is not None and columns.dtype == torch.int64
     return (
-        values.data_ptr(), address(indptr), address(columns), wide, values.shape[0], *strides,
+        values.data_ptr(), address(indptr), address(columns), wide, *strides,
         _rows(values, indptr), genes, mask.data_ptr(), chosen.data_ptr(), chosen.shape[0],
         address(reached), 0 if reached is None else reached.shape[0], weight.data_ptr(),
         weight.stride(0), outputs,
     )  # fmt: skip
 
 
-def _raise_fault(fault: int, row: int, position: int, value: int, count: int, genes: int) -> None:
+def _raise_fault(report: tuple[int, int, int, int, int], genes: int) -> None:
+    fault, row, position, value, count = report
     rows = f"in {count:,} rows, first row {row:,}"
     if fault == 1:
         raise ValueError(
@@ -92,6 +96,17 @@ def _raise_fault(fault: int, row: int, position: int, value: int, count: int, ge
     )
 
 
+def _gradients(
+    mask: Tensor, weight: Tensor, want_mask: bool, want_weight: bool, want_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return room for the gradients, empty for those that are not wanted."""
+    return (
+        mask.new_empty(mask.shape if want_mask else (0,)),
+        weight.new_empty(weight.shape if want_weight else (0, 0)),
+        mask.new_empty(weight.shape[1:] if want_bias else (0,)),
+    )
+
+
 def _forward_cpu(
     values: Tensor,
     indptr: Tensor | None,
@@ -106,10 +121,10 @@ def _forward_cpu(
     y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
     report = getattr(_native.cpu(), "masked_linear_forward_" + suffix(weight))(
         *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-        torch.get_num_threads(), address(bias), y.data_ptr(),
+        values.shape[0], torch.get_num_threads(), address(bias), y.data_ptr(),
     )  # fmt: skip
     if report[0]:
-        _raise_fault(*report, weight.shape[0])
+        _raise_fault(report, weight.shape[0])
     return y
 
 
@@ -130,29 +145,94 @@ def _backward_cpu(
     grads = _gradients(mask, weight, want_mask, want_weight, want_bias)
     getattr(_native.cpu(), "masked_linear_backward_" + suffix(weight))(
         *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-        torch.get_num_threads(), delta.data_ptr(), delta.stride(0),
-        *(address(g) if want else 0 for g, want in zip(
-            grads, (want_mask, want_weight, want_bias), strict=True)),
+        values.shape[0], torch.get_num_threads(), delta.data_ptr(), delta.stride(0),
+        *(address(g) if g.numel() else 0 for g in grads),
     )  # fmt: skip
     return grads
 
 
-def _gradients(
-    mask: Tensor, weight: Tensor, want_mask: bool, want_weight: bool, want_bias: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return room for the gradients, empty for those that are not wanted."""
-    return (
-        mask.new_empty(mask.shape if want_mask else (0,)),
-        weight.new_empty(weight.shape if want_weight else (0, 0)),
-        mask.new_empty(weight.shape[1:] if want_bias else (0,)),
+def _raise_faults_of_cuda(
+    values: Tensor,
+    indptr: Tensor | None,
+    columns: Tensor | None,
+    mask: Tensor,
+    chosen: Tensor,
+    weight: Tensor,
+    reached: Tensor | None,
+) -> None:
+    """Let the CPU kernel check copies of the index tensors; it reads no other without a result."""
+    indptr, columns, host_chosen, reached = (
+        None if tensor is None else tensor.cpu() for tensor in (indptr, columns, chosen, reached)
     )
+    assert host_chosen is not None
+    report = _native.cpu().masked_linear_forward_f32(
+        *_arguments(values, indptr, columns, mask, host_chosen, weight, reached),
+        values.shape[0], torch.get_num_threads(), 0, 0,
+    )  # fmt: skip
+    if report[0]:
+        _raise_fault(report, weight.shape[0])
 
 
-LIBRARY.impl("masked_linear", _forward_cpu, "CPU")
-LIBRARY.impl("masked_linear_backward", _backward_cpu, "CPU")
+def _forward_cuda(
+    values: Tensor,
+    indptr: Tensor | None,
+    columns: Tensor | None,
+    mask: Tensor,
+    chosen: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    reached: Tensor | None,
+) -> Tensor:
+    if _native.checks_enabled():
+        _raise_faults_of_cuda(values, indptr, columns, mask, chosen, weight, reached)
+    with torch.cuda.device(weight.device):
+        mask, weight = mask.contiguous(), _dense_columns(weight)
+        y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
+        _native.cuda().masked_linear_forward(
+            *_arguments(values, indptr, columns, mask, chosen, weight, reached),
+            _KINDS[values.dtype], _KINDS[weight.dtype], address(bias), y.data_ptr(),
+            torch.cuda.current_stream().cuda_stream,
+        )  # fmt: skip
+    return y
 
 
-@torch.library.register_fake("kernomics::masked_linear", lib=LIBRARY)
+def _backward_cuda(
+    delta: Tensor,
+    values: Tensor,
+    indptr: Tensor | None,
+    columns: Tensor | None,
+    mask: Tensor,
+    chosen: Tensor,
+    weight: Tensor,
+    reached: Tensor | None,
+    want_mask: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.cuda.device(weight.device):
+        delta, mask, weight = _dense_columns(delta), mask.contiguous(), _dense_columns(weight)
+        grad_mask, grad_weight, grad_bias = _gradients(
+            mask, weight, want_mask, want_weight, want_bias
+        )
+        grad_mask.zero_()
+        grad_weight.zero_()
+        if want_bias:
+            grad_bias = delta.sum(0, dtype=mask.dtype)
+        _native.cuda().masked_linear_backward(
+            *_arguments(values, indptr, columns, mask, chosen, weight, reached),
+            _KINDS[values.dtype], _KINDS[weight.dtype], delta.data_ptr(), delta.stride(0),
+            *(address(g) if g.numel() else 0 for g in (grad_mask, grad_weight)),
+            torch.cuda.current_stream().cuda_stream,
+        )  # fmt: skip
+    return grad_mask, grad_weight, grad_bias
+
+
+LIBRARY.impl("masked_linear", _forward_cpu, "CPU")  # type: ignore[no-untyped-call]
+LIBRARY.impl("masked_linear", _forward_cuda, "CUDA")  # type: ignore[no-untyped-call]
+LIBRARY.impl("masked_linear_backward", _backward_cpu, "CPU")  # type: ignore[no-untyped-call]
+LIBRARY.impl("masked_linear_backward", _backward_cuda, "CUDA")  # type: ignore[no-untyped-call]
+
+
 def _forward_fake(
     values: Tensor,
     indptr: Tensor | None,
@@ -166,7 +246,6 @@ def _forward_fake(
     return weight.new_empty((_rows(values, indptr), weight.shape[1]))
 
 
-@torch.library.register_fake("kernomics::masked_linear_backward", lib=LIBRARY)
 def _backward_fake(
     delta: Tensor,
     values: Tensor,
@@ -183,9 +262,13 @@ def _backward_fake(
     return _gradients(mask, weight, want_mask, want_weight, want_bias)
 
 
+torch.library.register_fake("kernomics::masked_linear", _forward_fake, lib=LIBRARY)
+torch.library.register_fake("kernomics::masked_linear_backward", _backward_fake, lib=LIBRARY)
+
+
 class _MaskedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         values: Tensor,
         indptr: Tensor | None,
@@ -204,7 +287,7 @@ class _MaskedLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, delta: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, delta: Tensor) -> Any:
         wanted = [ctx.needs_input_grad[i] for i in (3, 5, 6)]
         grads = torch.ops.kernomics.masked_linear_backward(delta, *ctx.saved_tensors, *wanted)
         mask, weight, bias = (g if want else None for g, want in zip(grads, wanted, strict=True))
@@ -317,6 +400,8 @@ def masked_linear(
     require_same_device(
         weight, "weight", x=values, mask=mask, indices=indices, bias=bias, grad_indices=grad_indices
     )
+    if grad_indices is not None and len(grad_indices) == 0:
+        grad_indices = grad_indices.new_full((1,), -1)  # an address, so that it is not "every gene"
     exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
     compute = exact if weight.device.type == "cpu" else weight.dtype
     if values.dtype not in (exact, compute):

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Builds kernomics for the GPU of this machine, runs the tests that need it, then the benchmarks.
+#
+#   bench/gpu.sh --out DIR [--seconds N] [--skip-tests]
+#
+# Needs torch, numpy, pybind11, scikit-build-core, cmake, ninja, nvcc, pytest and hypothesis, and
+# downloads nothing. All of it ends within N seconds (default 520). DIR receives build.log,
+# tests.log, bench.log and the results file; a short table is printed last. Ends with an error when
+# the build, a test, a benchmark or the comparison with the committed results failed.
+set -euo pipefail
+
+out= seconds=520 tests=yes
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --out) out=$2; shift 2 ;;
+    --seconds) seconds=$2; shift 2 ;;
+    --skip-tests) tests=no; shift ;;
+    *) echo "unknown argument $1" >&2; exit 2 ;;
+  esac
+done
+[ -n "$out" ] || { echo "usage: bench/gpu.sh --out DIR [--seconds N] [--skip-tests]" >&2; exit 2; }
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export PYTHONUNBUFFERED=1
+left() { echo $((SECONDS < seconds ? seconds - SECONDS : 1)); }
+
+# 9.0 → 90-real, 12.0 → 120-real: code for this GPU alone builds fastest.
+architecture=$("$python" -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())')
+echo "building for $architecture"
+"$python" -m pip install --no-build-isolation --no-deps --no-index --quiet --target "$scratch/site" \
+  -Cbuild-dir="$scratch/build" -Ccmake.define.KERNOMICS_CUDA=ON \
+  -Ccmake.define.CMAKE_CUDA_ARCHITECTURES="$architecture" . >"$out/build.log" 2>&1 ||
+  { tail -n 40 "$out/build.log"; exit 1; }
+export PYTHONPATH="$scratch/site"
+"$python" -c 'import json; from kernomics.ops import build_info; print(json.dumps(build_info()))' |
+  tee -a "$out/build.log"
+echo "built after $SECONDS s"
+
+failed=
+if [ "$tests" = yes ]; then
+  # The addopts leave out --strict-config, for pytest-timeout's option is unknown where that is not
+  # installed. The tests of data, models and reports need packages that a GPU machine may lack.
+  timeout "$(left)" "$python" -m pytest -o addopts=--import-mode=importlib \
+    -W "ignore:Unknown config option:pytest.PytestConfigWarning" -q --maxfail=20 \
+    tests/ops tests/test_native.py -m "not slow" >"$out/tests.log" 2>&1 || failed=" tests"
+  grep -E "^(FAILED|ERROR)|passed|failed" "$out/tests.log" | tail -n 20 || tail -n 5 "$out/tests.log"
+  echo "tested after $SECONDS s"
+fi
+
+: >"$out/bench.log"
+files=(bench/bench_*.py)
+for i in "${!files[@]}"; do
+  share=$(($(left) / (${#files[@]} - i)))  # an even share of what is left
+  timeout "$((share > 1 ? share : 1))" "$python" "${files[$i]}" --device cuda --record \
+    --out "$out" >>"$out/bench.log" 2>&1 || failed="$failed ${files[$i]}"
+done
+
+for results in "$out"/*.jsonl; do
+  [ -e "$results" ] || continue
+  "$python" bench/check.py "$results" || failed="$failed comparison"
+  "$python" bench/table.py --show "$results"
+done
+if [ -n "$failed" ]; then
+  grep -A 15 Traceback "$out/bench.log" | tail -n 30 || true
+  echo "FAILED:$failed"
+  exit 1
+fi
+echo "all done after $SECONDS s"

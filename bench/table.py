@@ -1,0 +1,95 @@
+"""Write README's benchmark table from bench/results/*.jsonl.
+
+The table stands between the two marker lines; nothing else of the README is touched. With
+``--print`` it goes to the screen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness import HERE, load_results, print_table
+
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- benchmarks: begin (bench/table.py) -->", "<!-- benchmarks: end -->"
+
+
+def duration(seconds: float) -> str:
+    """Write a time with a fitting unit and three digits."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def size(count: int | None) -> str:
+    """Write a number of bytes in MB."""
+    return "" if count is None else f"{count / 1e6:,.0f} MB"
+
+
+def case_rows(records: list[dict[str, Any]]) -> list[str]:
+    """Return the table's lines for one case: ours, and each other provider with its ratio."""
+    ours = next(r for r in records if r["provider"] == r["first_provider"])
+    others = [
+        f"{r['provider']} {duration(r['median_s'])} (**{r['times_first']:.3g} ×**)"
+        for r in records
+        if r is not ours
+    ]
+    cells = [
+        f"`{ours['op']}`, {ours['case']}",
+        duration(ours["median_s"]),
+        f"{ours['share_of_floor']:.0%}",
+        size(ours["peak_extra_bytes"]),
+        "<br>".join(others),
+    ]
+    return ["| " + " | ".join(cells) + " |"]
+
+
+def device_table(records: list[dict[str, Any]]) -> str:
+    """Return one device's table, in the order in which the cases were recorded."""
+    about = records[0]
+    threads = f", {about['threads']} threads" if not about["versions"]["cuda"] else ""
+    lines = [
+        f"{about['device']}{threads}, torch {about['versions']['torch']} "
+        f"(copy {about['copy_gb_per_s']:,.0f} GB/s)",
+        "",
+        "| op and case | kernomics | of the floor | extra memory | others (times slower) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    cases = dict.fromkeys((r["op"], r["case"]) for r in records)
+    for case in cases:
+        lines += case_rows([r for r in records if (r["op"], r["case"]) == case])
+    return "\n".join(lines)
+
+
+def table(folder: Path) -> str:
+    """Return the tables of all results files in a folder."""
+    files = sorted(folder.glob("*.jsonl"))
+    return "\n\n".join(device_table(load_results(file)) for file in files if file.stat().st_size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write README's benchmark table.")
+    parser.add_argument("--print", action="store_true", help="to the screen, not the README")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--show", type=Path, help="print one results file as plain text")
+    args = parser.parse_args()
+    if args.show:
+        print_table(load_results(args.show))
+        return
+    text = table(args.results)
+    if args.print:
+        print(text)
+        return
+    readme = README.read_text()
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
+        sys.exit(f"README.md needs the lines\n{BEGIN}\n{END}\nonce each, around the table")
+    head, rest = readme.split(BEGIN)
+    README.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()

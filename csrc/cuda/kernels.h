@@ -1,0 +1,96 @@
+// The CUDA kernels' entry points: plain functions on device addresses, sizes and a stream, called
+// by bindings_cuda.cpp. T is float or double. Row-major, contiguous unless a stride is given.
+//
+// Nothing here allocates or synchronises, so every call can be captured in a CUDA graph: scratch
+// comes from the caller, of the size that the matching *_scratch function tells. A failed launch
+// throws std::runtime_error with the kernel's name.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+struct CUstream_st;
+
+namespace kernomics {
+
+using CudaStream = CUstream_st*;
+
+// ---- gumbel_topk ----------------------------------------------------------------------------
+
+// y = scores + scale·g; no noise for scale 0, and then seed and row_ids are not read.
+template <typename T>
+struct CudaGumbelTopkArgs {
+  const T* scores;  // [rows, genes], rows `row_stride` apart
+  int64_t row_stride, rows, genes, k;
+  double noise_scale;
+  const int64_t* seed;     // (key, step)
+  const int64_t* row_ids;  // [rows], or null for 0 … rows − 1
+  uint32_t stream;         // of random words
+  double tau;
+  int relaxation;
+  int64_t reach;          // capacity of grad_indices, 0 for none
+  T* y;                   // [rows, genes] or null
+  T* mask;                // [rows, genes], NaN in rows with a fault
+  int64_t* indices;       // [rows, k], in range in every row
+  int64_t* grad_indices;  // [rows, reach]
+  int32_t* faults;        // [rows, 2]: a RowFault and its count
+  void* scratch;
+};
+
+template <typename T>
+size_t gumbel_topk_forward_scratch(int64_t rows, int64_t genes, int64_t k, int relaxation,
+                                   int64_t reach, bool keep_y);
+
+template <typename T>
+void gumbel_topk_forward(const CudaGumbelTopkArgs<T>& args, CudaStream stream);
+
+// Scratch of the two functions below.
+template <typename T>
+size_t gumbel_topk_relaxed_scratch(int64_t rows, int64_t genes, int64_t k, int relaxation);
+
+// grad [rows, genes] = uᵀ ∂Γ/∂y at the kept y and indices [rows, k].
+template <typename T>
+void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_t rows,
+                          int64_t genes, int64_t k, double tau, int relaxation, T* grad,
+                          void* scratch, CudaStream stream);
+
+// gamma [rows, genes] = Γ(y).
+template <typename T>
+void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64_t genes, int64_t k,
+                         double tau, int relaxation, T* gamma, void* scratch, CudaStream stream);
+
+// ---- masked_linear --------------------------------------------------------------------------
+
+enum ScalarKind : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
+
+// x [rows, genes]: CSR, or dense where `indptr` is null. Sums, the mask and the bias are float64
+// for a float64 weight, else float32. The values of x are of that kind or of the weight's.
+struct CudaLinearArgs {
+  const void* values;
+  int values_kind;
+  const int64_t* indptr;
+  const void* columns;  // int64 if `wide_columns`, else int32
+  bool wide_columns;
+  int64_t row_stride, column_stride;  // dense
+  int64_t rows, genes;
+  const void* mask;       // [genes]
+  const int64_t* chosen;  // [k] ascending
+  int64_t k;
+  const int64_t* reached;  // [reach] ascending, −1 at the end; null for every gene
+  int64_t reach;
+  const void* weight;  // [genes, outputs], rows `weight_stride` apart
+  int weight_kind;
+  int64_t weight_stride, outputs;
+};
+
+// y [rows, outputs], of the weight's kind; bias may be null.
+void masked_linear_forward(const CudaLinearArgs& args, const void* bias, void* y,
+                           CudaStream stream);
+
+// delta [rows, outputs], rows `delta_stride` apart, of the weight's kind, as grad_weight [genes,
+// outputs]; grad_mask [genes]. Null where not wanted. Both must hold zeros: only the rows of chosen
+// and the entries of reached genes are written.
+void masked_linear_backward(const CudaLinearArgs& args, const void* delta, int64_t delta_stride,
+                            void* grad_mask, void* grad_weight, CudaStream stream);
+
+}  // namespace kernomics

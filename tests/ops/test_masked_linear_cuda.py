@@ -1,0 +1,165 @@
+"""masked_linear on CUDA: the CPU's results, the same bits on every run, and CUDA graphs.
+
+That CUDA also equals the reference in every layout is tested in test_masked_linear.py; tolerances
+here follow the same bound, 2·n·u·Σ|·| for two results that each lie within n·u·Σ|·| of the exact
+one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernomics.ops import masked_linear
+
+pytestmark = pytest.mark.gpu
+
+Results = dict[str, Tensor]
+SIZES = [  # cells, genes, outputs, chosen: below, at and above the kernels' tiles and blocks
+    (1, 1, 1, 1),
+    (33, 31, 7, 5),
+    (32, 32, 128, 32),
+    (129, 1000, 129, 64),
+    (300, 257, 513, 130),
+    (64, 3000, 1100, 3000),
+]
+FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float64: 2.0**-53}
+
+
+def draw(
+    cells: int, genes: int, outputs: int, k: int, *, density: float = 0.1, seed: int = 0
+) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    counts = torch.randint(1, 9, (cells, genes), generator=g).float()
+    return {
+        "x": counts * (torch.rand((cells, genes), generator=g) < density),
+        "mask": torch.randn(genes, generator=g),
+        "indices": torch.randperm(genes, generator=g)[:k].sort().values,
+        "weight": torch.randn((genes, outputs), generator=g),
+        "bias": torch.randn(outputs, generator=g),
+        "delta": torch.randn((cells, outputs), generator=g),
+    }
+
+
+def layout(x: Tensor, name: str) -> Tensor:
+    if name == "dense":
+        return x
+    csr = x.to_sparse_csr()
+    if name == "csr64":
+        return csr
+    return torch.sparse_csr_tensor(
+        csr.crow_indices().int(), csr.col_indices().int(), csr.values(), x.shape
+    )
+
+
+def run(p: dict[str, Tensor], device: str, name: str, **options: Any) -> Results:
+    p = {key: value.to(device) for key, value in p.items()}
+    leaves = {key: p[key].detach().requires_grad_() for key in ("mask", "weight", "bias")}
+    options = {key: value.to(device) for key, value in options.items()}
+    y = masked_linear(
+        layout(p["x"], name), leaves["mask"], p["indices"], leaves["weight"], leaves["bias"],
+        **options,
+    )  # fmt: skip
+    y.backward(p["delta"])
+    grads = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
+    return {"y": y.detach(), **grads}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("name", ["dense", "csr32", "csr64"])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("half_counts", [False, True])
+def test_cuda_equals_the_cpu(
+    sizes: tuple[int, int, int, int], name: str, dtype: torch.dtype, half_counts: bool
+) -> None:
+    p = draw(*sizes)
+    rounded = {key: p[key].to(dtype) for key in ("weight", "delta")}
+    counts = p["x"].to(dtype) if half_counts else p["x"]  # small counts: exact in every dtype
+    p = {**p, **rounded, "x": counts}
+    found, expected = run(p, "cuda", name), run(p, "cpu", name)
+    size = run({key: v if key == "indices" else v.double().abs() for key, v in p.items()}, "cpu",
+               "dense")  # fmt: skip
+    n = sizes[0] + sizes[2] + sizes[3] + 4
+    for key, value in found.items():
+        assert value.dtype == expected[key].dtype
+        u = 2.0**-53 if dtype == torch.float64 else 2.0**-24
+        bound = 2 * n * u * size[key] + 2.0**-24 * (dtype == torch.float16)
+        if value.dtype in (torch.bfloat16, torch.float16):  # rounded once more, on both sides
+            bound += 2 * ROUNDOFF[value.dtype] * (expected[key].double().abs() + bound)
+        error = (value.cpu().double() - expected[key].double()).abs()
+        assert bool((error <= bound).all()), f"{key}: error {error.max()}"
+
+
+@pytest.mark.parametrize("name", ["dense", "csr32"])
+def test_every_run_gives_the_same_bits(name: str) -> None:
+    p = draw(512, 4000, 200, 100)
+    first = run(p, "cuda", name)
+    for _ in range(5):
+        torch.testing.assert_close(run(p, "cuda", name), first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["dense", "csr32"])
+def test_grad_indices_give_their_share_of_the_gradient(name: str) -> None:
+    p = draw(200, 900, 70, 50)
+    reached = torch.arange(3, 900, 7)
+    padded = torch.cat([reached, torch.full((20,), -1)])
+    every, some = run(p, "cuda", name), run(p, "cuda", name, grad_indices=padded)
+    others = torch.ones(900, dtype=torch.bool)
+    others[reached] = False
+    assert not some["mask"][others.cuda()].any()
+    # Two orders of the same sum of 270 terms: n·u·Σ|·| with Σ|·| below 2e4.
+    torch.testing.assert_close(
+        some["mask"][reached.cuda()], every["mask"][reached.cuda()], rtol=0, atol=2 * 270 * 1.2e-3
+    )
+    torch.testing.assert_close(some["weight"], every["weight"], rtol=0, atol=0)
+
+
+def test_a_cuda_graph_replays_forward_and_backward() -> None:
+    p = {key: value.cuda() for key, value in draw(64, 500, 40, 20).items()}
+    csr = layout(p["x"], "csr64")
+    parts = (csr.values().clone(), csr.crow_indices().clone(), csr.col_indices().clone())
+    arguments = (*parts, p["mask"], p["indices"], p["weight"])
+
+    def step() -> tuple[Tensor, ...]:
+        y = torch.ops.kernomics.masked_linear(*arguments, p["bias"], None)
+        grads = torch.ops.kernomics.masked_linear_backward(y, *arguments, None, True, True, True)
+        return y, *grads
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    p["weight"].normal_()
+    parts[0].mul_(2)
+    graph.replay()
+    torch.testing.assert_close(captured, step(), rtol=0, atol=0)
+
+
+def test_more_genes_than_a_dense_matrix_could_hold() -> None:
+    cells, genes, each = 8192, 2_000_000, 5  # dense: 65 GB
+    step = genes // each
+    columns = torch.arange(each) * step + torch.randint(0, step, (cells, each))
+    x = torch.sparse_csr_tensor(
+        torch.arange(cells + 1) * each, columns.flatten(), torch.ones(cells * each), (cells, genes)
+    ).cuda()
+    chosen = torch.arange(0, genes, 1000)
+    mask = torch.ones(genes, device="cuda", requires_grad=True)
+    weight = torch.ones((genes, 3), device="cuda", requires_grad=True)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    y = masked_linear(x, mask, chosen.cuda(), weight)
+    y.sum().backward()
+    assert torch.cuda.max_memory_allocated() - before < 150e6
+    assert mask.grad is not None
+    assert mask.grad.sum() == 3 * cells * each
+    assert y.sum() == 3 * torch.isin(columns, chosen).sum()
+
+
+def test_tensors_on_two_devices_are_named() -> None:
+    p = draw(4, 10, 3, 2)
+    with pytest.raises(ValueError, match=r"x is on cpu and weight on cuda:0; move one of them"):
+        masked_linear(p["x"], p["mask"].cuda(), p["indices"].cuda(), p["weight"].cuda())

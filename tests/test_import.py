@@ -1,0 +1,41 @@
+import subprocess
+import sys
+
+import pytest
+
+import kernomics
+
+
+def run(code: str) -> str:
+    """Run code in a new interpreter and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_kernomics_imports_nothing_heavy():
+    loaded = run("import sys, kernomics; print(*sys.modules)").split()
+    heavy = {"torch", "numpy", "pandas", "anndata", "scanpy", "scipy", "sklearn", "matplotlib"}
+    assert not heavy & set(loaded)
+
+
+def test_ops_import_torch_and_numpy_alone():
+    loaded = run("import sys, kernomics.ops; print(*sys.modules)").split()
+    assert "torch" in loaded
+    above = {f"kernomics.{name}" for name in ("data", "nn", "train", "models", "errors")}
+    assert not {"pandas", "anndata", "scanpy", "scipy", "sklearn", "matplotlib", *above} & set(loaded)
+
+
+def test_models_need_none_of_the_optional_packages():
+    loaded = run("import sys, kernomics.models, kernomics.tl, kernomics.datasets; print(*sys.modules)")
+    assert not {"scanpy", "sklearn", "matplotlib", "anndata"} & set(loaded.split())
+
+
+def test_every_public_name_is_there_and_no_other():
+    for name in kernomics.__all__:
+        assert getattr(kernomics, name) is not None
+        assert name in dir(kernomics)
+    with pytest.raises(AttributeError, match="no attribute 'model'"):
+        kernomics.model  # noqa: B018
