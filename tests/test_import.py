@@ -25,11 +25,15 @@ def test_ops_import_torch_and_numpy_alone():
     loaded = run("import sys, kernomics.ops; print(*sys.modules)").split()
     assert "torch" in loaded
     above = {f"kernomics.{name}" for name in ("data", "nn", "train", "models", "errors")}
-    assert not {"pandas", "anndata", "scanpy", "scipy", "sklearn", "matplotlib", *above} & set(loaded)
+    assert not {"pandas", "anndata", "scanpy", "scipy", "sklearn", "matplotlib", *above} & set(
+        loaded
+    )
 
 
 def test_models_need_none_of_the_optional_packages():
-    loaded = run("import sys, kernomics.models, kernomics.tl, kernomics.datasets; print(*sys.modules)")
+    loaded = run(
+        "import sys, kernomics.models, kernomics.tl, kernomics.datasets; print(*sys.modules)"
+    )
     assert not {"scanpy", "sklearn", "matplotlib", "anndata"} & set(loaded.split())
 
 

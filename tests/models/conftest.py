@@ -18,7 +18,7 @@ N_MARKERS = 8
 
 @pytest.fixture(scope="session")
 def simulated() -> AnnData:
-    """400 cells × 120 genes: 4 types of 8 markers, 5 donors, and an age told by type 0's markers."""
+    """400 cells × 120 genes: 4 types of 8 markers, 5 donors, an age told by type 0's markers."""
     adata = datasets.simulate(400, 120, 4, N_MARKERS, n_batches=5, batch_spread=0.1, seed=3)
     markers = (adata.var["marker_of"] == "type_0").to_numpy()
     noise = np.random.default_rng(0).normal(size=adata.n_obs)

@@ -110,7 +110,9 @@ def test_reading_options_beside_a_collection_are_refused(adata):
 
 def test_counts_that_are_not_integers_are_located(adata):
     adata.X = adata.X * 1.5
-    with pytest.raises(DataError, match="X does not hold counts: .* not integers, first .* at cell"):
+    with pytest.raises(
+        DataError, match=r"X does not hold counts: .* not integers, first .* at cell"
+    ):
         YOTO(adata, "cell_type", 8)
 
 
@@ -144,7 +146,9 @@ def test_nan_scores_stop_the_training_and_are_named(adata, tmp_path):
     inner = model._optimizer
 
     def spoiling(module):
-        module.selector.scores.register_hook(lambda grad: grad.index_fill(0, grad.new_tensor([5], dtype=int), math.nan))
+        module.selector.scores.register_hook(
+            lambda grad: grad.index_fill(0, grad.new_tensor([5], dtype=int), math.nan)
+        )
         return inner(module)
 
     model._optimizer = spoiling

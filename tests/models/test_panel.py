@@ -79,7 +79,7 @@ def test_reading_a_model_draws_no_random_number(saved):
 
 def test_saving_over_something_else_is_refused(two_tasks, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(CheckpointError, match="the first is 'thesis.txt'"):
+    with pytest.raises(CheckpointError, match=r"the first is 'thesis\.txt'"):
         two_tasks.save(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
@@ -129,7 +129,9 @@ def test_prediction_needs_the_panels_genes_alone_in_any_order(two_tasks, simulat
     own = simulated[:, two_tasks.genes].copy()
     shuffled = simulated[:, rng.permutation(120)].copy()
     extra = simulated.copy()
-    extra.var_names = [f"x{i}" if g not in two_tasks.genes else g for i, g in enumerate(extra.var_names)]
+    extra.var_names = [
+        f"x{i}" if g not in two_tasks.genes else g for i, g in enumerate(extra.var_names)
+    ]
     for other in (own, shuffled, extra, simulated[:, two_tasks.genes[::-1]]):
         pd.testing.assert_frame_equal(two_tasks.predict(other), expected)
 

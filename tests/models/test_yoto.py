@@ -49,7 +49,9 @@ def test_several_tasks_share_one_panel(two_tasks):
     assert len(set(two_tasks.genes)) == 12
     names = {f"loss/{task}" for task in ("cell_type", "age")}
     assert names <= set(two_tasks.history.select("train")[0])
-    assert names | {"accuracy/cell_type", "r2/age"} <= set(two_tasks.history.select("validation")[0])
+    assert names | {"accuracy/cell_type", "r2/age"} <= set(
+        two_tasks.history.select("validation")[0]
+    )
 
 
 def test_continuous_label_alone_is_split_at_random_and_learnt(adata, train_quickly):
@@ -234,9 +236,7 @@ def test_training_again_begins_anew(adata):
 
 
 @pytest.mark.parametrize("source", ["csc", "dense", "view", "path", "backed", "collection"])
-def test_every_source_gives_the_same_bits_as_csr_in_memory(
-    adata, train_quickly, tmp_path, source
-):
+def test_every_source_gives_the_same_bits_as_csr_in_memory(adata, train_quickly, tmp_path, source):
     adata.obs["cell_type"] = adata.obs["cell_type"].astype("category")
     expected = train_quickly(adata.copy())
     path = tmp_path / "cells.h5ad"
@@ -315,7 +315,9 @@ def test_one_and_two_threads_choose_the_same_genes_of_the_demo():
 def test_group_split_shares_no_group(adata, train_quickly):
     model = train_quickly(adata, split="group", split_key="donor", fractions=(0.6, 0.2, 0.2))
     donors = adata.obs["donor"].to_numpy()
-    parts = [set(donors[rows]) for rows in (model.split.train, model.split.validation, model.split.test)]
+    parts = [
+        set(donors[rows]) for rows in (model.split.train, model.split.validation, model.split.test)
+    ]
     assert all(parts)
     assert sum(map(len, parts)) == len(set.union(*parts)) == 5
     assert model.panel.info["split"] == {"how": "group", "by": "donor", "seed": 0}
@@ -363,9 +365,11 @@ def test_accumulated_batches_see_one_panel_per_step(adata, monkeypatch):
 
     def watched(module):
         module.first.register_forward_hook(
-            lambda layer, *_: seen.append((module.step, tuple(layer.touched.tolist())))
-            if module.training
-            else None
+            lambda layer, *_: (
+                seen.append((module.step, tuple(layer.touched.tolist())))
+                if module.training
+                else None
+            )
         )
         return inner(module)
 

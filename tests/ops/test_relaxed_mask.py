@@ -299,6 +299,17 @@ def test_wide_scores_neither_overflow_nor_vanish(
             )
 
 
+def test_float32_weights_are_relatively_accurate_down_to_the_smallest(
+    device: torch.device,
+) -> None:
+    # Γ_j / Γ_0 = exp(score) at τ = 1; below −80 Γ leaves the normal float32 numbers.
+    scores = -torch.linspace(0, 80, 50_001, device=device)
+    gamma = relaxed_mask(scores, 1, tau=1.0, relaxation="softmax").double().cpu()
+    ratio = gamma / gamma[0] / scores.double().cpu().exp()
+    # 2e-7 of the exponential, and half an ulp (6e-8) each for Γ_j and Γ_0.
+    assert largest(ratio - 1) < 3.5e-7
+
+
 # ---- memory -------------------------------------------------------------------------------------
 
 PEAK = """

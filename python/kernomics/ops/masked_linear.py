@@ -24,11 +24,11 @@ _KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 
 
 # x is `values` [B, G], or CSR: `values` [nnz] with row pointers and columns. `chosen` and `reached`
 # are the public function's `indices` and `grad_indices`.
-LIBRARY.define(  # type: ignore[no-untyped-call]
+LIBRARY.define(
     "masked_linear(Tensor values, Tensor? indptr, Tensor? columns, Tensor mask, Tensor chosen, "
     "Tensor weight, Tensor? bias, Tensor? reached) -> Tensor"
 )
-LIBRARY.define(  # type: ignore[no-untyped-call]
+LIBRARY.define(
     "masked_linear_backward(Tensor delta, Tensor values, Tensor? indptr, Tensor? columns, "
     "Tensor mask, Tensor chosen, Tensor weight, Tensor? reached, bool want_mask, bool want_weight, "
     "bool want_bias) -> (Tensor grad_mask, Tensor grad_weight, Tensor grad_bias)"
@@ -227,10 +227,10 @@ def _backward_cuda(
     return grad_mask, grad_weight, grad_bias
 
 
-LIBRARY.impl("masked_linear", _forward_cpu, "CPU")  # type: ignore[no-untyped-call]
-LIBRARY.impl("masked_linear", _forward_cuda, "CUDA")  # type: ignore[no-untyped-call]
-LIBRARY.impl("masked_linear_backward", _backward_cpu, "CPU")  # type: ignore[no-untyped-call]
-LIBRARY.impl("masked_linear_backward", _backward_cuda, "CUDA")  # type: ignore[no-untyped-call]
+LIBRARY.impl("masked_linear", _forward_cpu, "CPU")
+LIBRARY.impl("masked_linear", _forward_cuda, "CUDA")
+LIBRARY.impl("masked_linear_backward", _backward_cpu, "CPU")
+LIBRARY.impl("masked_linear_backward", _backward_cuda, "CUDA")
 
 
 def _forward_fake(
@@ -416,5 +416,10 @@ def masked_linear(
         None if bias is None else bias.to(exact).contiguous(),
         None if grad_indices is None else grad_indices.contiguous(),
     )
-    y: Tensor = _MaskedLinear.apply(*arguments)  # type: ignore[no-untyped-call]
+    wants_gradient = any(t is not None and t.requires_grad for t in (mask, weight, bias))
+    y: Tensor
+    if wants_gradient and torch.is_grad_enabled():
+        y = _MaskedLinear.apply(*arguments)
+    else:
+        y = torch.ops.kernomics.masked_linear(*arguments)
     return y.to(weight.dtype)
