@@ -28,6 +28,8 @@ trap 'rm -rf "$scratch"' EXIT
 export PYTHONUNBUFFERED=1
 left() { echo $((SECONDS < seconds ? seconds - SECONDS : 1)); }
 
+# The toolkit's usual place, where it is not on the PATH.
+command -v nvcc >/dev/null || export PATH="$PATH:/usr/local/cuda/bin"
 # 9.0 → 90-real, 12.0 → 120-real: code for this GPU alone builds fastest.
 architecture=$("$python" -c 'import torch; print("%d%d-real" % torch.cuda.get_device_capability())')
 echo "building for $architecture"

@@ -103,10 +103,8 @@ def _forward_cuda(
     kernels = _native.cuda()
     with torch.cuda.device(scores.device):
         indices, mask, y, grad_indices = _outputs(scores, k, reach, True)
-        scratch = scores.new_empty(
-            kernels.gumbel_topk_scratch_bytes(rows, genes, k, reach), dtype=torch.uint8
-        )
         faults = scores.new_empty((rows, 2), dtype=torch.int32)
+        scratch = _scratch(scores, k, reach)
         getattr(kernels, "gumbel_topk_forward_" + suffix(scores))(
             scores.data_ptr(), scores.stride(0), rows, genes, k, noise_scale, address(seed),
             address(row_ids), stream, tau, relaxation, reach, y.data_ptr(), mask.data_ptr(),
@@ -122,90 +120,59 @@ def _forward_cuda(
     return indices, mask, y if keep_y else y.new_empty((0, 0)), grad_indices
 
 
+def _scratch(y: Tensor, k: int, reach: int) -> Tensor:
+    size = _native.cuda().gumbel_topk_scratch_bytes(*y.shape, k, reach)
+    return y.new_empty(size, dtype=torch.uint8)
+
+
 def _forward_fake(
-    scores: Tensor,
-    seed: Tensor | None,
-    row_ids: Tensor | None,
-    k: int,
-    noise_scale: float,
-    stream: int,
-    tau: float,
-    relaxation: int,
-    reach: int,
-    keep_y: bool,
+    scores: Tensor, seed: Tensor | None, row_ids: Tensor | None, k: int, *options: Any
 ) -> tuple[Tensor, ...]:
-    return _outputs(scores, k, reach, keep_y)
+    return _outputs(scores, k, *options[-2:])
 
 
-def _backward_cpu(
-    grad_mask: Tensor, y: Tensor, indices: Tensor, tau: float, relaxation: int
+def _from_kept(
+    kernel: str, y: Tensor, indices: Tensor, u: Tensor | None, tau: float, relaxation: int
 ) -> Tensor:
+    """Run a kernel that reads the kept y and indices, on either device."""
     rows, genes = y.shape
-    grad_mask, grad = grad_mask.contiguous(), torch.empty_like(y)
-    getattr(_native.cpu(), "gumbel_topk_backward_" + suffix(y))(
-        y.data_ptr(), indices.data_ptr(), grad_mask.data_ptr(), rows, genes, indices.shape[1],
-        tau, relaxation, grad.data_ptr(), torch.get_num_threads(),
+    k, out = indices.shape[1], torch.empty_like(y)
+    u = None if u is None else u.contiguous()
+    arguments = (
+        y.data_ptr(), indices.data_ptr(), *(() if u is None else (u.data_ptr(),)), rows, genes, k,
+        tau, relaxation, out.data_ptr(),
     )  # fmt: skip
-    return grad
-
-
-def _backward_cuda(
-    grad_mask: Tensor, y: Tensor, indices: Tensor, tau: float, relaxation: int
-) -> Tensor:
-    rows, genes = y.shape
-    k = indices.shape[1]
-    kernels = _native.cuda()
+    name = f"gumbel_topk_{kernel}_{suffix(y)}"
+    if not y.is_cuda:
+        getattr(_native.cpu(), name)(*arguments, torch.get_num_threads())
+        return out
     with torch.cuda.device(y.device):
-        grad_mask, grad = grad_mask.contiguous(), torch.empty_like(y)
-        scratch = y.new_empty(
-            kernels.gumbel_topk_scratch_bytes(rows, genes, k, 0), dtype=torch.uint8
-        )
-        getattr(kernels, "gumbel_topk_backward_" + suffix(y))(
-            y.data_ptr(), indices.data_ptr(), grad_mask.data_ptr(), rows, genes, k, tau,
-            relaxation, grad.data_ptr(), scratch.data_ptr(),
-            torch.cuda.current_stream().cuda_stream,
-        )  # fmt: skip
-    return grad
+        scratch = _scratch(y, k, 0)
+        stream = torch.cuda.current_stream().cuda_stream
+        getattr(_native.cuda(), name)(*arguments, scratch.data_ptr(), stream)
+    return out
 
 
-def _relaxed_cpu(y: Tensor, indices: Tensor, tau: float, relaxation: int) -> Tensor:
-    rows, genes = y.shape
-    gamma = torch.empty_like(y)
-    getattr(_native.cpu(), "gumbel_topk_relaxed_" + suffix(y))(
-        y.data_ptr(), indices.data_ptr(), rows, genes, indices.shape[1], tau, relaxation,
-        gamma.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    return gamma
+def _backward(grad_mask: Tensor, y: Tensor, indices: Tensor, tau: float, relaxation: int) -> Tensor:
+    return _from_kept("backward", y, indices, grad_mask, tau, relaxation)
 
 
-def _relaxed_cuda(y: Tensor, indices: Tensor, tau: float, relaxation: int) -> Tensor:
-    rows, genes = y.shape
-    k = indices.shape[1]
-    kernels = _native.cuda()
-    with torch.cuda.device(y.device):
-        gamma = torch.empty_like(y)
-        scratch = y.new_empty(
-            kernels.gumbel_topk_scratch_bytes(rows, genes, k, 0), dtype=torch.uint8
-        )
-        getattr(kernels, "gumbel_topk_relaxed_" + suffix(y))(
-            y.data_ptr(), indices.data_ptr(), rows, genes, k, tau, relaxation,
-            gamma.data_ptr(), scratch.data_ptr(), torch.cuda.current_stream().cuda_stream,
-        )  # fmt: skip
-    return gamma
+def _relaxed(y: Tensor, indices: Tensor, tau: float, relaxation: int) -> Tensor:
+    return _from_kept("relaxed", y, indices, None, tau, relaxation)
 
 
 LIBRARY.impl("gumbel_topk", _forward_cpu, "CPU")
 LIBRARY.impl("gumbel_topk", _forward_cuda, "CUDA")
 torch.library.register_fake("kernomics::gumbel_topk", _forward_fake, lib=LIBRARY)
-LIBRARY.impl("gumbel_topk_backward", _backward_cpu, "CPU")
-LIBRARY.impl("gumbel_topk_backward", _backward_cuda, "CUDA")
+LIBRARY.impl("gumbel_topk_backward", _backward, "CPU")
+LIBRARY.impl("gumbel_topk_backward", _backward, "CUDA")
 torch.library.register_fake(
     "kernomics::gumbel_topk_backward",
     lambda grad_mask, y, indices, tau, relaxation: torch.empty_like(y),
     lib=LIBRARY,
 )
-LIBRARY.impl("relaxed_mask", _relaxed_cpu, "CPU")
-LIBRARY.impl("relaxed_mask", _relaxed_cuda, "CUDA")
+LIBRARY.impl("relaxed_mask", _relaxed, "CPU")
+LIBRARY.impl("relaxed_mask", _relaxed, "CUDA")
 torch.library.register_fake(
     "kernomics::relaxed_mask",
     lambda y, indices, tau, relaxation: torch.empty_like(y),
@@ -215,7 +182,7 @@ torch.library.register_fake(
 
 class _GumbelTopk(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, scores: Tensor, seed: Tensor | None, row_ids: Tensor | None, *options: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         indices, mask, y, grad_indices = torch.ops.kernomics.gumbel_topk(
@@ -228,7 +195,7 @@ class _GumbelTopk(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, _indices: None, grad_mask: Tensor, _grad_indices: None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, _indices: None, grad_mask: Tensor, _grad_indices: None) -> Any:
         y, indices = ctx.saved_tensors
         grad = torch.ops.kernomics.gumbel_topk_backward(
             grad_mask, y, indices, ctx.tau, ctx.relaxation
@@ -238,17 +205,18 @@ class _GumbelTopk(torch.autograd.Function):
 
 class _RelaxedMask(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, k: int, tau: float, relaxation: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, y: Tensor, k: int, tau: float, relaxation: int) -> Tensor:
         indices = torch.ops.kernomics.gumbel_topk(
             y, None, None, k, 0.0, STREAM_GENE_SCORES, tau, relaxation, 0, False
         )[0]
         ctx.save_for_backward(y, indices)
         ctx.tau, ctx.relaxation = tau, relaxation
-        return torch.ops.kernomics.relaxed_mask(y, indices, tau, relaxation)
+        gamma: Tensor = torch.ops.kernomics.relaxed_mask(y, indices, tau, relaxation)
+        return gamma
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         y, indices = ctx.saved_tensors
         return (
             torch.ops.kernomics.gumbel_topk_backward(grad, y, indices, ctx.tau, ctx.relaxation),
@@ -413,7 +381,7 @@ def gumbel_topk(
     require_same_device(scores, "scores", seed=seed, row_ids=row_ids)
     options = (k, scale, stream, float(tau), RELAXATIONS[relaxation], reach or 0)
     if torch.is_grad_enabled() and rows.requires_grad:
-        indices, mask, grad_indices = _GumbelTopk.apply(rows, seed, row_ids, *options)  # type: ignore[no-untyped-call]
+        indices, mask, grad_indices = _GumbelTopk.apply(rows, seed, row_ids, *options)
     else:
         indices, mask, _, grad_indices = torch.ops.kernomics.gumbel_topk(
             rows, seed, row_ids, *options, False
@@ -446,5 +414,5 @@ def relaxed_mask(
         As in :func:`gumbel_topk`.
     """
     rows = _check(scores, k, tau, relaxation).contiguous()
-    gamma: Tensor = _RelaxedMask.apply(rows, k, float(tau), RELAXATIONS[relaxation])  # type: ignore[no-untyped-call]
+    gamma: Tensor = _RelaxedMask.apply(rows, k, float(tau), RELAXATIONS[relaxation])
     return gamma[0] if scores.dim() == 1 else gamma
