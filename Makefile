@@ -25,7 +25,7 @@ test-all: $(VENV)/.test
 test-environment: $(VENV)/.test
 
 bench: $(VENV)/.test
-	for file in bench/bench_*.py; do $(BIN)/python $$file --record || exit 1; done
+	$(BIN)/python bench/harness.py --record
 	$(BIN)/python bench/table.py
 
 lint: $(VENV)/.dev

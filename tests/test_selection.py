@@ -321,10 +321,19 @@ def test_run_killed_at_any_step_and_resumed_has_the_same_bits(
     assert_same_run(out, uninterrupted)
 
 
-def test_ctrl_c_leaves_a_run_that_can_be_resumed(file, settings, uninterrupted, tmp_path, undrawn):
-    done = program(signal.SIGINT, 10, *arguments(file, settings, tmp_path))
-    assert done.returncode == 130
-    assert "training was interrupted after step 11" in done.stderr
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "training was interrupted after step 11"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+    ],
+)
+def test_signal_leaves_a_run_that_can_be_resumed(
+    file, settings, uninterrupted, tmp_path, undrawn, number, code, said
+):
+    done = program(number, 10, *arguments(file, settings, tmp_path))
+    assert done.returncode == code
+    assert said in done.stderr
     assert "the same command with --resume continues" in done.stderr
     assert "Traceback" not in done.stderr
     with pytest.raises(CheckpointError, match=r"it did not finish; continue it with --resume"):

@@ -192,7 +192,9 @@ RowReport gumbel_topk_forward(const GumbelTopkArgs<T>& a) {
     const bool finite = by_columns ? std::all_of(flags, flags + tasks, [](uint8_t f) { return f; })
                                    : perturb_row(a, r, 0, a.genes, y, maxima);
     const RowCensus c = finite ? RowCensus{0, 0, 0} : census(y, a.genes);
-    const RowReport found = check_row(y, r, a.genes, a.k, c);
+    RowReport found = check_row(y, r, a.genes, a.k, c);
+    const int64_t id = a.noise.row_ids == nullptr ? r : a.noise.row_ids[r];
+    if (id < 0 || id >= (int64_t(1) << 48)) found = {r, kRowId, id, 0};
     if (found.fault != kRowFine) {
 #pragma omp critical
       if (report.fault == kRowFine || found.row < report.row) report = found;

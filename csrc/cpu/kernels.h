@@ -7,12 +7,12 @@
 namespace kernomics {
 
 // What is wrong with the data of the first bad row.
-enum RowFault : int { kRowFine = 0, kRowNaN = 1, kRowForced = 2, kRowUsable = 3 };
+enum RowFault : int { kRowFine = 0, kRowNaN = 1, kRowForced = 2, kRowUsable = 3, kRowId = 4 };
 
 struct RowReport {
   int64_t row = -1;
   int fault = kRowFine;
-  int64_t count = 0;  // NaN scores, forced genes or usable genes
+  int64_t count = 0;  // NaN scores, forced genes, usable genes, or the row id
   int64_t first = 0;  // the first NaN gene
 };
 

@@ -154,6 +154,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         0 on success, 2 when what was given cannot be used, 130 after Ctrl-C.
+
+    Raises
+    ------
+    SystemExit
+        With code 143, after SIGTERM.
     """
     args = parser().parse_args(argv)
     with warnings.catch_warnings():
@@ -166,10 +171,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         except KeyboardInterrupt as stop:
             print(f"\n{str(stop) or 'interrupted'}", file=sys.stderr)
-            if "resume" in args:
-                print("the same command with --resume continues", file=sys.stderr)
+            _say_how_to_continue(args)
             return 130
+        except SystemExit:  # SIGTERM, after saving
+            print("\nterminated", file=sys.stderr)
+            _say_how_to_continue(args)
+            raise
     return 0
+
+
+def _say_how_to_continue(args: argparse.Namespace) -> None:
+    if "resume" in args:
+        print("the same command with --resume continues", file=sys.stderr)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

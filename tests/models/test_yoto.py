@@ -383,6 +383,30 @@ def test_accumulated_batches_see_one_panel_per_step(adata, monkeypatch):
     assert len({panel for _, panel in seen}) == len(steps)
 
 
+@SHORT
+def test_half_precision_trains_with_losses_in_float32(adata):
+    model = YOTO(adata, ["cell_type", "age"], 8)
+    model.train(max_epochs=20, precision="bf16", progress=False)
+    assert model.history.column("loss")[-1] < 0.9 * model.history.column("loss")[0]
+    assert {parameter.dtype for parameter in model.module.parameters()} == {torch.float32}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model.module.task_losses(model.cells.batch(np.arange(50)))
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+
+
+@pytest.mark.gpu
+@SHORT
+def test_training_on_a_gpu_gives_a_panel_that_predicts_on_the_cpu(adata, tmp_path):
+    model = YOTO(adata, ["cell_type", "age"], 8)
+    model.train(max_epochs=40, device="cuda", progress=False, run_dir=tmp_path)
+    assert model.history.column("loss")[-1] < 0.7 * model.history.column("loss")[0]
+    assert next(model.panel.network.parameters()).device.type == "cpu"
+    assert len(model.predict(adata)) == 400
+    again = YOTO(adata, ["cell_type", "age"], 8)
+    again.train(max_epochs=40, device="cuda", progress=False, run_dir=tmp_path, resume=True)
+    assert again.genes == model.genes
+
+
 def test_settings_are_recorded_with_the_panel(two_tasks):
     info = two_tasks.panel.info
     assert info["config"]["n_genes"] == 12

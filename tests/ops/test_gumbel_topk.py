@@ -509,3 +509,15 @@ def test_the_registered_ops_pass_torchs_own_check(
         ops.gumbel_topk_backward.default, (y.clone(), y, indices, 0.5, relaxation), test_utils=tests
     )
     torch.library.opcheck(ops.relaxed_mask.default, (y, indices, 0.5, relaxation), test_utils=tests)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**48])
+def test_row_id_outside_its_48_bits_is_named(wrong: int) -> None:
+    ids = torch.tensor([0, wrong])
+    with pytest.raises(ValueError, match=rf"row_ids\[1\] is {wrong}, outside"):
+        gumbel_topk(torch.zeros(2, 5), 2, tau=1.0, seed=torch.tensor([1, 2]), row_ids=ids)
+
+
+def test_seed_that_is_no_tensor_is_named() -> None:
+    with pytest.raises(TypeError, match="seed is a list; an int64 tensor of two is needed"):
+        gumbel_topk(torch.zeros(5), 2, tau=1.0, seed=[1, 2])  # type: ignore[arg-type]

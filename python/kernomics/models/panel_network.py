@@ -87,10 +87,11 @@ def task_loss(task: Task, output: Tensor, target: Tensor) -> Tensor:
     task
         Which task.
     output
-        [B, n_out], logits or the standardised prediction.
+        [B, n_out], logits or the standardised prediction; the loss is float32 whatever its dtype.
     target
         Codes int64 [B], −1 unlabelled; or float [B], NaN unlabelled.
     """
+    output = output.float()
     if task.kind == "continuous":
         labelled = ~target.isnan()
         error = (output.squeeze(1) - (target - task.mean) / task.sd)[labelled]

@@ -54,6 +54,10 @@ def _raise_fault(fault: int, row: int, count: int, first: int, k: int, genes: in
             f"{count:,} genes of row {row} are forced (score +inf), more than k = {k:,}; "
             "raise k or force fewer genes"
         )
+    if fault == 4:
+        raise ValueError(
+            f"row_ids[{row}] is {count}, outside [0, 2**48); give each row its index in the data"
+        )
     raise ValueError(
         f"only {count:,} of {genes:,} genes of row {row} are usable (the others have score -inf), "
         f"fewer than k = {k:,}; lower k or forbid fewer genes"
@@ -364,6 +368,8 @@ def gumbel_topk(
     if scale > 0.0:
         if seed is None:
             seed = draw_seed(generator, scores.device)
+        elif not isinstance(seed, Tensor):
+            raise TypeError(f"seed is a {type(seed).__name__}; an int64 tensor of two is needed")
         elif seed.dtype != torch.int64 or seed.shape != (2,):
             raise ValueError(
                 f"seed is {seed.dtype} of shape {tuple(seed.shape)}; int64 (key, step) is needed"
