@@ -6,7 +6,7 @@ namespace kernomics {
 enum Relaxation : int { kSoftSort = 0, kNeuralSort = 1, kSoftmax = 2 };
 
 // What is wrong with the data of a row.
-enum RowFault : int { kRowFine = 0, kRowNaN = 1, kRowForced = 2, kRowUsable = 3 };
+enum RowFault : int { kRowFine = 0, kRowNaN = 1, kRowForced = 2, kRowUsable = 3, kRowId = 4 };
 
 // Genes whose Γ lies below this are left out of a limited reach.
 constexpr double kReachFloor = 0x1p-24;

@@ -52,7 +52,7 @@ struct ChooseArgs {
   int64_t row_stride, rows;
   int genes, k;
   T noise_scale;
-  const int64_t *seed, *row_ids;
+  const int64_t *seed, *row_ids;  // row_ids: null for 0 … rows − 1
   uint32_t stream;
   T* y;  // or null
   T* mask;
@@ -66,6 +66,14 @@ struct ChooseArgs {
   int* candidate_columns;
   Census* census;  // [rows, splits]
 };
+
+// As judge_row, and the row's id must be one that the random words can address.
+template <typename T>
+__device__ int2 judge_choice(const ChooseArgs<T>& a, int64_t row, const Census& census) {
+  if (a.row_ids != nullptr && static_cast<uint64_t>(a.row_ids[row]) >> 48 != 0)
+    return make_int2(kRowId, 0);
+  return judge_row(census, a.genes, a.k);
+}
 
 // The row's verdict, once its genes are emitted as indices and ones: NaN where something is wrong.
 template <typename T>
@@ -152,7 +160,7 @@ __global__ void __launch_bounds__(kChunkThreads, 2) choose_in_chunks(ChooseArgs<
   }
   const auto at = [keys](int j) { return keys[j]; };
   if (a.splits == 1) {
-    const int2 fault = judge_row(census, a.genes, a.k);
+    const int2 fault = judge_choice(a, row, census);
     int64_t* indices = a.indices + row * a.k;
     select_largest(b, at, n, a.k, range, survivors, [&](int j, int p) {
       indices[p] = j;
@@ -194,7 +202,7 @@ __device__ void choose_row(Block& b, const ChooseArgs<T>& a, int64_t row, At at,
     census = {census.nan + part.nan, census.forced + part.forced, census.forbidden + part.forbidden,
               0};
   }
-  const int2 fault = judge_row(sum_census(b, census), a.genes, a.k);
+  const int2 fault = judge_choice(a, row, sum_census(b, census));
   const auto range = sweep_range<typename KeyOf<T>::Key>(b, at, n);
   int64_t* indices = a.indices + row * a.k;
   T* mask = a.mask + row * a.genes;

@@ -197,7 +197,7 @@ void gumbel_topk_forward(const CudaGumbelTopkArgs<T>& args, CudaStream stream) {
   a.k = static_cast<int>(args.k);
   a.noise_scale = static_cast<T>(args.noise_scale);
   a.seed = args.seed;
-  a.row_ids = args.row_ids;
+  a.row_ids = args.noise_scale == 0 ? nullptr : args.row_ids;
   a.stream = args.stream;
   a.y = args.y;
   a.mask = args.mask;

@@ -106,26 +106,31 @@ def _forward_cuda(
     scores = scores if scores.stride(1) == 1 else scores.contiguous()
     kernels = _native.cuda()
     with torch.cuda.device(scores.device):
-        indices, mask, y, grad_indices = _outputs(scores, k, reach, True)
+        check = _native.checks_enabled()  # needs y to find the first NaN
+        indices, mask, y, grad_indices = _outputs(scores, k, reach, keep_y or check)
         faults = scores.new_empty((rows, 2), dtype=torch.int32)
-        scratch = _scratch(scores, k, reach)
+        scratch = _scratch("forward", scores, k, relaxation, reach, keep_y or check)
         getattr(kernels, "gumbel_topk_forward_" + suffix(scores))(
             scores.data_ptr(), scores.stride(0), rows, genes, k, noise_scale, address(seed),
-            address(row_ids), stream, tau, relaxation, reach, y.data_ptr(), mask.data_ptr(),
-            indices.data_ptr(), grad_indices.data_ptr(), faults.data_ptr(), scratch.data_ptr(),
+            address(row_ids), stream, tau, relaxation, reach,
+            y.data_ptr() if keep_y or check else 0, mask.data_ptr(), indices.data_ptr(),
+            grad_indices.data_ptr(), faults.data_ptr(), scratch.data_ptr(),
             torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
-        if _native.checks_enabled():
+        if check:
             bad = faults[:, 0].nonzero()
             if len(bad):
                 row = int(bad[0])
                 fault, count = (int(x) for x in faults[row])
+                if fault == 4 and row_ids is not None:  # more than the report's 32 bits hold
+                    count = int(row_ids[row])
                 _raise_fault(fault, row, count, int(y[row].isnan().int().argmax()), k, genes)
     return indices, mask, y if keep_y else y.new_empty((0, 0)), grad_indices
 
 
-def _scratch(y: Tensor, k: int, reach: int) -> Tensor:
-    size = _native.cuda().gumbel_topk_scratch_bytes(*y.shape, k, reach)
+def _scratch(kernel: str, y: Tensor, *options: int) -> Tensor:
+    """Allocate what a kernel asks for; the sizes depend on the shape and the options alone."""
+    size = getattr(_native.cuda(), f"gumbel_topk_{kernel}_scratch_{suffix(y)}")(*y.shape, *options)
     return y.new_empty(size, dtype=torch.uint8)
 
 
@@ -151,7 +156,7 @@ def _from_kept(
         getattr(_native.cpu(), name)(*arguments, torch.get_num_threads())
         return out
     with torch.cuda.device(y.device):
-        scratch = _scratch(y, k, 0)
+        scratch = _scratch("relaxed", y, k, relaxation)
         stream = torch.cuda.current_stream().cuda_stream
         getattr(_native.cuda(), name)(*arguments, scratch.data_ptr(), stream)
     return out
