@@ -20,23 +20,16 @@
 
 namespace kernomics {
 
-// F(v) into out; v and out must differ.
+// F(v) into `down` and H(v, x) into `up`; neither may be v. Each step waits for the one before it,
+// so the two recurrences run side by side.
 template <typename A>
-KN_HD void scan_down(const A* v, const A* d, int64_t k, A* out) {
-  A carry = 0;
-  for (int64_t i = 0; i < k; ++i) {
-    out[i] = carry;
-    carry = (carry + v[i]) * d[i];  // d[k-1] is unused beyond this point
-  }
-}
-
-// H(v, X) into out; v and out must differ.
-template <typename A>
-KN_HD void scan_up(const A* v, const A* d, int64_t k, A x, A* out) {
-  A carry = x;
-  for (int64_t i = k - 1; i >= 0; --i) {
-    out[i] = carry;
-    if (i > 0) carry = (carry + v[i]) * d[i - 1];
+KN_HD void scan_both(const A* v, const A* d, int64_t k, A x, A* down, A* up) {
+  A falling = 0, rising = x;
+  for (int64_t i = 0, j = k - 1; i < k; ++i, --j) {
+    down[i] = falling;
+    up[j] = rising;
+    falling = (falling + v[i]) * d[i];
+    if (j > 0) rising = (rising + v[j]) * d[j - 1];
   }
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <type_traits>
 
 #include "../common/math.h"
 #include "../common/softsort.h"
@@ -15,17 +15,25 @@ namespace {
 template <typename T>
 void sort_genes(const RowProblem<T>& row, const int64_t* genes, int64_t count,
                 RelaxationScratch<T>& s) {
-  s.sorted.resize(count);
-  for (int64_t i = 0; i < count; ++i) s.sorted[i] = {row.y[genes[i]], genes[i]};
-  std::sort(s.sorted.begin(), s.sorted.end(), [](const auto& p, const auto& q) {
-    return p.first > q.first || (p.first == q.first && p.second < q.second);
-  });
   s.order.resize(count);
   s.t.resize(count);
-  for (int64_t i = 0; i < count; ++i) {
-    s.t[i] = static_cast<double>(s.sorted[i].first);
-    s.order[i] = s.sorted[i].second;
+  if constexpr (std::is_same_v<T, float>) {
+    // One integer per gene, score above position: sorting these is twice as fast as pairs.
+    s.packed.resize(count);
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t bits = float_bits(row.y[genes[i]] + 0.0f);  // −0 becomes 0
+      const uint32_t ascending = bits ^ ((bits >> 31) != 0 ? 0xFFFFFFFFu : 0x80000000u);
+      s.packed[i] = static_cast<uint64_t>(~ascending) << 32 | static_cast<uint64_t>(i);
+    }
+    std::sort(s.packed.begin(), s.packed.end());
+    for (int64_t i = 0; i < count; ++i) s.order[i] = genes[s.packed[i] & 0xFFFFFFFFu];
+  } else {
+    std::copy(genes, genes + count, s.order.begin());
+    std::sort(s.order.begin(), s.order.end(), [&](int64_t p, int64_t q) {
+      return row.y[p] > row.y[q] || (row.y[p] == row.y[q] && p < q);
+    });
   }
+  for (int64_t i = 0; i < count; ++i) s.t[i] = static_cast<double>(row.y[s.order[i]]);
 }
 
 // First and last member of each position's tie group in s.t.
@@ -78,11 +86,9 @@ Outsiders softsort_prepare(const RowProblem<T>& row, const T* u, T* e, Relaxatio
       found.tied.push_back(j);
     }
   }
-  scan_down(s.one.data(), s.d.data(), k, s.left.data());
-  scan_up(s.one.data(), s.d.data(), k, found.total, s.right.data());
+  scan_both(s.one.data(), s.d.data(), k, found.total, s.left.data(), s.right.data());
   for (int64_t i = 0; i < k; ++i) s.w[i] = 1.0 / (1.0 + s.left[i] + s.right[i]);
-  scan_down(s.w.data(), s.d.data(), k, s.a.data());
-  scan_up(s.w.data(), s.d.data(), k, 0.0, s.b.data());
+  scan_both(s.w.data(), s.d.data(), k, 0.0, s.a.data(), s.b.data());
   return found;
 }
 
@@ -110,14 +116,12 @@ void softsort_vjp(const RowProblem<T>& row, const T* u, T* grad, RelaxationScrat
   const Outsiders outside = softsort_prepare(row, u, e, s);
 
   for (int64_t i = 0; i < k; ++i) s.c[i] = static_cast<double>(u[s.order[i]]);
-  scan_down(s.c.data(), s.d.data(), k, s.fu.data());
-  scan_up(s.c.data(), s.d.data(), k, outside.total_u, s.hu.data());
+  scan_both(s.c.data(), s.d.data(), k, outside.total_u, s.fu.data(), s.hu.data());
   for (int64_t i = 0; i < k; ++i) {
     s.m[i] = s.w[i] * (s.c[i] + s.fu[i] + s.hu[i]);
     s.wm[i] = s.w[i] * s.m[i];
   }
-  scan_down(s.wm.data(), s.d.data(), k, s.fwm.data());
-  scan_up(s.wm.data(), s.d.data(), k, 0.0, s.hwm.data());
+  scan_both(s.wm.data(), s.d.data(), k, 0.0, s.fwm.data(), s.hwm.data());
 
   const double inv_tau = 1.0 / row.tau;
   affine_times(e, u, row.genes, (s.w[k - 1] + s.a[k - 1]) * inv_tau,

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #include "topk.h"
@@ -31,7 +30,7 @@ struct RowProblem {
 template <typename T>
 struct RelaxationScratch {
   TopkScratch<T> topk;
-  std::vector<std::pair<T, int64_t>> sorted;
+  std::vector<uint64_t> packed;
   std::vector<int64_t> order, reach;  // gene indices, by descending score
   std::vector<double> t, d, w, m, a, b, left, right, fu, hu, fwm, hwm, c, wm, one;
   std::vector<int64_t> first, last;  // first and last member of each winner's tie group
