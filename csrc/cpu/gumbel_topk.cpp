@@ -58,10 +58,15 @@ template <typename T>
 inline __attribute__((always_inline)) bool perturb_impl(const T* scores, int64_t begin, int64_t end,
                                                         T scale, PhiloxKey key, PhiloxCounter row,
                                                         T* y, T* maxima) {
+  constexpr int64_t kAhead = 4 * kNoiseColumns, kLine = 64 / sizeof(T);
   alignas(64) uint32_t words[kNoiseColumns];
   bool finite = true;
   for (int64_t base = begin; base < end; base += kNoiseColumns) {
     T* best = maxima + base / kNoiseColumns * kLanes;
+    for (int64_t j = base + kAhead; j < std::min(end, base + kAhead + kNoiseColumns); j += kLine) {
+      __builtin_prefetch(scores + j);
+      __builtin_prefetch(y + j, 1);
+    }
     const int64_t count = std::min(kNoiseColumns, end - base);
     if (scale == T(0)) {
       std::copy(scores + base, scores + base + count, y + base);
@@ -226,6 +231,20 @@ void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_
 }
 
 template <typename T>
+void gumbel_topk_recompute_backward(const GumbelTopkArgs<T>& a, const T* u, T* grad) {
+  prefer_huge_pages(grad, a.rows * a.genes * static_cast<int64_t>(sizeof(T)));
+  for_each_row<T>(a.rows, a.threads, [&](int64_t r, RowScratch<T>& s) {
+    s.y.resize(a.genes);
+    s.maxima.resize(group_count(a.genes));
+    perturb_row(a, r, 0, a.genes, s.y.data(), s.maxima.data());
+    relaxed_row_vjp(
+        a.relaxation,
+        row_problem(s.y.data(), a.genes, a.indices + r * a.k, a.k, a.tau, a.relaxation, s.finite),
+        u + r * a.genes, grad + r * a.genes, s.relaxation);
+  });
+}
+
+template <typename T>
 void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64_t genes, int64_t k,
                          double tau, int relaxation, T* gamma, int threads) {
   for_each_row<T>(rows, threads, [&](int64_t r, RowScratch<T>& s) {
@@ -239,6 +258,7 @@ void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64
   template RowReport gumbel_topk_forward<T>(const GumbelTopkArgs<T>&);                        \
   template void gumbel_topk_backward<T>(const T*, const int64_t*, const T*, int64_t, int64_t, \
                                         int64_t, double, int, T*, int);                       \
+  template void gumbel_topk_recompute_backward<T>(const GumbelTopkArgs<T>&, const T*, T*);    \
   template void gumbel_topk_relaxed<T>(const T*, const int64_t*, int64_t, int64_t, int64_t,   \
                                        double, int, T*, int);
 

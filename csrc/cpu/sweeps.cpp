@@ -12,6 +12,8 @@ namespace kernomics {
 namespace {
 
 constexpr int64_t kBlock = 1024;
+template <typename T>
+constexpr int64_t kLine = 64 / sizeof(T);
 
 template <typename T>
 KN_INLINE void exp_below_impl(const T* y, int64_t n, T top, double tau, T* __restrict__ out) {
@@ -52,6 +54,11 @@ KN_INLINE OutsiderSums outsiders_impl(const T* y, const T* u, int64_t n, T top, 
   for (int64_t base = 0; base < n; base += kBlock) {  // a block of e stays in cache for its sums
     const int64_t count = std::min(kBlock, n - base);
     const T* row = y + base;
+    // The hardware's prefetchers start anew with every page, which is one block.
+    for (int64_t j = kBlock; j < std::min(2 * kBlock, n - base); j += kLine<T>) {
+      __builtin_prefetch(row + j);
+      __builtin_prefetch(u + base + j);
+    }
     int32_t at_top = 0;
     for (int64_t j = 0; j < count; ++j) {
       const T x = row[j] - top;
@@ -68,9 +75,14 @@ KN_INLINE OutsiderSums outsiders_impl(const T* y, const T* u, int64_t n, T top, 
 
 template <typename T>
 KN_INLINE void affine_times_impl(const T* e, const T* u, int64_t n, double slope, double offset,
-                                 T* out) {
+                                 T* __restrict__ out) {
   const T a = static_cast<T>(slope), b = static_cast<T>(offset);
-  for (int64_t j = 0; j < n; ++j) out[j] = e[j] * (u[j] * a - b);
+  for (int64_t base = 0; base < n; base += kBlock) {
+    for (int64_t j = base + kBlock; j < std::min(base + 2 * kBlock, n); j += kLine<T>)
+      __builtin_prefetch(out + j, 1);
+    const int64_t end = std::min(n, base + kBlock);
+    for (int64_t j = base; j < end; ++j) out[j] = e[j] * (u[j] * a - b);
+  }
 }
 
 }  // namespace

@@ -109,21 +109,22 @@ __global__ void __launch_bounds__(kChunkThreads, 2) choose_in_chunks(ChooseArgs<
     philox = philox_key(a.seed[0]);
     counter = philox_row_counter(a.row_ids == nullptr ? row : a.row_ids[row], a.stream, a.seed[1]);
   }
-  // `a thread's largest key` is what the selection's short cut needs; the smallest and largest
-  // tell whether any value is not finite.
+  // A thread's largest key is what the selection's short cut needs; the smallest and the largest
+  // of all tell whether any value is not finite.
   KeyRange<Key> range{Key(0), ~Key(0), Key(0)};
   for (int q = b.thread; 4 * q < n; q += b.threads) {
-    const int j = 4 * q, count = n - j < 4 ? n - j : 4;
+    const int j = 4 * q;
+    const bool full = n - j >= 4;
     Pack<T> x;
-    if (a.pack_scores && count == 4) {
+    if (full && a.pack_scores) {
       x = *reinterpret_cast<const Pack<T>*>(scores + j);
     } else {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) x.at[i] = i < count ? scores[j + i] : T(0);
+      for (int i = 0; i < 4; ++i) x.at[i] = j + i < n ? scores[j + i] : T(0);
     }
     if (noisy) {
       PhiloxCounter c = counter;
-      c.c0 = static_cast<uint32_t>((begin + j) / 4);
+      c.c0 = static_cast<uint32_t>(begin + j) / 4;
       c = philox4x32_10(c, philox);
       const uint32_t words[4] = {c.c0, c.c1, c.c2, c.c3};
 #pragma unroll
@@ -131,22 +132,24 @@ __global__ void __launch_bounds__(kChunkThreads, 2) choose_in_chunks(ChooseArgs<
         x.at[i] = add(x.at[i], mul(a.noise_scale, static_cast<T>(gumbel(words[i]))));
     }
     if (y != nullptr) {
-      if (a.pack_y && count == 4) {
+      if (full && a.pack_y) {
         *reinterpret_cast<Pack<T>*>(y + j) = x;
       } else {
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-          if (i < count) y[j + i] = x.at[i];
+          if (j + i < n) y[j + i] = x.at[i];
       }
+    }
+    if (!full) {  // columns that are not there repeat one that is
+#pragma unroll
+      for (int i = 1; i < 4; ++i) x.at[i] = j + i < n ? x.at[i] : x.at[0];
     }
     Pack<Key> four;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       four.at[i] = KeyOf<T>::key(x.at[i]);
-      if (i < count) {
-        range.mine = four.at[i] > range.mine ? four.at[i] : range.mine;
-        range.low = four.at[i] < range.low ? four.at[i] : range.low;
-      }
+      range.mine = four.at[i] > range.mine ? four.at[i] : range.mine;
+      range.low = four.at[i] < range.low ? four.at[i] : range.low;
     }
     *reinterpret_cast<Pack<Key>*>(keys + j) = four;  // chunks are padded to fours
   }

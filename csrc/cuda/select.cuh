@@ -44,8 +44,8 @@ __device__ Cut<Key> bisect(Block& b, Key lo, Key hi, int k, int slack, Count cou
 
 // Calls emit(j, p) for the positions j in [0, n) that pass the cut, p = 0, 1, … in their order,
 // as long as p < limit. Returns how many pass. Each warp takes one segment and reads it twice:
-// to count, then to place. at(j) is the key at j.
-template <typename Key, typename At, typename Emit>
+// to count, then to place. at(j) is the key at j. Without kTied all ties pass, in fewer operations.
+template <bool kTied, typename Key, typename At, typename Emit>
 __device__ int emit_cut(Block& b, At at, int n, Cut<Key> cut, int limit, Emit emit) {
   constexpr int kUnroll = 4, kStep = kUnroll * kWarpSize;
   const int stretch = b.warps * kStep;
@@ -53,21 +53,24 @@ __device__ int emit_cut(Block& b, At at, int n, Cut<Key> cut, int limit, Emit em
   const int64_t start = b.warp * segment;
   const int begin = static_cast<int>(start < n ? start : n);
   const int end = static_cast<int>(start + segment < n ? start + segment : n);
+  const int steps_end = begin + (end - begin) / kStep * kStep;  // of whole steps
 
   int above = 0, equal = 0;
-  for (int base = begin; base < end; base += kStep) {
-#pragma unroll
-    for (int i = 0; i < kUnroll; ++i) {
-      const int j = base + i * kWarpSize + b.lane;
-      if (j < end) {
-        const Key key = at(j);
-        above += key > cut.kth ? 1 : 0;
-        equal += key == cut.kth ? 1 : 0;
-      }
+  const auto count = [&](Key key) {
+    if (kTied) {
+      above += key > cut.kth ? 1 : 0;
+      equal += key == cut.kth ? 1 : 0;
+    } else {
+      above += key >= cut.kth ? 1 : 0;
     }
+  };
+  for (int base = begin + b.lane; base < steps_end; base += kStep) {
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) count(at(base + i * kWarpSize));
   }
+  for (int j = steps_end + b.lane; j < end; j += kWarpSize) count(at(j));
   above = __reduce_add_sync(kAllLanes, above);
-  equal = __reduce_add_sync(kAllLanes, equal);
+  equal = kTied ? __reduce_add_sync(kAllLanes, equal) : 0;
   const uint64_t* words =
       b.exchange(static_cast<uint64_t>(above) << 32 | static_cast<uint32_t>(equal));
   const uint64_t word = b.lane < b.warps ? words[b.lane] : 0;
@@ -80,31 +83,36 @@ __device__ int emit_cut(Block& b, At at, int n, Cut<Key> cut, int limit, Emit em
   if (above + equal == 0) return total;
 
   const unsigned earlier = (1u << b.lane) - 1;
-  for (int base = begin; base < end; base += kStep) {
-    Key keys[kUnroll];
-    bool valid[kUnroll], any = false;
-#pragma unroll
-    for (int i = 0; i < kUnroll; ++i) {
-      const int j = base + i * kWarpSize + b.lane;
-      valid[i] = j < end;
-      keys[i] = valid[i] ? at(j) : Key(0);
-      any = any || (valid[i] && keys[i] >= cut.kth);
-    }
-    if (!__any_sync(kAllLanes, any)) continue;
-#pragma unroll
-    for (int i = 0; i < kUnroll; ++i) {
-      const bool is_above = valid[i] && keys[i] > cut.kth;
-      const bool is_equal = valid[i] && keys[i] == cut.kth;
-      const unsigned above_lanes = __ballot_sync(kAllLanes, is_above);
+  const auto place = [&](int j, Key key, bool valid) {  // 32 neighbours
+    const bool is_above = valid && (kTied ? key > cut.kth : key >= cut.kth);
+    const unsigned above_lanes = __ballot_sync(kAllLanes, is_above);
+    int p = before_above + __popc(above_lanes & earlier);
+    bool passes = is_above;
+    if (kTied) {
+      const bool is_equal = valid && key == cut.kth;
       const unsigned equal_lanes = __ballot_sync(kAllLanes, is_equal);
       const int tie = before_equal + __popc(equal_lanes & earlier);
-      const int p =
-          before_above + __popc(above_lanes & earlier) + (tie < cut.ties ? tie : cut.ties);
-      if ((is_above || (is_equal && tie < cut.ties)) && p < limit)
-        emit(base + i * kWarpSize + b.lane, p);
-      before_above += __popc(above_lanes);
+      p += tie < cut.ties ? tie : cut.ties;
+      passes = is_above || (is_equal && tie < cut.ties);
       before_equal += __popc(equal_lanes);
     }
+    if (passes && p < limit) emit(j, p);
+    before_above += __popc(above_lanes);
+  };
+  for (int base = begin + b.lane; base < steps_end + b.lane; base += kStep) {
+    Key keys[kUnroll], top = 0;
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) {
+      keys[i] = at(base + i * kWarpSize);
+      top = keys[i] > top ? keys[i] : top;
+    }
+    if (!__any_sync(kAllLanes, top >= cut.kth)) continue;
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) place(base + i * kWarpSize, keys[i], true);
+  }
+  for (int base = steps_end; base < end; base += kWarpSize) {
+    const int j = base + b.lane;
+    place(j, j < end ? at(j) : Key(0), j < end);
   }
   return total;
 }
@@ -132,7 +140,7 @@ __device__ void select_largest(Block& b, At at, int n, int k, KeyRange<Key> rang
     Cut<Key> bound =
         bisect(b, b.min(mine), range.high, k, k / 8, [mine](Key x) { return mine >= x ? 1 : 0; });
     bound.ties = INT_MAX;
-    const int count = emit_cut(b, at, n, bound, survivors.capacity, [&](int j, int p) {
+    const int count = emit_cut<false>(b, at, n, bound, survivors.capacity, [&](int j, int p) {
       survivors.keys[p] = at(j);
       survivors.positions[p] = j;
     });
@@ -143,7 +151,7 @@ __device__ void select_largest(Block& b, At at, int n, int k, KeyRange<Key> rang
         for (int i = b.thread; i < count; i += b.threads) found += survivors.keys[i] >= x ? 1 : 0;
         return found;
       });
-      emit_cut(
+      emit_cut<true>(
           b, [&](int i) { return survivors.keys[i]; }, count, cut, k,
           [&](int i, int p) { emit(survivors.positions[i], p); });
       return;
@@ -155,7 +163,7 @@ __device__ void select_largest(Block& b, At at, int n, int k, KeyRange<Key> rang
     for (int j = b.thread; j < n; j += b.threads) found += at(j) >= x ? 1 : 0;
     return found;
   });
-  emit_cut(b, at, n, cut, k, emit);
+  emit_cut<true>(b, at, n, cut, k, emit);
 }
 
 }  // namespace kernomics

@@ -186,7 +186,7 @@ class _Run:
             initial=self.state.step,
             unit="step",
             desc="training",
-            disable=not self.config.progress,
+            disable=None if self.config.progress else True,  # None: only on a terminal
         )
         stack.callback(self.bar.close)
 
