@@ -18,13 +18,6 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-// The seed is read only where there is noise.
-NoiseAddress noise_address(double scale, Address seed, Address row_ids, uint32_t stream) {
-  const int64_t* words = at<const int64_t>(seed);
-  if (scale == 0) return {0, 0, stream, at<const int64_t>(row_ids)};
-  return {words[0], words[1], stream, at<const int64_t>(row_ids)};
-}
-
 template <typename T>
 py::tuple gumbel_topk_forward_py(Address scores, int64_t row_stride, int64_t rows, int64_t genes,
                                  int64_t k, double noise_scale, Address seed, Address row_ids,
@@ -34,10 +27,14 @@ py::tuple gumbel_topk_forward_py(Address scores, int64_t row_stride, int64_t row
   RowReport report;
   {
     py::gil_scoped_release release;
+    NoiseAddress noise{0, 0, stream, at<const int64_t>(row_ids)};
+    if (noise_scale != 0) {
+      noise.seed = at<const int64_t>(seed)[0];
+      noise.step = at<const int64_t>(seed)[1];
+    }
     report = gumbel_topk_forward<T>({at<const T>(scores), row_stride, rows, genes, k, noise_scale,
-                                     noise_address(noise_scale, seed, row_ids, stream), tau,
-                                     relaxation, reach, at<T>(y), at<T>(mask), at<int64_t>(indices),
-                                     at<int64_t>(grad_indices), threads});
+                                     noise, tau, relaxation, reach, at<T>(y), at<T>(mask),
+                                     at<int64_t>(indices), at<int64_t>(grad_indices), threads});
   }
   return py::make_tuple(report.fault, report.row, report.count, report.first);
 }
@@ -48,19 +45,6 @@ void gumbel_topk_backward_py(Address y, Address indices, Address u, int64_t rows
   py::gil_scoped_release release;
   gumbel_topk_backward<T>(at<const T>(y), at<const int64_t>(indices), at<const T>(u), rows, genes,
                           k, tau, relaxation, at<T>(grad), threads);
-}
-
-template <typename T>
-void gumbel_topk_recompute_backward_py(Address scores, int64_t row_stride, int64_t rows,
-                                       int64_t genes, int64_t k, double noise_scale, Address seed,
-                                       Address row_ids, uint32_t stream, double tau, int relaxation,
-                                       Address indices, Address u, Address grad, int threads) {
-  py::gil_scoped_release release;
-  gumbel_topk_recompute_backward<T>(
-      {at<const T>(scores), row_stride, rows, genes, k, noise_scale,
-       noise_address(noise_scale, seed, row_ids, stream), tau, relaxation, 0, nullptr, nullptr,
-       at<int64_t>(indices), nullptr, threads},
-      at<const T>(u), at<T>(grad));
 }
 
 template <typename T>
@@ -144,8 +128,6 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("gumbel_topk_forward_f64", &gumbel_topk_forward_py<double>);
   m.def("gumbel_topk_backward_f32", &gumbel_topk_backward_py<float>);
   m.def("gumbel_topk_backward_f64", &gumbel_topk_backward_py<double>);
-  m.def("gumbel_topk_recompute_backward_f32", &gumbel_topk_recompute_backward_py<float>);
-  m.def("gumbel_topk_recompute_backward_f64", &gumbel_topk_recompute_backward_py<double>);
   m.def("gumbel_topk_relaxed_f32", &gumbel_topk_relaxed_py<float>);
   m.def("gumbel_topk_relaxed_f64", &gumbel_topk_relaxed_py<double>);
   m.def("masked_linear_forward_f32", &masked_linear_forward_py<float>);

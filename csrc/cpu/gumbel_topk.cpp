@@ -231,20 +231,6 @@ void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_
 }
 
 template <typename T>
-void gumbel_topk_recompute_backward(const GumbelTopkArgs<T>& a, const T* u, T* grad) {
-  prefer_huge_pages(grad, a.rows * a.genes * static_cast<int64_t>(sizeof(T)));
-  for_each_row<T>(a.rows, a.threads, [&](int64_t r, RowScratch<T>& s) {
-    s.y.resize(a.genes);
-    s.maxima.resize(group_count(a.genes));
-    perturb_row(a, r, 0, a.genes, s.y.data(), s.maxima.data());
-    relaxed_row_vjp(
-        a.relaxation,
-        row_problem(s.y.data(), a.genes, a.indices + r * a.k, a.k, a.tau, a.relaxation, s.finite),
-        u + r * a.genes, grad + r * a.genes, s.relaxation);
-  });
-}
-
-template <typename T>
 void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64_t genes, int64_t k,
                          double tau, int relaxation, T* gamma, int threads) {
   for_each_row<T>(rows, threads, [&](int64_t r, RowScratch<T>& s) {
@@ -258,7 +244,6 @@ void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64
   template RowReport gumbel_topk_forward<T>(const GumbelTopkArgs<T>&);                        \
   template void gumbel_topk_backward<T>(const T*, const int64_t*, const T*, int64_t, int64_t, \
                                         int64_t, double, int, T*, int);                       \
-  template void gumbel_topk_recompute_backward<T>(const GumbelTopkArgs<T>&, const T*, T*);    \
   template void gumbel_topk_relaxed<T>(const T*, const int64_t*, int64_t, int64_t, int64_t,   \
                                        double, int, T*, int);
 

@@ -49,11 +49,6 @@ void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_
                           int64_t genes, int64_t k, double tau, int relaxation, T* grad,
                           int threads);
 
-// The same where y was not kept: it is made again, row by row, from the scores and the noise's
-// address. Of `args`, y, mask, reach and grad_indices are not used, and indices are read.
-template <typename T>
-void gumbel_topk_recompute_backward(const GumbelTopkArgs<T>& args, const T* u, T* grad);
-
 // gamma [rows, genes] = Γ(y).
 template <typename T>
 void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64_t genes, int64_t k,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -522,47 +521,3 @@ def test_row_id_outside_its_48_bits_is_named(wrong: int) -> None:
 def test_seed_that_is_no_tensor_is_named() -> None:
     with pytest.raises(TypeError, match="seed is a list; an int64 tensor of two is needed"):
         gumbel_topk(torch.zeros(5), 2, tau=1.0, seed=[1, 2])  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("relaxation", ["softsort", "neuralsort", "softmax"])
-@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gradient_is_the_same_bits_whether_y_is_kept_or_made_again(
-    monkeypatch: pytest.MonkeyPatch, relaxation: Any, noise: float, dtype: torch.dtype
-) -> None:
-    def gradient(kept_bytes: int) -> Tensor:
-        monkeypatch.setattr(sys.modules["kernomics.ops.gumbel_topk"], "KEPT_BYTES", kept_bytes)
-        scores = torch.randn(5, 700, dtype=dtype, generator=torch.Generator().manual_seed(3))
-        scores[0, 7], scores[1, 9] = torch.inf, -torch.inf
-        scores = scores[:, ::2].requires_grad_()  # rows need not lie densely
-        ids = torch.tensor([4, 2**40, 1, 0, 9])
-        seed = torch.tensor([11, 5])
-        _, mask = gumbel_topk(
-            scores, 20, tau=0.3, relaxation=relaxation, noise=noise, seed=seed, row_ids=ids
-        )
-        (grad,) = torch.autograd.grad((mask * torch.arange(350.0, dtype=dtype)).sum(), scores)
-        return grad
-
-    assert torch.equal(gradient(0), gradient(1 << 40))
-
-
-def test_recomputing_backward_passes_opcheck() -> None:
-    scores, seed = torch.randn(3, 50), torch.tensor([1, 2])
-    indices, _ = gumbel_topk(scores, 4, tau=0.5, seed=seed)
-    torch.library.opcheck(
-        torch.ops.kernomics.gumbel_topk_recompute_backward.default,
-        (torch.randn(3, 50), scores, seed, None, indices, 1.0, 0, 0.5, 0),
-    )
-
-
-def test_compiled_large_call_equals_eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["kernomics.ops.gumbel_topk"], "KEPT_BYTES", 0)
-    scores, seed = torch.randn(3, 50, requires_grad=True), torch.tensor([1, 2])
-
-    def loss(scores: Tensor) -> Tensor:
-        return (gumbel_topk(scores, 4, tau=0.5, seed=seed)[1] * torch.arange(50.0)).sum()
-
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    (expected,) = torch.autograd.grad(loss(scores), scores)
-    (found,) = torch.autograd.grad(compiled(scores), scores)
-    assert torch.equal(found, expected)

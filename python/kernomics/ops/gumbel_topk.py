@@ -20,9 +20,6 @@ from ._common import (
 )
 
 Relaxation = Literal["softsort", "neuralsort", "softmax"]
-# On the CPU, perturbed scores above this size are made again in backward: fresh memory for them
-# costs as much as the noise, and they would double what a call holds.
-KEPT_BYTES = 1 << 22
 RELAXATIONS: dict[str, int] = {"softsort": 0, "neuralsort": 1, "softmax": 2}
 
 LIBRARY.define(
@@ -32,11 +29,6 @@ LIBRARY.define(
 )
 LIBRARY.define(
     "gumbel_topk_backward(Tensor grad_mask, Tensor y, Tensor indices, float tau, int relaxation)"
-    " -> Tensor"
-)
-LIBRARY.define(
-    "gumbel_topk_recompute_backward(Tensor grad_mask, Tensor scores, Tensor? seed, "
-    "Tensor? row_ids, Tensor indices, float noise_scale, int stream, float tau, int relaxation)"
     " -> Tensor"
 )
 LIBRARY.define("relaxed_mask(Tensor y, Tensor indices, float tau, int relaxation) -> Tensor")
@@ -174,28 +166,6 @@ def _backward(grad_mask: Tensor, y: Tensor, indices: Tensor, tau: float, relaxat
     return _from_kept("backward", y, indices, grad_mask, tau, relaxation)
 
 
-def _recompute_backward(
-    grad_mask: Tensor,
-    scores: Tensor,
-    seed: Tensor | None,
-    row_ids: Tensor | None,
-    indices: Tensor,
-    noise_scale: float,
-    stream: int,
-    tau: float,
-    relaxation: int,
-) -> Tensor:
-    rows, genes = scores.shape
-    scores = scores if scores.stride(1) == 1 else scores.contiguous()
-    grad_mask, grad = grad_mask.contiguous(), scores.new_empty((rows, genes))
-    getattr(_native.cpu(), "gumbel_topk_recompute_backward_" + suffix(scores))(
-        scores.data_ptr(), scores.stride(0), rows, genes, indices.shape[1], noise_scale,
-        address(seed), address(row_ids), stream, tau, relaxation, indices.data_ptr(),
-        grad_mask.data_ptr(), grad.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    return grad
-
-
 def _relaxed(y: Tensor, indices: Tensor, tau: float, relaxation: int) -> Tensor:
     return _from_kept("relaxed", y, indices, None, tau, relaxation)
 
@@ -208,12 +178,6 @@ LIBRARY.impl("gumbel_topk_backward", _backward, "CUDA")
 torch.library.register_fake(
     "kernomics::gumbel_topk_backward",
     lambda grad_mask, y, indices, tau, relaxation: torch.empty_like(y),
-    lib=LIBRARY,
-)
-LIBRARY.impl("gumbel_topk_recompute_backward", _recompute_backward, "CPU")
-torch.library.register_fake(
-    "kernomics::gumbel_topk_recompute_backward",
-    lambda grad_mask, scores, *rest: scores.new_empty(scores.shape),
     lib=LIBRARY,
 )
 LIBRARY.impl("relaxed_mask", _relaxed, "CPU")
@@ -230,32 +194,21 @@ class _GumbelTopk(torch.autograd.Function):
     def forward(
         ctx: Any, scores: Tensor, seed: Tensor | None, row_ids: Tensor | None, *options: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.keep_y = scores.is_cuda or scores.numel() * scores.element_size() <= KEPT_BYTES
         indices, mask, y, grad_indices = torch.ops.kernomics.gumbel_topk(
-            scores, seed, row_ids, *options, ctx.keep_y
+            scores, seed, row_ids, *options, True
         )
-        if ctx.keep_y:
-            ctx.save_for_backward(y, indices)
-        else:
-            ctx.save_for_backward(scores, seed, row_ids, indices)
-        _, ctx.noise_scale, ctx.stream, ctx.tau, ctx.relaxation, _ = options
+        ctx.save_for_backward(y, indices)
+        ctx.tau, ctx.relaxation = options[3], options[4]
         ctx.mark_non_differentiable(indices, grad_indices)
         return indices, mask, grad_indices
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _indices: None, grad_mask: Tensor, _grad_indices: None) -> Any:
-        if ctx.keep_y:
-            y, indices = ctx.saved_tensors
-            grad = torch.ops.kernomics.gumbel_topk_backward(
-                grad_mask, y, indices, ctx.tau, ctx.relaxation
-            )
-        else:
-            scores, seed, row_ids, indices = ctx.saved_tensors
-            grad = torch.ops.kernomics.gumbel_topk_recompute_backward(
-                grad_mask, scores, seed, row_ids, indices, ctx.noise_scale, ctx.stream, ctx.tau,
-                ctx.relaxation,
-            )  # fmt: skip
+        y, indices = ctx.saved_tensors
+        grad = torch.ops.kernomics.gumbel_topk_backward(
+            grad_mask, y, indices, ctx.tau, ctx.relaxation
+        )
         return grad, None, None, None, None, None, None, None, None
 
 
