@@ -161,24 +161,23 @@ __global__ void __launch_bounds__(kChunkThreads, 2) choose_in_chunks(ChooseArgs<
     for (int j = b.thread; j < n; j += b.threads) count_special<T>(keys[j], census);
     census = sum_census(b, census);
   }
-  const auto at = [keys](int j) { return keys[j]; };
-  if (a.splits == 1) {
-    const int2 fault = judge_choice(a, row, census);
-    int64_t* indices = a.indices + row * a.k;
-    select_largest(b, at, n, a.k, range, survivors, [&](int j, int p) {
-      indices[p] = j;
-      if (fault.x == kRowFine) mask[j] = T(1);
-    });
-    close_row(b, a, row, fault);
-    return;
-  }
+  const bool whole = a.splits == 1;  // this chunk is the row
+  const int2 fault = whole ? judge_choice(a, row, census) : make_int2(kRowFine, 0);
   const int64_t slot = row * a.splits + part;
-  if (b.thread == 0) a.census[slot] = census;
-  if (a.local == 0) return;
-  select_largest(b, at, n, a.local < n ? a.local : n, range, survivors, [&](int j, int p) {
-    a.candidate_keys[slot * a.local + p] = keys[j];
-    a.candidate_columns[slot * a.local + p] = begin + j;
+  if (!whole && b.thread == 0) a.census[slot] = census;
+  if (!whole && a.local == 0) return;
+  const int k = whole ? a.k : (a.local < n ? a.local : n);
+  const auto at = [keys](int j) { return keys[j]; };
+  select_largest(b, at, n, k, range, survivors, [&](int j, int p) {
+    if (whole) {
+      a.indices[row * a.k + p] = j;
+      if (fault.x == kRowFine) mask[j] = T(1);
+    } else {
+      a.candidate_keys[slot * a.local + p] = keys[j];
+      a.candidate_columns[slot * a.local + p] = begin + j;
+    }
   });
+  if (whole) close_row(b, a, row, fault);
 }
 
 template <typename Key, typename At>

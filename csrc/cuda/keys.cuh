@@ -73,6 +73,7 @@ __device__ void sort_entries(const Block& b, Entry<T>* entries, int n) {
   __syncthreads();
   for (int merge = 0; merge < bits; ++merge) {
     const int half = 1 << merge;
+#pragma unroll 1
     for (int p = b.thread; p < pairs; p += b.threads) {
       const int base = p >> merge << (merge + 1), i = p & (half - 1);
       order_pair(entries, n, base + i, base + 2 * half - 1 - i);
@@ -80,6 +81,7 @@ __device__ void sort_entries(const Block& b, Entry<T>* entries, int n) {
     __syncthreads();
     for (int stride_bits = merge - 1; stride_bits >= 0; --stride_bits) {
       const int stride = 1 << stride_bits;
+#pragma unroll 1
       for (int p = b.thread; p < pairs; p += b.threads) {
         const int i = (p >> stride_bits << (stride_bits + 1)) + (p & (stride - 1));
         order_pair(entries, n, i, i + stride);

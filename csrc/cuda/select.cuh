@@ -64,10 +64,12 @@ __device__ int emit_cut(Block& b, At at, int n, Cut<Key> cut, int limit, Emit em
       above += key >= cut.kth ? 1 : 0;
     }
   };
+#pragma unroll 1
   for (int base = begin + b.lane; base < steps_end; base += kStep) {
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) count(at(base + i * kWarpSize));
   }
+#pragma unroll 1
   for (int j = steps_end + b.lane; j < end; j += kWarpSize) count(at(j));
   above = __reduce_add_sync(kAllLanes, above);
   equal = kTied ? __reduce_add_sync(kAllLanes, equal) : 0;
@@ -99,6 +101,7 @@ __device__ int emit_cut(Block& b, At at, int n, Cut<Key> cut, int limit, Emit em
     if (passes && p < limit) emit(j, p);
     before_above += __popc(above_lanes);
   };
+#pragma unroll 1
   for (int base = begin + b.lane; base < steps_end + b.lane; base += kStep) {
     Key keys[kUnroll], top = 0;
 #pragma unroll
@@ -110,6 +113,7 @@ __device__ int emit_cut(Block& b, At at, int n, Cut<Key> cut, int limit, Emit em
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) place(base + i * kWarpSize, keys[i], true);
   }
+#pragma unroll 1
   for (int base = steps_end; base < end; base += kWarpSize) {
     const int j = base + b.lane;
     place(j, j < end ? at(j) : Key(0), j < end);
@@ -148,6 +152,7 @@ __device__ void select_largest(Block& b, At at, int n, int k, KeyRange<Key> rang
     if (count <= survivors.capacity) {
       const Cut<Key> cut = bisect(b, bound.kth, range.high, k, 0, [&](Key x) {
         int found = 0;
+#pragma unroll 1
         for (int i = b.thread; i < count; i += b.threads) found += survivors.keys[i] >= x ? 1 : 0;
         return found;
       });
