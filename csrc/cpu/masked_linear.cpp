@@ -39,9 +39,9 @@ struct VectorOf<double> {
 template <typename T>
 constexpr int64_t kLanes = 64 / sizeof(T);
 
-constexpr int64_t kTileBytes = int64_t(1) << 17;   // rows of W that stay in a core's L2 cache
+constexpr int64_t kTileBytes = int64_t(1) << 16;   // rows of W that stay in a core's L2 cache
 constexpr int64_t kMaxTile = int64_t(1) << 15;     // genes
-constexpr int64_t kEntriesPerVisit = 8;            // non-zeros worth a visit of a cell in a tile
+constexpr int64_t kEntriesPerVisit = 4;            // non-zeros worth a visit of a cell in a tile
 constexpr int64_t kSerialWork = int64_t(1) << 14;  // too little to wake other threads for
 
 enum Flag : uint8_t { kChosen = 1, kReached = 2 };
