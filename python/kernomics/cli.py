@@ -85,7 +85,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=_Help,
     )
     _add_training(demo, out="runs/demo", n_genes=32)
-    demo.set_defaults(run=_demo)
+    # Batches of 64 cells leave a second thread nothing to do but wait.
+    demo.set_defaults(run=_demo, threads=1)
 
     evaluate = commands.add_parser(
         "evaluate",
