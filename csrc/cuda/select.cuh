@@ -162,6 +162,10 @@ __device__ void select_largest(Block& b, At at, int n, int k, KeyRange<Key> rang
       return;
     }
   }
+  if (k == n) {
+    emit_cut<false>(b, at, n, Cut<Key>{range.low, INT_MAX}, k, emit);
+    return;
+  }
   const Cut<Key> cut = bisect(b, range.low, range.high, k, 0, [&](Key x) {
     int found = 0;
 #pragma unroll 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -186,7 +187,8 @@ class _Run:
             initial=self.state.step,
             unit="step",
             desc="training",
-            disable=None if self.config.progress else True,  # None: only on a terminal
+            disable=not self.config.progress,
+            mininterval=0.1 if sys.stderr.isatty() else 30.0,  # a log file wants few lines
         )
         stack.callback(self.bar.close)
 
