@@ -63,4 +63,5 @@ def test_min_gene_overlap_must_be_a_fraction():
 def test_genes_of_the_data_alone_cause_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        match_genes(["a"], ["a", "b", "c"])
+        found = match_genes(["a"], ["a", "b", "c"])
+    assert found.tolist() == [0]

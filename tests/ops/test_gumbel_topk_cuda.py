@@ -323,6 +323,9 @@ def test_nothing_synchronises(no_synchronisation: None) -> None:
     for relaxation in RELAXATIONS:
         _, mask = gumbel_topk(scores, 64, tau=1.0, relaxation=relaxation, seed=key_and_step)
         mask.sum().backward()
+    torch.cuda.set_sync_debug_mode("default")
+    assert scores.grad is not None
+    assert not scores.grad.isnan().any()
 
 
 def test_unkept_scores_are_not_allocated() -> None:

@@ -226,7 +226,9 @@ def test_forced_gene_has_no_score_bar_in_colour() -> None:
 
 
 def test_panel_of_forced_genes_alone_can_be_drawn() -> None:
-    png(pl.panel_scores(["a"], [np.inf], [0.5]))
+    figure = pl.panel_scores(["a"], [np.inf], [0.5])
+    png(figure)
+    assert any("a" in label.get_text() for ax in figure.axes for label in ax.get_yticklabels())
 
 
 def test_scores_must_fit_the_genes() -> None:
