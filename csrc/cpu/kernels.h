@@ -4,11 +4,11 @@
 
 #include <cstdint>
 
+#include "../common/gumbel_topk.h"
+
 namespace kernomics {
 
 // What is wrong with the data of the first bad row.
-enum RowFault : int { kRowFine = 0, kRowNaN = 1, kRowForced = 2, kRowUsable = 3, kRowId = 4 };
-
 struct RowReport {
   int64_t row = -1;
   int fault = kRowFine;

@@ -7,14 +7,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "../common/gumbel_topk.h"
 #include "topk.h"
 
 namespace kernomics {
-
-enum Relaxation : int { kSoftSort = 0, kNeuralSort = 1, kSoftmax = 2 };
-
-// Genes whose Γ lies below this are left out of a limited reach.
-constexpr double kReachFloor = 0x1p-24;
 
 template <typename T>
 struct RowProblem {
