@@ -27,7 +27,8 @@ template <typename T>
 struct RelaxationScratch {
   TopkScratch<T> topk;
   std::vector<uint64_t> packed;
-  std::vector<int64_t> order, reach;  // gene indices, by descending score
+  std::vector<int64_t> order;  // gene indices, by descending score
+  std::vector<int64_t> reach;  // gene indices, ascending
   std::vector<double> t, d, w, m, a, b, left, right, fu, hu, fwm, hwm, c, wm, one;
   std::vector<int64_t> first, last;  // first and last member of each winner's tie group
   std::vector<T> weight;             // one value per gene of a row

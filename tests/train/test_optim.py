@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from kernomics.errors import ConfigError
-from kernomics.train import RowAdamW, load_checkpoint, named_groups, save_checkpoint
+from kernomics.train import RowAdamW, load_checkpoint, save_checkpoint
 
 KWARGS: dict[str, Any] = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}
 
@@ -180,15 +180,3 @@ def test_mistakes_are_told() -> None:
     param.grad = torch.ones(3, 2).to_sparse()
     with pytest.raises(ConfigError, match="dense gradients only"):
         RowAdamW([param]).step()
-
-
-def test_named_groups_put_every_trainable_parameter_in_one_group() -> None:
-    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    module[1].bias.requires_grad_(False)
-    groups = named_groups(module, [("0.weight", lambda: None)], lr=0.1)
-    optimizer = RowAdamW(groups)
-    sizes = [[tuple(p.shape) for p in group["params"]] for group in optimizer.param_groups]
-    assert sizes == [[(3,), (1, 3)], [(3, 2)]]
-    assert [group["rows"] is None for group in optimizer.param_groups] == [True, False]
-    with pytest.raises(ConfigError, match=r"no trainable parameter '1.bias'"):
-        named_groups(module, [("1.bias", lambda: None)])

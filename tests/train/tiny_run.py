@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kernomics.train import History, RowAdamW, TrainConfig, fit, named_groups, storage
+from kernomics.train import History, RowAdamW, TrainConfig, fit, storage
 
 N_CELLS, N_GENES, BATCH = 44, 6, 8
 
@@ -102,7 +102,12 @@ class Selecting(nn.Module):
 
 def optimizer_of(module: nn.Module) -> RowAdamW:
     return RowAdamW(
-        named_groups(module, [("table", lambda: module.rows)]), lr=0.03, weight_decay=0.01
+        [
+            {"params": [p for name, p in module.named_parameters() if name != "table"]},
+            {"params": [module.table], "rows": lambda: module.rows},
+        ],
+        lr=0.03,
+        weight_decay=0.01,
     )
 
 

@@ -234,32 +234,17 @@ LIBRARY.impl("masked_linear_backward", _backward_cuda, "CUDA")
 
 
 def _forward_fake(
-    values: Tensor,
-    indptr: Tensor | None,
-    columns: Tensor | None,
-    mask: Tensor,
-    chosen: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    reached: Tensor | None,
-) -> Tensor:
+    values: Tensor, indptr: Tensor | None, columns: Any, mask: Any, chosen: Any, weight: Tensor,
+    *_rest: Any,
+) -> Tensor:  # fmt: skip
     return weight.new_empty((_rows(values, indptr), weight.shape[1]))
 
 
 def _backward_fake(
-    delta: Tensor,
-    values: Tensor,
-    indptr: Tensor | None,
-    columns: Tensor | None,
-    mask: Tensor,
-    chosen: Tensor,
-    weight: Tensor,
-    reached: Tensor | None,
-    want_mask: bool,
-    want_weight: bool,
-    want_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _gradients(mask, weight, want_mask, want_weight, want_bias)
+    delta: Any, values: Any, indptr: Any, columns: Any, mask: Tensor, chosen: Any, weight: Tensor,
+    reached: Any, *wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _gradients(mask, weight, *wanted)
 
 
 torch.library.register_fake("kernomics::masked_linear", _forward_fake, lib=LIBRARY)

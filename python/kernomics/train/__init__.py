@@ -12,7 +12,7 @@ from kernomics.train.config import TrainConfig, config_hash, differences, overri
 from kernomics.train.history import History
 from kernomics.train.loggers import JSONLines, Lightning, Logger, TensorBoard
 from kernomics.train.loop import fit
-from kernomics.train.optim import RowAdamW, named_groups
+from kernomics.train.optim import RowAdamW
 from kernomics.train.rundir import RunDirectory
 from kernomics.train.storage import replace_file, write_json
 
@@ -31,7 +31,6 @@ __all__ = [
     "fit",
     "load_checkpoint",
     "load_model_dir",
-    "named_groups",
     "override",
     "replace_file",
     "save_checkpoint",

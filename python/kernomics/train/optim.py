@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -186,37 +186,3 @@ class RowAdamW(Optimizer):
                 # torch leaves "step" where the file was read, on the CPU.
                 if callable_ is not None and param in self.state:
                     self.state[param]["step"] = self.state[param]["step"].to(param.device)
-
-
-def named_groups(
-    module: torch.nn.Module, rows: Iterable[tuple[str, Rows]], **settings: Any
-) -> list[dict[str, Any]]:
-    """Sort a module's parameters into groups for :class:`RowAdamW`.
-
-    Parameters
-    ----------
-    module
-        The module; parameters that need no gradient are left out.
-    rows
-        Pairs of parameter name, as in ``named_parameters()``, and its callable.
-    **settings
-        Settings of all groups, such as ``lr``.
-
-    Returns
-    -------
-    list of dict
-        One group of the ordinary parameters, then one per name in `rows`.
-
-    Raises
-    ------
-    ConfigError
-        If a name is not that of a parameter.
-    """
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    groups: list[dict[str, Any]] = []
-    for name, touched in rows:
-        if name not in parameters:
-            raise ConfigError(f"the module has no trainable parameter {name!r}")
-        groups.append({"params": [parameters.pop(name)], "rows": touched, **settings})
-    ordinary = [{"params": list(parameters.values()), **settings}] if parameters else []
-    return ordinary + groups
