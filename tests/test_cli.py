@@ -16,7 +16,7 @@ import kernomics
 from kernomics import cli, datasets
 from kernomics.cli import main
 
-COMMANDS = ["select", "demo", "evaluate", "info"]
+COMMANDS = ["select", "demo", "evaluate", "panel", "info"]
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,8 @@ def test_run_directory_holds_everything(finished):
     assert Panel.load(out).genes == result.model.genes
     plots = {path.name for path in run.plots.iterdir()}
     assert plots == {
-        "panel.svg", "training.svg", "expression-cell_type.svg", "confusion-cell_type.svg"
+        "panel.svg", "training.svg", "expression-cell_type.svg", "confusion-cell_type.svg",
+        "contributions-cell_type.svg", "contributions-age.svg", "correlation.svg", "embedding.svg",
     }  # fmt: skip
     assert all("</svg>" in path.read_text() for path in run.plots.iterdir())
     report = run.report.read_text()
@@ -150,7 +151,7 @@ def test_results_hold_every_score_of_every_method(finished):
     }
     own = results["scores"]["cell_type"][0]["metrics"]
     assert own == pytest.approx(result.model.test_metrics()["cell_type"])
-    assert set(results["scores"]["cell_type"][3]["spread"]) == {"accuracy", "macro_f1"}
+    assert set(results["scores"]["cell_type"][3]["spread"]) == {"accuracy", "macro_f1", "auprc"}
 
 
 def test_run_without_test_cells_has_no_scores_and_a_report(adata, tmp_path):
@@ -370,7 +371,7 @@ def test_damaged_checkpoint_is_named_when_the_one_before_is_used(
 
 
 def test_monitors_warnings_are_reported_and_not_given_twice(adata, tmp_path, undrawn):
-    model = YOTO(adata, "cell_type", 6, score_learning_rate=1e-9)
+    model = YOTO(adata, "cell_type", 6, score_learning_rate=1e-9, marker_prior=0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = select(adata, tmp_path, model=model, max_epochs=2)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from kernomics import baselines, data, datasets, metrics, models, nn, ops, pl, tl, train
+    from kernomics import baselines, data, datasets, metrics, models, nn, ops, panels, pl, tl, train
 
 __all__ = [
     "__version__",
@@ -23,6 +23,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "panels",
     "pl",
     "tl",
     "train",

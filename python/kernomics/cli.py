@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kernomics import __version__
+from kernomics import __version__, cli_options, cli_panels
 from kernomics.errors import ConfigError, KernomicsError, closest
 
 EXAMPLES = """examples:
@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   kernomics select cells.h5ad --labels-key cell_type disease --layer counts \\
       --split group --split-key donor --force CD3D MS4A1 --out runs/two-tasks
   kernomics evaluate runs/panel other.h5ad
+  kernomics panel cells.h5ad --genes genes.txt --labels-key cell_type
 """
 
 
@@ -69,12 +70,7 @@ def parser() -> argparse.ArgumentParser:
     select.add_argument(
         "--split-key", metavar="COLUMN", help="obs column of groups (--split group)"
     )
-    select.add_argument(
-        "--force", nargs="+", default=[], metavar="GENE", help="always in the panel"
-    )
-    select.add_argument(
-        "--forbid", nargs="+", default=[], metavar="GENE", help="never in the panel"
-    )
+    cli_options.add_constraints(select)
     _add_training(select)
     select.set_defaults(run=_select)
 
@@ -104,6 +100,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--predictions", metavar="CSV", help="write each cell's prediction here")
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
     evaluate.set_defaults(run=_evaluate)
+
+    cli_panels.add_panel(commands, _Help)
 
     info = commands.add_parser("info", help="what was built, and what this machine has")
     info.add_argument("--json", action="store_true", help="print it as JSON")
@@ -142,6 +140,14 @@ def _add_training(
     command.add_argument(
         "--compare", nargs="*", default=["de", "random"], metavar="METHOD",
         help="panels to put beside this one: de, random, or nothing",
+    )  # fmt: skip
+    command.add_argument(
+        "--stability", type=int, metavar="SEEDS",
+        help="compare the panels of so many seeds, this one's included, and form their consensus",
+    )  # fmt: skip
+    command.add_argument(
+        "--curve", type=int, nargs="+", default=[], metavar="K",
+        help="compare panels of these sizes and suggest one",
     )  # fmt: skip
     command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
@@ -206,7 +212,7 @@ def _select(args: argparse.Namespace) -> None:
         label_kinds=dict.fromkeys(args.categorical, "categorical"),
     )
     _run(args, cells, Path(args.data).name, [], split=args.split, split_key=args.split_key,
-         forced_genes=args.force, forbidden_genes=args.forbid)  # fmt: skip
+         **cli_options.constraints(args))  # fmt: skip
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -243,6 +249,8 @@ def _run(
         f"split      {split.how}{f' by {split.by}' if split.by else ''}: {len(split.train):,} to "
         f"train, {len(split.validation):,} to validate, {len(split.test):,} held out"
     )
+    for line in cli_options.excluded(model):
+        print(line)
     for task in model.tasks:
         what = f"{len(task.classes)} classes" if task.classes else "a number"
         print(f"task       {task.name} ({what})")
@@ -254,11 +262,20 @@ def _run(
         overwrite=args.overwrite,
         compare=args.compare,
         notes=notes,
+        stability=args.stability or 0,
+        curve=args.curve,
         device=args.device,
         **training,
     )
     print(f"panel      {', '.join(model.genes)}")
+    for line in cli_options.spent(model):
+        print(line)
     _print_scores(result.scores)
+    if result.stability is not None:
+        print(f"stability  {result.stability}")
+        print(f"consensus  {', '.join(result.stability.consensus)}")
+    if result.curve is not None:
+        print(f"sizes      {result.curve}")
     for warning in result.warnings:
         print(f"warning    {warning}")
     print(f"seconds    {result.seconds:.1f} for the selection")

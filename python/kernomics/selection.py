@@ -20,7 +20,9 @@ from kernomics.models import YOTO
 from kernomics.models.device import usable_device
 from kernomics.models.monitors import TrainingWarning
 from kernomics.models.panel_network import Task
+from kernomics.panels import PanelCurve, Stability
 from kernomics.report import MethodScore, write_report
+from kernomics.selection_again import check_again, select_again
 from kernomics.selection_report import counts_of, report_data, write_plots
 from kernomics.train import (
     History,
@@ -55,6 +57,8 @@ class SelectionResult:
         From the start of training to the trained panel; earlier sessions of a resumed run count.
     report
         Path of the report.
+    stability, curve
+        The panels of other seeds and sizes, if asked for.
     """
 
     model: YOTO
@@ -62,6 +66,8 @@ class SelectionResult:
     warnings: list[str]
     seconds: float
     report: Path
+    stability: Stability | None = None
+    curve: PanelCurve | None = None
 
 
 def run_selection(
@@ -73,6 +79,8 @@ def run_selection(
     overwrite: bool = False,
     compare: Sequence[str] = ("de", "random"),
     notes: Sequence[str] = (),
+    stability: int = 0,
+    curve: Sequence[int] = (),
     device: str = "cpu",
     **training: Any,
 ) -> SelectionResult:
@@ -93,6 +101,12 @@ def run_selection(
         cells and judged by the same logistic regression.
     notes
         Sentences about the data for the report's warnings.
+    stability
+        Over how many seeds to compare the panel, this run's own included, and to form a consensus;
+        0 for none. See `kernomics.panels.panel_stability`.
+    curve
+        Sizes of panels to compare; see `kernomics.panels.panel_curve`. Neither changes the run's
+        own panel, so both may also be asked of a run that is resumed, finished or not.
     device, **training
         As in `YOTO.train`.
 
@@ -115,6 +129,7 @@ def run_selection(
     for package in ("sklearn", "matplotlib", *(["scanpy"] if "de" in compare else [])):
         require_extra(package, purpose="a selection with its report")
     usable_device(device)
+    check_again(model, stability, curve)
     training.setdefault("seed", model.seed)
     model.training = override(model.training, **training)
     with RunDirectory.create(
@@ -130,12 +145,19 @@ def run_selection(
         model.save(run.model)
         replace_file(run.panel, _panel_table(model).encode())
         scores, unscored = score_panels(model, compare)
-        found = [*unscored, *model.warnings]
-        write_json(run.results, _results(model, scores, seconds, found))
-        shown = report_data(model, scores, dataset, seconds, [*notes, *found], run.config)
+        further = select_again(model, run.path, stability=stability, curve=curve, device=device)
+        found = [*unscored, *model.warnings, *further.warnings]
+        results = _results(model, scores, seconds, found)
+        write_json(run.results, {**results, **further.to_dict()})
+        shown = report_data(
+            model, scores, dataset, seconds, [*notes, *found], run.config,
+            stability=further.stability, curve=further.curve,
+        )  # fmt: skip
         write_plots(run.plots, shown)
         write_report(run.report, shown)
-        return SelectionResult(model, scores, found, seconds, run.report)
+        return SelectionResult(
+            model, scores, found, seconds, run.report, further.stability, further.curve
+        )
 
 
 def run_config(model: YOTO, dataset: str, compare: Sequence[str]) -> dict[str, Any]:
@@ -154,6 +176,7 @@ def run_config(model: YOTO, dataset: str, compare: Sequence[str]) -> dict[str, A
         },
         "forced_genes": model.cells.genes[model.bounds.forced].tolist(),
         "forbidden_genes": list(model.bounds.forbidden_names),
+        "constraints": model.constraints.description,
         "task_weights": {task.name: task.weight for task in model.tasks},
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(model.training),
@@ -233,10 +256,8 @@ def _choose(name: str, x_train: Any, y_train: NDArray[Any], k: int) -> list[NDAr
 
 def _judge(task: Task, x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> dict[str, float]:
     if task.classes:
-        score = baselines.evaluate_genes(x_train, y_train, x_test, y_test)
-        return {"accuracy": score.accuracy, "macro_f1": score.macro_f1}
-    ridge = baselines.evaluate_genes_regression(x_train, y_train, x_test, y_test)
-    return {"r2": ridge.r2, "mae": ridge.mae, "pearson": ridge.pearson}
+        return baselines.evaluate_genes(x_train, y_train, x_test, y_test).metrics
+    return baselines.evaluate_genes_regression(x_train, y_train, x_test, y_test).metrics
 
 
 # -- what is written -------------------------------------------------------------------------------

@@ -20,8 +20,20 @@ from scipy import sparse
 
 from kernomics import __version__, metrics, pl
 from kernomics.data import CellCollection
+from kernomics.errors import DataError
 from kernomics.models import YOTO
+from kernomics.panels import (
+    Contributions,
+    PanelCurve,
+    PanelEmbedding,
+    Redundancy,
+    Stability,
+    contributions,
+    panel_embedding,
+    redundancy,
+)
 from kernomics.report import MethodScore, ReportData, SplitReport, TaskReport
+from kernomics.report.data import MAIN_METRIC, METRICS
 
 
 def counts_of(cells: CellCollection, rows: NDArray[np.int64]) -> sparse.csr_matrix:
@@ -40,8 +52,15 @@ def report_data(
     seconds: float,
     notes: Sequence[str],
     config: Mapping[str, Any],
+    *,
+    stability: Stability | None = None,
+    curve: PanelCurve | None = None,
 ) -> ReportData:
-    """Gather what the report shows; `scores`, `seconds` and `notes` are those of the run."""
+    """Gather what the report shows.
+
+    `scores`, `seconds` and `notes` are those of the run, `stability` and `curve` those that were
+    asked for. The map, the contributions and the redundancy are worked out here.
+    """
     cells, split = model.cells, model.split
     panel_counts = counts_of(cells.with_genes(model.genes, 1.0), np.arange(cells.n_cells))
     outputs = model.trained.outputs(cells, split.test)
@@ -74,6 +93,7 @@ def report_data(
             )
         )
     ranking = model.ranking.loc[model.genes]
+    embedding, effects, alike, omitted = _findings(model)
     return ReportData(
         title=f"{len(model.genes)}-gene panel for {', '.join(task.name for task in model.tasks)}",
         dataset=dataset,
@@ -93,6 +113,12 @@ def report_data(
             n_test=len(split.test),
         ),
         expression=expression,
+        curve=curve,
+        stability=stability,
+        embedding=embedding,
+        contributions=effects,
+        redundancy=alike,
+        omitted=omitted,
         history=model.history,
         warnings=[*notes, *_class_notes(model)],
         command=shlex.join(["kernomics", *sys.argv[1:]]),
@@ -107,6 +133,25 @@ def report_data(
         created=time.strftime("%Y-%m-%d %H:%M"),
         duration_seconds=seconds,
     )
+
+
+def _findings(
+    model: YOTO,
+) -> tuple[PanelEmbedding | None, Contributions | None, Redundancy | None, list[str]]:
+    """Work out what the report says of the panel itself, and why a part of it is missing."""
+    cells, split = model.cells, model.split
+    embedding = effects = None
+    omitted = []
+    try:
+        embedding = panel_embedding(cells, model.genes, split, seed=model.seed)
+    except (ImportError, DataError) as error:
+        omitted.append(f"No map of the cells is drawn: {error}.")
+    try:
+        effects = contributions(model.trained, cells, split.test, background_rows=split.train)
+    except DataError as error:
+        omitted.append(f"What each gene contributes could not be measured: {error}.")
+    alike = redundancy(cells, model.genes, split.train) if len(split.train) > 1 else None
+    return embedding, effects, alike, omitted
 
 
 def _class_notes(model: YOTO) -> list[str]:
@@ -145,6 +190,7 @@ def write_plots(folder: Path, data: ReportData) -> None:
         if task.confusion is not None:
             name = f"confusion-{task.name}"
             drawings[name] = partial(pl.confusion, task.confusion, task.classes)
+    drawings |= _further_drawings(data)
     folder.mkdir(exist_ok=True)
     for name, draw in drawings.items():
         with warnings.catch_warnings():
@@ -154,3 +200,30 @@ def write_plots(folder: Path, data: ReportData) -> None:
             figure = getattr(drawn, "figure", drawn)
             plain = re.sub(r"[^\w.-]+", "-", name)
             figure.savefig(folder / f"{plain}.svg", bbox_inches="tight")
+
+
+def _further_drawings(data: ReportData) -> dict[str, Callable[[], Any]]:
+    drawings: dict[str, Callable[[], Any]] = {}
+    if data.embedding is not None:
+        drawings["embedding"] = partial(pl.embedding, data.embedding)
+    if data.redundancy is not None:
+        drawings["correlation"] = partial(pl.panel_correlation, data.redundancy)
+    if data.contributions is not None:
+        for name in map(str, data.contributions.loss_without):
+            drawings[f"contributions-{name}"] = partial(pl.contributions, data.contributions, name)
+    if data.stability is not None:
+        drawings["stability"] = partial(pl.gene_frequency, data.stability)
+        drawings["overlap"] = partial(pl.panel_overlap, data.stability)
+    if data.curve is not None:
+        for task in data.tasks:
+            metric = MAIN_METRIC[task.kind]
+            for part in pl.curve_parts(data.curve, task.name, metric):
+                drawings[f"curve-{task.name}-{part}"] = partial(
+                    pl.panel_curve,
+                    data.curve,
+                    task=task.name,
+                    metric=metric,
+                    part=part,
+                    name=METRICS[task.kind][metric],
+                )
+    return drawings

@@ -9,10 +9,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kernomics import __version__
-from kernomics.models import YOTO
+from kernomics._tl_again import panel_curve as panel_curve
+from kernomics._tl_again import panel_stability as panel_stability
+from kernomics._uns import names, without_none
+from kernomics.data import CellCollection
+from kernomics.errors import ConfigError
+from kernomics.models import YOTO, Panel
+from kernomics.models.yoto_setup import split_cells
+from kernomics.panels import (
+    Contributions,
+    PanelEvaluation,
+    Redundancy,
+    contributions,
+    redundancy,
+)
+from kernomics.panels import evaluate_panel as _evaluate_panel
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from numpy.typing import ArrayLike
+
+    from kernomics.data import Split
+    from kernomics.data.splits import How
 
 
 def select_genes(
@@ -72,6 +90,7 @@ def select_genes(
         "layer": layer,
         "forced_genes": model.cells.genes[model.bounds.forced].tolist(),
         "forbidden_genes": model.bounds.forbidden_names,
+        **model.constraints.description,
         "split": model.split.how,
         "split_key": model.split.by,
     }
@@ -88,3 +107,213 @@ def select_genes(
         "version": __version__,
     }
     return model
+
+
+def evaluate_panel(
+    adata: AnnData,
+    genes: str | Sequence[str],
+    labels_key: str | Sequence[str],
+    *,
+    layer: str | None = None,
+    split: How | Split = "stratified",
+    split_key: str | None = None,
+    n_random: int = 0,
+    allow_missing: bool = False,
+    seed: int = 0,
+    key_added: str = "panel_evaluation",
+) -> PanelEvaluation:
+    """Score a given list of genes by how well they tell the labels apart.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts.
+    genes
+        The panel: names in ``var_names``.
+    labels_key
+        obs column or columns to predict.
+    layer
+        Where the counts are; X by default.
+    split, split_key, seed
+        How cells are divided to train and test the judge, as in :class:`kernomics.models.YOTO`;
+        with the same arguments it is the same split.
+    n_random, allow_missing
+        As in :func:`kernomics.panels.evaluate_panel`.
+    key_added
+        Name of the result.
+
+    Returns
+    -------
+    PanelEvaluation
+        The result. Added to `adata`: ``uns["panel_evaluation"]`` with ``genes``, ``missing``,
+        ``scores``, ``per_class``, ``random``, ``n_train``, ``n_test`` and parameters.
+
+    Raises
+    ------
+    DataError, ConfigError
+        As in :func:`kernomics.panels.evaluate_panel`; `adata` is then as it was.
+    """
+    cells = CellCollection.from_anndata(adata, layer=layer, labels_key=labels_key)
+    parts = split_cells(cells, split, split_key, (0.7, 0.1, 0.2), seed)
+    found = _evaluate_panel(
+        cells, genes, parts, n_random=n_random, seed=seed, allow_missing=allow_missing
+    )
+    params = {"labels_key": labels_key, "layer": layer, "split": parts.how, "split_key": parts.by}
+    adata.uns[key_added] = {
+        "genes": names(found.genes),
+        "missing": names(found.missing),
+        "scores": found.scores,
+        "per_class": found.per_class,
+        "random": found.random,
+        "n_train": found.n_train,
+        "n_test": found.n_test,
+        "params": without_none({**params, "n_random": n_random}),
+        "seed": seed,
+        "version": __version__,
+    }
+    return found
+
+
+def panel_redundancy(
+    adata: AnnData,
+    genes: str | Sequence[str],
+    *,
+    layer: str | None = None,
+    rows: ArrayLike | None = None,
+    threshold: float = 0.7,
+    n_substitutes: int = 3,
+    key_added: str = "panel_redundancy",
+) -> Redundancy:
+    """Find genes of a panel that say the same, and others that could stand in for them.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts.
+    genes
+        The panel: names in ``var_names``.
+    layer
+        Where the counts are; X by default.
+    rows
+        Which cells, numbers or a mask; all by default. For a panel still to be scored, the training
+        cells alone.
+    threshold, n_substitutes
+        As in :func:`kernomics.panels.redundancy`.
+    key_added
+        Name of the result.
+
+    Returns
+    -------
+    Redundancy
+        The result. Added to `adata`: ``uns["panel_redundancy"]`` with ``genes``, ``group`` (int64
+        [k]: the group of exchangeable genes that each belongs to, −1 for none), ``correlation``
+        (float64 [k, k]), ``substitutes`` and parameters.
+
+    Raises
+    ------
+    DataError, ConfigError
+        As in :func:`kernomics.panels.redundancy`; `adata` is then as it was.
+    """
+    cells = CellCollection.from_anndata(adata, layer=layer, empty_cells="keep")
+    wanted = np.arange(cells.n_cells) if rows is None else rows
+    found = redundancy(cells, genes, wanted, threshold=threshold, n_substitutes=n_substitutes)
+    group = {gene: i for i, members in enumerate(found.groups) for gene in members}
+    params = {"layer": layer, "threshold": threshold, "n_substitutes": n_substitutes}
+    adata.uns[key_added] = {
+        "genes": names(found.correlation.index),
+        "group": np.array([group.get(gene, -1) for gene in found.correlation.index]),
+        "correlation": found.correlation.to_numpy(),
+        "substitutes": found.substitutes,
+        "params": without_none(params),
+        "version": __version__,
+    }
+    return found
+
+
+def panel_contributions(
+    adata: AnnData,
+    panel_or_model: Panel | YOTO,
+    *,
+    layer: str | None = None,
+    library_key: str | None = None,
+    rows: ArrayLike | None = None,
+    background_rows: ArrayLike | None = None,
+    key_added: str = "panel_contributions",
+) -> Contributions:
+    """Measure what each gene of a trained panel does for each label and class.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts of the panel's genes, and its labels in obs.
+    panel_or_model
+        A panel, or a model trained on these very cells, whose split then says which cells are held
+        out and which are the background.
+    layer, library_key
+        As in :meth:`kernomics.models.Panel.predict`; a model has read its cells already.
+    rows, background_rows
+        Held-out cells to measure on, and training cells whose mean stands in for a gene left out:
+        numbers or masks. A `Panel` does not know them, so both must be given with one.
+    key_added
+        Name of the result.
+
+    Returns
+    -------
+    Contributions
+        The result. Added to `adata`: ``uns["panel_contributions"]`` with ``loss_without`` (genes ×
+        labels), ``by_class`` (per label a table with columns ``gene``, ``class``, ``rise``) and
+        parameters.
+
+    Raises
+    ------
+    ConfigError
+        When `rows` or `background_rows` is missing beside a `Panel`, or a model was trained on
+        other cells, or `layer` or `library_key` is given beside one.
+    DataError
+        As in :func:`kernomics.panels.contributions`; `adata` is then as it was.
+    """
+    if isinstance(panel_or_model, YOTO):
+        panel, split = panel_or_model.trained, panel_or_model.split
+        cells = panel_or_model.cells
+        if layer is not None or library_key is not None:
+            raise ConfigError(
+                "layer or library_key was given beside a model, which has read its cells already; "
+                "leave both out, or pass model.panel"
+            )
+        if adata.obs_names.tolist() != cells.cell_names.tolist():
+            raise ConfigError(
+                f"the model was trained on {cells.n_cells:,} other cells than the {adata.n_obs:,} "
+                "given, so its split does not apply; pass model.panel with rows and background_rows"
+            )
+        rows = split.test if rows is None else rows
+        background_rows = split.train if background_rows is None else background_rows
+    else:
+        panel = panel_or_model
+        if rows is None or background_rows is None:
+            raise ConfigError(
+                "a Panel does not know which cells it was trained on; pass rows (held-out cells) "
+                "and background_rows (training cells)"
+            )
+        kinds = {task.name: task.kind for task in panel.tasks if task.name in adata.obs.columns}
+        cells = CellCollection.from_anndata(
+            adata,
+            layer=layer,
+            labels_key=list(kinds),
+            label_kinds=kinds,
+            library_key=library_key,
+            empty_cells="keep",
+        )
+    found = contributions(panel, cells, rows, background_rows=background_rows)
+    adata.uns[key_added] = {
+        "loss_without": found.loss_without,
+        # Class names may hold a slash, which no column of an h5ad file can.
+        "by_class": {
+            name: table.melt(var_name="class", value_name="rise", ignore_index=False)
+            .reset_index()
+            .astype({"class": object})
+            for name, table in found.by_class.items()
+        },
+        "params": without_none({"layer": layer, "library_key": library_key}),
+        "version": __version__,
+    }
+    return found

@@ -103,3 +103,30 @@ def test_part_without_labels_is_an_error() -> None:
         evaluate_genes(x, [0, 1], x, [-1, -1])
     with pytest.raises(DataError, match="0 of 2 training cells"):
         evaluate_genes_regression(x, [math.nan] * 2, x, [1.0, 2.0])
+
+
+def test_auprc_is_that_of_the_probabilities() -> None:
+    linear = pytest.importorskip("sklearn.linear_model")
+    metrics = pytest.importorskip("sklearn.metrics")
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    (a, y), (b, z) = cells(60, 5), cells(60, 6)
+    a, b = a // 3, b // 3  # harder to tell apart
+    scaler = preprocessing.StandardScaler().fit(np.log1p(a))
+    model = linear.LogisticRegression(max_iter=5000).fit(scaler.transform(np.log1p(a)), y)
+    probabilities = model.predict_proba(scaler.transform(np.log1p(b)))
+    expected = metrics.average_precision_score(np.eye(3)[z], probabilities, average="macro")
+    found = evaluate_genes(a, y, b, z)
+    assert found.auprc == pytest.approx(expected)
+    assert found.auprc < 1
+    assert found.f1.mean() == pytest.approx(found.macro_f1)
+    assert found.metrics == {
+        "accuracy": found.accuracy, "macro_f1": found.macro_f1, "auprc": found.auprc
+    }  # fmt: skip
+
+
+def test_class_that_training_lacks_is_ranked_at_random() -> None:
+    # 1 of 4 cells: its constant probability of 0 has the average precision 1/4.
+    pytest.importorskip("sklearn")
+    one_class = evaluate_genes(np.ones((3, 2)), [0, 0, 0], np.ones((4, 2)), [0, 0, 0, 2])
+    assert one_class.auprc == pytest.approx((3 / 4 + 1 / 4) / 2)
+    assert np.array_equal(one_class.f1, [6 / 7, np.nan, 0], equal_nan=True)

@@ -51,7 +51,7 @@ def test_task_of_weight_0_is_not_expected_to_learn():
 
 
 def test_model_keeps_the_warnings_and_gives_them(adata):
-    model = YOTO(adata, "cell_type", 8, score_learning_rate=1e-9)
+    model = YOTO(adata, "cell_type", 8, score_learning_rate=1e-9, marker_prior=0.0)
     with pytest.warns(TrainingWarning, match="gene scores are all alike") as given:
         model.train(max_epochs=2, progress=False)
     assert [str(warning.message) for warning in given] == model.warnings

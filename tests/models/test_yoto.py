@@ -360,7 +360,7 @@ def test_validation_in_blocks_is_that_of_all_cells(adata, monkeypatch, train_qui
 
 @SHORT
 def test_accumulated_batches_see_one_panel_per_step(adata, monkeypatch):
-    model = YOTO(adata, "cell_type", 8, noise_start=1.0, noise_end=1.0)
+    model = YOTO(adata, "cell_type", 8, noise_start=1.0, noise_end=1.0, fix_panel_at=0.0)
     seen = []
     inner = model._optimizer
 

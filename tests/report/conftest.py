@@ -36,5 +36,5 @@ def rendered(request: pytest.FixtureRequest, example: Any) -> tuple[Any, str]:
     pytest.importorskip("matplotlib")
     from kernomics.report import render_report
 
-    data = example.report_data(**CASES[request.param])
+    data = example.report_data(**CASES[request.param], further=True)
     return data, render_report(data)

@@ -22,8 +22,10 @@ from kernomics.report import MethodScore, TaskReport, render_report, write_repor
 
 VOID = {"meta", "link", "img", "source", "br", "hr"}
 SECTIONS = [
-    "key-figures", "panel", "expression", "confusion", "training", "warnings", "reproducibility",
+    "key-figures", "panel", "curve", "stability", "expression", "embedding", "contributions",
+    "redundancy", "confusion", "training", "warnings", "reproducibility",
 ]  # fmt: skip
+OPTIONAL = ["curve", "stability", "embedding", "contributions", "redundancy"]
 
 
 class Page(HTMLParser):
@@ -128,8 +130,9 @@ def test_every_table_has_a_caption_and_a_container_that_scrolls(case: Any) -> No
 
 
 def test_every_gene_is_in_the_panel_table_and_in_the_list(case: Any) -> None:
-    data, _, page = case
-    assert [cell for cell in page.cells if cell in set(data.genes)] == list(data.genes)
+    data, text, page = case
+    panel = Page(text[text.index('<section id="panel"') : text.index('<section id="curve"')])
+    assert [cell for cell in panel.cells if cell in set(data.genes)] == list(data.genes)
     assert "\n".join(data.genes) in "".join(page.text)
 
 
@@ -229,7 +232,8 @@ def test_report_without_scores_history_warnings_or_classes_is_complete(example: 
         tasks=[example.regression_task("age")],
     )
     page = Page(render_report(data))
-    assert [section["id"] for section in page.all("section")] == SECTIONS
+    found = [section["id"] for section in page.all("section")]
+    assert found == [name for name in SECTIONS if name not in OPTIONAL]
     text = "".join(page.text)
     for words in ("no training history", "No task has a confusion matrix", "None."):
         assert words in text
@@ -286,10 +290,11 @@ def test_file_is_written_whole_or_not_at_all(
         ({"scores": np.ones(1)}, "scores has shape"),
         ({"tasks": []}, "at least one task"),
         ({"genes": ["a", "b", "c"]}, "expected \\(3,\\)"),
+        ({"genes": ["a", "b"]}, "contributions holds 2 genes, which are not the 2 of the panel"),
     ],
 )
 def test_data_that_do_not_fit_are_named(example: Any, change: dict[str, Any], message: str) -> None:
-    data = example.report_data(n_genes=2)
+    data = example.report_data(n_genes=2, further=True)
     with pytest.raises(ConfigError, match=message):
         replace(data, **change)
 

@@ -1,10 +1,6 @@
 """Other ways to choose genes, and one judge for all of them."""
 
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
-
+from kernomics.baselines.classifier import ClassifierConfig
 from kernomics.baselines.de import DEBaseline, de_panel, round_robin
 from kernomics.baselines.evaluate import (
     PanelScore,
@@ -12,48 +8,42 @@ from kernomics.baselines.evaluate import (
     evaluate_genes,
     evaluate_genes_regression,
 )
+from kernomics.baselines.hard_k import (
+    HARD_K_OVERRIDES,
+    TOP_K_OVERRIDES,
+    HardKBaseline,
+    TopKBaseline,
+)
+from kernomics.baselines.hvg import HVGBaseline, HVGFlavor, hvg_panel
+from kernomics.baselines.l1 import L1Baseline, l1_panel
+from kernomics.baselines.persist import PersistBaseline
+from kernomics.baselines.persist_config import PersistConfig
+from kernomics.baselines.protocol import Baseline, PredictingBaseline, TrainedBaseline
 from kernomics.baselines.random import RandomBaseline, random_panel
 
-
-@runtime_checkable
-class Baseline(Protocol):
-    """A way to choose genes from labelled counts."""
-
-    name: str
-
-    def select(
-        self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
-    ) -> NDArray[np.int64]:
-        """Choose genes.
-
-        Parameters
-        ----------
-        counts
-            Counts of the training cells, scipy CSR [cells, genes].
-        labels
-            Class codes, int64 [cells]; −1 marks an unlabelled cell.
-        n_genes
-            Size of the panel.
-        seed
-            Decides everything random.
-
-        Returns
-        -------
-        ndarray
-            int64 [n_genes], different gene indices, best first.
-        """
-        ...
-
-
 __all__ = [
+    "HARD_K_OVERRIDES",
+    "TOP_K_OVERRIDES",
     "Baseline",
+    "ClassifierConfig",
     "DEBaseline",
+    "HVGBaseline",
+    "HVGFlavor",
+    "HardKBaseline",
+    "L1Baseline",
     "PanelScore",
+    "PersistBaseline",
+    "PersistConfig",
+    "PredictingBaseline",
     "RandomBaseline",
     "RegressionScore",
+    "TopKBaseline",
+    "TrainedBaseline",
     "de_panel",
     "evaluate_genes",
     "evaluate_genes_regression",
+    "hvg_panel",
+    "l1_panel",
     "random_panel",
     "round_robin",
 ]

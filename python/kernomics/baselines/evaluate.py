@@ -14,7 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from kernomics.errors import DataError
-from kernomics.metrics import accuracy, confusion_matrix, macro_f1, mae, pearson, r2
+from kernomics.metrics import (
+    accuracy,
+    auprc,
+    confusion_matrix,
+    f1_per_class,
+    macro_f1,
+    mae,
+    pearson,
+    r2,
+)
 from kernomics.metrics._extras import require_extra
 
 
@@ -28,6 +37,11 @@ class PanelScore:
         Share of the labelled test cells predicted rightly.
     macro_f1
         Mean F1 over the classes present in the test cells.
+    auprc
+        Mean average precision over these classes, one against the rest, of the probabilities; see
+        `kernomics.metrics.auprc`. A class without training cells has probability 0 everywhere.
+    f1
+        float64 [classes], F1 per class; NaN for a class without a test cell.
     confusion
         int64 [classes, classes], row = truth, column = prediction.
     n_train, n_test
@@ -36,9 +50,16 @@ class PanelScore:
 
     accuracy: float
     macro_f1: float
+    auprc: float
+    f1: NDArray[np.float64]
     confusion: NDArray[np.int64]
     n_train: int
     n_test: int
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The scores that panels are compared by."""
+        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "auprc": self.auprc}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +79,11 @@ class RegressionScore:
     pearson: float
     n_train: int
     n_test: int
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The scores that panels are compared by."""
+        return {"r2": self.r2, "mae": self.mae, "pearson": self.pearson}
 
 
 def _dense_log1p(name: str, counts: Any, n_labels: int) -> NDArray[np.float64]:
@@ -111,7 +137,7 @@ def evaluate_genes(
     Returns
     -------
     PanelScore
-        Accuracy, macro-F1 and the confusion matrix on the labelled test cells.
+        Accuracy, F1, AUPRC and the confusion matrix on the labelled test cells.
 
     Raises
     ------
@@ -124,17 +150,22 @@ def evaluate_genes(
     train, test = train_codes >= 0, test_codes >= 0
     a, b = _standardised(x_train, x_test, train, test)
     classes = np.unique(train_codes[train])
-    if classes.size == 1:
-        predicted = np.full(len(b), classes[0])
-    else:
-        linear_model = require_extra("sklearn.linear_model", purpose="evaluate_genes")
-        model = linear_model.LogisticRegression(C=c, max_iter=5000)
-        predicted = model.fit(a, train_codes[train]).predict(b)
     truth = test_codes[test]
     n_classes = int(max(classes.max(), truth.max())) + 1
+    probabilities = np.zeros((len(b), n_classes))
+    if classes.size == 1:
+        predicted = np.full(len(b), classes[0])
+        probabilities[:, classes[0]] = 1.0
+    else:
+        linear_model = require_extra("sklearn.linear_model", purpose="evaluate_genes")
+        model = linear_model.LogisticRegression(C=c, max_iter=5000).fit(a, train_codes[train])
+        predicted = model.predict(b)
+        probabilities[:, classes] = model.predict_proba(b)
     return PanelScore(
         accuracy=accuracy(truth, predicted),
         macro_f1=macro_f1(truth, predicted),
+        auprc=auprc(truth, probabilities),
+        f1=f1_per_class(truth, predicted, n_classes),
         confusion=confusion_matrix(truth, predicted, n_classes),
         n_train=len(a),
         n_test=len(b),

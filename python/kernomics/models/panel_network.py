@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from kernomics.data import Cells, Labels
 from kernomics.errors import DataError
-from kernomics.nn import GeneSelector, MaskedLinear
+from kernomics.models.gene_costs import EVERY, Budget
+from kernomics.nn import GeneSelector, MaskedLinear, Selection
 from kernomics.ops.gumbel_topk import Relaxation
 from kernomics.train import schedules
 
@@ -79,7 +80,9 @@ class Task:
         return cls(labels.name, "categorical", labels.categories, weight, class_weights)
 
 
-def task_loss(task: Task, output: Tensor, target: Tensor) -> Tensor:
+def task_loss(
+    task: Task, output: Tensor, target: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
     """Mean loss of a task over its labelled cells; 0 when the batch has none.
 
     Parameters
@@ -90,6 +93,8 @@ def task_loss(task: Task, output: Tensor, target: Tensor) -> Tensor:
         [B, n_out], logits or the standardised prediction; the loss is float32 whatever its dtype.
     target
         Codes int64 [B], −1 unlabelled; or float [B], NaN unlabelled.
+    label_smoothing
+        Share of a class label that is spread evenly over all classes.
     """
     output = output.float()
     if task.kind == "continuous":
@@ -98,7 +103,14 @@ def task_loss(task: Task, output: Tensor, target: Tensor) -> Tensor:
         return error.square().sum() / labelled.sum().clamp_min(1)
     labelled = target >= 0
     weight = output.new_tensor(task.class_weights) if task.class_weights else None
-    total = F.cross_entropy(output, target, weight=weight, ignore_index=-1, reduction="sum")
+    total = F.cross_entropy(
+        output,
+        target,
+        weight=weight,
+        ignore_index=-1,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
     cells = labelled.sum() if weight is None else weight[target[labelled]].sum()
     return total / cells.clamp_min(torch.finfo(output.dtype).tiny)
 
@@ -189,9 +201,15 @@ class Schedule:
     tau: tuple[float, float]
     noise: tuple[float, float]
     noise_until: float
+    fix_at: float = 0.0
+
+    def selection_steps(self, total: int) -> int:
+        """Return how many steps select; with the rest the network learns from a fixed panel."""
+        return schedules.first_steps(total, self.fix_at) or total
 
     def at(self, step: int, total: int) -> tuple[int, float, float]:
         """Return (k, τ, noise scale) of an optimiser step."""
+        total = self.selection_steps(total)
         share = step / max(1, total - 1)
         shrink = min(1.0, share / self.shrink_until) if self.shrink_until > 0 else 1.0
         k = self.start_genes * (self.n_genes / self.start_genes) ** shrink
@@ -212,10 +230,12 @@ class YOTOModule(nn.Module):
         As for `PanelNetwork`.
     schedule
         Of subset size, temperature and noise.
-    relaxation, dropout, seed
+    relaxation, dropout, label_smoothing, seed
         As in `YOTOConfig`.
     forced, forbidden
         Gene indices.
+    budget
+        Limit on what the panel costs, if there is one.
     """
 
     def __init__(
@@ -228,40 +248,80 @@ class YOTOModule(nn.Module):
         *,
         relaxation: Relaxation = "softsort",
         dropout: float = 0.0,
+        label_smoothing: float = 0.0,
         seed: int = 0,
         forced: Sequence[int] = (),
         forbidden: Sequence[int] = (),
+        budget: Budget | None = None,
     ) -> None:
         super().__init__()
         self.tasks, self.transform, self.hidden = tuple(tasks), transform, tuple(hidden)
+        self.budget = budget
         self.schedule = schedule
         self.relaxation: Relaxation = relaxation
+        self.label_smoothing = label_smoothing
         self.seed = seed
         self.selector = GeneSelector(n_genes, forced=forced, forbidden=forbidden)
         self.first = MaskedLinear(n_genes, hidden[0], fan_in=schedule.n_genes)
         self.trunk = _trunk(hidden, dropout)
         self.heads = nn.ModuleList(nn.Linear(hidden[-1], task.n_out) for task in tasks)
+        self.fixed_selection: Selection | None = None
         self.on_step(0, 1)
 
     def on_step(self, step: int, total_steps: int) -> None:
-        """Set subset size, temperature and noise for an optimiser step."""
+        """Set subset size, temperature and noise for an optimiser step; fix the panel in time."""
         self.step = step
         self.subset_size, self.tau, self.noise = self.schedule.at(step, total_steps)
+        selecting = self.schedule.selection_steps(total_steps)
+        self.fixed = selecting <= step
+        if step == selecting:
+            self._begin_afresh()
+        if step % EVERY == 0:
+            self.set_prices()
+
+    @torch.no_grad()
+    def _begin_afresh(self) -> None:
+        """Draw the network's weights anew: those of the selection fit other genes, and noise."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            first = MaskedLinear(len(self.first.weight), self.hidden[0], fan_in=self.first.fan_in)
+            self.first.load_state_dict(first.state_dict())
+            for layer in [*self.trunk, *self.heads]:
+                if isinstance(layer, nn.Linear):
+                    fresh = nn.Linear(layer.in_features, layer.out_features)
+                    layer.load_state_dict(fresh.state_dict())
+
+    def _select(self, cells: Cells) -> Selection:
+        if not self.training:
+            return self._best_panel()
+        if self.fixed:
+            if self.fixed_selection is None:
+                with torch.no_grad():
+                    self.fixed_selection = self._best_panel()
+            return self.fixed_selection
+        # One panel per optimiser step: every batch that is accumulated sees the same.
+        seed = torch.tensor([self.seed, self.step], device=cells.device)
+        drawn: Selection = self.selector(
+            self.subset_size,
+            tau=self.tau,
+            relaxation=self.relaxation,
+            noise=self.noise,
+            seed=seed,
+        )
+        return drawn
+
+    def _best_panel(self) -> Selection:
+        chosen: Selection = self.selector(self.schedule.n_genes)
+        return chosen
+
+    def set_prices(self) -> None:
+        """Bring the panel that the scores stand for within the budget, if there is one."""
+        if self.budget is not None:
+            self.selector.penalty = self.budget.penalty(self.selector.scores)
 
     def forward(self, cells: Cells) -> list[Tensor]:
         """Return each task's output [B, n_out]; noise and schedules apply in training alone."""
-        if self.training:
-            # One panel per optimiser step: every batch that is accumulated sees the same.
-            seed = torch.tensor([self.seed, self.step], device=cells.device)
-            selection = self.selector(
-                self.subset_size,
-                tau=self.tau,
-                relaxation=self.relaxation,
-                noise=self.noise,
-                seed=seed,
-            )
-        else:
-            selection = self.selector(self.schedule.n_genes)
+        selection = self._select(cells)
         hidden = self.trunk(self.first(transformed(cells, self.transform), selection))
         return [head(hidden) for head in self.heads]
 
@@ -269,7 +329,9 @@ class YOTOModule(nn.Module):
         """Return the weighted mean over tasks as ``"loss"``, and ``"loss/<task>"`` for each."""
         outputs = self(cells)
         losses = {
-            f"loss/{task.name}": task_loss(task, output, cells.labels[task.name])
+            f"loss/{task.name}": task_loss(
+                task, output, cells.labels[task.name], label_smoothing=self.label_smoothing
+            )
             for task, output in zip(self.tasks, outputs, strict=True)
         }
         return {"loss": mean_task_loss(self.tasks, list(losses.values())), **losses}

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from kernomics import __version__
-from kernomics.data import CellCollection, Labels, Sampler, Split, make_split
-from kernomics.data.labels import Kind, column
+from kernomics.data import CellCollection, Sampler, Split
+from kernomics.data.labels import Kind
 from kernomics.data.splits import How
-from kernomics.errors import ConfigError, closest
+from kernomics.errors import ConfigError
 from kernomics.models.device import usable_device
-from kernomics.models.gene_bounds import gene_bounds
+from kernomics.models.marker_prior import marker_scores
 from kernomics.models.monitors import TrainingWarning, training_warnings
 from kernomics.models.panel import CELLS_AT_A_TIME, Panel, read_outputs, score_task
-from kernomics.models.panel_network import Task, YOTOModule, mean_task_loss, task_loss
+from kernomics.models.panel_network import YOTOModule, mean_task_loss, task_loss
+from kernomics.models.warm_start import START_FACTOR, PanelSource
 from kernomics.models.yoto_config import YOTOConfig, default_training
+from kernomics.models.yoto_setup import (
+    checked_seed,
+    make_constraints,
+    make_tasks,
+    read_cells,
+    split_cells,
+)
 from kernomics.train import History, RowAdamW, fit, override
 
 if TYPE_CHECKING:
@@ -56,6 +61,24 @@ class YOTO:
         Shares of cells to train, validate and test on. Genes are chosen on the training cells.
     forced_genes, forbidden_genes
         Names of genes always, never in the panel.
+    exclude_patterns
+        Genes never in the panel unless forced: ``"mitochondrial"``, ``"ribosomal"``,
+        ``"ribosomal_mitochondrial"``, ``"haemoglobin"``, or regular expressions, matched from the
+        start of a name without regard to case.
+    min_detection, max_detection
+        Genes detected in a smaller or larger share of the training cells are not usable, unless
+        forced.
+    extend
+        A panel to build upon: all its genes are forced, and `n_genes` is the size of the whole. A
+        `Panel`, names of genes, or the path of a saved model, a ``panel.csv`` or a text file with
+        one gene per line.
+    start_from
+        A panel to begin with, likewise; its genes may be left out again. It gives the first scores
+        and, where labels and widths agree, the network; see `WarmStart`. The subset then begins
+        with 4 k genes, unless `config` says otherwise.
+    gene_costs, budget
+        What each gene costs, by name or as a column of var, and what the panel may cost. It still
+        has `n_genes` genes; see `Budget`. Scores are then those less price times cost.
     task_weights
         Weight of each label's loss, 1 where not given.
     seed
@@ -71,6 +94,9 @@ class YOTO:
         All genes by score.
     history : History
         One record per epoch and validation.
+    options : dict
+        The arguments on genes, costs, start and task weights, as read: with the same cells, split
+        and config, ``YOTO(cells, seed=…, **options)`` is the same selection by another seed.
     panel : Panel
         The panel with its predictor (after training).
     warnings : list of str
@@ -98,6 +124,13 @@ class YOTO:
         fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
         forced_genes: str | Sequence[str] = (),
         forbidden_genes: str | Sequence[str] = (),
+        exclude_patterns: str | Sequence[str] = (),
+        min_detection: float = 0.0,
+        max_detection: float = 1.0,
+        extend: PanelSource | None = None,
+        start_from: PanelSource | None = None,
+        gene_costs: Mapping[str, float] | str | None = None,
+        budget: float | None = None,
         task_weights: Mapping[str, float] | None = None,
         seed: int = 0,
         config: YOTOConfig | None = None,
@@ -106,42 +139,41 @@ class YOTO:
         if n_genes is not None:
             overrides["n_genes"] = n_genes
         self.config = override(config or YOTOConfig(), **overrides)
-        try:
-            self.seed = int(np.int64(operator.index(seed)))
-        except (TypeError, OverflowError):
-            raise ConfigError(f"seed is {seed!r}: it must be an integer of 64 bits") from None
-        reading: dict[str, Any] = {
-            "layer": layer,
-            "labels_key": labels_key,
-            "library_key": library_key,
-            "unlabelled_category": unlabelled_category,
-            "label_kinds": label_kinds,
-        }
-        if isinstance(adata, CellCollection):
-            given = [name for name, value in reading.items() if value is not None]
-            if given:
-                raise ConfigError(
-                    f"{given[0]} was given beside a CellCollection, which has been read already; "
-                    "pass it to CellCollection.from_anndata"
-                )
-            self.cells = adata
-        else:
-            self.cells = CellCollection.from_anndata(adata, **reading)
-        if not self.cells.labels:
-            raise ConfigError(
-                f"labels_key names nothing to predict; {closest('', self.cells.obs.columns)}"
-            )
-        self.split = self._split(split, split_key, fractions)
-        self.tasks = self._tasks(dict(task_weights or {}))
-        self.summary = self.cells.summary(self.split.train)
-        self.bounds = gene_bounds(
-            self.cells.genes,
-            self.summary.n_expressing,
-            n_genes=self.config.n_genes,
-            min_cells=self.config.min_cells,
-            forced=forced_genes,
-            forbidden=forbidden_genes,
+        self.seed = checked_seed(seed)
+        self.cells = read_cells(
+            adata,
+            layer=layer,
+            labels_key=labels_key,
+            library_key=library_key,
+            unlabelled_category=unlabelled_category,
+            label_kinds=label_kinds,
         )
+        self.split = split_cells(self.cells, split, split_key, fractions, self.seed)
+        weights = dict(task_weights or {})
+        balanced = self.config.class_weights == "balanced"
+        self.tasks = make_tasks(self.cells, self.split.train, weights, balanced=balanced)
+        self.summary = self.cells.summary(self.split.train)
+        self.constraints = make_constraints(
+            self.cells,
+            self.summary,
+            self.config,
+            adata=adata,
+            forced_genes=forced_genes,
+            forbidden_genes=forbidden_genes,
+            exclude_patterns=exclude_patterns,
+            min_detection=min_detection,
+            max_detection=max_detection,
+            extend=extend,
+            start_from=start_from,
+            gene_costs=gene_costs,
+            budget=budget,
+        )
+        self.bounds = self.constraints.bounds
+        self.options = {**self.constraints.options, "task_weights": weights}
+        if self.constraints.start is not None:
+            self.constraints.start.check(
+                self.cells.genes, self.tasks, self.config.hidden, self.config.transform
+            )
         if self.config.transform == "lognorm" and self.cells.library_is_subset:
             warnings.warn(
                 "transform='lognorm' divides by library sizes, and these are totals over a subset "
@@ -153,54 +185,6 @@ class YOTO:
         self.warnings: list[str] = []
         self.module: YOTOModule | None = None
         self.panel: Panel | None = None
-
-    # -- what is selected from, and for what -----------------------------------------------------
-
-    def _split(
-        self, split: How | Split, key: str | None, fractions: tuple[float, float, float]
-    ) -> Split:
-        if isinstance(split, Split):
-            rows = np.concatenate([split.train, split.validation, split.test])
-            if rows.size and not 0 <= rows.min() <= rows.max() < self.cells.n_cells:
-                raise ConfigError(
-                    f"the split names rows {rows.min():,} … {rows.max():,}, but there are "
-                    f"{self.cells.n_cells:,} cells: was it made for other data?"
-                )
-            return split
-        labels = next((v for v in self.cells.labels.values() if v.kind == "categorical"), None)
-        if split == "stratified" and labels is None:
-            split = "random"
-        groups = None
-        if split == "group":
-            if key is None:
-                raise ConfigError("split='group' needs split_key, the obs column of the groups")
-            groups = Labels.from_series(column(self.cells.obs, key), key, kind="categorical")
-        elif key is not None:
-            raise ConfigError(f"split_key is {key!r}, but split={split!r} uses no groups")
-        return make_split(
-            self.cells.n_cells,
-            how=split,
-            fractions=fractions,
-            labels=labels if split == "stratified" else None,
-            groups=groups,
-            seed=self.seed,
-        )
-
-    def _tasks(self, weights: dict[str, float]) -> list[Task]:
-        for name, weight in weights.items():
-            if name not in self.cells.labels:
-                raise ConfigError(
-                    f"task_weights names {name!r}, no label; {closest(name, self.cells.labels)}"
-                )
-            if not 0 <= weight < math.inf:
-                raise ConfigError(f"the weight of task {name!r} is {weight}: 0 or more is needed")
-        balanced = self.config.class_weights == "balanced"
-        return [
-            Task.from_labels(
-                label, self.split.train, weight=weights.get(name, 1.0), balanced=balanced
-            )
-            for name, label in self.cells.labels.items()
-        ]
 
     # -- training --------------------------------------------------------------------------------
 
@@ -218,7 +202,7 @@ class YOTO:
         Parameters
         ----------
         max_epochs
-            Passes over the training cells; by default about 1,000 steps' worth.
+            Passes over the training cells; by default about 2,500 steps' worth.
         run_dir
             Where to keep checkpoints and history.
         resume
@@ -234,6 +218,7 @@ class YOTO:
         if max_epochs is not None:
             overrides["max_epochs"] = max_epochs
         overrides.setdefault("seed", self.seed)
+        overrides.setdefault("restart_at", self.config.fix_panel_at)
         self.training = override(self.training, **overrides)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -260,8 +245,10 @@ class YOTO:
         return self
 
     def _module(self) -> YOTOModule:
-        config = self.config
-        return YOTOModule(
+        config, start = self.config, self.constraints.start
+        if start is not None and config.start_genes is None:
+            config = override(config, start_genes=START_FACTOR * config.n_genes)
+        module = YOTOModule(
             self.cells.n_genes,
             self.tasks,
             config.hidden,
@@ -269,10 +256,21 @@ class YOTO:
             config.schedule(self.bounds.usable),
             relaxation=config.relaxation,
             dropout=config.dropout,
+            label_smoothing=config.label_smoothing,
             seed=self.seed,
             forced=self.bounds.forced.tolist(),
             forbidden=self.bounds.never.tolist(),
+            budget=self.constraints.budget,
         )
+        if start is not None:
+            start.apply(module, self.cells.genes)
+        else:
+            scores = marker_scores(
+                self.cells, self.split.train, self.tasks, self.config.marker_prior
+            )
+            with torch.no_grad():
+                module.selector.scores.copy_(torch.from_numpy(scores))
+        return module
 
     def _optimizer(self, module: nn.Module) -> Optimizer:
         module = cast(YOTOModule, module)
@@ -294,6 +292,7 @@ class YOTO:
 
     def _validate(self, module: YOTOModule) -> dict[str, float]:
         """Losses and scores of the panel as it would be now, on the validation cells."""
+        module.set_prices()
         rows = self.split.validation
         device = next(module.parameters()).device
         parts: list[list[torch.Tensor]] = []
@@ -314,6 +313,7 @@ class YOTO:
     def _panel(self) -> Panel:
         assert self.module is not None
         module = self.module.cpu()
+        module.set_prices()
         with torch.no_grad():
             scores = module.selector.bounded_scores
             chosen = module.selector(self.config.n_genes).indices
@@ -331,6 +331,7 @@ class YOTO:
                 "training": dataclasses.asdict(self.training),
                 "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
                 "trained_on": {"cells": len(self.split.train), "genes": self.cells.n_genes},
+                **self.constraints.outcome(ranked.numpy()),
             },
         )
 

@@ -47,9 +47,13 @@ class GeneSelector(nn.Module):
         Parameter [G], 0 at the start: all genes alike.
     bounds
         Buffer [G]: +inf for forced genes, −inf for forbidden ones, 0 for the others.
+    penalty
+        Buffer [G], or None for none: taken off the scores before genes are chosen, and constant
+        to the gradient, such as a price times the genes' costs.
     """
 
     bounds: Tensor
+    penalty: Tensor | None
 
     def __init__(
         self, n_genes: int, *, forced: Sequence[int] = (), forbidden: Sequence[int] = ()
@@ -63,11 +67,13 @@ class GeneSelector(nn.Module):
         bounds[list(forced)] = torch.inf
         bounds[list(forbidden)] = -torch.inf
         self.register_buffer("bounds", bounds)
+        self.register_buffer("penalty", None)
 
     @property
     def bounded_scores(self) -> Tensor:
-        """The scores [G], infinite where a gene is forced or forbidden."""
-        return torch.where(self.bounds == 0, self.scores, self.bounds)
+        """The scores [G] less the penalty, infinite where a gene is forced or forbidden."""
+        scores = self.scores if self.penalty is None else self.scores - self.penalty
+        return torch.where(self.bounds == 0, scores, self.bounds)
 
     def forward(
         self,

@@ -36,6 +36,7 @@ class MaskedLinear(nn.Module):
 
     def __init__(self, n_genes: int, n_out: int, *, fan_in: int) -> None:
         super().__init__()
+        self.fan_in = fan_in
         bound = 1 / math.sqrt(fan_in)
         self.weight = nn.Parameter(torch.empty(n_genes, n_out).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))

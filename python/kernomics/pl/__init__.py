@@ -4,7 +4,12 @@ matplotlib comes with the extra ``report`` and is imported when a plot is drawn.
 """
 
 from kernomics.pl.confusion import confusion, confusion_key
+from kernomics.pl.contributions import contribution_table, contributions
+from kernomics.pl.curve import PARTS, curve_parts, panel_curve
+from kernomics.pl.embedding import embedding, embedding_map, shown_classes
 from kernomics.pl.panel import dot_plot, method_comparison, panel_scores
+from kernomics.pl.redundancy import correlation_order, panel_correlation
+from kernomics.pl.stability import gene_frequency, panel_overlap
 from kernomics.pl.training import (
     Curve,
     TrainingPanel,
@@ -14,13 +19,25 @@ from kernomics.pl.training import (
 )
 
 __all__ = [
+    "PARTS",
     "Curve",
     "TrainingPanel",
     "confusion",
     "confusion_key",
+    "contribution_table",
+    "contributions",
+    "correlation_order",
+    "curve_parts",
     "dot_plot",
+    "embedding",
+    "embedding_map",
+    "gene_frequency",
     "method_comparison",
+    "panel_correlation",
+    "panel_curve",
+    "panel_overlap",
     "panel_scores",
+    "shown_classes",
     "training_curves",
     "training_panel",
     "training_panels",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kernomics.report import sections
+from kernomics.report import panel_sections, repeat_sections, sections
 from kernomics.report.data import ReportData
 from kernomics.report.html import count, duration, facts
 
@@ -49,12 +49,18 @@ def render_report(data: ReportData) -> str:
     parts = [
         ("key-figures", "Key figures", sections.key_figures(data)),
         ("panel", "The panel", sections.panel(data)),
+        ("curve", "How many genes", repeat_sections.curve(data)),
+        ("stability", "Other seeds", repeat_sections.stability(data)),
         ("expression", "Expression by class", sections.expression(data)),
+        ("embedding", "All genes and the panel", panel_sections.embedding(data)),
+        ("contributions", "What each gene is for", panel_sections.contributions(data)),
+        ("redundancy", "Redundancy and substitutes", panel_sections.redundancy(data)),
         ("confusion", "Confusion matrices", sections.confusions(data)),
         ("training", "Training", sections.training(data)),
         ("warnings", "Warnings", sections.warning_list(data)),
         ("reproducibility", "Reproducibility", sections.reproducibility(data, _config_text(data))),
     ]
+    parts = [(key, title, body) for key, title, body in parts if body]
     head = [
         ("Data set", data.dataset),
         ("Cells", f"{data.n_cells:,}"),

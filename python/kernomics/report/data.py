@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kernomics.errors import ConfigError
 from kernomics.metrics import ClassExpression
+
+if TYPE_CHECKING:
+    from kernomics.panels import (
+        Contributions,
+        PanelCurve,
+        PanelEmbedding,
+        Redundancy,
+        Stability,
+    )
+
+
+METRICS = {
+    "categorical": {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "auprc": "AUPRC"},
+    "continuous": {"r2": "R²", "pearson": "Pearson r", "mae": "Mean abs. error"},
+}
+"""Per kind of task the metrics shown, with their names."""
+MAIN_METRIC = {"categorical": "macro_f1", "continuous": "r2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +174,11 @@ class ReportData:
     expression
         Per task, detection and mean by class with the genes in the order of ``genes``, as
         `kernomics.metrics.class_expression` returns; the first also gives each gene's top class.
+    curve, stability, embedding, contributions, redundancy
+        What `kernomics.panels` found; each is a section of its own, left out if None. The last two
+        hold the genes of the panel.
+    omitted
+        Why one of these is left out, one sentence each.
     history
         Records of the training run, as in ``metrics.jsonl``; see `kernomics.pl.training_curves`
         for the keys that are drawn.
@@ -183,6 +205,12 @@ class ReportData:
     tasks: Sequence[TaskReport]
     split: SplitReport
     expression: Sequence[ClassExpression] = ()
+    curve: PanelCurve | None = None
+    stability: Stability | None = None
+    embedding: PanelEmbedding | None = None
+    contributions: Contributions | None = None
+    redundancy: Redundancy | None = None
+    omitted: Sequence[str] = ()
     history: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[str] = ()
     command: str
@@ -208,6 +236,16 @@ class ReportData:
                 raise ConfigError(
                     f"expression of task {table.task!r} holds {table.detection.shape[0]} genes, "
                     f"the panel {k}"
+                )
+        tables = {}
+        if self.contributions is not None:
+            tables["contributions"] = self.contributions.loss_without
+        if self.redundancy is not None:
+            tables["redundancy"] = self.redundancy.correlation
+        for name, found in tables.items():
+            if set(found.index) != set(self.genes):
+                raise ConfigError(
+                    f"{name} holds {len(found)} genes, which are not the {k} of the panel"
                 )
         names = [task.name for task in self.tasks]
         if not names:

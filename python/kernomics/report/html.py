@@ -96,6 +96,16 @@ def table(
     )
 
 
+def paragraph(text: str, css: str = "") -> str:
+    """Return a paragraph of plain text."""
+    return f'<p class="{css}">{escape(text)}</p>' if css else f"<p>{escape(text)}</p>"
+
+
+def figures(drawn: Sequence[str]) -> str:
+    """Return figures side by side, as many as fit."""
+    return f'<div class="figures">{"".join(drawn)}</div>'
+
+
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
     """Return a list of terms and values."""
     inner = "".join(

@@ -12,22 +12,14 @@ from numpy.typing import NDArray
 
 from kernomics import pl
 from kernomics.metrics import ClassExpression
-from kernomics.report.data import MethodScore, ReportData, TaskReport
+from kernomics.report.data import MAIN_METRIC, METRICS, MethodScore, ReportData, TaskReport
 from kernomics.report.figures import figure_html
-from kernomics.report.html import Cell, count, number, show, table
+from kernomics.report.html import Cell, count, figures, number, paragraph, show, table
+from kernomics.report.panel_sections import LEAST_CELLS, reasons
 
 GENES_PER_FIGURE = 32
 MOST_DOTS = 8_000  # more would take a large part of a minute and several megabytes
-METRICS = {
-    "categorical": {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "auprc": "AUPRC"},
-    "continuous": {"r2": "R²", "pearson": "Pearson r", "mae": "Mean abs. error"},
-}
-MAIN_METRIC = {"categorical": "macro_f1", "continuous": "r2"}
 LOWER_IS_BETTER = {"mae"}
-
-
-def _paragraph(text: str, css: str = "") -> str:
-    return f'<p class="{css}">{escape(text)}</p>' if css else f"<p>{escape(text)}</p>"
 
 
 def _label(score: MethodScore) -> str:
@@ -127,7 +119,7 @@ def key_figures(data: ReportData) -> str:
             'this panel: <a href="#warnings">see below</a>.</p>'
         )
     parts.append(f'<ul class="tiles">{"".join(_tile(task) for task in data.tasks)}</ul>')
-    parts.append(_paragraph(data.split.sentence()))
+    parts.append(paragraph(data.split.sentence()))
     for kind in METRICS:
         tasks = [task for task in data.tasks if task.kind == kind]
         if tasks:
@@ -137,7 +129,7 @@ def key_figures(data: ReportData) -> str:
                 "</div>"
             )
     parts.append(
-        _paragraph(
+        paragraph(
             "Macro-F1 is the unweighted mean of the F1 scores of the classes present among the "
             "held-out cells, so rare classes count as much as common ones.",
             "note",
@@ -159,6 +151,8 @@ def panel(data: ReportData) -> str:
     columns += [Cell("Score", "number")] if scores is not None else []
     columns += [Cell("Detected in", "number"), Cell("Mean count", "number")]
     columns += [Cell("Highest in")] if top is not None else []
+    why = reasons(data) if data.contributions is not None else None
+    columns += [Cell("Why it is here")] if why is not None else []
     span = low = 0.0
     if scores is not None and np.isfinite(scores).any():
         finite = scores[np.isfinite(scores)]
@@ -179,12 +173,20 @@ def panel(data: ReportData) -> str:
         row.append(number(float(data.mean_count[place])))
         if top is not None:
             row.append(Cell(top[place] or "–", "name"))
+        if why is not None:
+            row.append(Cell(why[gene], "name"))
         rows.append(row)
     caption = "The panel's genes, best first"
     if top is not None:
-        caption += f"; the last column is the class of {data.expression[0].task} with the highest "
+        caption += f"; highest in: the class of {data.expression[0].task} with the highest "
         caption += "mean of log(1 + count)"
-    return table(columns, rows, caption=caption + ".", tall=len(rows) > 16)
+    if why is not None:
+        caption += (
+            "; why it is here: where the loss of the panel's network rises most without the gene, "
+            f"and by how much (classes with at least {LEAST_CELLS} held-out cells)"
+        )
+    omitted = "".join(paragraph(sentence, "note") for sentence in data.omitted)
+    return table(columns, rows, caption=caption + ".", tall=len(rows) > 16) + omitted
 
 
 # Expression by class ----------------------------------------------------------------------------
@@ -224,15 +226,15 @@ def _dot_blocks(data: ReportData, expression: ClassExpression) -> str:
                 f"Each gene's mean is highest: {tops}.",
             )
         )
-    return f'<div class="figures">{"".join(drawn)}</div>'
+    return figures(drawn)
 
 
 def expression(data: ReportData) -> str:
     """Return a dot plot per task, in blocks of genes that fit a screen."""
     if not data.expression:
-        return _paragraph("No task has classes, so there is nothing to compare between classes.")
+        return paragraph("No task has classes, so there is nothing to compare between classes.")
     parts = [
-        _paragraph(
+        paragraph(
             "A larger dot means that more cells of the class have at least one count of the gene; "
             "a stronger colour means a higher mean. Genes are ordered by the class they are "
             "highest in."
@@ -242,7 +244,7 @@ def expression(data: ReportData) -> str:
         parts.append(f"<h3>{escape(table_.task)}</h3>")
         if _n_shown(table_) < len(data.genes):
             parts.append(
-                _paragraph(
+                paragraph(
                     f"The {_n_shown(table_)} best ranked of {len(data.genes)} genes are shown; "
                     "kernomics.pl.dot_plot draws any of them."
                 )
@@ -308,7 +310,7 @@ def confusions(data: ReportData) -> str:
             )
         )
         parts.append(_class_table(task, counts))
-    return "\n".join(parts) or _paragraph("No task has a confusion matrix.")
+    return "\n".join(parts) or paragraph("No task has a confusion matrix.")
 
 
 # Training ---------------------------------------------------------------------------------------
@@ -318,7 +320,7 @@ def training(data: ReportData) -> str:
     """Return one small plot per recorded quantity."""
     panels = pl.training_panels(data.history)
     if not panels:
-        return _paragraph("The run recorded no training history.")
+        return paragraph("The run recorded no training history.")
     drawn = []
     for shown in panels:
         ends = "; ".join(
@@ -331,7 +333,7 @@ def training(data: ReportData) -> str:
                 alt=f"Training curve, {shown.title} by step: {ends}.",
             )
         )
-    return f'<div class="figures">{"".join(drawn)}</div>'
+    return figures(drawn)
 
 
 # Warnings and reproducibility -------------------------------------------------------------------
@@ -340,7 +342,7 @@ def training(data: ReportData) -> str:
 def warning_list(data: ReportData) -> str:
     """Return the warnings as a list."""
     if not data.warnings:
-        return _paragraph("None.")
+        return paragraph("None.")
     return f'<ul class="notice">{"".join(f"<li>{escape(w)}</li>" for w in data.warnings)}</ul>'
 
 
@@ -356,9 +358,9 @@ def reproducibility(data: ReportData, config: str) -> str:
         [
             "<h3>Command</h3>",
             f'<pre class="copy" tabindex="0">{escape(data.command)}</pre>',
-            _paragraph(f"Seed {data.seed}. {data.split.sentence()}"),
+            paragraph(f"Seed {data.seed}. {data.split.sentence()}"),
             "<h3>Genes, ranked</h3>",
-            _paragraph("One click selects the list.", "note"),
+            paragraph("One click selects the list.", "note"),
             f'<pre class="copy" tabindex="0">{escape(genes)}</pre>',
             "<h3>Configuration</h3>",
             f'<pre tabindex="0">{escape(config)}</pre>',

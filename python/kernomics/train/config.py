@@ -46,6 +46,9 @@ class TrainConfig:
         ``"constant"``, or ``"one_cycle"``: a cosine up during the warm-up, then a cosine down.
     warmup
         The share of all steps spent warming up, from 0 to 1; only for ``"one_cycle"``.
+    restart_at
+        The share of all steps after which ``"one_cycle"`` begins anew, 0 for never: for training
+        in two parts.
     accumulate
         Batches whose gradients are added up before each optimiser step.
     max_grad_norm
@@ -85,6 +88,7 @@ class TrainConfig:
     optimizer: Literal["adamw"] = "adamw"
     schedule: Literal["constant", "one_cycle"] = "constant"
     warmup: float = 0.1
+    restart_at: float = 0.0
     accumulate: int = 1
     max_grad_norm: float | None = None
     precision: Literal["float32", "bf16"] = "float32"
@@ -122,8 +126,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ConfigError(f"{name} is {value!r}: it must be 0 or more")
-        if not 0 <= self.warmup <= 1:
-            raise ConfigError(f"warmup is {self.warmup!r}: it is a share of all steps, 0 to 1")
+        for name in ("warmup", "restart_at"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}: it is a share of all steps, 0 to 1"
+                )
         for name, options in {
             "optimizer": ("adamw",),
             "schedule": ("constant", "one_cycle"),

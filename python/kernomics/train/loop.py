@@ -251,6 +251,11 @@ class _Run:
     def _rate_factor(self) -> float:
         step, total = self.state.step, self.total_steps
         if self.config.schedule == "one_cycle":
+            first = schedules.first_steps(total, self.config.restart_at)
+            if step >= first:
+                step, total = step - first, total - first
+            else:
+                total = first
             return schedules.one_cycle(step, total, warmup=self.config.warmup)
         return schedules.constant(step, total)
 

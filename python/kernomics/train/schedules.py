@@ -16,6 +16,20 @@ def _progress(step: float, total: int) -> float:
     return min(max(step / (total - 1), 0.0), 1.0)
 
 
+def first_steps(total: int, share: float) -> int:
+    """Return how many of `total` steps the first part of a training in two parts takes.
+
+    Parameters
+    ----------
+    total
+        The number of steps.
+    share
+        The first part's share of them; with 0 or 1 there is but one part.
+    """
+    first = round(share * total)
+    return first if 0 < first < total else 0
+
+
 def constant(step: int, total: int, *, value: float = 1.0) -> float:
     """Return `value` at every step."""
     return value

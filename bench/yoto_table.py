@@ -1,0 +1,396 @@
+"""Write the generated parts of docs/yoto.md, and its figures, from bench/results/yoto*.jsonl.
+
+    python bench/yoto_table.py           docs/yoto.md and docs/figures/yoto_*.svg
+    python bench/yoto_table.py --print   the parts to the screen
+
+A part stands between two marker lines; the prose around them is not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yoto_partial
+from machine import ROOT
+from table import duration
+from yoto_methods import METHODS
+from yoto_results import (
+    OTHERS,
+    Difference,
+    Results,
+    hardest,
+    overlap,
+    paired,
+    panel_of,
+    read_lines,
+)
+from yoto_sets import SETS
+
+DOCS = ROOT / "docs" / "yoto.md"
+RESULTS = ROOT / "bench" / "results"
+NOTHING = "No runs on record."
+Lines = list[dict[str, Any]]
+
+
+def markers(part: str) -> tuple[str, str]:
+    """Return the lines around a generated part."""
+    return f"<!-- {part}: begin (bench/yoto_table.py) -->", f"<!-- {part}: end -->"
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def spread(values: Iterable[float], digits: int = 3) -> str:
+    """Write the mean of some values, and their standard deviation when there are several."""
+    found = list(values)
+    if not found:
+        return ""
+    text = f"{mean(found):.{digits}f}"
+    return f"{text} ± {stdev(found):.{digits}f}" if len(found) > 1 else text
+
+
+def bold_best(rows: list[list[str]], columns: Iterable[int]) -> None:
+    """Make the largest mean of some columns bold, with all that are written alike."""
+    for column in columns:
+        means = [float(row[column].split()[0]) if row[column] else -math.inf for row in rows]
+        for row, value in zip(rows, means, strict=True):
+            if row[column] and value == max(means):
+                row[column] = f"**{row[column]}**"
+
+
+def has_several_tasks(name: str) -> bool:
+    """Return whether a data set has several tasks."""
+    return len(SETS[name].labels) > 1
+
+
+# ---- the parts ----------------------------------------------------------------------------------
+
+
+def about_part(lines: Lines) -> str:
+    """Return the data sets, and what the runs were made with."""
+    results = Results.of(lines, "main")
+    if not results.lines:
+        return NOTHING
+    rows = []
+    for name in dict.fromkeys(line["set"] for line in results.lines):
+        line = results.where(set=name)[0]
+        parts = " / ".join(f"{n:,}" for n in line["cells"].values())
+        how = f"{line['split']['how']}, by `{line['split']['by']}`"
+        tasks = ", ".join(f"`{task}`" for task in SETS[name].labels)
+        rows.append([SETS[name].title, tasks, f"{line['n_genes']:,}", parts, how])
+    loads = [line["load"] for line in results.lines]
+    versions = sorted(
+        {
+            f"torch {v['torch']}, scanpy {v['scanpy']}, scikit-learn {v['scikit-learn']}"
+            for v in (line["versions"] for line in results.lines)
+        }
+    )
+    said = [
+        f"{len(results.lines):,} runs",
+        f"seeds {', '.join(str(s) for s in sorted({line['seed'] for line in results.lines}))}",
+        f"commits {', '.join(sorted({line['commit'] for line in results.lines}))}",
+        *versions,
+        ", ".join(sorted({line["device"] for line in results.lines})),
+        f"threads {', '.join(sorted({str(line['threads']) for line in results.lines}))}",
+        f"load average at the start {min(loads):.1f} to {max(loads):.1f}",
+    ]
+    head = [
+        "data set",
+        "predicts",
+        "genes",
+        "cells of the first seed: train / validation / test",
+        "split",
+    ]
+    return grid(head, rows) + f"\n\n{'; '.join(said)}."
+
+
+def _contenders(results: Results, task: str, own: bool, **case: Any) -> dict[str, dict[int, float]]:
+    """Return the scores of other methods, by a title that says whose predictor it is."""
+    found = {}
+    for method in OTHERS:
+        title = METHODS[method].title
+        found[f"{title}, LR"] = results.score(task, "lr", method=method, **case)
+        if own:
+            found[f"{title}, own"] = results.score(task, "own", method=method, **case)
+    return found
+
+
+def summary_part(lines: Lines) -> str:
+    """Return ours against the best other, per data set, task and k."""
+    results = Results.of(lines, "main")
+    rows, verdicts, at_least = [], {"own": Counter[str](), "lr": Counter[str]()}, Counter[str]()
+    for name, task, k in results.cases():
+        row = [SETS[name].title, f"`{task}`", str(k)]
+        for predictor in ("own", "lr"):
+            case: dict[str, Any] = {"set": name, "k": k}
+            ours = results.score(task, predictor, method="yoto", **case)
+            others = _contenders(results, task, predictor == "own", **case)
+            best = hardest(ours, others)
+            row += _against(ours, best, others)
+            if best:
+                verdicts[predictor][best[1].verdict] += 1
+                at_least[predictor] += best[1].mean >= 0
+        rows.append(row)
+    if not sum(at_least.values()) + sum(sum(v.values()) for v in verdicts.values()):
+        return NOTHING
+    said = []
+    for predictor, title in (("own", "own predictor"), ("lr", "logistic regression")):
+        count = verdicts[predictor]
+        said.append(
+            f"- {title}: of {sum(count.values())} comparisons {count['won']} won, {count['even']} "
+            f"within one standard error, {count['lost']} lost; mean at least as high in "
+            f"{at_least[predictor]}"
+        )
+    head = [
+        "data set", "task", "k",
+        "YOTO, own", "best other", "difference", "YOTO, LR", "best other, LR", "difference",
+    ]  # fmt: skip
+    return "\n".join(said) + "\n\n" + grid(head, rows)
+
+
+def _against(
+    ours: dict[int, float],
+    best: tuple[str, Difference] | None,
+    others: dict[str, dict[int, float]],
+) -> list[str]:
+    if best is None:
+        return [spread(ours.values()), "", ""]
+    name, difference = best
+    other = f"{mean(others[name].values()):.3f} ({name})"
+    return [spread(ours.values()), other, str(difference)]
+
+
+def tables_part(lines: Lines) -> str:
+    """Return all methods of every data set and task."""
+    results = Results.of(lines, "main")
+    blocks = []
+    for name, task in dict.fromkeys(case[:2] for case in results.cases()):
+        rows: list[list[str]] = []
+        for k in sorted({line["k"] for line in results.where(set=name)}):
+            block = _method_rows(results, name, task, k)
+            bold_best(block, (2, 3, 4, 5))
+            rows += block
+        head = [
+            "k", "method", "macro-F1, own", "macro-F1, LR", "accuracy, LR", "AUPRC, LR",
+            "trainings", "time", "overlap", "seeds",
+        ]  # fmt: skip
+        blocks.append(
+            f"<details><summary>{SETS[name].title}: {task}</summary>\n\n{grid(head, rows)}\n\n"
+            "</details>"
+        )
+    return "\n\n".join(blocks) or NOTHING
+
+
+def _method_rows(results: Results, name: str, task: str, k: int) -> list[list[str]]:
+    rows = []
+    for method, what in METHODS.items():
+        case = {"set": name, "k": k, "method": method}
+        found = [line for line in results.where(**case) if task in line["scores"]]
+        if not found:
+            continue
+        shared = overlap([panel_of(line, task) for line in found])
+        scores = [
+            results.score(task, predictor, metric, **case).values()
+            for predictor, metric in (
+                ("own", "macro_f1"), ("lr", "macro_f1"), ("lr", "accuracy"), ("lr", "auprc"),
+            )
+        ]  # fmt: skip
+        rows.append(
+            [
+                str(k),
+                what.title,
+                *[spread(values) for values in scores],
+                f"{mean(line['n_trainings'] for line in found):g}",
+                duration(mean(line["seconds"] for line in found)),
+                "" if math.isnan(shared) else f"{shared:.2f}",
+                str(len(found)),
+            ]
+        )
+    return rows
+
+
+def tasks_part(lines: Lines) -> str:
+    """Return one training for all tasks against one for each."""
+    results = Results.of(lines, "main")
+    rows = []
+    for name, task, k in results.cases():
+        if not has_several_tasks(name):
+            continue
+        case: dict[str, Any] = {"set": name, "k": k}
+        row = [SETS[name].title, f"`{task}`", str(k)]
+        for predictor in ("own", "lr"):
+            ours = results.score(task, predictor, method="yoto", **case)
+            row.append(spread(ours.values()))
+            for method in ("yoto_single", "hard_k"):
+                other = results.score(task, predictor, method=method, **case)
+                row.append(str(paired(ours, other) or ""))
+        unions = [
+            len({gene for panel in line["panels"] for gene in panel["genes"]})
+            for line in results.where(method="yoto_single", **case)
+        ]
+        row.append(f"{mean(unions):.0f}" if unions else "")
+        rows.append(row)
+    head = ["data set", "task", "k"]
+    for predictor in ("own", "LR"):
+        head += [f"YOTO, {predictor}", "− YOTO per task", "− hard-k per task"]
+    head.append("genes together, YOTO per task")
+    return grid(head, rows) if rows else NOTHING
+
+
+def partial_part(lines: Lines) -> str:
+    """Return few labels of one task, with another task's help and without."""
+    results = Results.of(lines, "partial")
+    rows = []
+    for name, poor in yoto_partial.SCENARIOS:
+        for k in sorted({line["k"] for line in results.where(set=name, poor=poor)}):
+            case = {"set": name, "poor": poor, "k": k}
+            helpers = ", ".join(f"`{task}`" for task in SETS[name].labels if task != poor)
+            labelled = mean(line["labelled_train"][poor] for line in results.where(**case))
+            row = [SETS[name].title, f"`{poor}`", f"{labelled:.0f}", helpers]
+            for predictor in ("own", "lr"):
+                by_method = {
+                    method: results.score(poor, predictor, method=method, **case)
+                    for method in yoto_partial.METHODS
+                }
+                row += [spread(values.values()) for values in by_method.values()]
+                alone = {m: v for m, v in by_method.items() if m != "helped"}
+                best = hardest(by_method["helped"], alone)
+                row.append(str(best[1]) if best else "")
+            rows.append(row)
+    head = ["data set", "task with few labels", "labelled cells", "helped by"]
+    for predictor in ("own", "LR"):
+        head += [f"{title}, {predictor}" for title in yoto_partial.METHODS.values()]
+        head.append("helped − better alone")
+    return grid(head, rows) if rows else NOTHING
+
+
+def time_part(lines: Lines) -> str:
+    """Return the time of YOTO beside PERSIST-style selection with its classifier."""
+    results = Results.of(lines, "main")
+    rows = []
+    for line in {(x["set"], x["k"]): x for x in results.where(method="persist")}.values():
+        case = {"set": line["set"], "k": line["k"]}
+        times = [
+            {x["seed"]: x["seconds"] for x in results.where(method=method, **case)}
+            for method in ("yoto", "persist")
+        ]
+        seeds = sorted(times[0].keys() & times[1].keys())
+        if seeds:
+            ours, theirs = (mean(found[seed] for seed in seeds) for found in times)
+            n_trainings = mean(x["n_trainings"] for x in results.where(method="persist", **case))
+            rows.append(
+                [
+                    SETS[line["set"]].title, str(line["k"]), duration(ours), duration(theirs),
+                    f"{n_trainings:g}", f"{theirs / ours:.1f} ×", str(len(seeds)),
+                ]
+            )  # fmt: skip
+    head = ["data set", "k", "YOTO", "PERSIST-style", "its trainings", "ratio", "seeds"]
+    return grid(head, rows) if rows else NOTHING
+
+
+def scale_part(lines: Lines) -> str:
+    """Return simulated cells of rising number."""
+    rows = []
+    for line in sorted(lines, key=lambda line: line["n_cells"]):
+        if "error" in line:
+            continue
+        found = line["recovered"]
+        rows.append(
+            [
+                f"{line['n_cells']:,}",
+                f"{line['nonzeros'] / line['n_cells']:,.0f}",
+                f"{found['yoto']} of {line['n_markers']}",
+                "" if found.get("de") is None else str(found["de"]),
+                duration(line["seconds"]),
+                f"{line['cells_per_second']:,.0f}",
+                f"{line['peak_bytes'] / 1e9:.2f} GB",
+                f"{line['start_bytes'] / 1e9:.2f} GB",
+                f"{line['dense_bytes'] / 1e9:,.1f} GB",
+            ]
+        )
+    head = [
+        "cells", "non-zeros a cell", "markers found", "by DE on 5,000 cells or fewer", "training",
+        "cells/s", "peak memory", "of it before reading", "a dense matrix",
+    ]  # fmt: skip
+    return grid(head, rows) if rows else NOTHING
+
+
+def figures_part(lines: Lines) -> str:
+    """Return the links to the figures."""
+    results = Results.of(lines, "main")
+    names = dict.fromkeys(line["set"] for line in results.lines)
+    links = [
+        f"![macro-F1 against the panel size on {SETS[name].title}](figures/yoto_f1_{name}.svg)"
+        for name in names
+    ]
+    if names:
+        links.append("![macro-F1 against time](figures/yoto_time.svg)")
+    return "\n\n".join(links) or NOTHING
+
+
+def linked_figures(text: str) -> list[Path]:
+    """Return the figures that a document's generated parts link to."""
+    return [DOCS.parent / name for name in re.findall(r"\((figures/yoto_\w+\.svg)\)", text)]
+
+
+PARTS: dict[str, Callable[[Lines], str]] = {
+    "about": about_part,
+    "summary": summary_part,
+    "figures": figures_part,
+    "tables": tables_part,
+    "tasks": tasks_part,
+    "partial": partial_part,
+    "time": time_part,
+    "scale": scale_part,
+}
+
+
+def render(text: str, lines: Lines, scale_lines: Lines) -> str:
+    """Return a document with every generated part made anew.
+
+    Raises
+    ------
+    SystemExit
+        When the document lacks a part's marker lines.
+    """
+    for part, make in PARTS.items():
+        begin, end = markers(part)
+        if text.count(begin) != 1 or text.count(end) != 1:
+            sys.exit(f"{DOCS.name} needs the lines\n{begin}\n{end}\nonce each, in that order")
+        made = make(scale_lines if part == "scale" else lines)
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n{made}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the generated parts of docs/yoto.md.")
+    parser.add_argument("--print", action="store_true", help="to the screen, no files")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    lines = read_lines(args.results / "yoto.jsonl")
+    scale_lines = read_lines(args.results / "yoto_scale.jsonl")
+    if args.print:
+        for part, make in PARTS.items():
+            print(f"\n== {part}\n{make(scale_lines if part == 'scale' else lines)}")
+        return
+    DOCS.write_text(render(DOCS.read_text(), lines, scale_lines))
+    from yoto_figures import write_figures
+
+    for path in write_figures(Results.of(lines, "main"), DOCS.parent / "figures"):
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

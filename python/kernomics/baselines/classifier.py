@@ -1,0 +1,330 @@
+"""What the baselines with a network of their own share: checked cells, batches, a classifier."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from torch import Tensor, nn
+
+from kernomics.errors import ConfigError, DataError
+
+CELLS_AT_A_TIME = 4096
+
+
+# ---- cells --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledCells:
+    """The labelled cells of a training set, ready for a network.
+
+    Attributes
+    ----------
+    values
+        log(1 + count), scipy CSR float32 [n, G], without stored zeros.
+    codes
+        Class codes, int64 [n], all 0 or more.
+    n_classes
+        Classes that the codes run over, those without a cell included.
+    """
+
+    values: sparse.csr_matrix
+    codes: NDArray[np.int64]
+    n_classes: int
+
+    @classmethod
+    def from_counts(
+        cls, counts: Any, labels: ArrayLike, n_genes: int, n_classes: int | None = None
+    ) -> LabelledCells:
+        """Check the arguments of a baseline's ``train`` and keep the labelled cells.
+
+        Parameters
+        ----------
+        counts
+            Counts, scipy sparse or an array [cells, genes].
+        labels
+            Class codes, integer [cells]; −1 marks an unlabelled cell.
+        n_genes
+            Size of the panel asked for.
+        n_classes
+            How many classes there are, where the training cells may lack the last ones.
+
+        Raises
+        ------
+        DataError
+            When labels and cells do not fit, fewer than two classes have a cell, or fewer genes
+            than asked for are seen in a labelled cell.
+        ConfigError
+            When `n_genes` is not between 1 and the number of genes, or `n_classes` is too small.
+        """
+        codes, n_classes = checked_codes(counts, labels, n_genes, n_classes)
+        labelled = codes >= 0
+        values = sparse.csr_matrix(log1p(counts)[labelled])
+        n_seen = np.unique(values.indices).size
+        if n_seen < n_genes:
+            raise DataError(
+                f"a panel of {n_genes} genes was asked for, but only {n_seen:,} of "
+                f"{counts.shape[1]:,} genes are seen in a labelled training cell; ask for fewer"
+            )
+        return cls(values, codes[labelled], n_classes)
+
+    def genes(self, columns: NDArray[np.int64]) -> LabelledCells:
+        """Return the same cells over some genes, in that order."""
+        part = sparse.csr_matrix(self.values[:, columns])
+        return LabelledCells(part, self.codes, self.n_classes)
+
+    def rows(self, rows: NDArray[np.int64]) -> LabelledCells:
+        """Return some of the cells; the classes stay the same."""
+        return LabelledCells(sparse.csr_matrix(self.values[rows]), self.codes[rows], self.n_classes)
+
+    def batches(self, size: int, rng: np.random.Generator) -> Iterator[LabelledCells]:
+        """Go through the cells once, in random order."""
+        order = rng.permutation(len(self.codes))
+        for start in range(0, len(order), size):
+            yield self.rows(order[start : start + size])
+
+    def dense(self) -> Tensor:
+        """Return the values as float32 [n, G]: for batches over a panel's genes."""
+        return torch.from_numpy(self.values.toarray())
+
+    def targets(self) -> Tensor:
+        """Return the codes as int64 [n]."""
+        return torch.from_numpy(self.codes)
+
+
+def checked_codes(
+    counts: Any, labels: ArrayLike, n_genes: int, n_classes: int | None = None
+) -> tuple[NDArray[np.int64], int]:
+    """Check what a baseline's ``train`` was given; see `LabelledCells.from_counts`.
+
+    Returns
+    -------
+    ndarray, int
+        The codes, int64 [cells], and the number of classes.
+    """
+    codes = np.asarray(labels)
+    if codes.shape != (counts.shape[0],):
+        raise DataError(f"{codes.size:,} labels were given for {counts.shape[0]:,} cells")
+    if codes.dtype.kind not in "iu":
+        raise DataError(
+            f"labels must be integer class codes, found dtype {codes.dtype}; for names, take "
+            "the codes of pandas.Categorical(names)"
+        )
+    if not 1 <= n_genes <= counts.shape[1]:
+        raise ConfigError(
+            f"a panel of {n_genes} genes was asked for, from {counts.shape[1]:,} genes"
+        )
+    labelled = codes >= 0
+    found = np.unique(codes[labelled])
+    if found.size < 2:
+        raise DataError(
+            f"a classifier needs two classes; found {found.size} among "
+            f"{int(labelled.sum()):,} labelled of {codes.size:,} cells"
+        )
+    most = int(found[-1]) + 1
+    if n_classes is not None and n_classes < most:
+        raise ConfigError(f"n_classes is {n_classes}, but the labels go up to {most - 1}")
+    return codes.astype(np.int64), n_classes or most
+
+
+def log1p(counts: Any) -> sparse.csr_matrix:
+    """Return log(1 + count), the networks' input, as float32 CSR without stored zeros."""
+    values = sparse.csr_matrix(counts, dtype=np.float32, copy=True)
+    values.sum_duplicates()
+    values.eliminate_zeros()
+    np.log1p(values.data, out=values.data)
+    return values
+
+
+def hold_out(
+    codes: NDArray[np.int64], share: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Put a share of every class's cells aside.
+
+    A class with fewer than 1/share cells may lend none; every class keeps at least one cell.
+
+    Returns
+    -------
+    ndarray, ndarray
+        int64, the rows kept and the rows put aside, ascending.
+    """
+    aside = np.zeros(codes.size, dtype=bool)
+    for code in np.unique(codes):
+        rows = rng.permutation(np.flatnonzero(codes == code))
+        # A random one of the two neighbouring numbers, so that small classes lend some, too.
+        n = min(int(share * rows.size + rng.random()), rows.size - 1)
+        aside[rows[:n]] = True
+    return np.flatnonzero(~aside), np.flatnonzero(aside)
+
+
+# ---- randomness ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def seeded(seed: int, stage: int) -> Iterator[np.random.Generator]:
+    """Seed torch's random numbers inside the block alone; yields a generator for the rest.
+
+    Parameters
+    ----------
+    seed
+        Any integer.
+    stage
+        Which part of a training, so that no two share random numbers.
+    """
+    entropy = np.random.SeedSequence([seed % 2**64, stage])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        yield np.random.default_rng(entropy)
+
+
+# ---- the classifier -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """How the classifier on a panel is trained.
+
+    Attributes
+    ----------
+    hidden
+        Widths of its layers.
+    learning_rate, batch_size
+        Adam's, constant; cells per step.
+    max_epochs, patience
+        Epochs at most; epochs without a lower loss on the cells held out before it stops.
+    held_out
+        Share of every class's training cells that it stops by.
+    dropout, weight_decay
+        Dropout after every layer; decoupled weight decay.
+    class_weights
+        ``"balanced"`` weighs a class by the inverse of its size, None not.
+    """
+
+    hidden: tuple[int, ...] = (128, 128)
+    learning_rate: float = 1e-3
+    batch_size: int = 64
+    max_epochs: int = 200
+    patience: int = 20
+    held_out: float = 0.1
+    dropout: float = 0.3
+    weight_decay: float = 1e-2
+    class_weights: str | None = "balanced"
+
+
+def mlp(n_in: int, hidden: Sequence[int], n_out: int, dropout: float = 0.0) -> nn.Sequential:
+    """Make Linear → ReLU → dropout for each hidden layer, and a last Linear."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise((n_in, *hidden)):
+        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(hidden[-1] if hidden else n_in, n_out))
+
+
+def class_weights(cells: LabelledCells, how: str | None) -> Tensor | None:
+    """Return n / (C n_c) for each class, 0 for one without cells; None for equal weights.
+
+    Raises
+    ------
+    ConfigError
+        When `how` is neither ``"balanced"`` nor None.
+    """
+    if how is None:
+        return None
+    if how != "balanced":
+        raise ConfigError(f"class_weights is {how!r}; use 'balanced' or None")
+    sizes = np.bincount(cells.codes, minlength=cells.n_classes)
+    weights = cells.codes.size / (np.count_nonzero(sizes) * np.maximum(sizes, 1))
+    return torch.from_numpy(np.where(sizes > 0, weights, 0.0).astype(np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A trained classifier on some genes; call it with counts over all genes.
+
+    Attributes
+    ----------
+    genes
+        int64 [k], the columns it reads.
+    network
+        From log(1 + count) [n, k] to logits [n, n_classes].
+    losses
+        Per epoch, the mean loss over the training cells (with dropout).
+    held_out_losses
+        Per epoch, the loss on the cells held out; the weights are those of its minimum.
+    """
+
+    genes: NDArray[np.int64]
+    network: nn.Module
+    losses: list[float]
+    held_out_losses: list[float]
+
+    def __call__(self, counts: Any) -> NDArray[np.float32]:
+        """Return class probabilities, float32 [n, n_classes], for counts [n, G]."""
+        panel = log1p(sparse.csr_matrix(counts)[:, self.genes])
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, panel.shape[0], CELLS_AT_A_TIME):
+                x = torch.from_numpy(panel[start : start + CELLS_AT_A_TIME].toarray())
+                parts.append(self.network(x).softmax(1).numpy())
+        return np.concatenate(parts) if parts else np.empty((0, self._n_classes()), np.float32)
+
+    def _n_classes(self) -> int:
+        return int(list(self.network.parameters())[-1].shape[0])
+
+
+def fit_classifier(
+    cells: LabelledCells, genes: NDArray[np.int64], config: ClassifierConfig, *, seed: int
+) -> Classifier:
+    """Train a classifier on a panel's genes, and keep the weights that did best on held-out cells.
+
+    Parameters
+    ----------
+    cells
+        The training cells over all genes.
+    genes
+        int64 [k], the panel.
+    config
+        Settings.
+    seed
+        Decides the cells held out, the initial weights, the batches and the dropout.
+    """
+    panel = cells.genes(genes)
+    with seeded(seed, 3) as rng:
+        kept, aside = hold_out(cells.codes, config.held_out, rng)
+        train, other = panel.rows(kept), panel.rows(aside if aside.size else kept)
+        network = mlp(len(genes), config.hidden, cells.n_classes, config.dropout)
+        weights = class_weights(train, config.class_weights)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        x, y = other.dense(), other.targets()
+        losses: list[float] = []
+        others: list[float] = []
+        best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        for epoch in range(config.max_epochs):
+            network.train()
+            total = 0.0
+            for batch in train.batches(config.batch_size, rng):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(network(batch.dense()), batch.targets(), weight=weights)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                total += float(loss.detach()) * len(batch.codes)
+            losses.append(total / len(train.codes))
+            network.eval()
+            with torch.no_grad():
+                others.append(float(F.cross_entropy(network(x), y, weight=weights)))
+            if others[-1] == min(others):
+                best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            if epoch - int(np.argmin(others)) >= config.patience:
+                break
+        network.load_state_dict(best)
+    return Classifier(np.array(genes, dtype=np.int64), network, losses, others)

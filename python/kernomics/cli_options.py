@@ -1,0 +1,83 @@
+"""Options of `kernomics select` on which genes a panel may hold."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kernomics.models import YOTO
+
+
+def add_constraints(command: argparse.ArgumentParser) -> None:
+    """Add the options that `constraints` reads."""
+    genes = command.add_argument_group("which genes")
+    genes.add_argument("--force", nargs="+", default=[], metavar="GENE", help="always in the panel")
+    genes.add_argument("--forbid", nargs="+", default=[], metavar="GENE", help="never in the panel")
+    genes.add_argument(
+        "--exclude", nargs="+", default=[], metavar="PATTERN",
+        help="never in the panel unless forced: mitochondrial, ribosomal, ribosomal_mitochondrial, "
+        "haemoglobin, or regular expressions for the start of a name, such as 'HLA-'",
+    )  # fmt: skip
+    genes.add_argument(
+        "--min-detection", type=float, default=0.0, metavar="SHARE",
+        help="leave out genes found in a smaller share of the training cells",
+    )  # fmt: skip
+    genes.add_argument(
+        "--max-detection", type=float, default=1.0, metavar="SHARE",
+        help="leave out genes found in a larger share of the training cells",
+    )  # fmt: skip
+    genes.add_argument(
+        "--extend", metavar="PANEL",
+        help="build on this panel: a run directory, a saved model, a panel.csv, or a file with one "
+        "gene per line; --n-genes is the size of the whole",
+    )  # fmt: skip
+    genes.add_argument(
+        "--start-from", metavar="PANEL",
+        help="begin with the scores (and network) of this panel, likewise; its genes may go again",
+    )  # fmt: skip
+    genes.add_argument(
+        "--gene-costs", metavar="COSTS",
+        help="what each gene costs: a .csv file with columns gene and cost, or a column of var",
+    )  # fmt: skip
+    genes.add_argument(
+        "--budget", type=float, metavar="TOTAL", help="what the genes of the panel may cost"
+    )
+
+
+def constraints(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options say as arguments of `kernomics.models.YOTO`."""
+    from kernomics.models.gene_costs import costs_of_column, read_costs
+
+    costs = None
+    if args.gene_costs is not None:
+        is_file = args.gene_costs.lower().endswith(".csv") or Path(args.gene_costs).is_file()
+        costs = (
+            read_costs(args.gene_costs) if is_file else costs_of_column(args.data, args.gene_costs)
+        )
+    return {
+        "forced_genes": args.force,
+        "forbidden_genes": args.forbid,
+        "exclude_patterns": args.exclude,
+        "min_detection": args.min_detection,
+        "max_detection": args.max_detection,
+        "extend": args.extend,
+        "start_from": args.start_from,
+        "gene_costs": costs,
+        "budget": args.budget,
+    }
+
+
+def excluded(model: YOTO) -> list[str]:
+    """Say in one line, or none, how many genes the rules asked for leave."""
+    if len(model.bounds.excluded) > 2:  # forbidden and rare genes are always counted
+        rules = ", ".join(f"{count:,} {rule}" for rule, count in model.bounds.excluded.items())
+        return [f"usable     {model.bounds.usable:,} of {model.cells.n_genes:,} genes: {rules}"]
+    return []
+
+
+def spent(model: YOTO) -> list[str]:
+    """Say in one line, or none, what a trained panel costs."""
+    costs = model.trained.info.get("costs")
+    return [f"costs      {costs['total']:,g} of {costs['budget']:,g}"] if costs else []

@@ -1,0 +1,226 @@
+"""What a `YOTO` is made of before it is trained: cells, split, tasks and constraints."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernomics.data import CellCollection, Labels, Split, make_split
+from kernomics.data.collection import GeneSummary
+from kernomics.data.labels import column
+from kernomics.data.splits import How
+from kernomics.errors import ConfigError, closest
+from kernomics.models.gene_bounds import GeneBounds, gene_bounds
+from kernomics.models.gene_costs import Budget, costs_of_column, make_budget
+from kernomics.models.panel_network import Task
+from kernomics.models.warm_start import PanelSource, WarmStart, extended_genes, read_panel
+from kernomics.models.yoto_config import YOTOConfig
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def checked_seed(seed: int) -> int:
+    """Return a seed as a plain integer, if it is one of 64 bits."""
+    try:
+        return int(np.int64(operator.index(seed)))
+    except (TypeError, OverflowError):
+        raise ConfigError(f"seed is {seed!r}: it must be an integer of 64 bits") from None
+
+
+def read_cells(adata: AnnData | str | Path | CellCollection, **reading: Any) -> CellCollection:
+    """Read the cells to select from; `reading` is for `CellCollection.from_anndata`."""
+    if isinstance(adata, CellCollection):
+        given = [name for name, value in reading.items() if value is not None]
+        if given:
+            raise ConfigError(
+                f"{given[0]} was given beside a CellCollection, which has been read already; "
+                "pass it to CellCollection.from_anndata"
+            )
+        cells = adata
+    else:
+        cells = CellCollection.from_anndata(adata, **reading)
+    if not cells.labels:
+        raise ConfigError(f"labels_key names nothing to predict; {closest('', cells.obs.columns)}")
+    return cells
+
+
+def split_cells(
+    cells: CellCollection,
+    split: How | Split,
+    key: str | None,
+    fractions: tuple[float, float, float],
+    seed: int,
+) -> Split:
+    """Divide the cells as asked for, or check the division given."""
+    if isinstance(split, Split):
+        rows = np.concatenate([split.train, split.validation, split.test])
+        if rows.size and not 0 <= rows.min() <= rows.max() < cells.n_cells:
+            raise ConfigError(
+                f"the split names rows {rows.min():,} … {rows.max():,}, but there are "
+                f"{cells.n_cells:,} cells: was it made for other data?"
+            )
+        return split
+    labels = next((v for v in cells.labels.values() if v.kind == "categorical"), None)
+    if split == "stratified" and labels is None:
+        split = "random"
+    groups = None
+    if split == "group":
+        if key is None:
+            raise ConfigError("split='group' needs split_key, the obs column of the groups")
+        groups = Labels.from_series(column(cells.obs, key), key, kind="categorical")
+    elif key is not None:
+        raise ConfigError(f"split_key is {key!r}, but split={split!r} uses no groups")
+    return make_split(
+        cells.n_cells,
+        how=split,
+        fractions=fractions,
+        labels=labels if split == "stratified" else None,
+        groups=groups,
+        seed=seed,
+    )
+
+
+def make_tasks(
+    cells: CellCollection,
+    train: NDArray[np.int64],
+    weights: Mapping[str, float],
+    *,
+    balanced: bool,
+) -> list[Task]:
+    """Describe every label of the cells; the training rows give the statistics."""
+    for name, weight in weights.items():
+        if name not in cells.labels:
+            raise ConfigError(
+                f"task_weights names {name!r}, no label; {closest(name, cells.labels)}"
+            )
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"the weight of task {name!r} is {weight}: 0 or more is needed")
+    return [
+        Task.from_labels(label, train, weight=weights.get(name, 1.0), balanced=balanced)
+        for name, label in cells.labels.items()
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Constraints:
+    """What limits a selection beside its size.
+
+    Attributes
+    ----------
+    bounds
+        Genes that must, or cannot, be in the panel.
+    budget
+        What they may cost together, if anything was said about it.
+    start
+        What the selection starts from, if not from nothing.
+    options
+        The keyword arguments of `YOTO` that ask for all this, once read: no paths and columns.
+    """
+
+    bounds: GeneBounds
+    budget: Budget | None
+    start: WarmStart | None
+    options: dict[str, Any]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """All that decides a result and is not in `bounds`, fit for JSON; digests for the long."""
+        names = ("exclude_patterns", "min_detection", "max_detection", "budget")
+        return {
+            **{name: self.options[name] for name in names},
+            "gene_costs_sha256": self.budget and self.budget.sha256,
+            "start_from_sha256": self.start and self.start.sha256,
+        }
+
+    def outcome(self, panel: NDArray[np.int64]) -> dict[str, Any]:
+        """Say how many genes each rule named, and what a panel of gene indices costs."""
+        found: dict[str, Any] = {"excluded": dict(self.bounds.excluded)}
+        if self.budget is not None:
+            found["costs"] = {"total": self.budget.total(panel), "budget": self.budget.limit}
+        return found
+
+
+def make_constraints(
+    cells: CellCollection,
+    summary: GeneSummary,
+    config: YOTOConfig,
+    *,
+    adata: AnnData | str | Path | CellCollection,
+    forced_genes: str | Sequence[str],
+    forbidden_genes: str | Sequence[str],
+    exclude_patterns: str | Sequence[str],
+    min_detection: float,
+    max_detection: float,
+    extend: PanelSource | None,
+    start_from: PanelSource | None,
+    gene_costs: Mapping[str, float] | str | None,
+    budget: float | None,
+) -> Constraints:
+    """Read and check all constraints; parameters as in `YOTO`."""
+    forced, forbidden, patterns = (
+        [names] if isinstance(names, str) else list(names)
+        for names in (forced_genes, forbidden_genes, exclude_patterns)
+    )
+    extended = None if extend is None else extended_genes(extend, config.n_genes)
+    bounds = gene_bounds(
+        cells.genes,
+        summary.n_expressing,
+        n_cells=int(summary.n_cells),
+        n_genes=config.n_genes,
+        min_cells=config.min_cells,
+        forced=[*(extended or ()), *forced],
+        forbidden=forbidden,
+        exclude_patterns=patterns,
+        min_detection=min_detection,
+        max_detection=max_detection,
+    )
+    costs = _costs(gene_costs, budget, adata)
+    limit = None
+    if costs is not None and budget is not None:
+        limit = make_budget(
+            costs,
+            budget,
+            cells.genes,
+            forced=bounds.forced,
+            never=bounds.never,
+            n_genes=config.n_genes,
+        )
+    start = None if start_from is None else WarmStart(read_panel(start_from, "start_from"))
+    options = {
+        "forced_genes": forced,
+        "forbidden_genes": forbidden,
+        "exclude_patterns": patterns,
+        "min_detection": min_detection,
+        "max_detection": max_detection,
+        "extend": extended,
+        "start_from": start and start.source,
+        "gene_costs": costs,
+        "budget": budget,
+    }
+    return Constraints(bounds, limit, start, options)
+
+
+def _costs(
+    gene_costs: Mapping[str, float] | str | None,
+    budget: float | None,
+    adata: AnnData | str | Path | CellCollection,
+) -> dict[str, float] | None:
+    if (gene_costs is None) != (budget is None):
+        missing = "budget" if budget is None else "gene_costs"
+        raise ConfigError(f"{missing} is missing: gene_costs and budget are given together")
+    if isinstance(gene_costs, str):
+        if isinstance(adata, CellCollection):
+            raise ConfigError(
+                f"gene_costs is {gene_costs!r}, a column of var, and a CellCollection has no var; "
+                "give the costs by gene name"
+            )
+        return costs_of_column(adata, gene_costs)
+    return None if gene_costs is None else dict(gene_costs)

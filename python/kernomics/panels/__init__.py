@@ -1,0 +1,23 @@
+"""What the designer of a panel asks about it."""
+
+from kernomics.panels.contributions import Contributions, contributions
+from kernomics.panels.curve import PanelCurve, panel_curve
+from kernomics.panels.embedding import PanelEmbedding, panel_embedding
+from kernomics.panels.evaluate import PanelEvaluation, evaluate_panel
+from kernomics.panels.redundancy import Redundancy, redundancy
+from kernomics.panels.stability import Stability, panel_stability
+
+__all__ = [
+    "Contributions",
+    "PanelCurve",
+    "PanelEmbedding",
+    "PanelEvaluation",
+    "Redundancy",
+    "Stability",
+    "contributions",
+    "evaluate_panel",
+    "panel_curve",
+    "panel_embedding",
+    "panel_stability",
+    "redundancy",
+]

@@ -1,0 +1,178 @@
+"""Sections on selections repeated with other sizes and seeds; each is empty without its data."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from html import escape
+
+import numpy as np
+import pandas as pd
+
+from kernomics import pl
+from kernomics.report.data import MAIN_METRIC, METRICS, ReportData
+from kernomics.report.figures import figure_html
+from kernomics.report.html import Cell, count, figures, number, paragraph, show, table
+
+GENES_PER_FIGURE = 32
+MOST_BARS = 96  # genes of the frequency plot
+
+
+# How many genes ---------------------------------------------------------------------------------
+
+
+def curve(data: ReportData) -> str:
+    """Return a plot per task and part, and the means by size."""
+    if data.curve is None:
+        return ""
+    scores = data.curve.table
+    sizes = sorted(set(scores["n_genes"]))
+    n_seeds = scores["seed"].nunique()
+    parts = [
+        paragraph(
+            f"Panels of {', '.join(map(str, sizes))} genes were selected, each "
+            f"with {count(n_seeds, 'seed')}. Suggested: {count(data.curve.suggested, 'gene')}, the "
+            "smallest size whose score on the validation cells is within one standard error of "
+            "the best. The held-out cells took no part in this choice. A dot is one "
+            "training, a line goes through their means."
+        )
+    ]
+    for task in data.tasks:
+        metric = MAIN_METRIC[task.kind]
+        own = scores[(scores["task"] == task.name) & (scores["metric"] == metric)]
+        own = own.dropna(subset=["value"])
+        if own.empty:
+            continue
+        title = METRICS[task.kind][metric]
+        means = own.groupby(["part", "predictor", "n_genes"], sort=False)["value"].mean()
+        parts.append(f"<h3>{escape(task.name)}</h3>")
+        parts.append(figures([
+            figure_html(
+                partial(
+                    pl.panel_curve, data.curve, task=task.name, metric=metric, part=part, name=title
+                ),
+                alt=f"{title} of {task.name} on {pl.PARTS[part]} by the number of genes. "
+                + "; ".join(
+                    f"{predictor}: "
+                    + ", ".join(f"{n} genes {show(v)}" for n, v in found.droplevel(0).items())
+                    for predictor, found in means[part].groupby(level=0, sort=False)
+                )
+                + f". Suggested: {data.curve.suggested}.",
+            )
+            for part in pl.curve_parts(data.curve, task.name, metric)
+        ]))  # fmt: skip
+        parts.append(_curve_table(means, data.curve.suggested, f"{title} of {task.name}"))
+    return "\n".join(parts)
+
+
+def _curve_table(means: pd.Series[float], suggested: int, what: str) -> str:
+    wide = means.unstack(["part", "predictor"]).sort_index()
+    words = {"validation": "validation", "test": "held-out"}
+    parts, predictors = (wide.columns.get_level_values(level) for level in ("part", "predictor"))
+    columns = [Cell("Genes", "number")]
+    columns += [
+        Cell(f"{words.get(part, part)}, {predictor}", "number")
+        for part, predictor in zip(parts, predictors, strict=True)
+    ]
+    rows = [
+        [
+            Cell(
+                str(size), "number", small="suggested" if size == suggested else "", heads_row=True
+            ),
+            *(number(value) for value in wide.loc[size]),
+        ]
+        for size in wide.index
+    ]
+    return table(columns, rows, caption=f"{what} by the number of genes, mean over the seeds.")
+
+
+# Other seeds ------------------------------------------------------------------------------------
+
+
+def stability(data: ReportData) -> str:
+    """Return how alike the panels of several seeds are, and what they agree on."""
+    found = data.stability
+    if found is None:
+        return ""
+    n, frequency = len(found.panels), found.frequency
+    overlap = found.overlap.to_numpy(dtype=np.float64)
+    jaccard = float(overlap[np.triu_indices(n, 1)].mean())
+    by_all = int((frequency >= 1).sum())
+    text = (
+        f"{count(n, 'seed')} chose {count(len(frequency), 'different gene')}, "
+        f"{by_all} of them by every seed. "
+    )
+    if found.resampled:
+        text += "Each further seed saw 80 % of the training cells. "
+    text += (
+        f"Two panels have a Jaccard index of {show(jaccard, 2)} on average (1: the same genes). "
+        f"Kuncheva's index, the overlap corrected for chance, is {show(found.kuncheva, 2)} "
+        "(1: the same genes, 0: as alike as random panels)."
+    )
+    shown = [str(gene) for gene in frequency.index[:MOST_BARS]]
+    blocks = np.array_split(np.array(shown, dtype=object), math.ceil(len(shown) / GENES_PER_FIGURE))
+    bars = [
+        figure_html(
+            partial(pl.gene_frequency, found, block.tolist()),
+            alt="Share of the seeds that chose each gene: "
+            + ", ".join(f"{gene} {100 * frequency[gene]:.0f} %" for gene in block)
+            + ".",
+        )
+        for block in blocks
+    ]
+    heat = figure_html(
+        partial(pl.panel_overlap, found),
+        alt=f"Jaccard index of each pair of {n} panels: {show(jaccard, 2)} on average.",
+        caption="Jaccard index of each pair of panels.",
+    )
+    said = (
+        f"the {len(shown)} most frequent of {len(frequency)}"
+        if len(frequency) > len(shown)
+        else "all"
+    )
+    return "\n".join(
+        [
+            paragraph(text),
+            f'<div class="beside">{_seed_table(data)}<div class="stack">{heat}</div></div>',
+            paragraph(
+                f"Genes chosen by any seed ({said}): share of the seeds that chose them. In "
+                "colour: the consensus, as many genes as a panel has, the most frequent first."
+            ),
+            figures(bars),
+        ]
+    )
+
+
+def _seed_table(data: ReportData) -> str:
+    found = data.stability
+    assert found is not None
+    # All metrics of several tasks would not fit; `Stability.scores` has them.
+    metrics = [
+        (f"{task.name}/{metric}", f"{task.name}: {title}")
+        for task in data.tasks
+        for metric, title in METRICS[task.kind].items()
+        if f"{task.name}/{metric}" in found.scores
+        and (len(data.tasks) == 1 or metric == MAIN_METRIC[task.kind])
+    ]
+    if not metrics:
+        return ""
+    columns = [Cell("Panel of"), *(Cell(title, "number") for _, title in metrics)]
+    own = found.scores[[key for key, _ in metrics]]
+    rows = [
+        [Cell(f"seed {seed}", heads_row=True), *(number(value) for value in own.loc[seed])]
+        for seed in own.index
+    ]
+    rows.append([
+        Cell("mean", small="± standard deviation", heads_row=True),
+        *(
+            Cell(show(mean), "number", small=f"± {show(deviation)}")
+            for mean, deviation in zip(own.mean(), own.std(ddof=1), strict=True)
+        ),
+    ])  # fmt: skip
+    for predictor in found.consensus_scores.index:
+        scores = found.consensus_scores.loc[predictor]
+        rows.append([
+            Cell("the consensus", small=str(predictor), heads_row=True),
+            *(number(scores.get(key, math.nan)) for key, _ in metrics),
+        ])  # fmt: skip
+    return table(columns, rows, caption="Scores on held-out cells, each panel by its own network.")
