@@ -61,7 +61,8 @@ class Outcome:
     n_trainings
         Models trained to choose the genes and to predict from them, over all tasks.
     seconds
-        Wall time of choosing and of training the method's own predictor.
+        Processor time, over all threads, of choosing and of training the method's own predictor:
+        on one thread it is the wall time of a quiet machine, and other work hardly changes it.
     peak_bytes, extra_bytes
         Peak resident size of the process meanwhile, and how far that is above its start.
     warnings
@@ -77,7 +78,7 @@ class Outcome:
 
 
 class Cost:
-    """Wall time, peak resident size and warnings of what is done in ``with Cost() as cost:``."""
+    """Processor time, peak resident size and warnings of what is done in ``with Cost() as cost:``."""
 
     def __enter__(self) -> Cost:
         self._stack = ExitStack()
@@ -87,11 +88,11 @@ class Cost:
         warnings.simplefilter("always", UserWarning)
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew at the present level
         self._resident = machine._status_bytes("VmRSS")
-        self._start = time.perf_counter()
+        self._start = time.process_time()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.seconds = time.perf_counter() - self._start
+        self.seconds = time.process_time() - self._start
         self.peak_bytes = machine._status_bytes("VmHWM")
         self.extra_bytes = max(0, self.peak_bytes - self._resident)
         self.warnings = [str(warning.message) for warning in self._caught]
