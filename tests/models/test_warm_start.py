@@ -88,18 +88,20 @@ def test_scores_of_a_panel_are_standardised_and_infinite_ones_are_its_best_and_w
     genes = np.array(["gene_4", "new", "gene_3", "gene_2", "gene_1", "gene_0"], object)
     step = 2 / np.sqrt(8 / 3) * SPREAD
     expected = [-step, 0, -step, 0, step, step]
-    assert WarmStart(panel).scores(genes) == pytest.approx(expected, abs=1e-6)
+    cold = np.full(6, 7, np.float32)
+    assert WarmStart(panel).scores(genes, cold) == pytest.approx(expected, abs=1e-6)
 
 
 def test_genes_of_a_list_begin_with_a_bonus():
     genes = np.array(["a", "b", "c"], object)
-    assert WarmStart(["c", "x"]).scores(genes).tolist() == [0, 0, BONUS]
+    cold = np.array([0.5, -1, 0.25], np.float32)
+    assert WarmStart(["c", "x"]).scores(genes, cold).tolist() == [0.5, -1, 0.25 + BONUS]
 
 
 def test_panel_without_scores_of_its_own_counts_as_a_list():
     panel = made_panel([np.inf, np.inf, -np.inf], ["gene_0", "gene_1"])
     genes = np.array(["gene_2", "gene_1", "gene_0"], object)
-    assert WarmStart(panel).scores(genes).tolist() == [0, BONUS, BONUS]
+    assert WarmStart(panel).scores(genes, np.zeros(3, np.float32)).tolist() == [0, BONUS, BONUS]
 
 
 def test_network_is_taken_over_and_predicts_as_before(adata, before):

@@ -67,3 +67,11 @@ def test_schedule_over_no_steps_is_refused() -> None:
         schedules.linear(0, 0, start=1.0, end=2.0)
     with pytest.raises(ConfigError, match="over 0 steps"):
         schedules.one_cycle(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("total", "share", "expected"),
+    [(10, 0.4, 4), (10, 0.0, 0), (10, 1.0, 0), (1, 0.5, 0), (3, 0.5, 2)],
+)
+def test_first_part_is_its_share_of_the_steps_or_there_is_but_one(total, share, expected) -> None:
+    assert schedules.first_steps(total, share) == expected

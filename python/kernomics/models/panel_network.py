@@ -276,7 +276,7 @@ class YOTOModule(nn.Module):
         self.fixed = selecting <= step
         if step == selecting:
             self._begin_afresh()
-        if step % EVERY == 0:
+        if step == selecting or step % EVERY == 0:
             self.set_prices()
 
     @torch.no_grad()

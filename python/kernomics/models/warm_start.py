@@ -25,8 +25,8 @@ a text file with one gene per line."""
 SPREAD = 0.5
 """Standard deviation of the scores at a warm start, about that of a finished training (ours)."""
 BONUS = 1.5
-"""Score of the genes of a list, the others having 0: three times `SPREAD`, as a panel's genes
-usually are above the mean (ours)."""
+"""How far the genes of a list begin above where they would otherwise: three times `SPREAD`, as a
+panel's genes usually are above the mean (ours)."""
 START_FACTOR = 4
 """The subset of a warm start begins with this many times k genes."""
 
@@ -98,15 +98,16 @@ def extended_genes(source: PanelSource, n_genes: int) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class WarmStart:
-    """What a selection begins with instead of scores of 0.
+    """What a selection begins with instead of, or beside, the marker prior.
 
     Scores of a panel are standardised over the genes it was selected from, to mean 0 and standard
     deviation `SPREAD`. Genes it was forced to take begin with its best score, genes it could not
-    take with its worst, genes it did not know with 0. Of a list of names, the genes begin with
-    `BONUS` and the others with 0.
+    take with its worst, genes it did not know with 0. The genes of a list begin `BONUS` above the
+    scores of a cold start, the others at these.
 
     If a panel's labels, classes, hidden widths and transform are those of the new selection, its
-    network is taken over too: encoder, heads, and the first layer's weights of its genes.
+    network is taken over too: encoder, heads, and the first layer's weights of its genes. They
+    serve the selection; once the panel is fixed (``fix_panel_at``), the network begins afresh.
 
     Attributes
     ----------
@@ -154,16 +155,17 @@ class WarmStart:
                 stacklevel=3,
             )
 
-    def scores(self, genes: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the initial scores of genes by name, float32 [G]."""
-        begin = pd.Series(BONUS, index=self.names)
+    def scores(self, genes: NDArray[Any], cold: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the initial scores of genes by name, given those of a cold start, float32 [G]."""
         if isinstance(self.source, Panel):
             given = self.source.ranking["score"].astype(np.float64)
             finite = given[np.isfinite(given)]
             if len(finite) and (spread := finite.std(ddof=0)) > 0:
                 begin = given.clip(finite.min(), finite.max())
                 begin = (begin - finite.mean()) / spread * SPREAD
-        return begin.reindex(genes, fill_value=0.0).to_numpy(np.float32)
+                return begin.reindex(genes, fill_value=0.0).to_numpy(np.float32)
+        scores: NDArray[np.float32] = cold + np.float32(BONUS) * pd.Index(genes).isin(self.names)
+        return scores
 
     def misfit(self, tasks: Sequence[Task], hidden: Sequence[int], transform: Transform) -> str:
         """Say why the panel's network cannot be taken over; empty when it can, or there is none."""
@@ -188,12 +190,13 @@ class WarmStart:
         Parameters
         ----------
         module
-            As made, on the CPU.
+            As for a cold start, on the CPU.
         genes
             Names of its genes, [G].
         """
         with torch.no_grad():
-            module.selector.scores.copy_(torch.from_numpy(self.scores(genes)))
+            scores = module.selector.scores
+            scores.copy_(torch.from_numpy(self.scores(genes, scores.numpy())))
             if not isinstance(self.source, Panel) or self.misfit(
                 module.tasks, module.hidden, module.transform
             ):

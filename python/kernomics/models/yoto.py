@@ -262,14 +262,11 @@ class YOTO:
             forbidden=self.bounds.never.tolist(),
             budget=self.constraints.budget,
         )
+        scores = marker_scores(self.cells, self.split.train, self.tasks, config.marker_prior)
+        with torch.no_grad():
+            module.selector.scores.copy_(torch.from_numpy(scores))
         if start is not None:
             start.apply(module, self.cells.genes)
-        else:
-            scores = marker_scores(
-                self.cells, self.split.train, self.tasks, self.config.marker_prior
-            )
-            with torch.no_grad():
-                module.selector.scores.copy_(torch.from_numpy(scores))
         return module
 
     def _optimizer(self, module: nn.Module) -> Optimizer:

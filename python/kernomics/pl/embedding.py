@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 SIDE = 3.35  # inches
 MOST_COLORS = 18  # six hues, each also darker and lighter; further classes are grey
-LABEL_HEIGHT = 0.15  # inches
+LABEL_HEIGHT = 0.17  # inches
+LABEL_STEP = 0.085  # inches between the places tried
 INCHES_PER_SHARE = 30.0  # how far a label moves to cover 100 % fewer of the cells
 
 
@@ -186,17 +187,19 @@ def _label_places(
 ) -> NDArray[Any]:
     """Return the centres of labels, float [c, 2], all in inches.
 
-    Each label in turn, the widest first, takes the place near its class where it covers fewest
-    cells, among those where it covers no label placed before and stays on the map.
+    Each label in turn, the widest first, takes the place on the map that is near its class and
+    covers few cells, among those where it covers no label placed before, if there are such.
     """
-    steps = np.arange(-12, 13)
-    offsets = np.stack(np.meshgrid(steps * 0.12, steps * LABEL_HEIGHT * 0.6), -1).reshape(-1, 2)
-    distance = np.hypot(*offsets.T)
+    grid = np.meshgrid(*(np.arange(0.0, length, LABEL_STEP) for length in size))
+    everywhere = np.stack(grid, axis=-1).reshape(-1, 2)
     taken: list[tuple[NDArray[Any], NDArray[Any]]] = []
     found = middles.copy()
     for which in np.argsort(-widths, kind="stable"):
         half = np.array([widths[which], LABEL_HEIGHT]) / 2
-        centres = np.clip(middles[which] + offsets, half, np.maximum(size - half, half))
+        centres = np.clip(
+            np.vstack([middles[which], everywhere]), half, np.maximum(size - half, half)
+        )
+        distance = np.hypot(*(centres - middles[which]).T)
         covered = (np.abs(points[None] - centres[:, None]) < half).all(axis=2).mean(axis=1)
         cost = distance + INCHES_PER_SHARE * covered
         for other, other_half in taken:
