@@ -1,6 +1,6 @@
 """The YOTO benchmark: our panel against others, on real cells, resumable.
 
-    python bench/yoto.py                       every run that is not in bench/results/yoto.jsonl yet
+    python bench/yoto.py                       every run not in bench/results/systems/ yet
     python bench/yoto.py --shard 0/2           half of them; another process may take 1/2
     python bench/yoto.py --experiment partial  few labels of one task
     python bench/yoto.py --dry-run             what is left, and about how long it takes
@@ -42,7 +42,7 @@ from yoto_methods import METHODS, Bench, Outcome, judge, settings, warm_up
 from yoto_results import read_lines
 from yoto_sets import SETS, Problem, load
 
-RESULTS = Path(__file__).resolve().parent / "results" / "yoto.jsonl"
+RESULTS = Path(__file__).resolve().parent / "results" / "systems" / "yoto.jsonl"
 SEEDS = (10, 11, 12, 13, 14)
 SIZES = (16, 32, 64)
 SMOKE: dict[str, Any] = {"sets": ["oligo_2"], "k": [8], "seeds": [100]}

@@ -83,7 +83,7 @@ def _line(
 
 
 def time_figure(results: Results, k: int = 32) -> Figure:
-    """Draw each method's macro-F1 against its time, means over the cases that all have."""
+    """Draw each method's macro-F1 against its processor time, means over common cases."""
     by_method: dict[str, dict[tuple[Any, ...], tuple[float, float]]] = {}
     for method in LINES:
         found = {}
@@ -108,7 +108,7 @@ def time_figure(results: Results, k: int = 32) -> Figure:
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(0.22, 0.15)
-    ax.set_xlabel("seconds to choose genes and train the predictor")
+    ax.set_xlabel("processor seconds, selection and own predictor")
     ax.set_ylabel("macro-F1, better predictor")
     sets = ", ".join(SETS[name].title for name in dict.fromkeys(case[0] for case in sorted(cases)))
     ax.set_title(f"k = {k}, mean over {sets}", parse_math=False, wrap=True)

@@ -78,7 +78,7 @@ class Outcome:
 
 
 class Cost:
-    """Processor time, peak resident size and warnings of what is done in ``with Cost() as cost:``."""
+    """Processor time, peak resident size and warnings of a block, ``with Cost() as cost:``."""
 
     def __enter__(self) -> Cost:
         self._stack = ExitStack()

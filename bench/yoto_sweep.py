@@ -2,7 +2,7 @@
 
 The outer split of a benchmark set, made with seeds outside the benchmark's, gives test cells that
 are never read here. The other cells are divided again, 70 % to train and 30 % to judge. One line
-per run goes to bench/results/yoto_sweep.jsonl; what is there already is not run again.
+per run goes to bench/results/systems/yoto_sweep.jsonl; what is there already is not run again.
 
     python bench/yoto_sweep.py                       all variants, two seeds
     python bench/yoto_sweep.py --variants default "no noise" --shard 0/2
@@ -32,7 +32,7 @@ from kernomics.train import config_hash
 from yoto_results import read_lines
 from yoto_sets import Problem, load
 
-RESULTS = HERE / "results" / "yoto_sweep.jsonl"
+RESULTS = HERE / "results" / "systems" / "yoto_sweep.jsonl"
 SETS, SIZES, SEEDS = ("pbmc3k", "paul15", "oligo_2"), (16, 64), (100, 101)
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -143,7 +143,7 @@ def sweep(names: Sequence[str], sets: Sequence[str], seeds: Sequence[int], shard
         problem = inner_problem(problems[data].problem(seed))
         found = de_reference(problem, k) if name == "DE" else run(problem, k, VARIANTS[name])
         line = {"variant": name, "set": data, "k": k, "seed": seed, "settings": settings, **found}
-        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
         with RESULTS.open("a") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         print(name, data, k, seed, {t: round(v, 3) for t, v in found["regression"].items()})
@@ -159,6 +159,8 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         of = scores.setdefault(x["variant"], {})
         for task, value in x["regression"].items():
             of[x["set"], x["k"], x["seed"], task] = (x.get("own", {}).get(task, np.nan), value)
+    if not lines:
+        return "No runs on record."
     rows = [
         "| variant | own predictor | against the default | logistic regression | against the "
         "default | runs |",

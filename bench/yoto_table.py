@@ -1,4 +1,4 @@
-"""Write the generated parts of docs/yoto.md, and its figures, from bench/results/yoto*.jsonl.
+"""Write the generated parts of docs/yoto.md, and its figures, from bench/results/systems/.
 
     python bench/yoto_table.py           docs/yoto.md and docs/figures/yoto_*.svg
     python bench/yoto_table.py --print   the parts to the screen
@@ -13,12 +13,13 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import yoto_partial
+import yoto_sweep
 from machine import ROOT
 from table import duration
 from yoto_methods import METHODS
@@ -35,7 +36,7 @@ from yoto_results import (
 from yoto_sets import SETS
 
 DOCS = ROOT / "docs" / "yoto.md"
-RESULTS = ROOT / "bench" / "results"
+RESULTS = ROOT / "bench" / "results" / "systems"
 NOTHING = "No runs on record."
 Lines = list[dict[str, Any]]
 
@@ -183,7 +184,7 @@ def tables_part(lines: Lines) -> str:
             rows += block
         head = [
             "k", "method", "macro-F1, own", "macro-F1, LR", "accuracy, LR", "AUPRC, LR",
-            "trainings", "time", "overlap", "seeds",
+            "trainings", "processor time", "overlap", "seeds",
         ]  # fmt: skip
         blocks.append(
             f"<details><summary>{SETS[name].title}: {task}</summary>\n\n{grid(head, rows)}\n\n"
@@ -276,7 +277,7 @@ def partial_part(lines: Lines) -> str:
 
 
 def time_part(lines: Lines) -> str:
-    """Return the time of YOTO beside PERSIST-style selection with its classifier."""
+    """Return the processor time of YOTO beside PERSIST-style selection with its classifier."""
     results = Results.of(lines, "main")
     rows = []
     for line in {(x["set"], x["k"]): x for x in results.where(method="persist")}.values():
@@ -353,10 +354,17 @@ PARTS: dict[str, Callable[[Lines], str]] = {
     "partial": partial_part,
     "time": time_part,
     "scale": scale_part,
+    "sweep": yoto_sweep.table,
 }
+FILES = ("yoto", "yoto_scale", "yoto_sweep")
 
 
-def render(text: str, lines: Lines, scale_lines: Lines) -> str:
+def file_of(part: str) -> str:
+    """Return which file of results a part is made from."""
+    return f"yoto_{part}" if f"yoto_{part}" in FILES else "yoto"
+
+
+def render(text: str, records: Mapping[str, Lines]) -> str:
     """Return a document with every generated part made anew.
 
     Raises
@@ -368,7 +376,7 @@ def render(text: str, lines: Lines, scale_lines: Lines) -> str:
         begin, end = markers(part)
         if text.count(begin) != 1 or text.count(end) != 1:
             sys.exit(f"{DOCS.name} needs the lines\n{begin}\n{end}\nonce each, in that order")
-        made = make(scale_lines if part == "scale" else lines)
+        made = make(records.get(file_of(part), []))
         head, rest = text.split(begin)
         text = f"{head}{begin}\n{made}\n{end}{rest.split(end)[1]}"
     return text
@@ -379,16 +387,15 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", help="to the screen, no files")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    lines = read_lines(args.results / "yoto.jsonl")
-    scale_lines = read_lines(args.results / "yoto_scale.jsonl")
+    records = {name: read_lines(args.results / f"{name}.jsonl") for name in FILES}
     if args.print:
         for part, make in PARTS.items():
-            print(f"\n== {part}\n{make(scale_lines if part == 'scale' else lines)}")
+            print(f"\n== {part}\n{make(records[file_of(part)])}")
         return
-    DOCS.write_text(render(DOCS.read_text(), lines, scale_lines))
+    DOCS.write_text(render(DOCS.read_text(), records))
     from yoto_figures import write_figures
 
-    for path in write_figures(Results.of(lines, "main"), DOCS.parent / "figures"):
+    for path in write_figures(Results.of(records["yoto"], "main"), DOCS.parent / "figures"):
         print(path.relative_to(ROOT))
 
 

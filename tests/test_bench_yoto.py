@@ -394,12 +394,12 @@ def test_generated_parts_replace_what_stood_there_and_nothing_else() -> None:
     import yoto_table
 
     text = "".join(f"Prose.\n{a}\nold\n{b}\n" for a, b in map(yoto_table.markers, yoto_table.PARTS))
-    made = yoto_table.render(text, example(), [])
+    made = yoto_table.render(text, {"yoto": example()})
     assert "old" not in made
     assert made.count("Prose.\n") == len(yoto_table.PARTS)
-    assert yoto_table.render(made, example(), []) == made
+    assert yoto_table.render(made, {"yoto": example()}) == made
     with pytest.raises(SystemExit, match="needs the lines"):
-        yoto_table.render("no markers", [], [])
+        yoto_table.render("no markers", {})
 
 
 def test_figures_are_the_same_for_the_same_results(tmp_path: Path) -> None:
@@ -419,12 +419,14 @@ def test_figures_are_the_same_for_the_same_results(tmp_path: Path) -> None:
 def test_the_docs_show_the_committed_results() -> None:
     import yoto_table
 
-    lines = yoto_table.read_lines(yoto_table.RESULTS / "yoto.jsonl")
-    scale_lines = yoto_table.read_lines(yoto_table.RESULTS / "yoto_scale.jsonl")
-    if not lines and not scale_lines:
+    records = {
+        name: yoto_table.read_lines(yoto_table.RESULTS / f"{name}.jsonl")
+        for name in yoto_table.FILES
+    }
+    if not any(records.values()):
         pytest.skip("there are no results of bench/yoto.py yet")
     text = yoto_table.DOCS.read_text()
-    assert text == yoto_table.render(text, lines, scale_lines), "run python bench/yoto_table.py"
+    assert text == yoto_table.render(text, records), "run python bench/yoto_table.py"
     for path in yoto_table.linked_figures(text):
         assert path.is_file(), f"{path.name} is missing: run python bench/yoto_table.py"
 

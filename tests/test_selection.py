@@ -178,6 +178,22 @@ def test_comparison_that_the_cells_do_not_allow_does_not_cost_the_run(adata, tmp
     assert "was not scored by logistic regression" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_every_panel_can_stand_beside_the_chosen_one(adata, undrawn, tmp_path):
+    pytest.importorskip("scanpy")
+    compare = ["de", "l1", "hvg", "random"]
+    scores = select(adata, tmp_path / "run", max_epochs=1, compare=compare).scores
+    methods = {task: [score.method for score in found[2:]] for task, found in scores.items()}
+    assert methods == {
+        "cell_type": [
+            "DE (Wilcoxon)",
+            "L1 logistic regression",
+            "HVG (pearson residuals)",
+            "random",
+        ],
+        "age": ["HVG (pearson residuals)", "random"],  # the others need classes
+    }
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 

@@ -139,7 +139,7 @@ def _add_training(
     )  # fmt: skip
     command.add_argument(
         "--compare", nargs="*", default=["de", "random"], metavar="METHOD",
-        help="panels to put beside this one: de, random, or nothing",
+        help="panels to put beside this one: de, l1, hvg, random, or nothing",
     )  # fmt: skip
     command.add_argument(
         "--stability", type=int, metavar="SEEDS",

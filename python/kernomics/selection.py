@@ -35,8 +35,12 @@ from kernomics.train import (
 
 COMPARISONS: dict[str, baselines.Baseline] = {
     "de": baselines.DEBaseline(),
+    "l1": baselines.L1Baseline(),
+    "hvg": baselines.HVGBaseline(),
     "random": baselines.RandomBaseline(),
 }
+NEED_CLASSES = ("de", "l1")
+NEED_SCANPY = ("de", "hvg")
 RANDOM_PANELS = 5
 """A random panel's score is the mean over so many."""
 
@@ -97,8 +101,8 @@ def run_selection(
     resume, overwrite
         Continue, or delete, the run that `out` holds.
     compare
-        Which of ``"de"`` and ``"random"`` to put beside the panel, chosen on the same training
-        cells and judged by the same logistic regression.
+        Which of ``"de"``, ``"l1"``, ``"hvg"`` and ``"random"`` to put beside the panel, chosen on
+        the same training cells and judged by the same logistic regression.
     notes
         Sentences about the data for the report's warnings.
     stability
@@ -126,7 +130,8 @@ def run_selection(
     for name in compare:
         if name not in COMPARISONS:
             raise ConfigError(f"cannot compare with {name!r}; {closest(name, COMPARISONS)}")
-    for package in ("sklearn", "matplotlib", *(["scanpy"] if "de" in compare else [])):
+    scanpy = ["scanpy"] if set(compare) & set(NEED_SCANPY) else []
+    for package in ("sklearn", "matplotlib", *scanpy):
         require_extra(package, purpose="a selection with its report")
     usable_device(device)
     check_again(model, stability, curve)
@@ -222,8 +227,8 @@ def score_panels(
             MethodScore(method="YOTO", predictor="its own network", metrics=own_scores[task.name])
         ]
         for name in ("YOTO", *compare):
-            if name == "de" and not task.classes:
-                continue  # differential expression needs classes
+            if name in NEED_CLASSES and not task.classes:
+                continue
             method = "YOTO" if name == "YOTO" else COMPARISONS[name].name
             try:
                 panels = [own_panel]

@@ -125,8 +125,13 @@ def test_what_cannot_be_measured_is_an_error_that_says_why(counts: Any) -> None:
         hvg_panel(counts, 5, layer="counts")
     with pytest.raises(DataError, match="two cells with counts; found 1 among 240 cells"):
         hvg_panel(sparse.csr_matrix(([3], ([5], [2])), shape=(N_CELLS, N_GENES)), 5)
-    with pytest.raises(DataError, match=r"cannot bin these 3 genes .*use flavor='pearson"):
-        hvg_panel(np.tile([1, 2, 3], (9, 1)), 2, flavor="cell_ranger")
+
+
+@pytest.mark.parametrize("counts", [np.tile([1, 2, 3, 4], (9, 1)), np.eye(4, dtype=int)])
+def test_dispersions_that_bins_leave_undefined_are_an_error(counts: np.ndarray) -> None:
+    pytest.importorskip("scanpy")
+    with pytest.raises(DataError, match=r"cannot compare these 4 genes .*use flavor='pearson"):
+        hvg_panel(counts, 2, flavor="cell_ranger")
 
 
 def test_missing_scanpy_names_the_extra(counts: Any, monkeypatch: pytest.MonkeyPatch) -> None:

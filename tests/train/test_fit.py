@@ -109,6 +109,20 @@ def test_one_cycle_sets_the_rate_of_every_group_before_each_step() -> None:
     assert rates == [(0.1 * e, 0.5 * e) for e in expected]
 
 
+def test_one_cycle_begins_anew_after_the_first_part() -> None:
+    rates: list[float] = []
+
+    def watched(module: nn.Module) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        optimizer.register_step_pre_hook(lambda opt, *_: rates.append(opt.param_groups[0]["lr"]))
+        return optimizer
+
+    config = quiet(schedule="one_cycle", warmup=0.2, restart_at=0.5)
+    fit(Linear(), FakeSampler(), cells_of(), config, optimizer_factory=watched)
+    cycle = [0.1 * schedules.one_cycle(step, 9, warmup=0.2) for step in range(9)]
+    assert rates == cycle + cycle
+
+
 def test_gradient_above_the_norm_is_scaled_to_it_and_logged() -> None:
     norms: list[float] = []
 
@@ -463,7 +477,7 @@ def test_calls_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     ("name", "value"),
     [
         ("max_epochs", 0), ("batch_size", 1.5), ("learning_rate", 0.0), ("keep_checkpoints", 1),
-        ("warmup", 1.5), ("schedule", "onecycle"), ("precision", "fp16"), ("patience", 0),
+        ("warmup", 1.5), ("restart_at", -0.1), ("schedule", "onecycle"), ("precision", "fp16"), ("patience", 0),
         ("learning_rate", float("nan")), ("weight_decay", -1), ("optimizer", "adam"),
         ("mode", "less"), ("max_grad_norm", 0), ("checkpoint_every_seconds", -1.0),
     ],

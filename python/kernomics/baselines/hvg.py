@@ -90,8 +90,8 @@ def hvg_panel(
         If k is not between 1 and the number of genes, there is no such flavour, or a layer is
         named for a bare matrix.
     DataError
-        If fewer than two cells have counts, the layer is missing, or the flavour cannot bin so few
-        genes.
+        If fewer than two cells have counts, the layer is missing, or the genes are too few or too much
+        alike for the flavour's bins.
     ImportError
         Without scanpy (extra ``report``).
     """
@@ -128,16 +128,18 @@ def _variability(counts: sparse.csr_matrix, k: int, flavor: HVGFlavor) -> NDArra
     else:
         cells = anndata.AnnData(_log_normalised(counts))
         cells.uns["log1p"] = {"base": None}  # tells scanpy that the values are logarithms
+        undefined = DataError(
+            f"flavor={flavor!r} cannot compare these {counts.shape[1]:,} genes within bins of "
+            "their mean expression; use flavor='pearson_residuals'"
+        )
         try:
-            table = scanpy.pp.highly_variable_genes(
-                cells, n_top_genes=k, flavor=flavor, inplace=False
-            )
-        except (IndexError, ValueError) as error:
-            raise DataError(
-                f"flavor={flavor!r} cannot bin these {counts.shape[1]:,} genes by their mean "
-                f"expression ({error}); use flavor='pearson_residuals'"
-            ) from error
+            with np.errstate(all="ignore"):  # genes without variance; they get no value
+                table = scanpy.pp.highly_variable_genes(cells, flavor=flavor, inplace=False)
+        except ValueError as error:  # bins of no width
+            raise undefined from error
         found = table["dispersions_norm"]
+        if found.isna().all():
+            raise undefined
     values = found.to_numpy(dtype=np.float64)
     return np.where(np.isnan(values), -np.inf, values)
 
