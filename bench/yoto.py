@@ -225,7 +225,6 @@ def environment(threads: int) -> dict[str, Any]:
 
 def run_all(runs: list[Run], path: Path, args: argparse.Namespace) -> int:
     """Carry out runs and record them; return how many failed."""
-    warm_up(args.threads)
     about = environment(args.threads)
     failed = count = 0
     for (name, seed), group in groupby(runs, key=lambda run: (run.set, run.seed)):
@@ -291,14 +290,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _arguments(argv)
-    with tempfile.TemporaryDirectory() as folder, threadpoolctl.threadpool_limits(args.threads):
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "yoto.jsonl" if args.smoke else args.out or RESULTS
         done = done_runs(path)
         runs = [run for run in plan(args) if (run, config_hash(run)) not in done]
         if args.dry_run:
             print_plan(runs, read_lines(path))
             return
-        failed = run_all(runs, path, args)
+        warm_up(args.threads)  # loads the libraries that are then held to the number of threads
+        with threadpoolctl.threadpool_limits(args.threads):
+            failed = run_all(runs, path, args)
     if failed:
         sys.exit(f"{failed} of {len(runs)} runs failed; they are tried again next time")
 

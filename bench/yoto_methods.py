@@ -298,8 +298,8 @@ def warm_up(threads: int) -> None:
     """Set the number of threads; import and compile what the first run would be charged with."""
     import numba  # takes a second, and the tables need none of it
 
-    torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.get_num_threads()))
+    torch.set_num_threads(threads)
     random = np.random.default_rng(0)
     counts = sparse.csr_matrix(random.poisson(1.0, (40, 10)).astype(np.float32))
     labels = np.arange(40) % 2

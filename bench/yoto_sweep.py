@@ -53,6 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "select to the end": {"fix_panel_at": 0.0},
     "fix panel at 0.7": {"fix_panel_at": 0.7},
     "no smoothing": {"label_smoothing": 0.0},
+    "balanced class weights": {"class_weights": "balanced"},
     "equal class weights": {"class_weights": None},
     "dropout 0.1": {"dropout": 0.1},
     "dropout 0.5": {"dropout": 0.5},

@@ -187,10 +187,10 @@ def test_every_panel_can_stand_beside_the_chosen_one(adata, undrawn, tmp_path):
         "cell_type": [
             "DE (Wilcoxon)",
             "L1 logistic regression",
-            "HVG (pearson residuals)",
+            "HVG (Pearson residuals)",
             "random",
         ],
-        "age": ["HVG (pearson residuals)", "random"],  # the others need classes
+        "age": ["HVG (Pearson residuals)", "random"],  # the others need classes
     }
 
 

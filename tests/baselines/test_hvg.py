@@ -99,14 +99,14 @@ def test_an_anndata_is_read_and_not_changed(counts: Any) -> None:
 def test_the_baseline_ignores_labels_and_seed(counts: Any) -> None:
     baseline = HVGBaseline()
     assert isinstance(baseline, Baseline)
-    assert baseline.name == "HVG (pearson residuals)"
+    assert baseline.name == "HVG (Pearson residuals)"
     labels = np.arange(N_CELLS) % 4
     np.testing.assert_array_equal(
         baseline.select(counts, labels, 9, seed=1),
         baseline.select(counts, np.full(N_CELLS, -1), 9, seed=2),
     )
     by_dispersion = HVGBaseline(flavor="cell_ranger")
-    assert by_dispersion.name == "HVG (cell ranger)"
+    assert by_dispersion.name == "HVG (Cell ranger)"
     np.testing.assert_array_equal(
         by_dispersion.select(counts, labels, 9, seed=0), hvg_panel(counts, 9, flavor="cell_ranger")
     )

@@ -33,7 +33,7 @@ def collection(counts, label, kind="categorical"):
 
 def scores_of(cells, rows=None, prior=1.0):
     rows = np.arange(cells.n_cells) if rows is None else rows
-    task = Task.from_labels(cells.labels["y"], rows, weight=1.0, balanced=True)
+    task = Task.from_labels(cells.labels["y"], rows, weight=1.0, class_weights="balanced")
     return marker_scores(cells, rows, [task], prior)
 
 
@@ -93,7 +93,9 @@ def test_unlabelled_cells_and_classes_of_one_cell_say_nothing():
 def test_reading_in_blocks_changes_nothing(monkeypatch):
     adata = datasets.simulate(150, 40, 4, 5, seed=3)
     cells = CellCollection.from_anndata(adata, labels_key="cell_type")
-    task = Task.from_labels(cells.labels["cell_type"], np.arange(150), weight=1.0, balanced=True)
+    task = Task.from_labels(
+        cells.labels["cell_type"], np.arange(150), weight=1.0, class_weights="balanced"
+    )
     whole = marker_scores(cells, np.arange(150), [task], 1.0)
     monkeypatch.setattr(marker_prior, "CELLS_AT_A_TIME", 17)
     blocks = marker_scores(cells, np.arange(150), [task], 1.0)

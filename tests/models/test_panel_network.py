@@ -176,19 +176,23 @@ def test_training_gives_finite_gradients_to_scores_panel_rows_and_network():
 def test_task_statistics_come_from_the_training_cells_alone():
     train = np.array([0, 1, 2, 3])
     values = np.array([1, 3, NAN, 5, 1000], dtype=np.float32)
-    task = Task.from_labels(Labels("age", "continuous", values), train, weight=2.0, balanced=True)
+    labels = Labels("age", "continuous", values)
+    task = Task.from_labels(labels, train, weight=2.0, class_weights="balanced")
     assert (task.mean, task.sd, task.weight) == (3.0, pytest.approx(math.sqrt(8 / 3)), 2.0)
     codes = np.array([0, 0, 0, 1, 2, -1])
     labels = Labels("type", "categorical", codes, ("a", "b", "c"))
-    task = Task.from_labels(labels, train, weight=1.0, balanced=True)
+    task = Task.from_labels(labels, train, weight=1.0, class_weights="balanced")
     assert task.class_weights == pytest.approx((4 / (2 * 3), 4 / (2 * 1), 0.0))
-    assert Task.from_labels(labels, train, weight=1.0, balanced=False).class_weights == ()
+    task = Task.from_labels(labels, train, weight=1.0, class_weights="sqrt")
+    # 3 cells of a and 1 of b: the weights are as 1/√3 to 1, and 3 w_a + w_b = 4.
+    assert task.class_weights == pytest.approx((4 / (3 + 3**0.5), 4 / (3**0.5 + 1), 0.0))
+    assert Task.from_labels(labels, train, weight=1.0, class_weights=None).class_weights == ()
 
 
 def test_label_with_one_class_among_the_training_cells_is_refused():
     labels = Labels("type", "categorical", np.array([0, 0, 1]), ("a", "b"))
     with pytest.raises(DataError, match=r"among the training cells, label 'type' has one value"):
-        Task.from_labels(labels, np.array([0, 1]), weight=1.0, balanced=True)
+        Task.from_labels(labels, np.array([0, 1]), weight=1.0, class_weights="balanced")
 
 
 # -- schedule --------------------------------------------------------------------------------------

@@ -477,7 +477,8 @@ def test_calls_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     ("name", "value"),
     [
         ("max_epochs", 0), ("batch_size", 1.5), ("learning_rate", 0.0), ("keep_checkpoints", 1),
-        ("warmup", 1.5), ("restart_at", -0.1), ("schedule", "onecycle"), ("precision", "fp16"), ("patience", 0),
+        ("warmup", 1.5), ("restart_at", -0.1), ("schedule", "onecycle"), ("precision", "fp16"),
+        ("patience", 0),
         ("learning_rate", float("nan")), ("weight_decay", -1), ("optimizer", "adam"),
         ("mode", "less"), ("max_grad_norm", 0), ("checkpoint_every_seconds", -1.0),
     ],

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.metrics._extras import require_extra
+from kernomics.metrics._extras import keep_torch_threads, require_extra
 
 TARGET_SUM = 1e4  # counts per cell after normalisation, scanpy's tutorials' value
 
@@ -151,7 +151,8 @@ def _rank_genes(
     )
     cells.uns["log1p"] = {"base": None}  # tells scanpy that the values are logarithms
     names = [str(c) for c in classes]
-    scanpy.tl.rank_genes_groups(cells, "label", groups=names, method="wilcoxon", use_raw=False)
+    with keep_torch_threads():
+        scanpy.tl.rank_genes_groups(cells, "label", groups=names, method="wilcoxon", use_raw=False)
     ranked = cells.uns["rank_genes_groups"]["names"]
     return [np.asarray(ranked[name], dtype=np.int64) for name in names]
 

@@ -24,7 +24,7 @@ from scipy import sparse
 
 from kernomics.baselines.de import _log_normalised
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.metrics._extras import require_extra
+from kernomics.metrics._extras import keep_torch_threads, require_extra
 
 HVGFlavor = Literal["pearson_residuals", "cell_ranger", "seurat"]
 """How `hvg_panel` measures variability."""
@@ -90,8 +90,8 @@ def hvg_panel(
         If k is not between 1 and the number of genes, there is no such flavour, or a layer is
         named for a bare matrix.
     DataError
-        If fewer than two cells have counts, the layer is missing, or the genes are too few or too much
-        alike for the flavour's bins.
+        If fewer than two cells have counts, the layer is missing, or the genes are too few or too
+        much alike for the flavour's bins.
     ImportError
         Without scanpy (extra ``report``).
     """
@@ -117,13 +117,14 @@ def _variability(counts: sparse.csr_matrix, k: int, flavor: HVGFlavor) -> NDArra
     scanpy = require_extra("scanpy", purpose="the highly-variable-genes baseline")
     anndata = require_extra("anndata", purpose="the highly-variable-genes baseline")
     if flavor == "pearson_residuals":
-        # Estimated counts need not be integers; scanpy would only warn of them.
-        table = scanpy.experimental.pp.highly_variable_genes(
-            anndata.AnnData(counts.astype(np.float64)),
-            n_top_genes=k,
-            check_values=False,
-            inplace=False,
-        )
+        with keep_torch_threads():
+            # Estimated counts need not be integers; scanpy would only warn of them.
+            table = scanpy.experimental.pp.highly_variable_genes(
+                anndata.AnnData(counts.astype(np.float64)),
+                n_top_genes=k,
+                check_values=False,
+                inplace=False,
+            )
         found = table["residual_variances"]
     else:
         cells = anndata.AnnData(_log_normalised(counts))
@@ -133,7 +134,8 @@ def _variability(counts: sparse.csr_matrix, k: int, flavor: HVGFlavor) -> NDArra
             "their mean expression; use flavor='pearson_residuals'"
         )
         try:
-            with np.errstate(all="ignore"):  # genes without variance; they get no value
+            # Genes without variance get no value.
+            with keep_torch_threads(), np.errstate(all="ignore"):
                 table = scanpy.pp.highly_variable_genes(cells, flavor=flavor, inplace=False)
         except ValueError as error:  # bins of no width
             raise undefined from error
@@ -155,7 +157,7 @@ class HVGBaseline:
 
     def __init__(self, flavor: HVGFlavor = "pearson_residuals") -> None:
         self.flavor: HVGFlavor = flavor
-        self.name = f"HVG ({flavor.replace('_', ' ')})"
+        self.name = f"HVG ({flavor.replace('_', ' ').capitalize()})"
 
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int

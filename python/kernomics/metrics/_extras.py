@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 
 def require_extra(module: str, *, purpose: str, extra: str = "report") -> Any:
@@ -38,3 +42,18 @@ def require_extra(module: str, *, purpose: str, extra: str = "report") -> Any:
             f"{purpose} needs the package '{package}', which is not installed; "
             f"install it with: pip install 'kernomics[{extra}]'"
         ) from error
+
+
+@contextmanager
+def keep_torch_threads() -> Iterator[None]:
+    """Leave torch's number of threads as it was found.
+
+    numba, which scanpy calls, sets OpenMP's number of threads for the whole process when its
+    first parallel function starts. Torch shares that setting, and on small batches two threads
+    that were never asked for cost four times the processor time of one.
+    """
+    n_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)

@@ -24,6 +24,7 @@ from kernomics.ops.gumbel_topk import Relaxation
 from kernomics.train import schedules
 
 Transform = Literal["log1p", "binary", "lognorm"]
+ClassWeights = Literal["sqrt", "balanced"]
 LOGNORM_TARGET = 1e4
 
 
@@ -60,9 +61,18 @@ class Task:
 
     @classmethod
     def from_labels(
-        cls, labels: Labels, train: np.ndarray[Any, Any], *, weight: float, balanced: bool
+        cls,
+        labels: Labels,
+        train: np.ndarray[Any, Any],
+        *,
+        weight: float,
+        class_weights: ClassWeights | None,
     ) -> Task:
-        """Describe a label column; statistics come from the training rows alone."""
+        """Describe a label column; statistics come from the training rows alone.
+
+        With n_c training cells of class c, its weight is ∝ 1/n_c (``"balanced"``) or ∝ 1/√n_c
+        (``"sqrt"``), scaled so that the mean over the labelled cells is 1.
+        """
         part = labels.subset(train)
         try:
             part.require_usable()
@@ -72,12 +82,13 @@ class Task:
         if labels.kind == "continuous":
             sd = float(known.std())
             return cls(labels.name, "continuous", weight=weight, mean=float(known.mean()), sd=sd)
-        class_weights: tuple[float, ...] = ()
-        if balanced:  # n / (C n_c); a class without training cells never enters the loss
+        weights: tuple[float, ...] = ()
+        if class_weights is not None:  # a class without training cells never enters the loss
             counts = np.bincount(known, minlength=labels.n_classes)
-            share = known.size / (np.count_nonzero(counts) * np.maximum(counts, 1))
-            class_weights = tuple(np.where(counts > 0, share, 0.0).tolist())
-        return cls(labels.name, "categorical", labels.categories, weight, class_weights)
+            power = {"sqrt": 0.5, "balanced": 1.0}[class_weights]
+            share = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0.0)
+            weights = tuple((share * known.size / (share @ counts)).tolist())
+        return cls(labels.name, "categorical", labels.categories, weight, weights)
 
 
 def task_loss(

@@ -150,8 +150,9 @@ class YOTO:
         )
         self.split = split_cells(self.cells, split, split_key, fractions, self.seed)
         weights = dict(task_weights or {})
-        balanced = self.config.class_weights == "balanced"
-        self.tasks = make_tasks(self.cells, self.split.train, weights, balanced=balanced)
+        self.tasks = make_tasks(
+            self.cells, self.split.train, weights, class_weights=self.config.class_weights
+        )
         self.summary = self.cells.summary(self.split.train)
         self.constraints = make_constraints(
             self.cells,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 from kernomics.errors import ConfigError, closest
-from kernomics.models.panel_network import Schedule, Transform
+from kernomics.models.panel_network import ClassWeights, Schedule, Transform
 from kernomics.ops.gumbel_topk import Relaxation
 from kernomics.train import TrainConfig
 
@@ -54,7 +54,8 @@ class YOTOConfig:
         Input of the network: ``"log1p"`` and ``"binary"`` need the panel's counts alone,
         ``"lognorm"`` (paper) also each cell's library size, a total over all genes.
     class_weights
-        ``"balanced"`` weighs a class by the inverse of its size (ours: rare types count), None not.
+        ``"sqrt"`` weighs a cell by one over the square root of its class's size, so that rare types
+        count without their false positives (ours); ``"balanced"`` by one over the size; None not.
     score_learning_rate
         Of the gene scores; the network uses ``learning_rate`` of the training. Ours.
     min_cells
@@ -76,7 +77,7 @@ class YOTOConfig:
     dropout: float = 0.3
     label_smoothing: float = 0.1
     transform: Transform = "log1p"
-    class_weights: str | None = "balanced"
+    class_weights: ClassWeights | None = "sqrt"
     score_learning_rate: float = 0.03
     min_cells: int = 1
 
@@ -113,7 +114,7 @@ class YOTOConfig:
         for name, options in {
             "relaxation": ("softsort", "neuralsort", "softmax"),
             "transform": ("log1p", "binary", "lognorm"),
-            "class_weights": ("balanced", None),
+            "class_weights": ("sqrt", "balanced", None),
         }.items():
             value = getattr(self, name)
             if value not in options:

@@ -19,7 +19,7 @@ from kernomics.data.splits import How
 from kernomics.errors import ConfigError, closest
 from kernomics.models.gene_bounds import GeneBounds, gene_bounds
 from kernomics.models.gene_costs import Budget, costs_of_column, make_budget
-from kernomics.models.panel_network import Task
+from kernomics.models.panel_network import ClassWeights, Task
 from kernomics.models.warm_start import PanelSource, WarmStart, extended_genes, read_panel
 from kernomics.models.yoto_config import YOTOConfig
 
@@ -93,7 +93,7 @@ def make_tasks(
     train: NDArray[np.int64],
     weights: Mapping[str, float],
     *,
-    balanced: bool,
+    class_weights: ClassWeights | None,
 ) -> list[Task]:
     """Describe every label of the cells; the training rows give the statistics."""
     for name, weight in weights.items():
@@ -104,7 +104,7 @@ def make_tasks(
         if not 0 <= weight < math.inf:
             raise ConfigError(f"the weight of task {name!r} is {weight}: 0 or more is needed")
     return [
-        Task.from_labels(label, train, weight=weights.get(name, 1.0), balanced=balanced)
+        Task.from_labels(label, train, weight=weights.get(name, 1.0), class_weights=class_weights)
         for name, label in cells.labels.items()
     ]
 

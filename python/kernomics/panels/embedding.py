@@ -18,7 +18,7 @@ from scipy.linalg import orthogonal_procrustes
 
 from kernomics.data import CellCollection, Split
 from kernomics.errors import DataError
-from kernomics.metrics._extras import require_extra
+from kernomics.metrics._extras import keep_torch_threads, require_extra
 from kernomics.panels._reading import counts_of_genes
 
 N_COMPONENTS = 30
@@ -175,7 +175,7 @@ def _log_components(scanpy: Any, counts: sparse.csr_matrix, seed: int) -> NDArra
     from anndata import AnnData
 
     adata = AnnData(counts)
-    with warnings.catch_warnings():
+    with keep_torch_threads(), warnings.catch_warnings():
         # A cell without counts stays at zero, which is where it belongs.
         warnings.filterwarnings("ignore", message="Some cells have zero counts")
         scanpy.pp.normalize_total(adata)
@@ -207,7 +207,7 @@ def _umap(scanpy: Any, space: NDArray[Any], seed: int) -> NDArray[Any]:
     left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
     n = min(2, lengths.size)
     start[:, :n] = left[:, :n] * lengths[:n]
-    with warnings.catch_warnings():
+    with keep_torch_threads(), warnings.catch_warnings():
         # numba and umap tell of their own threads, caches and deprecations, none of the cells.
         warnings.simplefilter("ignore")
         scanpy.pp.neighbors(adata, n_neighbors=N_NEIGHBORS + 1, use_rep="X", random_state=seed)
