@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from kernomics import baselines, metrics
 from kernomics.baselines import round_robin
 from kernomics.models import YOTO
 from kernomics.models.yoto_config import YOTOConfig, default_training
-from yoto_sets import Problem
+from yoto_sets import SETS, Problem
 
 N_RANDOM = 5  # panels drawn for "random"; their scores are averaged
 SMOKE_EPOCHS = 2
@@ -256,14 +256,14 @@ class Method:
     title: str
     run: Callable[[str, Bench, int], Outcome]
     several_tasks: bool = False
-    only: tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]] | None = None
+    only: tuple[Sequence[str], Sequence[int], Sequence[int]] | None = None
 
 
 METHODS = {
     "yoto": Method("YOTO", _yoto),
     "yoto_single": Method("YOTO per task", _yoto, several_tasks=True),
     "hard_k": Method("hard-k per task", _yoto),
-    "top_k": Method("YOTO without noise", _yoto),
+    "top_k": Method("YOTO without noise", _yoto, only=(tuple(SETS), (32,), range(10, 15))),
     "persist": Method(
         "PERSIST-style", _persist, only=(("pbmc3k", "zheng", "paul15"), (32,), (10, 11))
     ),
