@@ -280,6 +280,31 @@ def test_with_the_same_genes_nothing_changes():
     assert same.fingerprint == collection.fingerprint
 
 
+@pytest.mark.parametrize("block", [5, 1 << 22])
+def test_loaded_genes_are_those_columns_in_memory(tmp_path, monkeypatch, block):
+    counts = random_counts() + 1
+    counts[3, [9, 2]] = 0
+    kinds = ["a", "b"] * 20
+    make(csr(counts), kind=kinds).write_h5ad(tmp_path / "a.h5ad")
+    monkeypatch.setattr(sources, "BLOCK_NONZEROS", block)
+    for form in (make(csr(counts), kind=kinds), tmp_path / "a.h5ad"):
+        whole = CellCollection.from_anndata(form, labels_key="kind")
+        few = whole.load_genes([9, 2])
+        assert not few.on_disk
+        assert few.genes.tolist() == ["gene9", "gene2"]
+        cells = few.batch([3, 1, 39])
+        assert torch.equal(cells.dense(), torch.from_numpy(counts[[3, 1, 39]][:, [9, 2]]))
+        assert cells.library.tolist() == counts[[3, 1, 39]].sum(axis=1).tolist()
+        assert torch.equal(cells.labels["kind"], whole.batch([3, 1, 39]).labels["kind"])
+        assert whole.n_genes == 30
+    with pytest.warns(UserWarning, match="1 of the model's 2 genes"):
+        aligned = whole.with_genes(["gene9", "absent"], min_gene_overlap=0.5)
+    expected = np.stack([0 * counts[:, 0], counts[:, 9]], axis=1)
+    assert torch.equal(
+        aligned.load_genes([1, 0]).batch([3, 5]).dense(), torch.from_numpy(expected[[3, 5]])
+    )
+
+
 def test_with_labels_replaces_labels_and_checks_their_length():
     adata = make(random_counts() + 1, kind=["a", "b"] * 20)
     collection = CellCollection.from_anndata(adata, labels_key="kind")

@@ -14,18 +14,26 @@ def adata():
 
 
 def watched(model, **training):
-    """Train, and return per step the scores and the genes seen."""
+    """Train, and return per step the scores, the genes seen, and both networks' heads."""
     seen = []
     make = model._optimizer
 
     def hooked(module):
         def note(layer, *_):
             if module.training:
-                scores = module.selector.scores.detach().clone()
-                weights = module.heads[0].weight.detach().clone()
-                seen.append((module.step, scores, layer.touched.tolist(), weights))
+                genes = module.fixed_panel if layer is module.predictor else layer.touched
+                scores, *heads = (
+                    p.detach().clone()
+                    for p in (
+                        module.selector.scores,
+                        module.heads[0].weight,
+                        module.predictor.heads[0].weight,
+                    )
+                )
+                seen.append((module.step, scores, genes.tolist(), *heads))
 
         module.first.register_forward_hook(note)
+        module.predictor.register_forward_hook(note)
         return make(module)
 
     model._optimizer = hooked
@@ -37,20 +45,49 @@ def test_panel_and_scores_stay_once_fixed(adata):
     model = YOTO(adata, "cell_type", 6, fix_panel_at=0.5, noise_start=1.0)
     seen = watched(model, max_epochs=4, batch_size=70)
     assert [step for step, *_ in seen] == list(range(12))
-    assert len({tuple(genes) for _, _, genes, _ in seen[:6]}) > 1
+    assert len({tuple(genes) for _, _, genes, *_ in seen[:6]}) > 1
     assert not torch.equal(seen[4][1], seen[5][1])
-    assert all(torch.equal(scores, seen[6][1]) for _, scores, _, _ in seen[6:])
+    assert all(torch.equal(scores, seen[6][1]) for _, scores, *_ in seen[6:])
     panel = sorted(adata.var_names.get_indexer(model.genes))
-    assert all(genes == panel for _, _, genes, _ in seen[6:])
+    assert all(genes == panel for _, _, genes, *_ in seen[6:])
 
 
-def test_network_begins_afresh_and_goes_on_learning(adata):
+def test_each_part_trains_its_own_network(adata):
     model = YOTO(adata, "cell_type", 6, fix_panel_at=0.5)
     seen = watched(model, max_epochs=4, batch_size=70)
-    first, last_before, fresh, last = (seen[i][3] for i in (0, 5, 6, 11))
-    assert torch.equal(fresh, first)
-    assert not torch.equal(last_before, fresh)
-    assert not torch.equal(last, fresh)
+    selecting, predicting = ([step[i] for step in seen] for i in (3, 4))
+    assert not torch.equal(selecting[0], selecting[5])
+    assert all(torch.equal(weights, selecting[6]) for weights in selecting[6:])
+    assert all(torch.equal(weights, predicting[0]) for weights in predicting[:7])
+    assert not torch.equal(predicting[6], predicting[11])
+
+
+def test_panel_keeps_the_predictor_that_was_trained(adata):
+    model = YOTO(adata, "cell_type", 6, fix_panel_at=0.5)
+    model.train(max_epochs=4, batch_size=70, progress=False)
+    cells = model.cells.batch(range(50))
+    expected = model.module.eval()(cells)
+    panel = model.cells.genes.searchsorted(model.genes)
+    assert model.cells.genes[panel].tolist() == model.genes
+    found = model.panel.network(cells.select_genes(panel))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::kernomics.models.monitors.TrainingWarning")  # few steps
+def test_reading_the_panel_alone_changes_no_bit(adata, tmp_path):
+    path = tmp_path / "cells.h5ad"
+    adata.write_h5ad(path)
+    settings = {"max_epochs": 3, "batch_size": 70, "progress": False}
+    models = [YOTO(cells, "cell_type", 6).train(**settings) for cells in (adata, path)]
+    whole = YOTO(adata, "cell_type", 6)
+    whole.cells.load_genes = lambda columns: whole.cells  # all genes to the end
+    whole.train(**settings)
+    for model in (*models[1:], whole):
+        assert model.genes == models[0].genes
+        for one, other in zip(
+            model.panel.network.parameters(), models[0].panel.network.parameters(), strict=True
+        ):
+            assert torch.equal(one, other)
 
 
 def test_learning_rate_has_a_cycle_for_each_part(adata):

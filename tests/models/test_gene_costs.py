@@ -265,7 +265,7 @@ def test_fixed_panel_that_the_network_learns_is_the_one_that_is_kept(costly, tra
     # Fixed after 12 of 30 steps, between two looks at the price.
     costly.var["price"] = np.random.default_rng(0).lognormal(size=120)
     model = train_quickly(costly, gene_costs="price", budget=3.0, max_epochs=6, fix_panel_at=0.4)
-    learnt = model.module.fixed_selection.indices.numpy()
+    learnt = model.module.fixed_panel.numpy()
     assert set(model.cells.genes[learnt]) == set(model.genes)
     assert model.history[-1]["step"] == 30
     assert model.module.schedule.selection_steps(30) == 12

@@ -94,6 +94,34 @@ def test_moments_and_counts_of_untouched_rows_stay_to_the_bit() -> None:
     assert optimizer.state[param]["step"].tolist() == [1, 1, 2, 1]
 
 
+def test_with_one_scale_entries_move_in_proportion_to_their_gradients() -> None:
+    param = parameter(5)
+    optimizer = RowAdamW([{"params": [param], "one_scale": True}], **KWARGS)
+    lr, decay, (beta1, beta2) = KWARGS["lr"], KWARGS["weight_decay"], optimizer.defaults["betas"]
+    expected = param.detach().double()
+    mean, square = torch.zeros(5, dtype=torch.float64), 0.0
+    for t, gradient in enumerate(gradients(4, 5), start=1):
+        param.grad = gradient
+        optimizer.step()
+        g = gradient.double()
+        mean = beta1 * mean + (1 - beta1) * g
+        square = beta2 * square + (1 - beta2) * float(g.abs().max()) ** 2
+        root = (square / (1 - beta2**t)) ** 0.5 + optimizer.defaults["eps"]
+        expected = expected * (1 - lr * decay) - lr * mean / (1 - beta1**t) / root
+    # A few roundings of float32 per step and entry.
+    torch.testing.assert_close(param.double(), expected, rtol=1e-6, atol=1e-6)
+    assert optimizer.state[param]["exp_avg_sq"].shape == ()
+
+
+def test_with_one_scale_no_gradient_moves_nothing() -> None:
+    param = parameter(3)
+    before = param.detach().clone()
+    optimizer = RowAdamW([{"params": [param], "one_scale": True, "weight_decay": 0.0}])
+    param.grad = torch.zeros(3)
+    optimizer.step()
+    assert torch.equal(param, before)
+
+
 def test_row_given_twice_is_updated_once() -> None:
     once, twice = parameter(3, 2), parameter(3, 2)
     for param, rows in ((once, [1]), (twice, [1, 1])):
@@ -170,6 +198,8 @@ def test_mistakes_are_told() -> None:
         RowAdamW([parameter(2)], betas=(0.9, 1.0))
     with pytest.raises(ConfigError, match="a scalar, which has no rows"):
         RowAdamW([{"params": [parameter()], "rows": lambda: None}])
+    with pytest.raises(ConfigError, match="both 'rows' and 'one_scale'"):
+        RowAdamW([{"params": [parameter(2)], "rows": lambda: None, "one_scale": True}])
     param = parameter(3, 2)
     param.grad = torch.ones(3, 2)
     for wrong in (torch.tensor([0], dtype=torch.int32), torch.ones(3, dtype=torch.bool),

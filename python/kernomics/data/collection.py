@@ -19,7 +19,7 @@ from kernomics.data.cells import Cells
 from kernomics.data.labels import Kind, Labels, read_labels
 from kernomics.data.match import match_genes
 from kernomics.data.reading import read_batches, read_library, read_through
-from kernomics.data.rows import canonical
+from kernomics.data.rows import Rows, canonical
 from kernomics.data.sampler import Sampler
 from kernomics.data.sources import CsrSource, Source
 from kernomics.errors import ConfigError, DataError
@@ -278,6 +278,33 @@ class CellCollection:
             genes=np.array(list(genes), dtype=object), _columns=None if same else columns
         )
 
+    def load_genes(self, columns: npt.ArrayLike) -> CellCollection:
+        """Return the same cells over a few genes, read into memory in one pass.
+
+        Parameters
+        ----------
+        columns
+            int64 [k], the genes by number, each at most once.
+
+        Returns
+        -------
+        CellCollection
+            The same cells, names and labels, over k genes; `library` stays the total over all
+            genes of the source.
+        """
+        wanted = np.asarray(columns, dtype=np.int64)
+        parts = list(self._batches_of(np.arange(self.n_cells), wanted))
+        indptr = np.zeros(self.n_cells + 1, dtype=np.int64)
+        np.cumsum(np.concatenate([part.indptr.diff().numpy() for part in parts]), out=indptr[1:])
+        indices = np.concatenate([part.indices.numpy() for part in parts])
+        values = np.concatenate([part.values.numpy() for part in parts])
+        return self._copy(
+            _source=CsrSource(Rows(indptr, indices, values), len(wanted)),
+            _library=np.concatenate([p.library.numpy() for p in parts if p.library is not None]),
+            _columns=None,
+            genes=self.genes[wanted],
+        )
+
     def with_labels(self, labels: Mapping[str, Labels]) -> CellCollection:
         """Return the same cells with other labels, one entry per cell in each."""
         for name, label in labels.items():
@@ -294,12 +321,15 @@ class CellCollection:
             setattr(other, name, value)
         return other
 
-    def _batches_of(self, rows: npt.NDArray[np.int64]) -> Iterator[Cells]:
-        """Read sorted rows in blocks of bounded size."""
+    def _batches_of(
+        self, rows: npt.NDArray[np.int64], genes: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[Cells]:
+        """Read sorted rows in blocks of bounded size, over some genes alone if asked."""
         for start, stop in self._source.blocks():
             first, last = np.searchsorted(rows, [start, stop])
             if last > first:
-                yield self.batch(rows[first:last])
+                cells = self.batch(rows[first:last])
+                yield cells if genes is None else cells.select_genes(genes)
 
     def summary(self, rows: npt.ArrayLike | None = None, by: str | None = None) -> GeneSummary:
         """Summarise each gene in one pass over the cells, in blocks.

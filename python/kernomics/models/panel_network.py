@@ -14,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kernomics.data import Cells, Labels
+from kernomics.data import CellCollection, Cells, Labels
 from kernomics.errors import DataError
 from kernomics.models.gene_costs import EVERY, Budget
 from kernomics.nn import GeneSelector, MaskedLinear, Selection
@@ -26,6 +27,7 @@ from kernomics.train import schedules
 Transform = Literal["log1p", "binary", "lognorm"]
 ClassWeights = Literal["sqrt", "balanced"]
 LOGNORM_TARGET = 1e4
+CELLS_AT_A_TIME = 8192
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,15 @@ def transformed(cells: Cells, transform: Transform) -> Cells:
     return cells.with_values((cells.values * per_value).log1p())
 
 
+def input_means(cells: CellCollection, rows: NDArray[np.int64], transform: Transform) -> Tensor:
+    """Return each gene's mean input over some cells, float32 [G], zeros counted; in one pass."""
+    sums = np.zeros(cells.n_genes)
+    for start in range(0, len(rows), CELLS_AT_A_TIME):
+        part = transformed(cells.batch(rows[start : start + CELLS_AT_A_TIME]), transform)
+        sums += np.bincount(part.indices.numpy(), part.values.numpy(), minlength=cells.n_genes)
+    return torch.from_numpy(sums / max(1, len(rows))).float()
+
+
 def _trunk(hidden: Sequence[int], dropout: float) -> nn.Sequential:
     """Everything between the first layer and the heads."""
     layers: list[nn.Module] = [nn.ReLU(), nn.Dropout(dropout)]
@@ -170,15 +181,22 @@ class PanelNetwork(nn.Module):
         Widths of the encoder's layers.
     transform
         From counts to input.
+    dropout
+        In training.
     """
 
     def __init__(
-        self, n_genes: int, tasks: Sequence[Task], hidden: Sequence[int], transform: Transform
+        self,
+        n_genes: int,
+        tasks: Sequence[Task],
+        hidden: Sequence[int],
+        transform: Transform,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.tasks, self.transform, self.hidden = tuple(tasks), transform, tuple(hidden)
         self.first = nn.Linear(n_genes, hidden[0])
-        self.trunk = _trunk(hidden, 0.0)
+        self.trunk = _trunk(hidden, dropout)
         self.heads = nn.ModuleList(nn.Linear(hidden[-1], task.n_out) for task in tasks)
 
     @classmethod
@@ -231,7 +249,11 @@ class Schedule:
 
 
 class YOTOModule(nn.Module):
-    """Gene scores, first layer over all genes, shared encoder and heads: what YOTO trains.
+    """What YOTO trains.
+
+    Gene scores, and a network over all genes (first layer, shared encoder, heads) to learn them
+    with; then, from the step at which the panel is fixed, a network of its own for the panel,
+    `predictor`. A step trains one of the two.
 
     Parameters
     ----------
@@ -247,7 +269,21 @@ class YOTOModule(nn.Module):
         Gene indices.
     budget
         Limit on what the panel costs, if there is one.
+
+    Attributes
+    ----------
+    predictor
+        `PanelNetwork` on the genes of `fixed_panel`; None when all steps select.
+    fixed_panel
+        Buffer, int64 [k], ascending: the panel once it is fixed, −1 before.
+    gene_means
+        Buffer [G], taken off the input before the first layer while genes are selected; zeros
+        unless set. Without it a gene that is high in all cells acts as a second bias, and its
+        score's gradient is mostly noise.
     """
+
+    fixed_panel: Tensor
+    gene_means: Tensor
 
     def __init__(
         self,
@@ -276,7 +312,13 @@ class YOTOModule(nn.Module):
         self.first = MaskedLinear(n_genes, hidden[0], fan_in=schedule.n_genes)
         self.trunk = _trunk(hidden, dropout)
         self.heads = nn.ModuleList(nn.Linear(hidden[-1], task.n_out) for task in tasks)
-        self.fixed_selection: Selection | None = None
+        self.predictor = (
+            PanelNetwork(schedule.n_genes, tasks, hidden, transform, dropout)
+            if 0 < schedule.fix_at < 1
+            else None
+        )
+        self.register_buffer("fixed_panel", torch.full((schedule.n_genes,), -1))
+        self.register_buffer("gene_means", torch.zeros(n_genes))
         self.on_step(0, 1)
 
     def on_step(self, step: int, total_steps: int) -> None:
@@ -284,32 +326,19 @@ class YOTOModule(nn.Module):
         self.step = step
         self.subset_size, self.tau, self.noise = self.schedule.at(step, total_steps)
         selecting = self.schedule.selection_steps(total_steps)
-        self.fixed = selecting <= step
-        if step == selecting:
-            self._begin_afresh()
         if step == selecting or step % EVERY == 0:
             self.set_prices()
+        if step == selecting:
+            self.fixed_panel.copy_(self._best_panel().indices)
 
-    @torch.no_grad()
-    def _begin_afresh(self) -> None:
-        """Draw the network's weights anew: those of the selection fit other genes, and noise."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            first = MaskedLinear(len(self.first.weight), self.hidden[0], fan_in=self.first.fan_in)
-            self.first.load_state_dict(first.state_dict())
-            for layer in [*self.trunk, *self.heads]:
-                if isinstance(layer, nn.Linear):
-                    fresh = nn.Linear(layer.in_features, layer.out_features)
-                    layer.load_state_dict(fresh.state_dict())
+    @property
+    def fixed(self) -> bool:
+        """Whether the panel is fixed, and `predictor` the network in use."""
+        return bool(self.fixed_panel[0] >= 0)
 
     def _select(self, cells: Cells) -> Selection:
         if not self.training:
             return self._best_panel()
-        if self.fixed:
-            if self.fixed_selection is None:
-                with torch.no_grad():
-                    self.fixed_selection = self._best_panel()
-            return self.fixed_selection
         # One panel per optimiser step: every batch that is accumulated sees the same.
         seed = torch.tensor([self.seed, self.step], device=cells.device)
         drawn: Selection = self.selector(
@@ -332,8 +361,14 @@ class YOTOModule(nn.Module):
 
     def forward(self, cells: Cells) -> list[Tensor]:
         """Return each task's output [B, n_out]; noise and schedules apply in training alone."""
+        if self.fixed and self.predictor is not None:
+            if cells.n_genes != len(self.fixed_panel):  # the panel's genes alone may be given
+                cells = cells.select_genes(self.fixed_panel)
+            outputs: list[Tensor] = self.predictor(cells)
+            return outputs
         selection = self._select(cells)
-        hidden = self.trunk(self.first(transformed(cells, self.transform), selection))
+        x = transformed(cells, self.transform)
+        hidden = self.trunk(self.first(x, selection, self.gene_means))
         return [head(hidden) for head in self.heads]
 
     def task_losses(self, cells: Cells) -> dict[str, Tensor]:
@@ -361,11 +396,21 @@ class YOTOModule(nn.Module):
         }
 
     def panel_network(self, ranked: Tensor) -> PanelNetwork:
-        """Cut the network down to some genes, int64 [k], in that order."""
-        weights = {
-            name: tensor
-            for name, tensor in self.state_dict().items()
-            if name.startswith(("first.", "trunk.", "heads."))
-        }
-        weights["first.weight"] = weights["first.weight"][ranked].T
+        """Return the network on some genes, int64 [k], in that order.
+
+        Once the panel is fixed these must be its genes.
+        """
+        if self.fixed and self.predictor is not None:
+            weights = dict(self.predictor.state_dict())
+            columns = torch.searchsorted(self.fixed_panel, ranked)
+            weights["first.weight"] = weights["first.weight"][:, columns]
+        else:
+            weights = {
+                name: tensor
+                for name, tensor in self.state_dict().items()
+                if name.startswith(("first.", "trunk.", "heads."))
+            }
+            weights["first.weight"] = weights["first.weight"][ranked].T
+            offset = weights["first.weight"] @ self.gene_means[ranked]
+            weights["first.bias"] = weights["first.bias"] - offset
         return PanelNetwork.from_weights(weights, self.tasks, self.hidden, self.transform)

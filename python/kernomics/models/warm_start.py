@@ -206,7 +206,8 @@ class WarmStart:
             pairs = [(place[g], i) for i, g in enumerate(self.source.genes) if g in place]
             rows, columns = torch.tensor(pairs).T
             module.first.weight[rows] = network.first.weight.T[columns].cpu()
-            module.first.bias.copy_(network.first.bias)
+            offset = module.gene_means[rows] @ module.first.weight[rows]
+            module.first.bias.copy_(network.first.bias + offset)
             module.trunk.load_state_dict(network.trunk.state_dict())
             module.heads.load_state_dict(network.heads.state_dict())
 

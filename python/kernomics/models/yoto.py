@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
 from kernomics import __version__
-from kernomics.data import CellCollection, Sampler, Split
+from kernomics.data import CellCollection, Cells, Sampler, Split
 from kernomics.data.labels import Kind
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError
@@ -22,7 +24,7 @@ from kernomics.models.device import usable_device
 from kernomics.models.marker_prior import marker_scores
 from kernomics.models.monitors import TrainingWarning, training_warnings
 from kernomics.models.panel import CELLS_AT_A_TIME, Panel, read_outputs, score_task
-from kernomics.models.panel_network import YOTOModule, mean_task_loss, task_loss
+from kernomics.models.panel_network import YOTOModule, input_means, mean_task_loss, task_loss
 from kernomics.models.warm_start import START_FACTOR, PanelSource
 from kernomics.models.yoto_config import YOTOConfig, default_training
 from kernomics.models.yoto_setup import (
@@ -36,6 +38,25 @@ from kernomics.train import History, RowAdamW, fit, override
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+class _Reader:
+    """Reads batches for a training: of all genes, and once the panel is fixed of its genes alone.
+
+    These few are read into memory in one pass, so that the second part of a training reads
+    neither the file nor other genes any more.
+    """
+
+    def __init__(self, cells: CellCollection, module: YOTOModule) -> None:
+        self.cells, self.module = cells, module
+        self.panel: CellCollection | None = None
+
+    def __call__(self, rows: NDArray[np.int64]) -> Cells:
+        if not self.module.fixed:
+            return self.cells.batch(rows)
+        if self.panel is None:
+            self.panel = self.cells.load_genes(self.module.fixed_panel.cpu().numpy())
+        return self.panel.batch(rows)
 
 
 class YOTO:
@@ -230,7 +251,7 @@ class YOTO:
         self.history = fit(
             module,
             sampler,
-            self.cells.batch,
+            _Reader(self.cells, module),
             self.training,
             run_dir=run_dir,
             resume=resume,
@@ -263,6 +284,7 @@ class YOTO:
             forbidden=self.bounds.never.tolist(),
             budget=self.constraints.budget,
         )
+        module.gene_means.copy_(input_means(self.cells, self.split.train, config.transform))
         scores = marker_scores(self.cells, self.split.train, self.tasks, config.marker_prior)
         with torch.no_grad():
             module.selector.scores.copy_(torch.from_numpy(scores))
@@ -273,11 +295,14 @@ class YOTO:
     def _optimizer(self, module: nn.Module) -> Optimizer:
         module = cast(YOTOModule, module)
         rest = [*module.trunk.parameters(), *module.heads.parameters(), module.first.bias]
+        if module.predictor is not None:
+            rest += module.predictor.parameters()
         groups: list[dict[str, Any]] = [
             {
                 "params": [module.selector.scores],
                 "lr": self.config.score_learning_rate,
                 "weight_decay": 0.0,
+                "one_scale": True,  # how much a gene's gradient is counts, not its sign alone
             },
             {"params": [module.first.weight], "rows": lambda: module.first.touched},
             {"params": rest},

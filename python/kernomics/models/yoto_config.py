@@ -78,7 +78,7 @@ class YOTOConfig:
     label_smoothing: float = 0.1
     transform: Transform = "log1p"
     class_weights: ClassWeights | None = "sqrt"
-    score_learning_rate: float = 0.03
+    score_learning_rate: float = 0.1
     min_cells: int = 1
 
     def __post_init__(self) -> None:

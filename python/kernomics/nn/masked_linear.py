@@ -42,7 +42,17 @@ class MaskedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
         self.touched: Tensor | None = None
 
-    def forward(self, x: Tensor | SparseRows, selection: Selection) -> Tensor:
-        """Apply to x [B, G], dense, sparse CSR or `Cells`; returns [B, H]."""
-        self.touched = selection.indices
-        return masked_linear(x, selection.mask, selection.indices, self.weight, self.bias)
+    def forward(
+        self, x: Tensor | SparseRows, selection: Selection, means: Tensor | None = None
+    ) -> Tensor:
+        """Apply to x [B, G], dense, sparse CSR or `Cells`; returns [B, H].
+
+        With `means` [G] to (x − means): since ((x − μ) ∘ m)·W = (x ∘ m)·W − (μ ∘ m)·W, x stays
+        sparse.
+        """
+        indices, mask = selection
+        self.touched = indices
+        y = masked_linear(x, mask, indices, self.weight, self.bias)
+        if means is None:
+            return y
+        return y - masked_linear(means[None], mask, indices, self.weight)

@@ -34,6 +34,11 @@ class RowAdamW(Optimizer):
     so a row first touched late has its moments corrected as in its own first step. When every
     step touches all rows this is AdamW.
 
+    A parameter group with ``"one_scale": True`` has one second moment for the whole parameter, that
+    of its largest gradient: v ← β₂ v + (1 − β₂) maxᵢ gᵢ². The entry with the largest gradient
+    then moves by about η and the others in proportion, where Adam moves all alike however small
+    their gradients are.
+
     Parameters
     ----------
     params
@@ -70,7 +75,7 @@ class RowAdamW(Optimizer):
         if not all(0 <= beta < 1 for beta in betas):
             raise ConfigError(f"betas are {betas}: each must be at least 0 and below 1")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "rows": None})
+        super().__init__(params, {**defaults, "rows": None, "one_scale": False})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; see the class for its key ``"rows"``."""
@@ -78,6 +83,8 @@ class RowAdamW(Optimizer):
         group = self.param_groups[-1]
         if group["rows"] is not None and any(p.dim() == 0 for p in group["params"]):
             raise ConfigError("a parameter group with 'rows' holds a scalar, which has no rows")
+        if group["rows"] is not None and group["one_scale"]:
+            raise ConfigError("a parameter group has both 'rows' and 'one_scale': give one of them")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -115,7 +122,9 @@ class RowAdamW(Optimizer):
                     self._update_rows(param, param.grad, rows, group)
         return loss
 
-    def _moments(self, param: Tensor, *, per_row: bool) -> dict[str, Tensor]:
+    def _moments(
+        self, param: Tensor, *, per_row: bool, one_scale: bool = False
+    ) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[param]
         if not state:
             # torch casts any state but "step" to the parameter's dtype when it is loaded.
@@ -125,17 +134,23 @@ class RowAdamW(Optimizer):
                 else torch.zeros((), dtype=torch.float32)
             )
             state["exp_avg"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = (
+                param.new_zeros(())
+                if one_scale
+                else torch.zeros_like(param, memory_format=torch.preserve_format)
+            )
         return state
 
     def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state = self._moments(param, per_row=False)
+        one_scale = group["one_scale"]
+        state = self._moments(param, per_row=False, one_scale=one_scale)
         lr, (beta1, beta2) = group["lr"], group["betas"]
         state["step"] += 1
         t = state["step"].item()
         param.mul_(1 - lr * group["weight_decay"])
         mean = state["exp_avg"].lerp_(grad, 1 - beta1)
-        square = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        size = grad.abs().amax() if one_scale else grad
+        square = state["exp_avg_sq"].mul_(beta2).addcmul_(size, size, value=1 - beta2)
         root = (square.sqrt() / (1 - beta2**t) ** 0.5).add_(group["eps"])
         param.addcdiv_(mean, root, value=-lr / (1 - beta1**t))
 
