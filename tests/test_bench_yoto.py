@@ -458,6 +458,25 @@ def test_the_benchmark_of_rising_numbers_of_cells_runs() -> None:
     assert "300 cells: training" in run(str(BENCH / "yoto_scale.py"), "--smoke")
 
 
+def test_sweep_is_compared_with_the_default_of_its_round() -> None:
+    from yoto_sweep import table
+
+    def one(number: int, variant: str, seed: int, own: float, lr: float) -> dict[str, Any]:
+        about = {"round": number, "variant": variant, "set": "a", "k": 16, "seed": seed}
+        return about | {"own": {"type": own}, "regression": {"type": lr}}
+
+    lines = [
+        one(1, "default", 1, 0.5, 0.5), one(1, "other", 1, 0.9, 0.9),
+        one(2, "default", 1, 0.6, 0.7), one(2, "default", 2, 0.8, 0.7),
+        one(2, "other", 1, 0.7, 0.6), one(2, "other", 2, 0.9, 0.6),
+    ]  # fmt: skip
+    first, second = table(lines).split("Round 2, about the defaults:")
+    assert "| other | 0.900 | +0.400 ± nan | 0.900 | +0.400 ± nan | 1 |" in first
+    assert "| default | 0.700 |  | 0.700 |  | 2 |" in second
+    assert "| other | 0.800 | +0.100 ± 0.000 | 0.600 | -0.100 ± 0.000 | 2 |" in second
+    assert table([]) == "No runs on record."
+
+
 def test_scale_lines_become_a_table() -> None:
     from yoto_table import scale_part
 

@@ -107,7 +107,7 @@ class WarmStart:
 
     If a panel's labels, classes, hidden widths and transform are those of the new selection, its
     network is taken over too: encoder, heads, and the first layer's weights of its genes. They
-    serve the selection; once the panel is fixed (``fix_panel_at``), the network begins afresh.
+    serve the selection; once the panel is fixed (``fix_panel_at``), a new one learns.
 
     Attributes
     ----------

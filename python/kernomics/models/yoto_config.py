@@ -40,7 +40,7 @@ class YOTOConfig:
         How far the scores start apart: a gene that is the r-th best marker of some class (from 0)
         starts at −marker_prior · log(1 + r); 0 for all alike. Ours; see `marker_scores`.
     fix_panel_at
-        Share of the steps after which the panel stays as it is and the network, begun afresh,
+        Share of the steps after which the panel stays as it is and a second network
         learns from it alone. The schedules above are over the steps before. Ours; 0 selects to the
         end.
     hidden
