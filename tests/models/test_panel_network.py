@@ -7,10 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from kernomics.data import Cells, Labels
+from kernomics import datasets
+from kernomics.data import CellCollection, Cells, Labels
 from kernomics.errors import DataError
+from kernomics.models import panel_network
 from kernomics.models.panel import read_outputs
-from kernomics.models.panel_network import Schedule, Task, YOTOModule, task_loss, transformed
+from kernomics.models.panel_network import (
+    Schedule,
+    Task,
+    YOTOModule,
+    input_means,
+    task_loss,
+    transformed,
+)
 
 CLASSES = Task("type", "categorical", ("a", "b", "c"))
 NUMBER = Task("age", "continuous", mean=50.0, sd=10.0)
@@ -45,6 +54,7 @@ def module_of(transform: str = "log1p", *, k: int = 4, start: int | None = None)
     )
     with torch.no_grad():
         module.selector.scores.normal_()
+        module.gene_means.uniform_()
     return module
 
 
@@ -102,6 +112,19 @@ def test_transforms_have_their_formulas_and_keep_zeros():
         torch.testing.assert_close(
             transformed(cells, transform).dense(), torch.tensor(values, dtype=torch.float32)
         )
+
+
+@pytest.mark.parametrize("transform", ["log1p", "binary", "lognorm"])
+def test_input_means_are_those_of_the_dense_input_over_the_cells_asked_for(transform, monkeypatch):
+    adata = datasets.simulate(60, 25, 3, 2, seed=1)
+    collection = CellCollection.from_anndata(adata, labels_key="cell_type")
+    rows = np.arange(5, 45)
+    expected = transformed(collection.batch(rows), transform).dense().double().mean(dim=0)
+    for at_a_time in (7, 8192):
+        monkeypatch.setattr(panel_network, "CELLS_AT_A_TIME", at_a_time)
+        found = input_means(collection, rows, transform)
+        # One rounding to float32 of a sum made in float64.
+        torch.testing.assert_close(found, expected.float(), rtol=1.2e-7, atol=0)
 
 
 # -- losses ----------------------------------------------------------------------------------------

@@ -27,6 +27,28 @@ def test_equals_the_product_with_the_masked_matrix(form):
     torch.testing.assert_close(layer(given, selection), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_means_are_taken_off_as_from_the_dense_matrix():
+    torch.manual_seed(0)
+    x = torch.from_numpy(counts().toarray())
+    means = x.mean(dim=0)
+    layer, selector = MaskedLinear(30, 4, fan_in=5), GeneSelector(30)
+    weights = torch.randn(9, 4)
+    grads = []
+    for centred in (True, False):
+        layer.zero_grad()
+        mask = selector(5).mask.detach().requires_grad_()
+        selection = Selection(mask.detach().nonzero().squeeze(1), mask)
+        if centred:
+            y = layer(Cells.from_scipy(counts()), selection, means)
+        else:
+            y = ((x - means) * mask) @ layer.weight + layer.bias
+        (y * weights).sum().backward()
+        grads.append((y.detach(), mask.grad, layer.weight.grad.clone()))
+    # Sums of 9 or 30 products of order 1 in float32.
+    for sparse_way, dense_way in zip(*grads, strict=True):
+        torch.testing.assert_close(sparse_way, dense_way, rtol=1e-5, atol=1e-5)
+
+
 def test_initial_weights_are_scaled_to_the_genes_seen_at_once():
     layer = MaskedLinear(10_000, 8, fan_in=16)
     assert 0.24 < layer.weight.abs().max() <= 0.25
