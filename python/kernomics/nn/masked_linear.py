@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kernomics.nn.gene_selector import Selection
 from kernomics.ops import masked_linear
-from kernomics.ops._common import SparseRows
+from kernomics.ops._common import SparseRows, csr_parts
 
 
 class MaskedLinear(nn.Module):
@@ -48,11 +49,34 @@ class MaskedLinear(nn.Module):
         """Apply to x [B, G], dense, sparse CSR or `Cells`; returns [B, H].
 
         With `means` [G] to (x − means): since ((x − μ) ∘ m)·W = (x ∘ m)·W − (μ ∘ m)·W, x stays
-        sparse.
+        sparse, and the means are one row more of it.
         """
         indices, mask = selection
         self.touched = indices
-        y = masked_linear(x, mask, indices, self.weight, self.bias)
         if means is None:
-            return y
-        return y - masked_linear(means[None], mask, indices, self.weight)
+            return masked_linear(x, mask, indices, self.weight, self.bias)
+        y = masked_linear(_with_row(x, means), mask, indices, self.weight)
+        return y[:-1] - y[-1] + self.bias
+
+
+class _Rows(NamedTuple):
+    """Compressed sparse rows; see `SparseRows`."""
+
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+
+
+def _with_row(x: Tensor | SparseRows, row: Tensor) -> Tensor | SparseRows:
+    """Return x [B, G] with one row [G] more at its end."""
+    if isinstance(x, Tensor) and x.layout == torch.strided:
+        return torch.cat((x, row[None].to(x.dtype)))
+    indptr, indices, values = csr_parts(x, "x")
+    genes = torch.arange(len(row), dtype=indices.dtype, device=indices.device)
+    return _Rows(
+        torch.cat((indptr, indptr[-1:] + len(row))),
+        torch.cat((indices, genes)),
+        torch.cat((values, row.to(values.dtype))),
+        (x.shape[0] + 1, x.shape[1]),
+    )
