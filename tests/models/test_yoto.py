@@ -291,22 +291,12 @@ def panel_of_threads(n_threads, adata, labels_key, n_genes, max_epochs=None, **o
         torch.set_num_threads(before)
 
 
-# Our ops give the same bits for any number of threads. Matrix products of torch's own may not, so
-# that weights can differ in the last bits; the panel is the same wherever no score is that close.
+# Our ops give the same bits for any number of threads. Matrix products of torch's own may not, and
+# thousands of steps make much of a last bit, so the panel is promised to be the same for the same
+# number of threads alone (docs/decisions.md). Where the markers are clear it is all the same.
 @pytest.mark.slow
 def test_one_and_two_threads_choose_the_same_simulated_genes(adata):
     one, two = (panel_of_threads(n, adata, "cell_type", 8, max_epochs=30) for n in (1, 2))
-    assert one == two
-
-
-@pytest.mark.slow
-def test_one_and_two_threads_choose_the_same_genes_of_the_demo():
-    pytest.importorskip("scanpy", reason="the demo's cells come with scanpy")
-    adata = datasets.pbmc68k()
-    one, two = (
-        panel_of_threads(n, adata, "cell_type", 32, layer="counts", library_key="n_counts")
-        for n in (1, 2)
-    )
     assert one == two
 
 
