@@ -16,8 +16,8 @@ from yoto_results import Results
 from yoto_sets import SETS
 
 THEME = THEMES["light"]
-LINES = ("yoto", "hard_k", "persist", "l1", "de", "hvg", "random")
-"""Methods that are drawn, in the order of the theme's colours."""
+LINES = ("yoto", "hard_k", "persist", "l1", "de", "hvg")
+"""Methods that are drawn, in the order of the theme's colours; random panels lie far below."""
 WIDTH, HEIGHT, LEGEND = 3.3, 2.6, 1.9  # inches
 
 
@@ -42,7 +42,7 @@ def f1_figure(results: Results, name: str) -> Figure:
     for place, (task, ax) in enumerate(
         zip(tasks, figure.subplots(1, len(tasks), squeeze=False)[0], strict=True)
     ):
-        for method, color in zip(LINES, THEME.palette, strict=True):
+        for method, color in zip(LINES, THEME.palette, strict=False):
             style = {"color": color, "linewidth": 2.2 if method == "yoto" else 1.2}
             title = METHODS[method].title
             _line(ax, results, name, task, sizes, method, "lr", style | {"label": title})
@@ -94,25 +94,23 @@ def time_figure(results: Results, k: int = 32) -> Figure:
         if found:
             by_method[method] = found
     cases = set.intersection(*(set(found) for found in by_method.values())) if by_method else set()
-    figure = new_figure(WIDTH + 1.0, HEIGHT + 0.4, THEME)
+    figure = new_figure(WIDTH + LEGEND, HEIGHT, THEME)
     ax = figure.subplots()
-    for method, color in zip(LINES, THEME.palette, strict=True):
+    for method, color in zip(LINES, THEME.palette, strict=False):
         points = [by_method[method][case] for case in sorted(cases) if method in by_method]
         if points:
             seconds, score = (mean(values) for values in zip(*points, strict=True))
-            ax.plot(max(seconds, 1e-2), score, "o", color=color, markersize=7)
-            ax.annotate(
-                METHODS[method].title, (max(seconds, 1e-2), score), (0, 7),
-                textcoords="offset points", ha="center", fontsize=SMALL, color=THEME.ink,
-            )  # fmt: skip
+            title = METHODS[method].title
+            ax.plot(max(seconds, 1e-2), score, "o", color=color, markersize=7, label=title)
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(0.22, 0.15)
     ax.set_xlabel("processor seconds, selection and own predictor")
     ax.set_ylabel("macro-F1, better predictor")
     sets = ", ".join(SETS[name].title for name in dict.fromkeys(case[0] for case in sorted(cases)))
-    ax.set_title(f"k = {k}, mean over {sets}", parse_math=False, wrap=True)
+    ax.set_title(f"k = {k}, mean over {len(cases)} cases of\n{sets}", parse_math=False)
     dress(ax, THEME, grid="y")
+    _legend(figure)
     return figure
 
 
