@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from harness import HERE, load_results, print_table
 
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- benchmarks: begin (bench/table.py) -->", "<!-- benchmarks: end -->"
+
+NOTHING = "No runs on record."
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def duration(seconds: float) -> str:

@@ -232,7 +232,9 @@ def _persist(name: str, bench: Bench, k: int) -> Outcome:
                 n_classes=problem.cells.labels[task].n_classes,
             )
             outputs = {task: trained.predict(problem.test_counts)}
-            panels.append(JudgedPanel((task,), trained.genes, outputs, trained.info))
+            losses = {name: [values[0], values[-1]] for name, values in trained.losses.items()}
+            info = {**trained.info, "losses": losses}
+            panels.append(JudgedPanel((task,), trained.genes, outputs, info))
             n_trainings += trained.n_trainings
     return cost.outcome(panels, n_trainings)
 

@@ -13,7 +13,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -21,7 +21,8 @@ from typing import Any
 import yoto_partial
 import yoto_sweep
 from machine import ROOT
-from table import duration
+from table import NOTHING, duration, grid
+from yoto_costs import persist_part, scale_part, time_part
 from yoto_methods import METHODS
 from yoto_results import (
     OTHERS,
@@ -37,19 +38,12 @@ from yoto_sets import SETS
 
 DOCS = ROOT / "docs" / "yoto.md"
 RESULTS = ROOT / "bench" / "results" / "systems"
-NOTHING = "No runs on record."
 Lines = list[dict[str, Any]]
 
 
 def markers(part: str) -> tuple[str, str]:
     """Return the lines around a generated part."""
     return f"<!-- {part}: begin (bench/yoto_table.py) -->", f"<!-- {part}: end -->"
-
-
-def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def spread(values: Iterable[float], digits: int = 3) -> str:
@@ -276,57 +270,6 @@ def partial_part(lines: Lines) -> str:
     return grid(head, rows) if rows else NOTHING
 
 
-def time_part(lines: Lines) -> str:
-    """Return the processor time of YOTO beside PERSIST-style selection with its classifier."""
-    results = Results.of(lines, "main")
-    rows = []
-    for line in {(x["set"], x["k"]): x for x in results.where(method="persist")}.values():
-        case = {"set": line["set"], "k": line["k"]}
-        times = [
-            {x["seed"]: x["seconds"] for x in results.where(method=method, **case)}
-            for method in ("yoto", "persist")
-        ]
-        seeds = sorted(times[0].keys() & times[1].keys())
-        if seeds:
-            ours, theirs = (mean(found[seed] for seed in seeds) for found in times)
-            n_trainings = mean(x["n_trainings"] for x in results.where(method="persist", **case))
-            rows.append(
-                [
-                    SETS[line["set"]].title, str(line["k"]), duration(ours), duration(theirs),
-                    f"{n_trainings:g}", f"{theirs / ours:.1f} ×", str(len(seeds)),
-                ]
-            )  # fmt: skip
-    head = ["data set", "k", "YOTO", "PERSIST-style", "its trainings", "ratio", "seeds"]
-    return grid(head, rows) if rows else NOTHING
-
-
-def scale_part(lines: Lines) -> str:
-    """Return simulated cells of rising number."""
-    rows = []
-    for line in sorted(lines, key=lambda line: line["n_cells"]):
-        if "error" in line:
-            continue
-        found = line["recovered"]
-        rows.append(
-            [
-                f"{line['n_cells']:,}",
-                f"{line['nonzeros'] / line['n_cells']:,.0f}",
-                f"{found['yoto']} of {line['n_markers']}",
-                "" if found.get("de") is None else str(found["de"]),
-                duration(line["seconds"]),
-                f"{line['cells_per_second']:,.0f}",
-                f"{line['peak_bytes'] / 1e9:.2f} GB",
-                f"{line['start_bytes'] / 1e9:.2f} GB",
-                f"{line['dense_bytes'] / 1e9:,.1f} GB",
-            ]
-        )
-    head = [
-        "cells", "non-zeros a cell", "markers found", "by DE on 5,000 cells or fewer", "training",
-        "cells/s", "peak memory", "of it before reading", "a dense matrix",
-    ]  # fmt: skip
-    return grid(head, rows) if rows else NOTHING
-
-
 def figures_part(lines: Lines) -> str:
     """Return the links to the figures."""
     results = Results.of(lines, "main")
@@ -353,6 +296,7 @@ PARTS: dict[str, Callable[[Lines], str]] = {
     "tasks": tasks_part,
     "partial": partial_part,
     "time": time_part,
+    "persist": persist_part,
     "scale": scale_part,
     "sweep": yoto_sweep.table,
 }

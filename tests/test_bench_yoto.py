@@ -374,6 +374,19 @@ def test_time_is_compared_with_persist_over_common_seeds() -> None:
     assert "| PBMC 3k | 16 | 2 s | 50 s | 8 | 25.0 × | 1 |" in text
 
 
+def test_persist_is_told_run_by_run() -> None:
+    from yoto_table import persist_part
+
+    losses = {"gates/1": [2.0, 1.5], "gates/2": [2.0, 1.25], "mask": [2.0, 0.5]}
+    losses |= {"classifier": [1.0, 0.25], "classifier/held_out": [1.0, 0.75]}
+    info = {"genes_left": [1039, 477], "losses": losses}
+    panel = {"tasks": ["cell_type"], "genes": ["A", "B"], "info": info}
+    text = persist_part([line("persist", own=0.8, panels=[panel]), line("persist", seed=11)])
+    row = "| PBMC 3k | 10 | 1,039, 477 | 1.250 | 0.500 | 0.250 | 0.750 | 0.810 | 0.800 |"
+    assert row in text
+    assert "| 11 |" not in text  # from before the losses were kept
+
+
 def test_help_is_compared_with_the_better_way_alone() -> None:
     from yoto_table import partial_part
 
