@@ -83,7 +83,7 @@ def test_redundancy_is_added_and_can_be_written(adata, tmp_path):
 
 
 def test_contributions_are_added_and_can_be_written(adata, tmp_path):
-    model = YOTO(adata, ["cell_type", "age"], 4).train(2, batch_size=64, progress=False)
+    model = YOTO(adata, ["cell_type", "age"], 4).train(8, batch_size=64, progress=False)
     found = kn.tl.panel_contributions(adata, model)
     saved = written(adata, tmp_path, "panel_contributions")
     pd.testing.assert_frame_equal(saved["loss_without"], found.loss_without)
