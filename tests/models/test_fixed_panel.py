@@ -5,7 +5,7 @@ import torch
 
 from kernomics import datasets
 from kernomics.models import YOTO
-from kernomics.models.panel_network import Schedule
+from kernomics.models.schedule import Schedule
 
 
 @pytest.fixture(scope="module")

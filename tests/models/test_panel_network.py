@@ -13,13 +13,13 @@ from kernomics.errors import DataError
 from kernomics.models import panel_network
 from kernomics.models.panel import read_outputs
 from kernomics.models.panel_network import (
-    Schedule,
     Task,
     YOTOModule,
     input_means,
     task_loss,
     transformed,
 )
+from kernomics.models.schedule import Schedule
 
 CLASSES = Task("type", "categorical", ("a", "b", "c"))
 NUMBER = Task("age", "continuous", mean=50.0, sd=10.0)

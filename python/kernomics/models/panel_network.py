@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from kernomics.data import CellCollection, Cells, Labels
 from kernomics.errors import DataError
 from kernomics.models.gene_costs import EVERY, Budget
+from kernomics.models.schedule import Schedule
 from kernomics.nn import GeneSelector, MaskedLinear, Selection
 from kernomics.ops.gumbel_topk import Relaxation
-from kernomics.train import schedules
 
 Transform = Literal["log1p", "binary", "lognorm"]
 ClassWeights = Literal["sqrt", "balanced"]
@@ -218,34 +218,6 @@ class PanelNetwork(nn.Module):
         x = transformed(cells, self.transform).dense()
         hidden = self.trunk(self.first(x))
         return [head(hidden) for head in self.heads]
-
-
-@dataclass
-class Schedule:
-    """How the selection changes in the course of training; see `YOTOConfig`."""
-
-    n_genes: int
-    start_genes: int
-    shrink_until: float
-    tau: tuple[float, float]
-    noise: tuple[float, float]
-    noise_until: float
-    fix_at: float = 0.0
-
-    def selection_steps(self, total: int) -> int:
-        """Return how many steps select; with the rest the network learns from a fixed panel."""
-        return schedules.first_steps(total, self.fix_at) or total
-
-    def at(self, step: int, total: int) -> tuple[int, float, float]:
-        """Return (k, τ, noise scale) of an optimiser step."""
-        total = self.selection_steps(total)
-        share = step / max(1, total - 1)
-        shrink = min(1.0, share / self.shrink_until) if self.shrink_until > 0 else 1.0
-        k = self.start_genes * (self.n_genes / self.start_genes) ** shrink
-        tau = schedules.exponential(step, total, start=self.tau[0], end=self.tau[1])
-        fade = min(1.0, share / self.noise_until) if self.noise_until > 0 else 1.0
-        noise = self.noise[0] + (self.noise[1] - self.noise[0]) * fade
-        return max(self.n_genes, round(k)), tau, noise
 
 
 class YOTOModule(nn.Module):

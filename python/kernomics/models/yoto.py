@@ -8,15 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
 from kernomics import __version__
-from kernomics.data import CellCollection, Cells, Sampler, Split
+from kernomics.data import CellCollection, Sampler, Split
 from kernomics.data.labels import Kind
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError
@@ -25,6 +23,7 @@ from kernomics.models.marker_prior import marker_scores
 from kernomics.models.monitors import TrainingWarning, training_warnings
 from kernomics.models.panel import CELLS_AT_A_TIME, Panel, read_outputs, score_task
 from kernomics.models.panel_network import YOTOModule, input_means, mean_task_loss, task_loss
+from kernomics.models.panel_reader import PanelReader
 from kernomics.models.warm_start import START_FACTOR, PanelSource
 from kernomics.models.yoto_config import YOTOConfig, default_training
 from kernomics.models.yoto_setup import (
@@ -38,25 +37,6 @@ from kernomics.train import History, RowAdamW, fit, override
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-
-class _Reader:
-    """Reads batches for a training: of all genes, and once the panel is fixed of its genes alone.
-
-    These few are read into memory in one pass, so that the second part of a training reads
-    neither the file nor other genes any more.
-    """
-
-    def __init__(self, cells: CellCollection, module: YOTOModule) -> None:
-        self.cells, self.module = cells, module
-        self.panel: CellCollection | None = None
-
-    def __call__(self, rows: NDArray[np.int64]) -> Cells:
-        if not self.module.fixed:
-            return self.cells.batch(rows)
-        if self.panel is None:
-            self.panel = self.cells.load_genes(self.module.fixed_panel.cpu().numpy())
-        return self.panel.batch(rows)
 
 
 class YOTO:
@@ -251,7 +231,7 @@ class YOTO:
         self.history = fit(
             module,
             sampler,
-            _Reader(self.cells, module),
+            PanelReader(self.cells, module),
             self.training,
             run_dir=run_dir,
             resume=resume,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 from kernomics.errors import ConfigError, closest
-from kernomics.models.panel_network import ClassWeights, Schedule, Transform
+from kernomics.models.panel_network import ClassWeights, Transform
+from kernomics.models.schedule import Schedule
 from kernomics.ops.gumbel_topk import Relaxation
 from kernomics.train import TrainConfig
 
