@@ -29,6 +29,7 @@ from kernomics.baselines import de_panel, evaluate_genes
 from kernomics.data import Split, make_split
 from kernomics.models import YOTO
 from kernomics.train import config_hash
+from table import NOTHING
 from yoto_results import read_lines
 from yoto_sets import Problem, load
 
@@ -167,7 +168,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         of_round = [line for line in lines if line["round"] == number]
         if of_round:
             parts.append(f"Round {number}, {title}:\n\n{_table_of_round(of_round)}")
-    return "\n\n".join(parts) or "No runs on record."
+    return "\n\n".join(parts) or NOTHING
 
 
 def _table_of_round(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -248,7 +248,9 @@ def test_sizes_without_room_are_not_named_but_the_suggested_one_is() -> None:
 def test_curve_of_one_size_can_be_drawn() -> None:
     found = curve()
     one = PanelCurve(found.table[found.table["n_genes"] == 8], pd.DataFrame(), 8, {})
-    png(pl.panel_curve(one, task="t", metric="macro_f1"))
+    ax = pl.panel_curve(one, task="t", metric="macro_f1")
+    png(ax)
+    assert "8" in ticks(ax.xaxis)
 
 
 def test_curve_without_the_values_asked_for_is_named() -> None:
