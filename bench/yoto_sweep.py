@@ -69,6 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learning rate 0.01": {"training": {"learning_rate": 1e-2}},
     "weight decay 0.05": {"training": {"weight_decay": 0.05}},
     "weight decay 1": {"training": {"weight_decay": 1.0}},
+    "no private encoders": {"private_encoders": False},
     "one hidden layer": {"hidden": (128,)},
     "256-256": {"hidden": (256, 256)},
     "twice the steps": {"epochs": 2.0},

@@ -260,7 +260,7 @@ def test_overwriting_begins_anew(adata, tmp_path, undrawn):
 PROGRAM = """
 import os, sys
 from kernomics import cli
-from kernomics.models.panel_network import YOTOModule
+from kernomics.models.yoto_module import YOTOModule
 
 number, step = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 inner = YOTOModule.on_step
@@ -366,7 +366,7 @@ def test_finished_run_is_not_trained_again(
     shutil.rmtree(out / "model")  # as if killed between training and saving
     (out / "report.html").unlink()
     monkeypatch.setattr(
-        "kernomics.models.panel_network.YOTOModule.training_loss",
+        "kernomics.models.yoto_module.YOTOModule.training_loss",
         lambda *_: pytest.fail("a step was trained"),
     )
     assert main(arguments(file, settings, out, "--resume")) == 0

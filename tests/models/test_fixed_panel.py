@@ -10,7 +10,9 @@ from kernomics.models.schedule import Schedule
 
 @pytest.fixture(scope="module")
 def adata():
-    return datasets.simulate(300, 80, 4, 5, seed=5)
+    cells = datasets.simulate(300, 80, 4, 5, seed=5)
+    cells.obs["half"] = (cells.obs["cell_type"].cat.codes % 2).astype(str)
+    return cells
 
 
 def watched(model, **training):
@@ -62,15 +64,46 @@ def test_each_part_trains_its_own_network(adata):
     assert not torch.equal(predicting[6], predicting[11])
 
 
-def test_panel_keeps_the_predictor_that_was_trained(adata):
-    model = YOTO(adata, "cell_type", 6, fix_panel_at=0.5)
+@pytest.mark.parametrize("labels", ["cell_type", ["cell_type", "half"]])
+def test_panel_keeps_the_predictor_that_was_trained(adata, labels, tmp_path):
+    model = YOTO(adata, labels, 6, fix_panel_at=0.5)
     model.train(max_epochs=4, batch_size=70, progress=False)
     cells = model.cells.batch(range(50))
     expected = model.module.eval()(cells)
-    panel = model.cells.genes.searchsorted(model.genes)
+    panel = adata.var_names.get_indexer(model.genes)
     assert model.cells.genes[panel].tolist() == model.genes
     found = model.panel.network(cells.select_genes(panel))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    model.save(tmp_path / "model")
+    loaded = YOTO.load(tmp_path / "model").network(cells.select_genes(panel))
+    torch.testing.assert_close(loaded, found, rtol=0, atol=0)
+
+
+def test_private_encoders_are_for_several_labels_only(adata):
+    def network(labels, **settings):
+        model = YOTO(adata, labels, 6, **settings)
+        return model._module().predictor
+
+    two = ["cell_type", "half"]
+    assert len(network(two).private) == 2
+    assert len(network("cell_type").private) == 0
+    assert len(network(two, private_encoders=False).private) == 0
+
+
+def test_a_private_encoder_is_added_to_the_shared_one_for_its_own_label(adata):
+    model = YOTO(adata, ["cell_type", "half"], 6)
+    network = model._module().predictor.eval()
+    x = torch.rand(5, 6)
+    before = network.outputs(x)
+    shared = network.trunk(network.first(x))
+    private = network.private[1](x)
+    expected = (shared + private) @ network.heads[1].weight.T + network.heads[1].bias
+    torch.testing.assert_close(before[1], expected)
+    with torch.no_grad():
+        network.private[1][0].bias += 1.0
+    after = network.outputs(x)
+    torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
+    assert not torch.equal(after[1], before[1])
 
 
 @pytest.mark.filterwarnings("ignore::kernomics.models.monitors.TrainingWarning")  # few steps

@@ -51,14 +51,17 @@ def test_model_directory_is_readable_without_kernomics(two_tasks, saved, simulat
     meta = json.loads((saved / "model.json").read_text())
     weights = load_file(saved / "model.safetensors")
     x = np.log1p(simulated[:, meta["genes"]].X.toarray())
-    for layer in ("first", "trunk.2"):
-        name = f"network.{layer}"
-        x = x @ weights[f"{name}.weight"].numpy().T + weights[f"{name}.bias"].numpy()
-        x = np.maximum(x, 0)
+
+    def linear(layer, x):
+        weight, bias = (weights[f"network.{layer}.{part}"].numpy() for part in ("weight", "bias"))
+        return x @ weight.T + bias
+
+    def encoder(first, second):
+        return np.maximum(linear(second, np.maximum(linear(first, x), 0)), 0)
+
+    shared = encoder("first", "trunk.2")
     outputs = [
-        x @ weights[f"network.heads.{i}.weight"].numpy().T
-        + weights[f"network.heads.{i}.bias"].numpy()
-        for i in (0, 1)
+        linear(f"heads.{i}", shared + encoder(f"private.{i}.0", f"private.{i}.3")) for i in (0, 1)
     ]
     types, age = meta["tasks"]
     predicted = two_tasks.predict(simulated)

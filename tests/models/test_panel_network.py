@@ -14,12 +14,12 @@ from kernomics.models import panel_network
 from kernomics.models.panel import read_outputs
 from kernomics.models.panel_network import (
     Task,
-    YOTOModule,
     input_means,
     task_loss,
     transformed,
 )
 from kernomics.models.schedule import Schedule
+from kernomics.models.yoto_module import YOTOModule
 
 CLASSES = Task("type", "categorical", ("a", "b", "c"))
 NUMBER = Task("age", "continuous", mean=50.0, sd=10.0)

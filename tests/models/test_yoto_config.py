@@ -19,6 +19,7 @@ from kernomics.models.yoto_config import default_training
         ({"tau_end": 0}, "tau_end is 0: it must be above 0"),
         ({"tau_start": float("nan")}, "tau_start is nan"),
         ({"dropout": True}, "dropout is True: it must be a number"),
+        ({"private_encoders": 1}, "private_encoders is 1: it must be true or false"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"shrink_until": 1.5}, "shrink_until is 1.5: it is a share, 0 to 1"),
         ({"noise_end": -1}, "noise_end is -1: it must be 0 or more"),

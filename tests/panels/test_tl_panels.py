@@ -82,6 +82,7 @@ def test_redundancy_is_added_and_can_be_written(adata, tmp_path):
     assert len(written(adata, tmp_path, "panel_redundancy")["substitutes"]) == 0
 
 
+@pytest.mark.filterwarnings("ignore::kernomics.models.monitors.TrainingWarning")  # age is noise
 def test_contributions_are_added_and_can_be_written(adata, tmp_path):
     model = YOTO(adata, ["cell_type", "age"], 4).train(8, batch_size=64, progress=False)
     found = kn.tl.panel_contributions(adata, model)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernomics.data import CellCollection, Cells
-from kernomics.models.panel_network import YOTOModule
+from kernomics.models.yoto_module import YOTOModule
 
 
 class PanelReader:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.panel import Panel
-from kernomics.models.panel_network import Task, Transform, YOTOModule
+from kernomics.models.panel_network import Task, Transform
+from kernomics.models.yoto_module import YOTOModule
 
 PanelSource: TypeAlias = Panel | Sequence[str] | str | Path
 """A panel, names of genes, or the path of either: a saved model, a run directory, a ``panel.csv``,

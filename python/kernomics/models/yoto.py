@@ -22,10 +22,11 @@ from kernomics.models.device import usable_device
 from kernomics.models.marker_prior import marker_scores
 from kernomics.models.monitors import TrainingWarning, training_warnings
 from kernomics.models.panel import CELLS_AT_A_TIME, Panel, read_outputs, score_task
-from kernomics.models.panel_network import YOTOModule, input_means, mean_task_loss, task_loss
+from kernomics.models.panel_network import input_means, mean_task_loss, task_loss
 from kernomics.models.panel_reader import PanelReader
 from kernomics.models.warm_start import START_FACTOR, PanelSource
 from kernomics.models.yoto_config import YOTOConfig, default_training
+from kernomics.models.yoto_module import YOTOModule
 from kernomics.models.yoto_setup import (
     checked_seed,
     make_constraints,
@@ -259,6 +260,7 @@ class YOTO:
             relaxation=config.relaxation,
             dropout=config.dropout,
             label_smoothing=config.label_smoothing,
+            private_encoders=config.private_encoders,
             seed=self.seed,
             forced=self.bounds.forced.tolist(),
             forbidden=self.bounds.never.tolist(),

@@ -48,6 +48,10 @@ class YOTOConfig:
         Widths of the shared encoder; 128, 128 as in the ablation's network.
     dropout
         In the encoder, in training. Ours.
+    private_encoders
+        With several labels, the panel's network has beside the shared encoder a small one for each
+        label: one encoder alone predicts each a little worse than a training for that label
+        would. Ours; the selection has the shared one alone, as in the paper.
     label_smoothing
         Of the class labels, in training: without it the losses, and with them the gradients of the
         scores, vanish on a few thousand cells. Ours.
@@ -76,6 +80,7 @@ class YOTOConfig:
     fix_panel_at: float = 0.4
     hidden: tuple[int, ...] = (128, 128)
     dropout: float = 0.3
+    private_encoders: bool = True
     label_smoothing: float = 0.1
     transform: Transform = "log1p"
     class_weights: ClassWeights | None = "sqrt"
@@ -140,7 +145,10 @@ class YOTOConfig:
             value, default = getattr(self, field.name), field.default
             if field.name == "start_genes":
                 default = value if value is None else 1
-            if isinstance(default, int | float):
+            if isinstance(default, bool):
+                if not isinstance(value, bool):
+                    raise ConfigError(f"{field.name} is {value!r}: it must be true or false")
+            elif isinstance(default, int | float):
                 kind, said = (
                     (Integral, "an integer") if type(default) is int else (Real, "a number")
                 )

@@ -98,12 +98,12 @@ def contributions(
         for start in range(0, len(measured), CELLS_AT_A_TIME):
             stop = start + CELLS_AT_A_TIME
             x = _input(network, view, measured[start:stop])
-            first = network.first(x)
             truth = {name: target[start:stop] for name, target in targets.items()}
-            before = _losses(network, first, tasks, truth)
-            for gene, (values, mean) in enumerate(zip(x.T, means, strict=True)):
-                change = torch.outer(values - mean, network.first.weight[:, gene])
-                after = _losses(network, first - change, tasks, truth)
+            before = _losses(network, x, tasks, truth)
+            for gene, mean in enumerate(means):
+                without = x.clone()
+                without[:, gene] = mean
+                after = _losses(network, without, tasks, truth)
                 for _, task in tasks:
                     rises[task.name][gene] += _sums(
                         task, truth[task.name], after[task.name] - before[task.name]
@@ -181,15 +181,15 @@ def _mean_input(network: PanelNetwork, view: CellCollection, rows: NDArray[np.in
 
 def _losses(
     network: PanelNetwork,
-    first: Tensor,
+    x: Tensor,
     tasks: list[tuple[int, Task]],
     truth: dict[str, NDArray[Any]],
 ) -> dict[str, NDArray[np.float64]]:
-    """Return each cell's loss per label, float64 [b], from the first layer's output [b, h]."""
-    hidden = network.trunk(first)
+    """Return each cell's loss per label, float64 [b], from their input [b, k]."""
+    outputs = network.outputs(x)
     losses = {}
     for i, task in tasks:
-        output = network.heads[i](hidden).double()
+        output = outputs[i].double()
         target = torch.from_numpy(truth[task.name]).to(output.device)
         if task.kind == "categorical":
             # An unlabelled cell's loss is 0, and `_sums` leaves it out.

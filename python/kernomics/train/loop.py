@@ -146,6 +146,7 @@ class _Run:
         self.metrics = None if directory is None else directory / "metrics.jsonl"
         self.validate = validate
         self.device = _device(module)
+        self.parameters = list(module.parameters())  # a walk through the modules is slow
         self.optimizer = (optimizer_factory or self._adamw)(module)
         # Taken before a checkpoint is loaded, whose rates are those of a step of the schedule.
         self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -241,7 +242,7 @@ class _Run:
 
         means = self._means_of(done)
         if config.max_grad_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self.module.parameters(), config.max_grad_norm).item()
+            norm = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm).item()
             if not math.isfinite(norm):
                 self._stop("the norm of the gradient", norm, [batch for batch, _ in done])
             means["grad_norm"] = norm
