@@ -72,7 +72,7 @@ class Run:
         return {
             "format": RECORD_FORMAT,
             "set": SETS[self.set].settings(),
-            "method": yoto_partial.partial_settings(self.k)
+            "method": yoto_partial.partial_settings(self.method, self.k)
             if self.poor
             else settings(self.method, self.k),
         }

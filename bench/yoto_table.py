@@ -252,21 +252,23 @@ def partial_part(lines: Lines) -> str:
             case = {"set": name, "poor": poor, "k": k}
             helpers = ", ".join(f"`{task}`" for task in SETS[name].labels if task != poor)
             labelled = mean(line["labelled_train"][poor] for line in results.where(**case))
-            row = [SETS[name].title, f"`{poor}`", f"{labelled:.0f}", helpers]
+            start = [SETS[name].title, f"`{poor}`", f"{labelled:.0f}", helpers]
             for predictor in ("own", "lr"):
                 by_method = {
                     method: results.score(poor, predictor, method=method, **case)
                     for method in yoto_partial.METHODS
                 }
+                row = [*start, {"lr": "LR"}.get(predictor, predictor)]
                 row += [spread(values.values()) for values in by_method.values()]
-                alone = {m: v for m, v in by_method.items() if m != "helped"}
-                best = hardest(by_method["helped"], alone)
-                row.append(str(best[1]) if best else "")
-            rows.append(row)
-    head = ["data set", "task with few labels", "labelled cells", "helped by"]
-    for predictor in ("own", "LR"):
-        head += [f"{title}, {predictor}" for title in yoto_partial.METHODS.values()]
-        head.append("helped − better alone")
+                for helped in ("helped", "aided"):
+                    for alone in ("alone", "alone_all"):
+                        row.append(str(paired(by_method[helped], by_method[alone]) or ""))
+                rows.append(row)
+    titles = yoto_partial.METHODS
+    head = ["data set", "task with few labels", "labelled cells", "helped by", "judged by"]
+    head += titles.values()
+    for helped in ("helped", "aided"):
+        head += [f"{titles[helped]} − {titles[alone]}" for alone in ("alone", "alone_all")]
     return grid(head, rows) if rows else NOTHING
 
 
