@@ -2,8 +2,11 @@
 // in python/kernomics/ops; nothing here knows of torch. Every call releases the GIL.
 #include <pybind11/pybind11.h>
 
+#include <string>
+
 #include "common/math.h"
 #include "common/philox.h"
+#include "cpu/half.h"
 #include "cpu/kernels.h"
 
 namespace py = pybind11;
@@ -109,7 +112,152 @@ void masked_linear_backward_py(Address values, Address indptr, Address columns, 
       {at<const T>(delta), delta_stride, at<T>(grad_mask), at<T>(grad_weight), at<T>(grad_bias)});
 }
 
-// For the tests: one counter's words, and the noise of given words, compiled without clones.
+template <typename T>
+py::tuple sample_tokens_py(Address values, Address indptr, Address columns, bool wide_columns,
+                           int64_t stored, int64_t rows, int64_t genes, Address seed,
+                           Address cell_ids, uint32_t stream, int64_t n_tokens, Address library,
+                           Address panel_id, Address panel_mask, Address panel_counts,
+                           int64_t panels, Address weights, bool expressed, bool log1p,
+                           double target_sum, Address gene_ids, Address tokens, Address offsets,
+                           int threads) {
+  TokenReport report;
+  {
+    py::gil_scoped_release release;
+    NoiseAddress noise{0, 0, stream, at<const int64_t>(cell_ids)};
+    if (seed != 0) {
+      noise.seed = at<const int64_t>(seed)[0];
+      noise.step = at<const int64_t>(seed)[1];
+    }
+    report = sample_tokens<T>({at<const T>(values),
+                               at<const int64_t>(indptr),
+                               at<const void>(columns),
+                               wide_columns,
+                               stored,
+                               rows,
+                               genes,
+                               noise,
+                               n_tokens,
+                               at<const T>(library),
+                               at<const int32_t>(panel_id),
+                               at<const uint8_t>(panel_mask),
+                               at<const int64_t>(panel_counts),
+                               panels,
+                               at<const float>(weights),
+                               expressed,
+                               log1p,
+                               target_sum,
+                               at<int32_t>(gene_ids),
+                               at<T>(tokens),
+                               at<int64_t>(offsets),
+                               threads});
+  }
+  return py::make_tuple(report.fault, report.row, report.position, report.value, report.number,
+                        report.count);
+}
+
+EmbedShape embed_shape(Address gene_ids, bool wide_ids, int64_t cells, int64_t tokens,
+                       int64_t genes, int64_t width, bool concat, bool with_cls, int threads) {
+  return {
+      at<const void>(gene_ids), wide_ids, cells, tokens, genes, width, concat, with_cls, threads};
+}
+
+template <typename T>
+py::tuple embed_tokens_forward_py(Address gene_ids, bool wide_ids, int64_t cells, int64_t tokens,
+                                  int64_t genes, int64_t width, bool concat, bool with_cls,
+                                  int threads, Address table, int64_t table_stride, Address values,
+                                  int64_t cell_stride, int64_t token_stride, Address cls,
+                                  Address out) {
+  EmbedReport report;
+  {
+    py::gil_scoped_release release;
+    report = embed_tokens_forward<T>(
+        embed_shape(gene_ids, wide_ids, cells, tokens, genes, width, concat, with_cls, threads),
+        {at<const T>(table), table_stride, at<const T>(values), cell_stride, token_stride,
+         at<const T>(cls)},
+        at<T>(out));
+  }
+  return py::make_tuple(report.count, report.cell, report.token, report.id);
+}
+
+template <typename T>
+void embed_tokens_backward_py(Address gene_ids, bool wide_ids, int64_t cells, int64_t tokens,
+                              int64_t genes, int64_t width, bool concat, bool with_cls, int threads,
+                              Address delta, int64_t cell_stride, int64_t token_stride,
+                              Address grad_table, Address grad_values, Address grad_cls) {
+  py::gil_scoped_release release;
+  embed_tokens_backward<T>(
+      embed_shape(gene_ids, wide_ids, cells, tokens, genes, width, concat, with_cls, threads),
+      {at<const T>(delta), cell_stride, token_stride, at<T>(grad_table), at<T>(grad_values),
+       at<T>(grad_cls)});
+}
+
+template <typename T>
+void define_embed_tokens(py::module_& m, const std::string& suffix) {
+  m.def(("embed_tokens_forward_" + suffix).c_str(), &embed_tokens_forward_py<T>);
+  m.def(("embed_tokens_backward_" + suffix).c_str(), &embed_tokens_backward_py<T>);
+}
+
+template <typename T>
+PoissonArgs<T> poisson_args(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
+                            Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
+                            Address library, Address panel, Address mask, Address counts,
+                            int64_t panels, int activation, double target_sum, double eps,
+                            bool full, int threads) {
+  return {rows,
+          genes,
+          {kind, at<const T>(values), at<const int64_t>(indptr), at<const void>(columns),
+           wide_columns, stored, row_stride, at<const double>(library)},
+          {at<const int32_t>(panel), at<const uint8_t>(mask), at<const int64_t>(counts), panels},
+          activation,
+          target_sum,
+          eps,
+          full,
+          threads};
+}
+
+template <typename T>
+py::tuple poisson_prepare_py(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
+                             Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
+                             Address library, Address panel, Address mask, Address counts,
+                             int64_t panels, int activation, double target_sum, double eps,
+                             bool full, int threads, int reduction, Address units,
+                             Address weights) {
+  PoissonReport r;
+  {
+    py::gil_scoped_release release;
+    r = poisson_prepare<T>(poisson_args<T>(rows, genes, kind, values, indptr, columns, wide_columns,
+                                           stored, row_stride, library, panel, mask, counts, panels,
+                                           activation, target_sum, eps, full, threads),
+                           reduction, at<double>(units), at<double>(weights));
+  }
+  return py::make_tuple(r.fault, r.row, r.position, r.value, r.library, r.count);
+}
+
+template <typename T>
+void poisson_sweep_py(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
+                      Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
+                      Address library, Address panel, Address mask, Address counts, int64_t panels,
+                      int activation, double target_sum, double eps, bool full, int threads,
+                      Address units, Address weights, int64_t first, int64_t count, Address logits,
+                      int64_t logits_stride, Address sums, Address loss, Address gradient,
+                      Address upstream, int64_t upstream_stride) {
+  py::gil_scoped_release release;
+  poisson_sweep<T>(poisson_args<T>(rows, genes, kind, values, indptr, columns, wide_columns, stored,
+                                   row_stride, library, panel, mask, counts, panels, activation,
+                                   target_sum, eps, full, threads),
+                   {first, count, at<const T>(logits), logits_stride, at<double>(sums), at<T>(loss),
+                    at<T>(gradient), at<const T>(upstream), upstream_stride},
+                   at<const double>(units), at<const double>(weights));
+}
+
+double weighted_sum_py(Address values, Address weights, int64_t count) {
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i)
+    sum += at<const double>(values)[i] * at<const double>(weights)[i];
+  return sum;
+}
+
+// For the tests: one counter's words, and functions of given numbers, compiled without clones.
 py::tuple philox4x32_10_py(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0,
                            uint32_t k1) {
   const PhiloxCounter out = philox4x32_10({c0, c1, c2, c3}, {k0, k1});
@@ -118,6 +266,14 @@ py::tuple philox4x32_10_py(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, u
 
 void gumbel_py(Address words, int64_t count, Address noise) {
   for (int64_t i = 0; i < count; ++i) at<float>(noise)[i] = gumbel(at<const uint32_t>(words)[i]);
+}
+
+void exponential_py(Address words, int64_t count, Address out) {
+  for (int64_t i = 0; i < count; ++i) at<float>(out)[i] = exponential(at<const uint32_t>(words)[i]);
+}
+
+void log1p_py(Address x, int64_t count, Address out) {
+  for (int64_t i = 0; i < count; ++i) at<float>(out)[i] = log1p_nonnegative(at<const float>(x)[i]);
 }
 
 }  // namespace
@@ -134,8 +290,21 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("masked_linear_forward_f64", &masked_linear_forward_py<double>);
   m.def("masked_linear_backward_f32", &masked_linear_backward_py<float>);
   m.def("masked_linear_backward_f64", &masked_linear_backward_py<double>);
+  m.def("sample_tokens_f32", &sample_tokens_py<float>);
+  m.def("sample_tokens_f64", &sample_tokens_py<double>);
+  define_embed_tokens<float>(m, "f32");
+  define_embed_tokens<double>(m, "f64");
+  define_embed_tokens<BFloat16>(m, "bf16");
+  define_embed_tokens<Half>(m, "f16");
+  m.def("poisson_prepare_f32", &poisson_prepare_py<float>);
+  m.def("poisson_prepare_f64", &poisson_prepare_py<double>);
+  m.def("poisson_sweep_f32", &poisson_sweep_py<float>);
+  m.def("poisson_sweep_f64", &poisson_sweep_py<double>);
+  m.def("weighted_sum", &weighted_sum_py);
   m.def("philox4x32_10", &philox4x32_10_py);
   m.def("gumbel", &gumbel_py);
+  m.def("exponential", &exponential_py);
+  m.def("log1p", &log1p_py);
   m.attr("__version__") = KERNOMICS_VERSION;
   m.attr("compiler") = KERNOMICS_COMPILER;
 }

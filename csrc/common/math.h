@@ -84,11 +84,11 @@ KN_HD void split_float(float x, float* f, float* e) {
   *f = add(bits_float((shifted & 0x007fffffu) + 0x3f3504f3u), -1.0f);
 }
 
-// Gumbel noise g = −log E, E = −log(u), from a 32-bit word r. With u = (r + ½)/2³² close to 1,
-// float32 would round u to 1 and E to 0, so for r < 2³¹ E = −log1p(−(r + ½)/2³²) and otherwise
-// E = −log((~r + ½)/2³²): the fine end of the uniform lies where genes win. Finite for every r,
-// from −3.13 to 22.87; within 2 ulp or 2.4e-7 of the exact value.
-KN_HD float gumbel(uint32_t r) {
+// A standard exponential number E from a 32-bit word r. With u = (r + ½)/2³², E = −log(1 − u). Near
+// u = 1 float32 would round 1 − u, so for r < 2³¹ E = −log1p(−(r + ½)/2³²) and otherwise
+// E = −log((~r + ½)/2³²): the fine end of the uniform lies at small E, where genes win. From
+// 1.16e-10 to 22.87, rising with r.
+KN_HD float exponential(uint32_t r) {
   const bool upper = r < 0x80000000u;  // the winning side
   const uint32_t q = upper ? r : ~r;   // below 2³¹
   const float x = fma(static_cast<float>(static_cast<int32_t>(q)), 0x1p-32f, 0x1p-33f);
@@ -99,29 +99,106 @@ KN_HD float gumbel(uint32_t r) {
   const bool small = x < 0.292893219f;
   const float f_up = small ? -x : fma(x, -2.0f, 1.0f);
   const float e_up = small ? 0.0f : -1.0f;
-  const float E = -log_reduced(upper ? f_up : f, upper ? e_up : e);
-  split_float(E, &f, &e);
+  return -log_reduced(upper ? f_up : f, upper ? e_up : e);
+}
+
+// Gumbel noise g = −log E, finite for every r, from −3.13 to 22.87; within 2 ulp or 2.4e-7 of the
+// exact value.
+KN_HD float gumbel(uint32_t r) {
+  float f, e;
+  split_float(exponential(r), &f, &e);
   return -log_reduced(f, e);
 }
 
-// exp(x) for x <= 0, relative error below 2e-7; 0 below −87, just above the smallest normal
-// float32.
-KN_HD float exp_nonpositive(float x) {
-  const float bounded = x > -87.0f ? x : -87.0f;                 // also catches −inf
-  const float shifted = fma(bounded, 1.44269504f, 12582912.0f);  // 1.5·2²³ rounds to an integer
-  const float n = add(shifted, -12582912.0f);
-  const float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, bounded));
+// log(1 + x) for 0 <= x < 2¹²⁶, within 2 ulp; NaN stays NaN. With 1 + x = m·2^e, m − 1 is
+// x·2^−e + (2^−e − 1), rounded once: what 1 + x loses of a small x never enters.
+KN_HD float log1p_nonnegative(float x) {
+  float f, e;
+  const float sum = add(x, 1.0f);
+  split_float(sum, &f, &e);
+  const uint32_t exponent = (float_bits(sum) + (0x3f800000u - 0x3f3504f3u)) & 0x7f800000u;
+  const float scale = bits_float(0x7f000000u - exponent);  // 2^−e
+  return log_reduced(fma(x, scale, add(scale, -1.0f)), e);
+}
+
+KN_HD double log1p_nonnegative(double x) { return log1p(x); }
+
+// e^r − 1 and n, where x = r + n·ln 2 with |r| ≤ ½ ln 2, for |x| below 2²¹; relative error below
+// 2e-7. NaN gives NaN.
+KN_HD float expm1_reduced(float x, int32_t* n) {
+  const float shifted = fma(x, 1.44269504f, 12582912.0f);  // 1.5·2²³ rounds to an integer
+  const float whole = add(shifted, -12582912.0f);
+  const float r = fma(whole, 2.12194440e-4f, fma(whole, -0.693359375f, x));
   float p = 0.001395047961f;
   p = fma(p, r, 0.008368882227f);
   p = fma(p, r, 0.04166620597f);
   p = fma(p, r, 0.166665189f);
   p = fma(p, r, 0.5f);
-  const float y = add(fma(mul(p, r), r, r), 1.0f);
-  const int32_t exponent = static_cast<int32_t>(float_bits(shifted)) - 0x4b400000;
-  const float scaled = bits_float(float_bits(y) + (static_cast<uint32_t>(exponent) << 23));
+  *n = static_cast<int32_t>(float_bits(shifted)) - 0x4b400000;
+  return fma(mul(p, r), r, r);
+}
+
+// 2^n for −126 ≤ n ≤ 127.
+KN_HD float power_of_two(int32_t n) { return bits_float(static_cast<uint32_t>(n + 127) << 23); }
+
+// exp(x) for x <= 0, relative error below 2e-7; 0 below −87, just above the smallest normal
+// float32.
+KN_HD float exp_nonpositive(float x) {
+  const float bounded = x > -87.0f ? x : -87.0f;  // also catches −inf
+  int32_t n;
+  const float y = add(expm1_reduced(bounded, &n), 1.0f);
+  const float scaled = bits_float(float_bits(y) + (static_cast<uint32_t>(n) << 23));
   return x > -87.0f ? scaled : 0.0f;
 }
 
 KN_HD double exp_nonpositive(double x) { return exp(x); }
+
+// exp(x), relative error below 2e-7; 0 below −86, inf beyond float32, NaN for NaN.
+KN_HD float exp_any(float x) {
+  float bounded = x < -86.0f ? -86.0f : x;
+  bounded = bounded > 89.0f ? 89.0f : bounded;
+  int32_t n;
+  const float y = add(expm1_reduced(bounded, &n), 1.0f);
+  const float scaled = mul(mul(y, power_of_two(n - 1)), 2.0f);  // n reaches 128
+  return x < -86.0f ? 0.0f : scaled;
+}
+
+KN_HD double exp_any(double x) { return exp(x); }
+
+// exp(x) − 1 for x <= 0, and exp(x) by itself, so that neither loses digits; NaN for NaN.
+KN_HD float expm1_nonpositive(float x, float* exponential) {
+  const float bounded = x < -87.0f ? -87.0f : x;
+  int32_t n;
+  const float q = expm1_reduced(bounded, &n);
+  const float power = power_of_two(n);
+  *exponential = fma(power, q, power);
+  return fma(power, q, add(power, -1.0f));
+}
+
+KN_HD double expm1_nonpositive(double x, double* exponential) {
+  *exponential = exp(x);
+  return expm1(x);
+}
+
+// log(1 + x) for x in [0, 1], reduced as in `gumbel`: 1 + x = 2·(1 + (x − 1)/2) above √2.
+KN_HD float log1p_unit(float x) {
+  const bool small = x < 0.414213562f;
+  return log_reduced(small ? x : fma(x, 0.5f, -0.5f), small ? 0.0f : 1.0f);
+}
+
+KN_HD double log1p_unit(double x) { return log1p(x); }
+
+// log(x): −inf at 0, NaN below.
+KN_HD float log_any(float x) {
+  const bool tiny = x < 0x1p-126f;
+  float f, e;
+  split_float(tiny ? mul(x, 0x1p23f) : x, &f, &e);
+  float y = log_reduced(f, tiny ? add(e, -23.0f) : e);
+  y = x == 0.0f ? -INFINITY : y;
+  y = x == INFINITY ? x : y;
+  return x >= 0.0f ? y : NAN;
+}
+
+KN_HD double log_any(double x) { return log(x); }
 
 }  // namespace kernomics

@@ -15,6 +15,7 @@ namespace kernomics {
 // One constant per purpose, so that two uses of one seed never share words.
 enum Stream : uint32_t {
   kStreamGeneScores = 0,  // Gumbel noise on gene scores
+  kStreamTokens = 1,      // which genes of a cell become tokens
 };
 
 struct PhiloxKey {

@@ -1,5 +1,6 @@
 // The CPU kernels: plain functions on pointers and sizes, called by bindings_cpu.cpp.
-// T is float or double. Row-major, contiguous unless a stride is given.
+// T is float or double, for embed_tokens also BFloat16 or Half (half.h). Row-major, contiguous
+// unless a stride is given.
 #pragma once
 
 #include <cstdint>
@@ -54,12 +55,9 @@ template <typename T>
 void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64_t genes, int64_t k,
                          double tau, int relaxation, T* gamma, int threads);
 
-// What is wrong with the arguments of masked_linear.
+// What is wrong with the arguments of masked_linear; 1 to 3 are those of csr.h.
 enum LinearFault : int {
   kLinearFine = 0,
-  kLinearIndptr = 1,       // row pointers fall, or leave the stored entries
-  kLinearColumn = 2,       // a column outside [0, genes)
-  kLinearOrder = 3,        // columns of a row do not ascend
   kLinearChosenRange = 4,  // `chosen` outside [0, genes)
   kLinearChosenOrder = 5,  // `chosen` does not ascend
   kLinearReachRange = 6,   // the same of `reached`
@@ -115,5 +113,174 @@ LinearReport masked_linear_forward(const LinearArgs<T>& args, const T* bias, T* 
 
 template <typename T>
 void masked_linear_backward(const LinearArgs<T>& args, const LinearGradients<T>& gradients);
+
+// What is wrong with the arguments of sample_tokens; 1 to 3 are those of csr.h.
+enum TokenFault : int {
+  kTokensFine = 0,
+  kTokensCellId = 4,   // outside [0, 2⁴⁸)
+  kTokensPanel = 5,    // a panel id outside [0, panels)
+  kTokensLibrary = 6,  // negative, NaN or infinite; so for the next two
+  kTokensCount = 7,
+  kTokensWeight = 8,
+  kTokensFaults = 9,  // how many codes there are
+};
+
+struct TokenReport {
+  int fault = kTokensFine;
+  int64_t row = 0;       // the first bad row; the first bad gene of kTokensWeight
+  int64_t position = 0;  // in the row
+  int64_t value = 0;     // what was found there
+  double number = 0;     // the same where it is no integer
+  int64_t count = 0;     // rows (genes) with this fault
+};
+
+// A null pointer stands for: the row's position (noise.row_ids), its sum (library), every gene
+// observed (panels), uniform (weights).
+template <typename T>
+struct TokenArgs {
+  const T* values;  // CSR [rows, genes]
+  const int64_t* indptr;
+  const void* columns;  // int64 if `wide_columns`, else int32
+  bool wide_columns;
+  int64_t stored, rows, genes;
+  NoiseAddress noise;
+  int64_t n_tokens;
+  const T* library;             // [rows]
+  const int32_t* panel_id;      // [rows]
+  const uint8_t* panel_mask;    // [panels, genes], 1 where observed
+  const int64_t* panel_counts;  // [panels], how many are
+  int64_t panels;
+  const float* weights;  // [genes]
+  bool expressed;        // candidates are the row's own genes, not all observed ones
+  bool log1p;            // else raw counts
+  double target_sum;     // 0: counts are not divided by the library
+  int32_t* gene_ids;     // [rows, n_tokens], ascending, −1 where there are no more candidates
+  T* tokens;             // [rows, n_tokens], their values, 0 there
+  int64_t* offsets;      // [rows + 1] for rows without gaps (the rest of the room then is −1 and 0)
+  int threads;
+};
+
+template <typename T>
+TokenReport sample_tokens(const TokenArgs<T>& args);
+
+// Gene ids outside [−1, genes).
+struct EmbedReport {
+  int64_t cell = 0, token = 0;  // the first
+  int64_t id = 0;               // what was found there
+  int64_t count = 0;
+};
+
+// Tokens [cells, with_cls + tokens, width].
+struct EmbedShape {
+  const void* gene_ids;  // [cells, tokens], −1 for padding; int64 if `wide_ids`, else int32
+  bool wide_ids;
+  int64_t cells, tokens, genes, width;
+  bool concat;    // the token is [E_i ; x], else E_i + v
+  bool with_cls;  // a CLS token stands in front
+  int threads;
+};
+
+template <typename T>
+struct EmbedInputs {
+  const T*
+      table;  // [genes, width], rows `table_stride` apart; for concat its last column is unused
+  int64_t table_stride;
+  const T* values;                    // x [cells, tokens], or v [cells, tokens, width]
+  int64_t cell_stride, token_stride;  // of v
+  const T* cls;                       // [width]
+};
+
+template <typename T>
+struct EmbedGradients {
+  const T* delta;  // of the tokens
+  int64_t cell_stride, token_stride;
+  T* table;   // [genes, width], or null: not wanted, as the next two
+  T* values;  // [cells, tokens], or [cells, tokens, width]
+  T* cls;     // [width]
+};
+
+// With a bad id the tokens are not written.
+template <typename T>
+EmbedReport embed_tokens_forward(const EmbedShape& shape, const EmbedInputs<T>& inputs, T* tokens);
+
+template <typename T>
+void embed_tokens_backward(const EmbedShape& shape, const EmbedGradients<T>& gradients);
+
+// The target rates y [rows, genes] of the Poisson loss: CSR, or dense where `indptr` is null.
+template <typename T>
+struct PoissonTarget {
+  int kind;         // TargetKind
+  const T* values;  // CSR: [stored]
+  const int64_t* indptr;
+  const void* columns;  // int64 if `wide_columns`, else int32
+  bool wide_columns;
+  int64_t stored;
+  int64_t row_stride;     // dense
+  const double* library;  // [rows], or null for the sums of the rows
+};
+
+// Which genes count: those with mask[panel_b, i] ≠ 0, or all where `panel` is null.
+struct PoissonObserved {
+  const int32_t* panel;   // [rows]
+  const uint8_t* mask;    // [panels, genes]
+  const int64_t* counts;  // [panels] observed genes
+  int64_t panels;
+};
+
+template <typename T>
+struct PoissonArgs {
+  int64_t rows, genes;
+  PoissonTarget<T> target;
+  PoissonObserved observed;
+  int activation;  // Activation
+  double target_sum, eps;
+  bool full;  // adds Stirling's term
+  int threads;
+};
+
+enum PoissonReduction : int {
+  kReduceMean = 0,   // of each cell over its observed genes, then over cells
+  kReduceGenes = 1,  // Σ over Σ observed genes
+  kReduceSum = 2,
+  kReduceCell = 3,  // of each cell over its observed genes
+};
+
+enum PoissonFault : int {
+  kPoissonFine = 0,  // 1 to 3: CsrFault of a row of the target
+  kPoissonPanel = 4,
+  kPoissonLibrary = 5,
+};
+
+struct PoissonReport {
+  int fault = kPoissonFine;
+  int64_t row = 0;       // the first bad row
+  int64_t position = 0;  // as in CsrReport
+  int64_t value = 0;     // as in CsrReport, or the panel
+  double library = 0;
+  int64_t count = 0;  // bad rows
+};
+
+// Checks every row and writes two numbers for each: units = L/library, and weights, what its sum
+// of losses counts in the reduction.
+template <typename T>
+PoissonReport poisson_prepare(const PoissonArgs<T>& args, int reduction, double* units,
+                              double* weights);
+
+// `count` genes from `first` on: null pointers for what is not wanted.
+template <typename T>
+struct PoissonStrip {
+  int64_t first, count;
+  const T* logits;
+  int64_t logits_stride;
+  double* sums;  // [rows], to which the losses are added
+  T* loss;       // [rows, count], each loss
+  T* gradient;   // [rows, count], weights_b · upstream · dloss/dlogit; may be the logits themselves
+  const T* upstream;  // [rows, count], or null for 1
+  int64_t upstream_stride;
+};
+
+template <typename T>
+void poisson_sweep(const PoissonArgs<T>& args, const PoissonStrip<T>& strip, const double* units,
+                   const double* weights);
 
 }  // namespace kernomics

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "clones.h"
+#include "csr.h"
 #include "kernels.h"
 #include "pages.h"
 
@@ -57,20 +58,6 @@ KN_INLINE void axpy(T a, const T* row, int64_t n, T* __restrict__ out) {
 
 // ---- soundness ------------------------------------------------------------------------------
 
-// The first fault of a row's columns, which must ascend within [0, genes).
-template <typename C>
-KN_INLINE LinearReport check_columns(const C* columns, int64_t n, int64_t genes) {
-  if (n == 0) return {};
-  int bad = columns[0] < 0 || columns[n - 1] >= genes;
-  for (int64_t i = 1; i < n; ++i) bad |= columns[i] <= columns[i - 1];
-  if (!bad) return {};
-  for (int64_t i = 0; i < n; ++i) {
-    if (columns[i] < 0 || columns[i] >= genes) return {kLinearColumn, 0, i, columns[i], 1};
-    if (i > 0 && columns[i] <= columns[i - 1]) return {kLinearOrder, 0, i, columns[i], 1};
-  }
-  return {};
-}
-
 // `count` genes that must ascend within [0, genes); with `padded` −1 may fill the end.
 LinearReport check_genes(const int64_t* list, int64_t count, int64_t genes, bool padded) {
   const int range = padded ? kLinearReachRange : kLinearChosenRange;
@@ -95,13 +82,13 @@ LinearReport check_genes(const int64_t* list, int64_t count, int64_t genes, bool
 template <typename T, typename C>
 KN_INLINE LinearReport forward_csr_row(const LinearArgs<T>& a, const uint8_t* flags,
                                        const int64_t* indptr, T* __restrict__ y) {
-  if (indptr[0] < 0 || indptr[1] < indptr[0] || indptr[1] > a.x.stored)
-    return {kLinearIndptr, 0, indptr[0], indptr[1], 1};
-  const C* columns = static_cast<const C*>(a.x.columns) + indptr[0];
+  const C* stored = static_cast<const C*>(a.x.columns);
+  const CsrReport found = check_csr_row(indptr, stored, a.x.stored, a.x.genes);
+  if (found.fault != kCsrFine || y == nullptr)
+    return {found.fault, 0, found.position, found.value, found.fault == kCsrFine ? 0 : 1};
+  const C* columns = stored + indptr[0];
   const T* values = a.x.values + indptr[0];
   const int64_t n = indptr[1] - indptr[0];
-  const LinearReport report = check_columns(columns, n, a.x.genes);
-  if (report.fault != kLinearFine || y == nullptr) return report;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t j = columns[i];
     if (flags[j] & kChosen)

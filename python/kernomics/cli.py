@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kernomics import __version__, cli_options, cli_panels
+from kernomics import __version__, cli_options, cli_panels, cli_txfm
 from kernomics.errors import ConfigError, KernomicsError, closest
 
 EXAMPLES = """examples:
@@ -21,6 +21,8 @@ EXAMPLES = """examples:
       --split group --split-key donor --force CD3D MS4A1 --out runs/two-tasks
   kernomics evaluate runs/panel other.h5ad
   kernomics panel cells.h5ad --genes genes.txt --labels-key cell_type
+  kernomics pretrain cells.h5ad --size XS --labels-key cell_type --out runs/txfm
+  kernomics embed runs/txfm other.h5ad --out embedded.h5ad
 """
 
 
@@ -37,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     top = argparse.ArgumentParser(
         prog="kernomics",
-        description="Train models on gene-expression counts: gene panels with their predictor.",
+        description="Train models on gene-expression counts: gene panels with their predictor, "
+        "and representations of cells.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -86,11 +89,14 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="apply a saved panel to other cells and score it",
+        help="apply a saved model to other cells and score it",
+        description="Apply a saved panel to other cells and score its predictions; or represent "
+        "other cells by a saved TxFM and score how well classes can be read off that "
+        "representation, PCA and normalised counts, on a fifth of the cells.",
         formatter_class=_Help,
     )
     evaluate.add_argument("run_or_model", help="a run directory, or a saved model")
-    evaluate.add_argument("data", help="an .h5ad file with raw counts of the panel's genes")
+    evaluate.add_argument("data", help="an .h5ad file with raw counts of the model's genes")
     evaluate.add_argument("--layer", help="layer that holds the counts (X if not given)")
     evaluate.add_argument("--library-key", help="obs column with each cell's total over all genes")
     evaluate.add_argument(
@@ -98,10 +104,13 @@ def parser() -> argparse.ArgumentParser:
         help="obs column of a label, where it is not called as in training",
     )  # fmt: skip
     evaluate.add_argument("--predictions", metavar="CSV", help="write each cell's prediction here")
+    cli_txfm.add_evaluation(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
     evaluate.set_defaults(run=_evaluate)
 
     cli_panels.add_panel(commands, _Help)
+    cli_txfm.add_pretrain(commands, _Help)
+    cli_txfm.add_embed(commands, _Help)
 
     info = commands.add_parser("info", help="what was built, and what this machine has")
     info.add_argument("--json", action="store_true", help="print it as JSON")
@@ -352,8 +361,13 @@ def _print_scores(scores: Any) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from kernomics.models import Panel
+    from kernomics.models.saved import saved_format
+    from kernomics.models.txfm_model import FORMAT
     from kernomics.train.storage import jsonable
 
+    if saved_format(args.run_or_model) == FORMAT:
+        cli_txfm.evaluate(args)
+        return
     labels = {}
     for pair in args.label:
         task, equals, name = pair.partition("=")

@@ -2,6 +2,7 @@
 
 from kernomics.data.cells import Cells
 from kernomics.data.collection import CellCollection, GeneSummary
+from kernomics.data.joint import join
 from kernomics.data.labels import Labels
 from kernomics.data.match import gene_id_kind, match_genes
 from kernomics.data.sampler import Sampler
@@ -15,6 +16,7 @@ __all__ = [
     "Sampler",
     "Split",
     "gene_id_kind",
+    "join",
     "make_split",
     "match_genes",
 ]

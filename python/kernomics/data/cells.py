@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kernomics.data.rows import Rows
 from kernomics.errors import DataError
+from kernomics.ops import Panels
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class Cells:
     labels
         Per label column int64 [B] (categorical, −1 unlabelled) or float32 [B] (continuous, NaN
         unlabelled).
+    observed
+        Which genes each cell's data set has measured; None where all cells have all genes.
     """
 
     indptr: Tensor
@@ -48,6 +51,7 @@ class Cells:
     cell_ids: Tensor
     library: Tensor | None = None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
+    observed: Panels | None = None
 
     def __len__(self) -> int:
         return self.cell_ids.shape[0]
@@ -153,6 +157,7 @@ class Cells:
             cell_ids=move(self.cell_ids),
             library=None if self.library is None else move(self.library),
             labels={name: move(column) for name, column in self.labels.items()},
+            observed=None if self.observed is None else self.observed.map(move),
         )
 
     def csr(self) -> Tensor:
@@ -188,6 +193,9 @@ class Cells:
             cell_ids=self.cell_ids[start:stop],
             library=None if self.library is None else self.library[start:stop],
             labels={name: column[start:stop] for name, column in self.labels.items()},
+            observed=None
+            if self.observed is None
+            else self.observed.with_panel_id(self.observed.panel_id[start:stop]),
         )
 
     def with_values(self, values: Tensor) -> Cells:
@@ -234,8 +242,14 @@ class Cells:
             new, values = new[order], values[order]
         indptr = torch.zeros_like(self.indptr)
         indptr[1:] = torch.bincount(row, minlength=len(self)).cumsum(0)
+        observed = None if self.observed is None else self.observed.select_genes(columns)
         return replace(
-            self, indptr=indptr, indices=new.to(self.indices.dtype), values=values, n_genes=k
+            self,
+            indptr=indptr,
+            indices=new.to(self.indices.dtype),
+            values=values,
+            n_genes=k,
+            observed=observed,
         )
 
     def _row_of_nonzero(self) -> Tensor:

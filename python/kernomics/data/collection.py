@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from kernomics.data.rows import Rows, canonical
 from kernomics.data.sampler import Sampler
 from kernomics.data.sources import CsrSource, Source
 from kernomics.errors import ConfigError, DataError
+from kernomics.ops import Panels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -79,6 +80,8 @@ class CellCollection:
         self._obs = obs
         self._library = library
         self._columns: npt.NDArray[np.int64] | None = None
+        self._observed: Panels | None = None
+        self._panel_of_cell: npt.NDArray[np.int32] | None = None
         self._fingerprint: str | None = None
         self.genes = genes
         self.cell_names = cell_names
@@ -199,7 +202,7 @@ class CellCollection:
     @property
     def on_disk(self) -> bool:
         """Whether batches are read from a file."""
-        return not isinstance(self._source, CsrSource)
+        return getattr(self._source, "on_disk", not isinstance(self._source, CsrSource))
 
     @property
     def obs(self) -> pd.DataFrame:
@@ -236,7 +239,11 @@ class CellCollection:
         library = found.totals() if self._library is None else self._library[wanted]
         labels = {name: label.values[wanted] for name, label in self.labels.items()}
         cells = Cells.from_rows(found, self._source.shape[1], wanted, library, labels)
-        return cells if self._columns is None else cells.select_genes(self._columns)
+        if self._columns is not None:
+            cells = cells.select_genes(self._columns)
+        if self._observed is None or self._panel_of_cell is None:
+            return cells
+        return replace(cells, observed=self._observed.with_panel_id(self._panel_of_cell[wanted]))
 
     def batches(self, sampler: Sampler, epoch: int, start: int = 0) -> Iterator[Cells]:
         """Read an epoch's batches, from batch `start` on.
@@ -270,13 +277,45 @@ class CellCollection:
         genes, min_gene_overlap
             As in `match_genes`.
         """
-        columns = match_genes(genes, self.genes, min_gene_overlap)
+        found = columns = match_genes(genes, self.genes, min_gene_overlap)
         if self._columns is not None:
             columns = np.where(columns >= 0, self._columns[columns], -1)
         same = np.array_equal(columns, np.arange(self._source.shape[1]))
-        return self._copy(
+        view = self._copy(
             genes=np.array(list(genes), dtype=object), _columns=None if same else columns
         )
+        if self._observed is not None:
+            view._observed = self._observed.select_genes(found)
+        return view
+
+    def with_observed(self, panels: Panels, panel_of_cell: npt.NDArray[np.int32]) -> CellCollection:
+        """Return the same cells, of which each has observed some of the genes only.
+
+        Parameters
+        ----------
+        panels
+            The sets of genes.
+        panel_of_cell
+            int32 [n_cells], which of them each cell has.
+        """
+        return self._copy(_observed=panels, _panel_of_cell=panel_of_cell)
+
+    @property
+    def observed(self) -> Panels | None:
+        """The sets of genes that cells have observed; None where all have all."""
+        return self._observed
+
+    @property
+    def library(self) -> npt.NDArray[np.float32]:
+        """Each cell's total over all genes of its source, float32 [n_cells]."""
+        if self._library is None:
+            parts = [cells.library for cells in self._batches_of(np.arange(self.n_cells))]
+            self._library = np.concatenate([p.numpy() for p in parts if p is not None])
+        return self._library
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Cut all rows into ranges that fit in memory with ease."""
+        return self._source.blocks()
 
     def load_genes(self, columns: npt.ArrayLike) -> CellCollection:
         """Return the same cells over a few genes, read into memory in one pass.
@@ -302,6 +341,7 @@ class CellCollection:
             _source=CsrSource(Rows(indptr, indices, values), len(wanted)),
             _library=np.concatenate([p.library.numpy() for p in parts if p.library is not None]),
             _columns=None,
+            _observed=None if self._observed is None else self._observed.select_genes(wanted),
             genes=self.genes[wanted],
         )
 
@@ -391,6 +431,9 @@ class CellCollection:
                 whole.update("\0".join(names.tolist()).encode() + b"\1")
             for part in parts.values():
                 whole.update(part.digest())
+            if self._observed is not None and self._panel_of_cell is not None:
+                whole.update(self._observed.mask.numpy().tobytes())
+                whole.update(self._panel_of_cell.tobytes())
             for label in self.labels.values():
                 whole.update("\0".join((label.name, label.kind, *label.categories)).encode())
                 whole.update(label.values.tobytes())

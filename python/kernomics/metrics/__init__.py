@@ -10,6 +10,7 @@ from kernomics.metrics.classification import (
 )
 from kernomics.metrics.expression import ClassExpression, class_expression
 from kernomics.metrics.regression import mae, pearson, r2, regression_metrics
+from kernomics.metrics.representation import probe_metrics
 
 __all__ = [
     "ClassExpression",
@@ -22,6 +23,7 @@ __all__ = [
     "macro_f1",
     "mae",
     "pearson",
+    "probe_metrics",
     "r2",
     "regression_metrics",
 ]

@@ -1,7 +1,10 @@
 """The systems: each a configuration, a module and a class with the same verbs."""
 
 from kernomics.models.panel import Panel
+from kernomics.models.txfm import TxFM
+from kernomics.models.txfm_config import TxFMConfig
+from kernomics.models.txfm_model import CellEncoder
 from kernomics.models.yoto import YOTO
 from kernomics.models.yoto_config import YOTOConfig
 
-__all__ = ["YOTO", "Panel", "YOTOConfig"]
+__all__ = ["YOTO", "CellEncoder", "Panel", "TxFM", "TxFMConfig", "YOTOConfig"]

@@ -17,10 +17,10 @@ from torch import Tensor
 from kernomics import metrics
 from kernomics.data import CellCollection, Labels
 from kernomics.data.labels import column
-from kernomics.errors import CheckpointError, ConfigError, DataError, closest
+from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.panel_network import PanelNetwork, Task
-from kernomics.train import load_model_dir, save_model_dir
-from kernomics.train.storage import existing
+from kernomics.models.saved import read_saved
+from kernomics.train import save_model_dir
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -288,18 +288,7 @@ class Panel:
         CheckpointError
             If there is none, it is damaged, or it is no panel.
         """
-        path = Path(path)
-        is_run = (path / "config.json").is_file()
-        folder = path / "model" if is_run else path
-        if is_run and not existing(folder).is_dir():
-            raise CheckpointError(
-                f"the run in {path} has no model: it did not finish; continue it with --resume"
-            )
-        tensors, meta = load_model_dir(folder)
-        if meta.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{folder} holds {meta.get('format')!r}, not {FORMAT!r}: is it another model?"
-            )
+        tensors, meta = read_saved(path, FORMAT)
         tasks = [
             Task(**{**task, "classes": tuple(task["classes"]),
                     "class_weights": tuple(task["class_weights"])})

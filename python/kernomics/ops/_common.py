@@ -9,6 +9,7 @@ from torch import Tensor
 
 # One stream of random words per purpose; the same constants stand in csrc/common/philox.h.
 STREAM_GENE_SCORES = 0
+STREAM_TOKENS = 1
 
 LIBRARY = torch.library.Library("kernomics", "DEF")
 
@@ -83,6 +84,66 @@ def csr_parts(x: Tensor | SparseRows, name: str) -> tuple[Tensor, Tensor, Tensor
             "and [nnz] are needed"
         )
     return indptr.to(torch.int64).contiguous(), indices.contiguous(), values.contiguous()
+
+
+def raise_csr_fault(
+    report: tuple[int, int, int, int, int], name: str, genes: int, hint: str
+) -> None:
+    """Raise for one of the faults of csrc/cpu/csr.h, none for 0 and for other codes.
+
+    The report holds the fault, the first bad row, the position in it, the value found there and
+    the number of bad rows; the hint says what to do about genes out of range.
+    """
+    fault, row, position, value, count = report
+    rows = f"in {count:,} rows, first row {row:,}"
+    if fault == 1:
+        raise ValueError(
+            f"the row pointers of {name} fall or leave its stored entries {rows}, which would run "
+            f"from entry {position:,} to {value:,}; build {name} with torch.sparse_csr_tensor"
+        )
+    if fault == 2:
+        raise ValueError(
+            f"{name} has columns outside its {genes:,} genes {rows}: entry {position:,} has column "
+            f"{value:,}; {hint}"
+        )
+    if fault == 3:
+        raise ValueError(
+            f"the columns of {name} do not ascend {rows}: entry {position:,} with column {value:,} "
+            "repeats or falls below the one before; sort each row and add up duplicates "
+            "(scipy: sum_duplicates)"
+        )
+
+
+def require_seed(seed: object) -> Tensor:
+    """Return the seed if it is an int64 tensor (key, step).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not.
+    """
+    if not isinstance(seed, Tensor):
+        raise TypeError(f"seed is a {type(seed).__name__}; an int64 tensor of two is needed")
+    if seed.dtype != torch.int64 or seed.shape != (2,):
+        raise ValueError(
+            f"seed is {seed.dtype} of shape {tuple(seed.shape)}; int64 (key, step) is needed"
+        )
+    return seed.contiguous()
+
+
+def require_ids(ids: Tensor, name: str, rows: int) -> Tensor:
+    """Return the rows' ids, contiguous, if they are int64 [rows]; raise ``ValueError`` if not."""
+    if ids.dtype != torch.int64 or ids.shape != (rows,):
+        raise ValueError(
+            f"{name} are {ids.dtype} of shape {tuple(ids.shape)}; int64 [{rows}] is needed"
+        )
+    return ids.contiguous()
+
+
+def require_stream(stream: int) -> None:
+    """Raise ``ValueError`` unless the stream is one of the 65,536."""
+    if not 0 <= stream < 2**16:
+        raise ValueError(f"stream = {stream} must lie between 0 and 65535")
 
 
 def draw_seed(generator: torch.Generator | None, device: torch.device) -> Tensor:

@@ -15,7 +15,10 @@ from ._common import (
     address,
     draw_seed,
     require_float,
+    require_ids,
     require_same_device,
+    require_seed,
+    require_stream,
     suffix,
 )
 
@@ -364,8 +367,7 @@ def gumbel_topk(
     scale = float(noise)
     if not 0.0 <= scale < float("inf"):
         raise ValueError(f"noise = {noise} must be a finite scale, at least 0")
-    if not 0 <= stream < 2**16:
-        raise ValueError(f"stream = {stream} must lie between 0 and 65535")
+    require_stream(stream)
     if reach is not None and relaxation == "softmax":
         raise ValueError("softmax reaches every gene; leave reach out or use another relaxation")
     if reach is not None and reach < k:
@@ -373,20 +375,8 @@ def gumbel_topk(
     if scale > 0.0:
         if seed is None:
             seed = draw_seed(generator, scores.device)
-        elif not isinstance(seed, Tensor):
-            raise TypeError(f"seed is a {type(seed).__name__}; an int64 tensor of two is needed")
-        elif seed.dtype != torch.int64 or seed.shape != (2,):
-            raise ValueError(
-                f"seed is {seed.dtype} of shape {tuple(seed.shape)}; int64 (key, step) is needed"
-            )
-        if row_ids is not None and (
-            row_ids.dtype != torch.int64 or row_ids.shape != rows.shape[:1]
-        ):
-            raise ValueError(
-                f"row_ids are {row_ids.dtype} of shape {tuple(row_ids.shape)}; "
-                f"int64 [{rows.shape[0]}] is needed"
-            )
-        row_ids = None if row_ids is None else row_ids.contiguous()
+        seed = require_seed(seed)
+        row_ids = None if row_ids is None else require_ids(row_ids, "row_ids", rows.shape[0])
     else:
         seed = row_ids = None
     require_same_device(scores, "scores", seed=seed, row_ids=row_ids)

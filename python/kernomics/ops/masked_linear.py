@@ -14,6 +14,7 @@ from ._common import (
     SparseRows,
     address,
     csr_parts,
+    raise_csr_fault,
     require_float,
     require_same_device,
     suffix,
@@ -65,24 +66,8 @@ def _arguments(
 
 
 def _raise_fault(report: tuple[int, int, int, int, int], genes: int) -> None:
-    fault, row, position, value, count = report
-    rows = f"in {count:,} rows, first row {row:,}"
-    if fault == 1:
-        raise ValueError(
-            f"the row pointers of x fall or leave its stored entries {rows}, which would run "
-            f"from entry {position:,} to {value:,}; build x with torch.sparse_csr_tensor"
-        )
-    if fault == 2:
-        raise ValueError(
-            f"x has columns outside its {genes:,} genes {rows}: entry {position:,} has column "
-            f"{value:,}; x and weight must share one gene order"
-        )
-    if fault == 3:
-        raise ValueError(
-            f"the columns of x do not ascend {rows}: entry {position:,} with column {value:,} "
-            "repeats or falls below the one before; sort each row and add up duplicates "
-            "(scipy: sum_duplicates)"
-        )
+    raise_csr_fault(report, "x", genes, "x and weight must share one gene order")
+    fault, _, position, value, _ = report
     name = "indices" if fault in (4, 5) else "grad_indices"
     if fault in (4, 6):
         raise ValueError(

@@ -6,24 +6,33 @@ speed or memory; the tests hold the fused kernels to them. Everything is differe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._common import STREAM_GENE_SCORES
+from ._common import STREAM_GENE_SCORES, STREAM_TOKENS
+from ._poisson import ObservedGenes
+from .panels import Panels
 
 __all__ = [
+    "embed_tokens",
+    "exponential_from_words",
     "gumbel_from_words",
     "gumbel_noise",
     "gumbel_topk",
+    "linear_poisson_nll",
     "masked_linear",
     "neuralsort_mask",
     "philox4x32_10",
     "philox_words",
+    "poisson_nll",
     "relaxed_mask",
+    "sample_tokens",
     "softmax_mask",
     "softsort_mask",
 ]
@@ -98,16 +107,20 @@ def philox_words(
     return words.reshape(len(rows), 4 * len(blocks))[:, :n_columns]
 
 
-def gumbel_from_words(words: NDArray[np.uint32]) -> NDArray[np.float64]:
-    """Turn 32-bit words into standard Gumbel noise g = −log E, E exponentially distributed.
+def exponential_from_words(words: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Turn 32-bit words into standard exponential numbers E, rising with the word.
 
     With the uniform number 1 − u, u = (r + ½)/2³², E = −log(1 − u), finite for every word r: from
-    −3.13 to 22.87. A large g belongs to a small u, where u is finely spaced.
+    1.16e-10 to 22.87. A small E belongs to a small u, where u is finely spaced.
     """
     u = (words.astype(np.float64) + 0.5) * 2.0**-32
     complement = ((~words).astype(np.float64) + 0.5) * 2.0**-32  # 1 − u, exactly
-    exponential = np.where(u < 0.5, -np.log1p(-u), -np.log(complement))
-    return np.asarray(-np.log(exponential))
+    return np.where(u < 0.5, -np.log1p(-u), -np.log(complement))
+
+
+def gumbel_from_words(words: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Turn 32-bit words into standard Gumbel noise g = −log E, from −3.13 to 22.87."""
+    return np.asarray(-np.log(exponential_from_words(words)))
 
 
 def gumbel_noise(
@@ -251,3 +264,228 @@ def masked_linear(
     m = chosen * mask.detach() + learns * change
     y = (x.to_dense() * m) @ weight
     return y if bias is None else y + bias
+
+
+# ---- sample_tokens ------------------------------------------------------------------------------
+
+
+def sample_tokens(
+    counts: Tensor,
+    n_tokens: int,
+    *,
+    cell_ids: Tensor | Sequence[int],
+    seed: Tensor | Sequence[int],
+    library: Tensor | None = None,
+    observed: Panels | None = None,
+    candidates: str = "observed",
+    weights: Tensor | None = None,
+    target_sum: float | None = 1e5,
+    transform: str = "log1p",
+    stream: int = STREAM_TOKENS,
+) -> tuple[Tensor, Tensor]:
+    r"""Draw n_tokens genes of each cell; see :func:`kernomics.ops.sample_tokens`.
+
+    Every (cell id, gene) has a random word, and the candidates with the smallest words are drawn,
+    or with weights those with the smallest E/w, E the exponential number of the word. The value is
+
+    .. math:: x = \log(1 + \mathrm{count}·\mathrm{target\_sum} / \mathrm{library}).
+
+    Parameters
+    ----------
+    counts
+        [cells, genes], dense or sparse.
+    n_tokens
+        K.
+    cell_ids, seed, stream
+        What addresses the words; see :func:`philox_words`.
+    library
+        [cells], the cells' own sums by default.
+    observed
+        The panel of genes that each cell's data set observed; all genes by default.
+    candidates
+        "observed", or "expressed" for those of them with a count.
+    weights
+        [genes].
+    target_sum
+        What the counts are scaled to sum to; None leaves them.
+    transform
+        "log1p", or "counts" for the counts as they are.
+
+    Returns
+    -------
+    gene_ids : int32 [cells, K]
+        The drawn genes, ascending; −1 for those that a cell lacks.
+    values : [cells, K]
+        Their values, 0 at −1.
+    """
+    dense = counts.to_dense()
+    cells, genes = dense.shape
+    allowed = torch.ones((cells, genes), dtype=torch.bool)
+    if observed is not None:
+        allowed &= observed.mask.bool()[observed.panel_id.long()]
+    if candidates == "expressed":
+        allowed &= dense != 0
+    if weights is not None:
+        allowed &= weights > 0
+
+    total = dense.sum(1) if library is None else library
+    factor = torch.ones_like(total) if target_sum is None else target_sum / total
+    factor = factor.where(total > 0, 0.0) if target_sum is not None else factor
+    x = dense if transform == "counts" else torch.log1p(dense * factor[:, None])
+
+    words = philox_words(seed, cell_ids, genes, stream)
+    gene_ids = torch.full((cells, n_tokens), -1, dtype=torch.int32)
+    values = torch.zeros((cells, n_tokens), dtype=dense.dtype)
+    for b in range(cells):
+        own = allowed[b].nonzero().flatten()
+        keys = words[b, own].astype(np.float64)  # exact: 32 bits
+        if weights is not None:
+            keys = exponential_from_words(words[b, own]) / weights[own].numpy()
+        first = np.argsort(keys, kind="stable")[:n_tokens]
+        drawn = own[torch.from_numpy(first)].sort().values
+        gene_ids[b, : len(drawn)] = drawn.int()
+        values[b, : len(drawn)] = x[b, drawn]
+    return gene_ids, values
+
+
+# ---- embed_tokens -------------------------------------------------------------------------------
+
+
+def embed_tokens(
+    gene_ids: Tensor,
+    values: Tensor | None,
+    table: Tensor,
+    *,
+    combine: str = "concat",
+    value_embedding: Tensor | None = None,
+    cls: Tensor | None = None,
+) -> Tensor:
+    """Make tokens of genes and their values; see :func:`kernomics.ops.embed_tokens`.
+
+    Concat: token = [E_i ; x_i], where E_i is row i of the table without its last column. Add: token
+    = E_i + v_i. Id −1 is padding, a token of zeros. A CLS token goes in front of each cell's.
+
+    Parameters
+    ----------
+    gene_ids
+        i, [cells, tokens].
+    values
+        x, [cells, tokens], for concat.
+    table
+        E, [genes, d].
+    combine
+        "concat" or "add".
+    value_embedding
+        v, [cells, tokens, d], for add.
+    cls
+        [d].
+
+    Returns
+    -------
+    Tensor
+        [cells, tokens, d], or one token more per cell.
+    """
+    embedding = table[gene_ids.clamp(min=0)]
+    if combine == "concat":
+        assert values is not None
+        tokens = torch.cat([embedding[..., :-1], values[..., None]], dim=-1)
+    else:
+        assert value_embedding is not None
+        tokens = embedding + value_embedding
+    tokens = torch.where(gene_ids[..., None] >= 0, tokens, 0.0)
+    if cls is None:
+        return tokens
+    return torch.cat([cls.expand(len(tokens), 1, -1), tokens], dim=1)
+
+
+# ---- poisson_nll --------------------------------------------------------------------------------
+
+
+def log_rate(z: Tensor, activation: str, target_sum: float = 1e5) -> Tensor:
+    """Return φ(z), the predicted log of a gene's rate, for the activations that give one."""
+    alpha, beta = math.log(target_sum + 1), 4 * math.e
+    if activation == "rectified_tanh":
+        return alpha * torch.relu(torch.tanh(z / beta))
+    if activation == "relu":
+        return torch.relu(z)
+    if activation == "clamped_relu":
+        return torch.relu(z).clamp(max=alpha)
+    return z  # "exp"
+
+
+def target_rate(
+    target: Tensor, target_kind: str, library: Tensor | None = None, target_sum: float = 1e5
+) -> Tensor:
+    """Return y, the rate that a target [cells, genes] stands for."""
+    if target_kind == "log1p":
+        return target.exp()
+    if target_kind == "counts":
+        total = target.sum(1) if library is None else library.to(target)
+        unit = torch.where(total > 0, target_sum / total, 0.0)
+        return 1 + target * unit[:, None]
+    return target  # "rate"
+
+
+def poisson_nll(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    activation: str = "rectified_tanh",
+    target_kind: str = "log1p",
+    library: Tensor | None = None,
+    target_sum: float = 1e5,
+    observed: ObservedGenes | None = None,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Compare predicted expression with counts; see :func:`kernomics.ops.poisson_nll`.
+
+    A Poisson variable of rate λ takes the value y with probability λ^y e^{−λ}/y!. Minus its
+    logarithm, without the term that does not depend on λ, is
+
+    .. math:: ℓ = λ - y \log λ = e^{φ(z)} - y\,φ(z).
+    """
+    y = target_rate(target.to_dense(), target_kind, library, target_sum)
+    if activation in ("softplus", "identity"):
+        rate = (
+            torch.logaddexp(logits, torch.zeros_like(logits))
+            if activation == "softplus"
+            else logits
+        )
+        loss = rate - y * (rate + eps).log()
+    else:
+        phi = log_rate(logits, activation, target_sum)
+        loss = phi.exp() - y * phi
+    if full:
+        loss = loss + torch.where(y > 1, y * y.log() - y + 0.5 * (2 * math.pi * y).log(), 0.0)
+    return reduce_loss(loss, observed, reduction)
+
+
+def reduce_loss(loss: Tensor, observed: ObservedGenes | None, reduction: str) -> Tensor:
+    """Reduce losses [cells, genes], of which only those of observed genes count."""
+    genes = torch.full((len(loss),), float(loss.shape[1])).to(loss)
+    if observed is not None:
+        panel = observed.panel_id.long()
+        loss = torch.where(observed.mask[panel] != 0, loss, 0.0)
+        genes = observed.counts[panel].to(loss)
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    if reduction == "genes":
+        return loss.sum() / genes.sum().clamp(min=1)
+    cell = loss.sum(1) / genes.clamp(min=1)
+    return cell if reduction == "cell" else cell.sum() / max(1, len(cell))
+
+
+def linear_poisson_nll(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, **options: Any
+) -> Tensor:
+    """Let a linear layer give the logits; see :func:`kernomics.ops.linear_poisson_nll`.
+
+    z = h Wᵀ + bias, then :func:`poisson_nll` with its options. `hidden` is h [cells, H], `weight` W
+    [genes, H].
+    """
+    logits = hidden @ weight.T
+    return poisson_nll(logits if bias is None else logits + bias, target, **options)

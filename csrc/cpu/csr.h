@@ -1,0 +1,41 @@
+// What may be wrong with a row of compressed sparse rows, checked before it is read.
+#pragma once
+
+#include <cstdint>
+
+namespace kernomics {
+
+enum CsrFault : int {
+  kCsrFine = 0,
+  kCsrIndptr = 1,  // row pointers fall, or leave the stored entries
+  kCsrColumn = 2,  // a column outside [0, columns)
+  kCsrOrder = 3,   // the columns of a row do not ascend
+};
+
+struct CsrReport {
+  int fault = kCsrFine;
+  int64_t position = 0;  // in the row; of kCsrIndptr the entry at which it would begin
+  int64_t value = 0;     // what was found there; of kCsrIndptr the entry at which it would end
+};
+
+// The first fault of a row whose pointers are `indptr[0]` and `indptr[1]`.
+template <typename C>
+inline __attribute__((always_inline)) CsrReport check_csr_row(const int64_t* indptr,
+                                                              const C* columns, int64_t stored,
+                                                              int64_t n_columns) {
+  if (indptr[0] < 0 || indptr[1] < indptr[0] || indptr[1] > stored)
+    return {kCsrIndptr, indptr[0], indptr[1]};
+  const C* row = columns + indptr[0];
+  const int64_t n = indptr[1] - indptr[0];
+  if (n == 0) return {};
+  int bad = row[0] < 0 || row[n - 1] >= n_columns;
+  for (int64_t i = 1; i < n; ++i) bad |= row[i] <= row[i - 1];
+  if (!bad) return {};
+  for (int64_t i = 0; i < n; ++i) {
+    if (row[i] < 0 || row[i] >= n_columns) return {kCsrColumn, i, row[i]};
+    if (i > 0 && row[i] <= row[i - 1]) return {kCsrOrder, i, row[i]};
+  }
+  return {};
+}
+
+}  // namespace kernomics

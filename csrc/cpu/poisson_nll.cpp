@@ -1,0 +1,280 @@
+// poisson_nll on the CPU: activation, loss and gradient in one sweep over the logits.
+//
+// A row is taken in blocks of 4 KB that stay in the first cache: the block's target rates y (of a
+// CSR row: the rate of a zero everywhere, then the non-zeros scattered over it), losses and
+// derivatives from common/activation.h, then the sum of the losses and the scaled gradient.
+// Operations: two exponentials and a division an element, one more exponential for a dense log1p
+// target. Bytes: logits and a dense target once, the gradient once; that is the floor.
+// Sums run in 16 lanes per block, blocks are added in double. A row belongs to one thread: the same
+// bits for any number of threads, and for a CSR target and the same one dense.
+// `linear_poisson_nll` calls the sweep on strips of genes.
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "../common/activation.h"
+#include "clones.h"
+#include "csr.h"
+#include "kernels.h"
+#include "lanes.h"
+#include "pages.h"
+
+#define KN_INLINE inline __attribute__((always_inline))
+
+namespace kernomics {
+namespace {
+
+template <typename T>
+constexpr int64_t kBlock = 4096 / sizeof(T);
+constexpr int64_t kSerialWork = int64_t(1) << 13;  // elements too few to wake other threads for
+
+// ---- one row --------------------------------------------------------------------------------
+
+// y of n stored targets.
+template <typename T>
+KN_INLINE void rates(int kind, const T* stored, int64_t n, T unit, T* __restrict__ y) {
+  if (kind == kTargetLog1p)
+    for (int64_t i = 0; i < n; ++i) y[i] = exp_any(stored[i]);
+  else if (kind == kTargetCounts)
+    for (int64_t i = 0; i < n; ++i) y[i] = T(1) + stored[i] * unit;
+  else
+    std::copy(stored, stored + n, y);
+}
+
+// y of genes [begin, end) of a CSR row, which moves `cursor` on.
+template <typename T, typename C>
+KN_INLINE void csr_rates(const PoissonTarget<T>& t, int64_t* cursor, int64_t stop, int64_t begin,
+                         int64_t end, T unit, T* __restrict__ nonzero, T* __restrict__ y) {
+  const C* columns = static_cast<const C*>(t.columns);
+  const int64_t first = *cursor;
+  int64_t last = first;
+  while (last < stop && columns[last] < end) ++last;
+  *cursor = last;
+  std::fill(y, y + (end - begin), t.kind == kTargetRate ? T(0) : T(1));
+  rates(t.kind, t.values + first, last - first, unit, nonzero);
+  for (int64_t i = first; i < last; ++i) y[columns[i] - begin] = nonzero[i - first];
+}
+
+// The constants come by value: only then does gcc take the selections for harmless and vectorise.
+template <int A, typename T>
+KN_INLINE void points(const T* z, const T* y, int64_t n, PoissonLaw<T> law, T* __restrict__ loss,
+                      T* __restrict__ derivative) {
+  for (int64_t i = 0; i < n; ++i) poisson_point<A>(z[i], y[i], law, loss + i, derivative + i);
+}
+
+// The same without the derivative.
+template <int A, typename T>
+KN_INLINE void losses(const T* z, const T* y, int64_t n, PoissonLaw<T> law, T* __restrict__ loss) {
+  for (int64_t i = 0; i < n; ++i) {
+    T unused;
+    poisson_point<A>(z[i], y[i], law, loss + i, &unused);
+  }
+}
+
+template <typename T>
+KN_INLINE double block_sum(const T* x, int64_t n) {
+  Lanes<T> lanes = {}, a;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    load(x + i, a);
+    lanes += a;
+  }
+  for (int64_t l = 0; i < n; ++i, ++l) lanes[l] += x[i];
+  return total(lanes);
+}
+
+template <typename T>
+KN_INLINE void keep_observed(const uint8_t* observed, int64_t n, T* __restrict__ x) {
+  for (int64_t i = 0; i < n; ++i) x[i] = observed[i] != 0 ? x[i] : T(0);
+}
+
+// What a row needs besides the call's arguments.
+template <typename T>
+struct Row {
+  int64_t index;
+  int64_t cursor;  // CSR: its first entry in the strip
+  T unit, weight;
+  PoissonLaw<T> law;
+};
+
+template <int A, typename T>
+KN_INLINE double row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
+  alignas(64) T y[kBlock<T>], loss[kBlock<T>], derivative[kBlock<T>];
+  const PoissonTarget<T>& t = a.target;
+  const PoissonLaw<T> law = row.law;
+  const T unit = row.unit, weight = row.weight;
+  const int64_t b = row.index;
+  int64_t cursor = row.cursor;
+  const T* z = s.logits + b * s.logits_stride;
+  const uint8_t* observed = nullptr;
+  if (a.observed.panel != nullptr)
+    observed = a.observed.mask + a.observed.panel[b] * a.genes + s.first;
+  double sum = 0;
+  for (int64_t base = 0; base < s.count; base += kBlock<T>) {
+    const int64_t n = std::min(kBlock<T>, s.count - base), begin = s.first + base;
+    // The hardware's prefetchers start anew with every page, which is one block.
+    const int64_t ahead = std::min(2 * kBlock<T>, s.count - base);
+    for (int64_t j = kBlock<T>; j < ahead; j += 64 / sizeof(T)) __builtin_prefetch(z + base + j);
+    if (t.indptr == nullptr) {
+      const T* stored = t.values + b * t.row_stride + begin;
+      for (int64_t j = kBlock<T>; j < ahead; j += 64 / sizeof(T)) __builtin_prefetch(stored + j);
+      rates(t.kind, stored, n, unit, y);
+    } else if (t.wide_columns) {
+      csr_rates<T, int64_t>(t, &cursor, t.indptr[b + 1], begin, begin + n, unit, loss, y);
+    } else {
+      csr_rates<T, int32_t>(t, &cursor, t.indptr[b + 1], begin, begin + n, unit, loss, y);
+    }
+    if (s.gradient != nullptr)
+      points<A>(z + base, y, n, law, loss, derivative);
+    else
+      losses<A>(z + base, y, n, law, loss);
+    if (a.full)
+      for (int64_t i = 0; i < n; ++i) loss[i] += stirling(y[i]);
+    if (observed != nullptr) keep_observed(observed + base, n, loss);
+    sum += block_sum(loss, n);
+    if (s.loss != nullptr) std::copy(loss, loss + n, s.loss + b * s.count + base);
+    if (s.gradient == nullptr) continue;
+    if (observed != nullptr) keep_observed(observed + base, n, derivative);
+    if (s.upstream != nullptr) {
+      const T* upstream = s.upstream + b * s.upstream_stride + base;
+      for (int64_t i = 0; i < n; ++i) derivative[i] *= upstream[i];
+    }
+    T* out = s.gradient + b * s.count + base;
+    for (int64_t i = 0; i < n; ++i) out[i] = derivative[i] * weight;
+  }
+  return sum;
+}
+
+template <typename T>
+KN_INLINE double any_row(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
+  switch (a.activation) {
+    case kRectifiedTanh:
+      return row_impl<kRectifiedTanh>(a, s, row);
+    case kRelu:
+      return row_impl<kRelu>(a, s, row);
+    case kClampedRelu:
+      return row_impl<kClampedRelu>(a, s, row);
+    case kExp:
+      return row_impl<kExp>(a, s, row);
+    case kSoftplus:
+      return row_impl<kSoftplus>(a, s, row);
+    default:
+      return row_impl<kIdentity>(a, s, row);
+  }
+}
+
+KN_CLONES double sweep_row(const PoissonArgs<float>& a, const PoissonStrip<float>& s,
+                           const Row<float>& row) {
+  return any_row(a, s, row);
+}
+KN_CLONES double sweep_row(const PoissonArgs<double>& a, const PoissonStrip<double>& s,
+                           const Row<double>& row) {
+  return any_row(a, s, row);
+}
+
+// The first entry of a row at or after a gene.
+template <typename T, typename C>
+int64_t seek(const PoissonTarget<T>& t, int64_t b, int64_t gene) {
+  const C* columns = static_cast<const C*>(t.columns);
+  return std::lower_bound(columns + t.indptr[b], columns + t.indptr[b + 1], static_cast<C>(gene)) -
+         columns;
+}
+
+// ---- before the sweep -----------------------------------------------------------------------
+
+template <typename T>
+PoissonReport prepare_row(const PoissonArgs<T>& a, int64_t b, double* unit, double* genes) {
+  const PoissonTarget<T>& t = a.target;
+  *unit = 0;
+  *genes = static_cast<double>(a.genes);
+  if (t.indptr != nullptr) {
+    const CsrReport found =
+        t.wide_columns
+            ? check_csr_row(t.indptr + b, static_cast<const int64_t*>(t.columns), t.stored, a.genes)
+            : check_csr_row(t.indptr + b, static_cast<const int32_t*>(t.columns), t.stored,
+                            a.genes);
+    if (found.fault != kCsrFine) return {found.fault, b, found.position, found.value, 0, 1};
+  }
+  if (a.observed.panel != nullptr) {
+    const int64_t panel = a.observed.panel[b];
+    if (panel < 0 || panel >= a.observed.panels) return {kPoissonPanel, b, 0, panel, 0, 1};
+    *genes = static_cast<double>(a.observed.counts[panel]);
+  }
+  if (t.kind != kTargetCounts) return {};
+  double library = 0;
+  if (t.library != nullptr) {
+    library = t.library[b];
+  } else {
+    const T* values = t.values + (t.indptr != nullptr ? t.indptr[b] : b * t.row_stride);
+    const int64_t n = t.indptr != nullptr ? t.indptr[b + 1] - t.indptr[b] : a.genes;
+    for (int64_t i = 0; i < n; ++i) library += static_cast<double>(values[i]);
+  }
+  if (!(library >= 0) || std::isinf(library)) return {kPoissonLibrary, b, 0, 0, library, 1};
+  if (library > 0) *unit = a.target_sum / library;
+  return {};
+}
+
+template <typename T>
+int team_size(const PoissonArgs<T>& a, int64_t elements) {
+  return elements < kSerialWork ? 1 : static_cast<int>(std::min<int64_t>(a.threads, a.rows));
+}
+
+}  // namespace
+
+template <typename T>
+PoissonReport poisson_prepare(const PoissonArgs<T>& a, int reduction, double* units,
+                              double* weights) {
+  PoissonReport report;
+  const int team = team_size(a, a.target.indptr != nullptr ? a.target.stored : a.rows * a.genes);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+  for (int64_t b = 0; b < a.rows; ++b) {
+    PoissonReport found = prepare_row(a, b, units + b, weights + b);
+    if (found.fault == kPoissonFine) continue;
+#pragma omp critical
+    {
+      const int64_t count = report.count + 1;
+      if (report.fault == kPoissonFine || b < report.row) report = found;
+      report.count = count;
+    }
+  }
+  double genes = 0;
+  for (int64_t b = 0; b < a.rows; ++b) genes += weights[b];
+  for (int64_t b = 0; b < a.rows; ++b) {
+    const double mean = weights[b] > 0 ? 1 / weights[b] : 0;  // a mean of nothing is 0
+    if (reduction == kReduceMean) weights[b] = mean / static_cast<double>(a.rows);
+    if (reduction == kReduceGenes) weights[b] = genes > 0 ? 1 / genes : 0;
+    if (reduction == kReduceSum) weights[b] = 1;
+    if (reduction == kReduceCell) weights[b] = mean;
+  }
+  return report;
+}
+
+template <typename T>
+void poisson_sweep(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const double* units,
+                   const double* weights) {
+  const PoissonLaw<T> law = poisson_law<T>(a.target_sum, a.eps);
+  for (T* out : {s.gradient, s.loss})
+    if (out != nullptr && out != s.logits)
+      prefer_huge_pages(out, a.rows * s.count * static_cast<int64_t>(sizeof(T)));
+  const int team = team_size(a, a.rows * s.count);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+  for (int64_t b = 0; b < a.rows; ++b) {
+    Row<T> row{b, 0, static_cast<T>(units[b]), static_cast<T>(weights[b]), law};
+    if (a.target.indptr != nullptr)
+      row.cursor = a.target.wide_columns ? seek<T, int64_t>(a.target, b, s.first)
+                                         : seek<T, int32_t>(a.target, b, s.first);
+    const double sum = sweep_row(a, s, row);
+    if (s.sums != nullptr) s.sums[b] += sum;
+  }
+}
+
+#define KN_INSTANTIATE(T)                                                                      \
+  template PoissonReport poisson_prepare<T>(const PoissonArgs<T>&, int, double*, double*);     \
+  template void poisson_sweep<T>(const PoissonArgs<T>&, const PoissonStrip<T>&, const double*, \
+                                 const double*);
+
+KN_INSTANTIATE(float)
+KN_INSTANTIATE(double)
+
+}  // namespace kernomics

@@ -1,0 +1,328 @@
+"""Commands of TxFM: ``kernomics pretrain`` and ``kernomics embed``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from kernomics.errors import ConfigError, closest
+
+
+def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
+    """Add ``kernomics pretrain`` to the subcommands."""
+    pretrain = commands.add_parser(
+        "pretrain",
+        help="learn to represent cells from counts alone (TxFM)",
+        description="Train a masked autoencoder of counts: a transformer sees a random few genes "
+        "of each cell and reconstructs all. No labels are used in training; with --labels-key the "
+        "representation is scored on held-out cells beside PCA and normalised counts. Writes a run "
+        "directory with the model (model/), its history, curves and results.json.",
+        formatter_class=formatter,
+    )
+    pretrain.add_argument("data", help="an .h5ad file with raw counts")
+    pretrain.add_argument("--out", required=True, metavar="DIR", help="the run directory")
+    ending = pretrain.add_mutually_exclusive_group()
+    ending.add_argument("--resume", action="store_true", help="continue the run in --out")
+    ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    pretrain.add_argument(
+        "--size", default="XS", choices=("XS", "S", "B", "L"),
+        help="XS for laptops; S, B and L are the paper's",
+    )  # fmt: skip
+    pretrain.add_argument("--layer", help="layer that holds the counts (X if not given)")
+    pretrain.add_argument("--library-key", help="obs column with each cell's total over all genes")
+    pretrain.add_argument(
+        "--labels-key", nargs="+", default=[], metavar="COLUMN",
+        help="obs column(s) of classes to score the representation by; never trained on",
+    )  # fmt: skip
+    pretrain.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
+    pretrain.add_argument(
+        "--genes", metavar="FILE", help="the vocabulary, one gene per line (all if not given)"
+    )
+    pretrain.add_argument(
+        "--min-cells", type=int, default=3, metavar="N",
+        help="leave out genes that fewer training cells have",
+    )  # fmt: skip
+    pretrain.add_argument(
+        "--split-key", metavar="COLUMN",
+        help="obs column of groups, such as donors, none of which is both trained on and held out",
+    )  # fmt: skip
+    pretrain.add_argument("--n-tokens", type=int, metavar="K", help="genes revealed in training")
+    pretrain.add_argument(
+        "--max-epochs", type=int, metavar="N", help="passes over the cells (200 if not given)"
+    )
+    pretrain.add_argument("--batch-size", type=int, metavar="N", help="cells per batch")
+    pretrain.add_argument("--learning-rate", type=float, metavar="RATE", help="the cycle's peak")
+    pretrain.add_argument("--seed", type=int, default=0, help="decides everything random")
+    pretrain.add_argument(
+        "--config", metavar="JSON", help="file of settings of TxFMConfig and TrainConfig"
+    )
+    pretrain.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+    pretrain.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
+    pretrain.add_argument("--quiet", action="store_true", help="no progress bar")
+    pretrain.set_defaults(run=_pretrain)
+
+
+def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
+    """Add ``kernomics embed`` to the subcommands."""
+    embed = commands.add_parser(
+        "embed",
+        help="represent the cells of a file by a trained model",
+        description="Write each cell's representation by a trained TxFM: into a copy of the data "
+        "(.h5ad: obsm['X_txfm'], varm['txfm_encoder'] and varm['txfm_decoder']), or as a table "
+        "(.csv) or an array (.npy).",
+        formatter_class=formatter,
+    )
+    embed.add_argument("run_or_model", help="a run directory, or a saved model")
+    embed.add_argument("data", help="an .h5ad file with raw counts")
+    embed.add_argument("--out", required=True, metavar="FILE", help=".h5ad, .csv or .npy")
+    embed.add_argument("--layer", help="layer that holds the counts (X if not given)")
+    embed.add_argument("--library-key", help="obs column with each cell's total over all genes")
+    embed.add_argument(
+        "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
+    )
+    embed.add_argument(
+        "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
+    )
+    embed.add_argument("--at-layer", type=int, metavar="I", help="after which block (the last)")
+    embed.add_argument("--batch-size", type=int, metavar="N", help="cells at a time")
+    embed.add_argument(
+        "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
+        help="share of the model's genes that the data must have",
+    )  # fmt: skip
+    embed.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
+    embed.add_argument("--quiet", action="store_true", help="no progress bar")
+    embed.set_defaults(run=_embed)
+
+
+def add_evaluation(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``kernomics evaluate`` that a TxFM needs."""
+    group = command.add_argument_group("of a TxFM")
+    group.add_argument(
+        "--labels-key", nargs="+", default=[], metavar="COLUMN", help="obs column(s) of classes"
+    )
+    group.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
+    group.add_argument(
+        "--split-key", metavar="COLUMN",
+        help="obs column of groups, such as batches, none of which is both fitted and scored on",
+    )  # fmt: skip
+    group.add_argument(
+        "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
+    )
+    group.add_argument(
+        "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of the split")
+
+
+def _use_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"--threads is {threads}: at least 1 is needed")
+        torch.set_num_threads(threads)
+
+
+# -- pretrain --------------------------------------------------------------------------------------
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    from kernomics.data import CellCollection
+    from kernomics.models import TxFM
+    from kernomics.pretraining import run_pretraining
+
+    _use_threads(args.threads)
+    model_settings, training = _settings(args)
+    genes = None
+    if args.genes is not None:
+        genes = Path(args.genes).read_text(encoding="utf-8").split()
+    cells = CellCollection.from_anndata(
+        args.data,
+        layer=args.layer,
+        library_key=args.library_key,
+        labels_key=args.labels_key,
+        unlabelled_category=args.unlabelled,
+    )
+    held_out = 0.2 if cells.labels else 0.0
+    split = divide(cells, args.split_key, (0.9 - held_out, 0.1, held_out), args.seed)
+    model = TxFM(
+        cells, genes=genes, min_cells=args.min_cells, split=split, seed=args.seed, **model_settings
+    )
+    dataset = Path(args.data).name
+    config = model.config
+    print(f"cells      {cells.n_cells:,}   genes {len(model.genes):,}   {dataset}")
+    print(
+        f"split      {split.how}{f' by {split.by}' if split.by else ''}: {len(split.train):,} to "
+        f"train, {len(split.validation):,} to validate, {len(split.test):,} held out"
+    )
+    print(
+        f"model      {config.n_layers} blocks, width {config.d_model}, {config.n_heads} heads; "
+        f"{min(config.n_tokens, len(model.genes)):,} genes revealed"
+    )
+    result = run_pretraining(
+        model,
+        args.out,
+        dataset=dataset,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        device=args.device,
+        **training,
+    )
+    print(f"seconds    {result.seconds:.1f}")
+    if result.scores is not None:
+        print_scores(result.scores)
+    print(f"model      {Path(args.out) / 'model'}")
+
+
+def divide(cells: Any, key: str | None, fractions: tuple[float, float, float], seed: int) -> Any:
+    """Divide cells by group if a column is named, else within each class, else at random."""
+    from kernomics.data import Labels, make_split
+    from kernomics.data.labels import column
+
+    groups = None
+    if key is not None:
+        groups = Labels.from_series(column(cells.obs, key), key, kind="categorical")
+    label = next((v for v in cells.labels.values() if v.kind == "categorical"), None)
+    how = "group" if groups is not None else "stratified" if label is not None else "random"
+    return make_split(
+        cells.n_cells,
+        how=how,  # type: ignore[arg-type]
+        fractions=fractions,
+        labels=label if how == "stratified" else None,
+        groups=groups,
+        seed=seed,
+    )
+
+
+def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    from kernomics.models.device import usable_device
+    from kernomics.models.txfm_config import TxFMConfig
+    from kernomics.train import TrainConfig, override
+
+    usable_device(args.device)
+    settings: dict[str, Any] = {}
+    if args.config is not None:
+        try:
+            settings = json.loads(Path(args.config).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{args.config} is not valid JSON: {error}") from error
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{args.config} must hold a JSON object of settings")
+    given = {
+        "n_tokens": args.n_tokens,
+        "max_epochs": args.max_epochs,
+        "batch_size": args.batch_size,
+        "learning_rate": args.learning_rate,
+        "progress": False if args.quiet else None,
+    }
+    settings.update({name: value for name, value in given.items() if value is not None})
+    of_model, of_training = (
+        [field.name for field in dataclasses.fields(kind)] for kind in (TxFMConfig, TrainConfig)
+    )
+    for name in settings:
+        if name not in of_model + of_training:
+            raise ConfigError(
+                f"{args.config} has the setting {name!r}, which is unknown; "
+                f"{closest(name, of_model + of_training)}"
+            )
+    model = {name: value for name, value in settings.items() if name in of_model}
+    training = {name: value for name, value in settings.items() if name in of_training}
+    try:
+        TxFMConfig.of_size(args.size, **model)
+        override(TrainConfig(), **training)
+    except TypeError as error:  # a word where a number belongs
+        raise ConfigError(f"{args.config}: a setting is of the wrong type: {error}") from error
+    return {"size": args.size, **model}, training
+
+
+def print_scores(scores: Any) -> None:
+    """Print a table of `RepresentationScores`."""
+    heads = {
+        "knn_accuracy": "kNN acc.",
+        "knn_macro_f1": "kNN F1",
+        "linear_accuracy": "linear acc.",
+        "linear_macro_f1": "linear F1",
+    }
+    print(
+        f"held out   {scores.n_test:,} cells, {scores.n_dimensions} dimensions"
+        + " " * 6
+        + "".join(f"{head:>12}" for head in heads.values())
+    )
+    for (label, name), row in scores.table.iterrows():
+        print(
+            f"           {f'{label}, {name}':<36}" + "".join(f"{row[key]:>12.3f}" for key in heads)
+        )
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Score a TxFM's representation of other cells beside PCA and normalised counts."""
+    from kernomics.data import CellCollection
+    from kernomics.models import CellEncoder
+    from kernomics.representation import compare_representations
+    from kernomics.train.storage import jsonable
+
+    if not args.labels_key:
+        raise ConfigError("a TxFM is scored by labels: name their column with --labels-key")
+    model = CellEncoder.load(args.run_or_model)
+    cells = CellCollection.from_anndata(
+        args.data,
+        layer=args.layer,
+        library_key=args.library_key,
+        labels_key=args.labels_key,
+        unlabelled_category=args.unlabelled,
+    )
+    split = divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
+    scores = compare_representations(
+        model, cells, split, n_tokens=args.n_tokens, n_draws=args.n_draws
+    )
+    if args.json:
+        print(json.dumps(jsonable(scores.to_dict()), indent=1))
+        return
+    print_scores(scores)
+
+
+# -- embed -----------------------------------------------------------------------------------------
+
+
+def _embed(args: argparse.Namespace) -> None:
+    import numpy as np
+    import pandas as pd
+
+    from kernomics.data import CellCollection
+    from kernomics.models import CellEncoder
+
+    _use_threads(args.threads)
+    out = Path(args.out)
+    if out.suffix not in (".h5ad", ".csv", ".npy"):
+        raise ConfigError(f"--out is {args.out!r}: its name must end in .h5ad, .csv or .npy")
+    if out.exists() and out.samefile(args.data):
+        raise ConfigError(f"--out is the data file {args.data}: choose another, it stays as it is")
+    model = CellEncoder.load(args.run_or_model)
+    cells = CellCollection.from_anndata(args.data, layer=args.layer, library_key=args.library_key)
+    found = model.get_latent_representation(
+        cells,
+        n_tokens=args.n_tokens,
+        n_draws=args.n_draws,
+        at_layer=args.at_layer,
+        batch_size=args.batch_size,
+        min_gene_overlap=args.min_gene_overlap,
+        progress=not args.quiet,
+    )
+    if out.suffix == ".npy":
+        np.save(out, found)
+    elif out.suffix == ".csv":
+        names = [f"txfm_{i}" for i in range(found.shape[1])]
+        pd.DataFrame(found, index=cells.cell_names.astype(str), columns=names).to_csv(out)
+    else:
+        import anndata
+
+        from kernomics._tl_txfm import add_representation
+
+        adata = anndata.read_h5ad(args.data)
+        add_representation(adata, model, found)
+        adata.write_h5ad(out)
+    print(f"cells      {len(found):,}   dimensions {found.shape[1]}")
+    print(f"written    {out}")

@@ -1,0 +1,176 @@
+"""TxFMModule: what TxFM trains, a masked autoencoder of counts (arXiv 2605.31562)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernomics.data import Cells
+from kernomics.models.txfm_config import TxFMConfig
+from kernomics.nn import CountDecoder, Encoder, TokenEmbedding
+from kernomics.nn.random import STREAM_DEPTH, uniforms
+from kernomics.ops import linear_poisson_nll, sample_tokens
+
+BETA = 4 * math.e
+
+
+class TxFMModule(nn.Module):
+    """Tokens of some genes → transformer → CLS → MLP → expression of all genes.
+
+    Parameters
+    ----------
+    n_genes
+        G, the vocabulary.
+    config
+        Settings.
+    seed
+        Of the masks and of stochastic depth; weights come from torch's generator.
+
+    Attributes
+    ----------
+    gene_weights
+        Buffer [G]: weights of the draw, when `masking_power` is not 0.
+    """
+
+    gene_weights: Tensor
+
+    def __init__(self, n_genes: int, config: TxFMConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.seed = config, seed
+        self.embedding = TokenEmbedding(n_genes, config.d_model)
+        self.encoder = Encoder(
+            config.d_model,
+            config.n_layers,
+            config.n_heads,
+            layer_scale=config.layer_scale,
+            stochastic_depth=config.stochastic_depth,
+            recompute=config.recompute,
+        )
+        self.decoder = CountDecoder(config.d_model, n_genes, config.decoder_layers)
+        self.register_buffer("gene_weights", torch.ones(n_genes))
+        self.on_step(0, 1)
+
+    # -- pieces ----------------------------------------------------------------------------------
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """Note the optimiser step, which the masks depend on."""
+        self.step = step
+
+    def tokens(self, cells: Cells, n_tokens: int | None, draw: int) -> tuple[Tensor, Tensor]:
+        """Reveal some genes of each cell.
+
+        Parameters
+        ----------
+        cells
+            B cells.
+        n_tokens
+            K; None for all genes.
+        draw
+            Which of the many draws of one seed.
+
+        Returns
+        -------
+        gene_ids, values : Tensor
+            int32 and float32 [B, K]: genes and log(1 + L·count/library); −1 and 0 as padding.
+        """
+        config = self.config
+        gene_ids, values = sample_tokens(
+            cells,
+            n_tokens,
+            cell_ids=cells.cell_ids,
+            seed=torch.tensor([self.seed, draw], device=cells.device),
+            library=cells.library,
+            observed=cells.observed,
+            weights=self.gene_weights if config.masking_power else None,
+            target_sum=config.target_sum if config.normalise else None,
+        )
+        return gene_ids, values
+
+    def encode(
+        self,
+        gene_ids: Tensor,
+        values: Tensor,
+        *,
+        padded: bool = False,
+        uniform: Tensor | None = None,
+        at_layer: int | None = None,
+    ) -> Tensor:
+        """Return each cell's representation, [B, d], from its tokens.
+
+        Parameters
+        ----------
+        gene_ids, values
+            [B, K], as from `tokens`.
+        padded
+            Whether some cells have fewer tokens than others.
+        uniform
+            [B, 2·n_layers], for stochastic depth.
+        at_layer
+            After which block, from 1; the last by default.
+        """
+        tokens = self.embedding(gene_ids, values)
+        padding = F.pad(gene_ids < 0, (1, 0)) if padded else None  # CLS is never padding
+        if at_layer is not None:
+            return self.encoder.layers(tokens, padding)[at_layer - 1]
+        return self.encoder(tokens, padding, uniform)  # type: ignore[no-any-return]
+
+    def expression(self, outputs: Tensor) -> Tensor:
+        """Return φ(z), log-normalised expression, from the decoder's outputs z."""
+        top = math.log(self.config.target_sum + 1)
+        if self.config.activation == "rectified_tanh":
+            return top * F.relu(torch.tanh(outputs / BETA))
+        positive = F.relu(outputs)
+        return positive.clamp(max=top) if self.config.activation == "clamped_relu" else positive
+
+    # -- training --------------------------------------------------------------------------------
+
+    def reconstruction_loss(self, cells: Cells, draw: int) -> Tensor:
+        """Loss of all genes, revealed and masked, from those revealed in one draw."""
+        gene_ids, values = self.tokens(cells, self.config.n_tokens, draw)
+        uniform = None
+        if self.training and self.config.stochastic_depth:
+            uniform = uniforms(
+                torch.tensor([self.seed, draw], device=cells.device),
+                cells.cell_ids,
+                2 * self.config.n_layers,
+                STREAM_DEPTH,
+            )
+        hidden = self.decoder.hidden(self.encode(gene_ids, values, uniform=uniform))
+        weight, bias = self.decoder.genes.weight, self.decoder.genes.bias
+        if self.config.loss == "poisson":
+            loss: Tensor = linear_poisson_nll(
+                hidden.float(),
+                weight,
+                bias,
+                cells if self.config.normalise else cells.with_values(cells.values.log1p()),
+                activation=self.config.activation,
+                target_kind="counts" if self.config.normalise else "log1p",
+                library=cells.library if self.config.normalise else None,
+                observed=cells.observed,
+                target_sum=self.config.target_sum,
+            )
+            return loss
+        found = self.expression(F.linear(hidden.float(), weight, bias))
+        target = self.targets(cells).dense()
+        measure = F.mse_loss if self.config.loss == "mse" else F.smooth_l1_loss
+        errors = measure(found, target, reduction="none")
+        if cells.observed is None:
+            return errors.mean()
+        seen = cells.observed.mask[cells.observed.panel_id.long()].to(errors.dtype)
+        return ((errors * seen).sum(1) / seen.sum(1)).mean()
+
+    def targets(self, cells: Cells) -> Cells:
+        """Return the cells with log-normalised expression x in place of counts."""
+        values = cells.values
+        if self.config.normalise:
+            assert cells.library is not None
+            per_cell = self.config.target_sum / cells.library.clamp_min(1.0)
+            values = values * torch.repeat_interleave(per_cell, cells.indptr.diff())
+        return cells.with_values(values.log1p())
+
+    def training_loss(self, cells: Cells) -> dict[str, Tensor]:
+        """Return the loss of a batch."""
+        return {"loss": self.reconstruction_loss(cells, self.step)}

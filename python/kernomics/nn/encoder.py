@@ -1,0 +1,176 @@
+"""Encoder: a pre-norm transformer over unordered tokens, read out at its CLS token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from kernomics.errors import ConfigError
+
+
+class EncoderBlock(nn.Module):
+    """x + s₁·attention(LN(x)), then x + s₂·MLP(LN(x)), with a learnt scale s per channel.
+
+    Parameters
+    ----------
+    d_model
+        Width d.
+    n_heads
+        Attention heads; a divisor of d.
+    layer_scale
+        Where the scales s start (LayerScale, arXiv 2103.17239).
+    """
+
+    def __init__(self, d_model: int, n_heads: int, layer_scale: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm_1 = nn.LayerNorm(d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.project = nn.Linear(d_model, d_model)
+        self.scale_1 = nn.Parameter(torch.full((d_model,), layer_scale))
+        self.norm_2 = nn.LayerNorm(d_model)
+        self.widen = nn.Linear(d_model, 4 * d_model)
+        self.narrow = nn.Linear(4 * d_model, d_model)
+        self.scale_2 = nn.Parameter(torch.full((d_model,), layer_scale))
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, keep: Tensor | None, *, cls_only: bool = False
+    ) -> Tensor:
+        """Return x of the next layer [B, T, d], or with `cls_only` its first token [B, 1, d].
+
+        Parameters
+        ----------
+        x
+            [B, T, d], CLS first.
+        mask
+            bool [B, 1, 1, T], False at padding; None when there is none.
+        keep
+            [B, 2], what attention and MLP are multiplied by (stochastic depth); None for 1.
+        cls_only
+            Compute one query and one feed-forward row per cell. The result for CLS is the same.
+        """
+        rows, _, width = x.shape
+        normed = self.norm_1(x)
+        if cls_only:
+            x = x[:, :1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(normed[:, :1], weight[:width], bias[:width])
+            k, v = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
+        else:
+            q, k, v = self.qkv(normed).chunk(3, dim=-1)
+
+        def heads(part: Tensor) -> Tensor:
+            return part.view(rows, -1, self.n_heads, width // self.n_heads).transpose(1, 2)
+
+        mixed = F.scaled_dot_product_attention(heads(q), heads(k), heads(v), attn_mask=mask)
+        attended = self.project(mixed.transpose(1, 2).reshape(rows, -1, width)) * self.scale_1
+        x = x + (attended if keep is None else attended * keep[:, :1, None])
+        changed = self.narrow(F.gelu(self.widen(self.norm_2(x)))) * self.scale_2
+        out: Tensor = x + (changed if keep is None else changed * keep[:, 1:, None])
+        return out
+
+
+class Encoder(nn.Module):
+    """A stack of `EncoderBlock`, of which only the CLS token is wanted at the end.
+
+    Tokens carry no position, so their order does not matter. The last block computes the CLS row
+    alone: at 2,048 tokens about nine tenths of its products fall away.
+
+    Parameters
+    ----------
+    d_model, n_heads, layer_scale
+        As for `EncoderBlock`.
+    n_layers
+        Blocks.
+    stochastic_depth
+        The rate at which the last block's branches are left out in training; it rises linearly
+        from 0 at the first (arXiv 1603.09382).
+    recompute
+        Keep only each block's input for backward and compute the rest again.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_layers: int,
+        n_heads: int,
+        *,
+        layer_scale: float = 0.1,
+        stochastic_depth: float = 0.0,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        if d_model % n_heads:
+            raise ConfigError(
+                f"d_model is {d_model} and n_heads {n_heads}: the heads must divide the width"
+            )
+        self.blocks = nn.ModuleList(
+            EncoderBlock(d_model, n_heads, layer_scale) for _ in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(d_model)
+        self.recompute = recompute
+        self.rates = [stochastic_depth * i / max(1, n_layers - 1) for i in range(n_layers)]
+
+    def forward(
+        self, tokens: Tensor, padding: Tensor | None = None, uniform: Tensor | None = None
+    ) -> Tensor:
+        """Return the CLS token after the last block, normalised, [B, d].
+
+        Parameters
+        ----------
+        tokens
+            [B, T, d], CLS first.
+        padding
+            bool [B, T], True where there is no token; None when there are all.
+        uniform
+            [B, 2·n_layers] in [0, 1): decides which branches are left out; None leaves out none.
+        """
+        mask = None if padding is None else ~padding[:, None, None, :]
+        x, last = tokens, len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            x = self._run(block, x, mask, self._keep(i, uniform), i == last)
+        return self.norm(x[:, 0])  # type: ignore[no-any-return]
+
+    def layers(self, tokens: Tensor, padding: Tensor | None = None) -> list[Tensor]:
+        """Return the CLS token after each block, [B, d] each; the last one is `forward`'s."""
+        mask = None if padding is None else ~padding[:, None, None, :]
+        x, found = tokens, []
+        for block in self.blocks:
+            x = block(x, mask, None)
+            found.append(x[:, 0])
+        return [*found[:-1], self.norm(found[-1])]
+
+    def _run(
+        self, block: nn.Module, x: Tensor, mask: Tensor | None, keep: Tensor | None, last: bool
+    ) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, x, mask, keep, cls_only=last, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(x, mask, keep, cls_only=last)  # type: ignore[no-any-return]
+
+    def _keep(self, i: int, uniform: Tensor | None) -> Tensor | None:
+        rate = self.rates[i]
+        if uniform is None or rate == 0:
+            return None
+        kept = uniform[:, 2 * i : 2 * i + 2] >= rate
+        return kept / (1 - rate)
+
+
+def cls_products(d_model: int, n_layers: int, n_tokens: int, widths: Sequence[int] = ()) -> int:
+    """Count the floating-point operations of one cell's forward pass, products alone.
+
+    2 a multiply-add. With T tokens, CLS included, a whole block has 24·T·d² + 4·T²·d, the last
+    (CLS alone) 4·T·d² + 20·d² + 4·T·d.
+
+    Parameters
+    ----------
+    widths
+        Further layers after the CLS read-out, as products of input and output width.
+    """
+    d, t = d_model, n_tokens
+    whole = 24 * t * d * d + 4 * t * t * d
+    last = 4 * t * d * d + 20 * d * d + 4 * t * d
+    return (n_layers - 1) * whole + last + 2 * sum(widths)

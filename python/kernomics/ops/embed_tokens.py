@@ -1,0 +1,288 @@
+"""embed_tokens: genes and their values as the tokens of a transformer, written once."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NoReturn
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import _native
+from ._common import LIBRARY, address, require_float, require_same_device
+
+Combine = Literal["concat", "add"]
+
+# The endings of the kernels' names; other table dtypes are refused.
+_SUFFIXES = {
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.bfloat16: "bf16",
+    torch.float16: "f16",
+}
+
+# `values` are the public function's `values` [B, K], to be concatenated, or its `value_embedding`
+# [B, K, d], to be added. Of the backward op's three gradients those not wanted are empty.
+LIBRARY.define("embed_tokens(Tensor gene_ids, Tensor values, Tensor table, Tensor? cls) -> Tensor")
+LIBRARY.define(
+    "embed_tokens_backward(Tensor delta, Tensor gene_ids, SymInt genes, bool concat, "
+    "bool with_cls, bool want_values, bool want_table, bool want_cls) "
+    "-> (Tensor grad_values, Tensor grad_table, Tensor grad_cls)"
+)
+
+
+def _dense_columns(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _shape_arguments(
+    gene_ids: Tensor, genes: int, width: int, concat: bool, with_cls: bool
+) -> tuple[Any, ...]:
+    """Return what both kernels take first, in their order."""
+    wide = gene_ids.dtype == torch.int64
+    threads = torch.get_num_threads()
+    return gene_ids.data_ptr(), wide, *gene_ids.shape, genes, width, concat, with_cls, threads
+
+
+def _tokens(gene_ids: Tensor, table: Tensor, cls: Tensor | None) -> Tensor:
+    """Return room for the tokens."""
+    cells, tokens = gene_ids.shape
+    return table.new_empty((cells, tokens + (cls is not None), table.shape[1]))
+
+
+def _gradients(
+    delta: Tensor,
+    gene_ids: Tensor,
+    genes: int,
+    concat: bool,
+    want_values: bool,
+    want_table: bool,
+    want_cls: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return room for the gradients, empty for those that are not wanted."""
+    width = delta.shape[2]
+    values = gene_ids.shape if concat else (*gene_ids.shape, width)
+    return (
+        delta.new_empty(values if want_values else (0,)),
+        delta.new_empty((genes, width) if want_table else (0, 0)),
+        delta.new_empty((width,) if want_cls else (0,)),
+    )
+
+
+def _forward_cpu(gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor | None) -> Tensor:
+    gene_ids, table = gene_ids.contiguous(), _dense_columns(table)
+    concat = values.dim() == 2
+    values = values.contiguous() if concat else _dense_columns(values)
+    cls = None if cls is None else cls.contiguous()
+    tokens = _tokens(gene_ids, table, cls)
+    genes, width = table.shape
+    count, cell, token, gene = getattr(
+        _native.cpu(), "embed_tokens_forward_" + _SUFFIXES[table.dtype]
+    )(
+        *_shape_arguments(gene_ids, genes, width, concat, cls is not None),
+        table.data_ptr(), table.stride(0), values.data_ptr(), *values.stride()[:2], address(cls),
+        tokens.data_ptr(),
+    )  # fmt: skip
+    if count:
+        raise ValueError(
+            f"gene_ids has {count:,} ids that are neither −1 (padding) nor one of "
+            f"{genes:,} genes, first {gene:,} at [{cell:,}, {token:,}]; ids are rows of table, "
+            f"from 0 to {genes - 1:,}"
+        )
+    return tokens
+
+
+def _backward_cpu(
+    delta: Tensor,
+    gene_ids: Tensor,
+    genes: int,
+    concat: bool,
+    with_cls: bool,
+    want_values: bool,
+    want_table: bool,
+    want_cls: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    delta, gene_ids = _dense_columns(delta), gene_ids.contiguous()
+    grads = _gradients(delta, gene_ids, genes, concat, want_values, want_table, want_cls)
+    values, table, cls = (address(g) if g.numel() else 0 for g in grads)
+    getattr(_native.cpu(), "embed_tokens_backward_" + _SUFFIXES[delta.dtype])(
+        *_shape_arguments(gene_ids, genes, delta.shape[2], concat, with_cls),
+        delta.data_ptr(), *delta.stride()[:2], table, values, cls,
+    )  # fmt: skip
+    return grads
+
+
+def _refuse_cuda(*_arguments: Any) -> NoReturn:
+    raise NotImplementedError(
+        "embed_tokens was given CUDA tensors, and its CUDA kernel is not there yet; move them to "
+        "the CPU with .cpu()"
+    )
+
+
+LIBRARY.impl("embed_tokens", _forward_cpu, "CPU")
+LIBRARY.impl("embed_tokens", _refuse_cuda, "CUDA")
+LIBRARY.impl("embed_tokens_backward", _backward_cpu, "CPU")
+LIBRARY.impl("embed_tokens_backward", _refuse_cuda, "CUDA")
+
+
+def _forward_fake(gene_ids: Tensor, values: Any, table: Tensor, cls: Tensor | None) -> Tensor:
+    return _tokens(gene_ids, table, cls)
+
+
+def _backward_fake(
+    delta: Tensor, gene_ids: Tensor, genes: int, concat: bool, with_cls: bool, *wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients(delta, gene_ids, genes, concat, *wanted)
+
+
+torch.library.register_fake("kernomics::embed_tokens", _forward_fake, lib=LIBRARY)
+torch.library.register_fake("kernomics::embed_tokens_backward", _backward_fake, lib=LIBRARY)
+
+
+class _EmbedTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(gene_ids)
+        ctx.layout = table.shape[0], values.dim() == 2, cls is not None
+        tokens: Tensor = torch.ops.kernomics.embed_tokens(gene_ids, values, table, cls)
+        return tokens
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, delta: Tensor) -> Any:
+        wanted = ctx.needs_input_grad[1:]
+        (gene_ids,) = ctx.saved_tensors
+        grads = torch.ops.kernomics.embed_tokens_backward(delta, gene_ids, *ctx.layout, *wanted)
+        return None, *(g if want else None for g, want in zip(grads, wanted, strict=True))
+
+
+def _check(gene_ids: Tensor, table: Tensor, cls: Tensor | None) -> None:
+    if gene_ids.dtype not in (torch.int32, torch.int64) or gene_ids.dim() != 2:
+        raise ValueError(
+            f"gene_ids are {gene_ids.dtype} of shape {tuple(gene_ids.shape)}; int32 or int64 "
+            "[cells, tokens] are needed"
+        )
+    if max(gene_ids.shape) >= 2**31:
+        raise ValueError(
+            f"gene_ids has shape {tuple(gene_ids.shape)}; fewer than 2³¹ cells and tokens are "
+            "possible"
+        )
+    if table.dim() != 2 or table.shape[1] == 0:
+        raise ValueError(f"table has shape {tuple(table.shape)}; [genes, width] is needed")
+    if table.dtype not in _SUFFIXES:
+        raise TypeError(
+            f"table has dtype {table.dtype}; float32, float64, bfloat16 or float16 is needed"
+        )
+    if cls is not None and cls.shape != table.shape[1:]:
+        raise ValueError(f"cls has shape {tuple(cls.shape)}; [{table.shape[1]}] is needed")
+    require_same_device(table, "table", gene_ids=gene_ids, cls=cls)
+    if cls is not None:
+        require_float(cls, "cls")
+
+
+def _combined(
+    gene_ids: Tensor,
+    values: Tensor | None,
+    table: Tensor,
+    combine: Combine,
+    value_embedding: Tensor | None,
+) -> Tensor:
+    """Return what stands beside the embedding, or is added to it, after checking it."""
+    if combine not in ("concat", "add"):
+        raise ValueError(f"combine is {combine!r}; 'concat' or 'add' is possible")
+    given = {"values": values, "value_embedding": value_embedding}
+    needed, other = ("values", "value_embedding")[:: 1 if combine == "concat" else -1]
+    tensor = given[needed]
+    if tensor is None or given[other] is not None:
+        found = [name for name, value in given.items() if value is not None]
+        raise ValueError(
+            f"combine={combine!r} takes {needed} and not {other}; given: "
+            f"{' and '.join(found) or 'neither'}"
+        )
+    shape = (*gene_ids.shape, table.shape[1])[: 2 if combine == "concat" else 3]
+    if tensor.shape != shape:
+        raise ValueError(
+            f"{needed} has shape {tuple(tensor.shape)} and gene_ids {tuple(gene_ids.shape)}; "
+            f"{list(shape)} is needed"
+        )
+    require_float(tensor, needed)
+    require_same_device(table, "table", **{needed: tensor})
+    return tensor.to(table.dtype)
+
+
+def embed_tokens(
+    gene_ids: Tensor,
+    values: Tensor | None,
+    table: Tensor,
+    *,
+    combine: Combine = "concat",
+    value_embedding: Tensor | None = None,
+    cls: Tensor | None = None,
+) -> Tensor:
+    r"""Make a transformer's tokens from each cell's genes and their values.
+
+    .. math:: t_{bk} = [E_i ; x_{bk}] \text{ (concat, TxFM)} \quad \text{or} \quad
+              t_{bk} = E_i + v_{bk} \text{ (add, POLYGENE and GIL)}
+
+    for gene i at position k of cell b. The tokens are written once, the CLS token in front of them
+    included. With δ the gradient of the tokens, backward gives
+
+    .. math:: ∂E_i = Σ_{bk \text{ with gene } i} δ_{bk}, \quad ∂x_{bk} = δ_{bkd}, \quad
+              ∂v_{bk} = δ_{bk}, \quad ∂\mathrm{cls} = Σ_b δ_{b,\mathrm{CLS}}.
+
+    The sum of a gene runs over its positions in the order of the flattened `gene_ids`: the same
+    input gives the same bits on every run and for any number of threads.
+
+    Parameters
+    ----------
+    gene_ids
+        int32 or int64 [B, K], rows of `table`; −1 is padding, whose token is all zeros and gives no
+        gradient. A gene may occur several times.
+    values
+        [B, K], x. For concat only, else None.
+    table
+        [V, d], E by gene, in float32, float64, bfloat16 or float16. For concat an embedding has
+        d − 1 numbers; the table's last column is not used, and its gradient is zero.
+    combine
+        Whether the value is the token's last number or an embedding added to the gene's.
+    value_embedding
+        [B, K, d], v. For add only.
+    cls
+        [d], the token in front of every cell's; none when not given.
+
+    Returns
+    -------
+    Tensor
+        [B, K, d], or [B, K + 1, d] with `cls`, in the table's dtype, to which the other inputs are
+        converted. Gradients are summed in float32, in float64 for float64, and rounded once.
+        Autocast changes nothing.
+
+    Raises
+    ------
+    ValueError
+        Shapes, devices or dtypes of ids that do not fit, or ids outside −1 … V − 1.
+    TypeError
+        A table, values or cls of a dtype that is not possible.
+    NotImplementedError
+        CUDA tensors: the op runs on the CPU only so far.
+
+    References
+    ----------
+    TxFM: arXiv 2605.31562.
+    """
+    _check(gene_ids, table, cls)
+    arguments = (
+        gene_ids,
+        _combined(gene_ids, values, table, combine, value_embedding),
+        table,
+        None if cls is None else cls.to(table.dtype),
+    )
+    wants_gradient = any(t is not None and t.requires_grad for t in arguments)
+    tokens: Tensor
+    if wants_gradient and torch.is_grad_enabled():
+        tokens = _EmbedTokens.apply(*arguments)
+    else:
+        tokens = torch.ops.kernomics.embed_tokens(*arguments)
+    return tokens

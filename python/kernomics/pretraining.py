@@ -1,0 +1,117 @@
+"""One TxFM training from data to a saved model, in a run directory: `kernomics pretrain`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernomics import pl
+from kernomics.metrics._extras import require_extra
+from kernomics.models import TxFM
+from kernomics.models.device import usable_device
+from kernomics.representation import RepresentationScores, compare_representations
+from kernomics.train import RunDirectory, config_hash, write_json
+
+
+@dataclass(frozen=True)
+class PretrainingResult:
+    """What a training gave.
+
+    Attributes
+    ----------
+    model
+        The trained model.
+    seconds
+        Of training, this session's.
+    scores
+        Of its representation beside others, when the cells have labels and the split test cells.
+    """
+
+    model: TxFM
+    seconds: float
+    scores: RepresentationScores | None = None
+
+
+def run_pretraining(
+    model: TxFM,
+    out: str | Path,
+    *,
+    dataset: str,
+    resume: bool = False,
+    overwrite: bool = False,
+    n_tokens: int | None = None,
+    n_draws: int = 1,
+    device: str = "cpu",
+    **training: Any,
+) -> PretrainingResult:
+    """Train a model in a run directory, save it, and score it where there are labels.
+
+    Parameters
+    ----------
+    model
+        An untrained TxFM.
+    out
+        The run directory: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/``,
+        ``plots/`` and ``results.json``.
+    dataset
+        What to call the data.
+    resume, overwrite
+        Continue, or delete, the run that `out` holds.
+    n_tokens, n_draws
+        For the scores: as in `CellEncoder.get_latent_representation`.
+    device, **training
+        As in `TxFM.train`.
+    """
+    require_extra("matplotlib", purpose="the plots of a training")
+    usable_device(device)
+    model.configure(**training)
+    config = run_config(model, dataset)
+    with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
+        write_json(run.split, model.split.to_dict())
+        begun = time.monotonic()
+        model.train(run_dir=run.path, resume=resume, device=device, **training)
+        seconds = time.monotonic() - begun
+        model.save(run.model)
+        run.plots.mkdir(exist_ok=True)
+        figure = pl.training_curves(list(model.history))
+        figure.savefig(run.plots / "training.svg", bbox_inches="tight")
+        scores = None
+        if model.cells.labels and len(model.split.test):
+            scores = compare_representations(
+                model.trained,
+                model.cells,
+                model.split,
+                n_tokens=n_tokens,
+                n_draws=n_draws,
+                seed=model.seed,
+            )
+        results = {
+            "seconds": round(seconds, 2),
+            "last": {r["split"]: r["loss"] for r in model.history if "loss" in r},
+        }
+        if scores is not None:
+            results["representation"] = scores.to_dict()
+        write_json(run.results, results)
+        return PretrainingResult(model, seconds, scores)
+
+
+def run_config(model: TxFM, dataset: str) -> dict[str, Any]:
+    """Everything that decides the result of a training, the data included."""
+    return {
+        "system": "txfm",
+        "dataset": dataset,
+        "data_sha256": model.cells.fingerprint,
+        "n_genes": len(model.genes),
+        "seed": model.seed,
+        "split": {
+            "how": model.split.how,
+            "by": model.split.by,
+            "seed": model.split.seed,
+            "sha256": config_hash(model.split.to_dict()),
+        },
+        "model": dataclasses.asdict(model.config),
+        "train": dataclasses.asdict(model.training),
+    }

@@ -1,0 +1,127 @@
+"""`kernomics pretrain`, `embed` and `evaluate` of a TxFM, from files to files."""
+
+import json
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from kernomics import datasets
+from kernomics.cli import main
+from kernomics.models import CellEncoder
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+SETTINGS = {"d_model": 16, "n_layers": 2, "n_heads": 2, "decoder_layers": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("txfm")
+    cells = datasets.simulate(200, 60, 4, 5, n_batches=4, seed=3)
+    cells.write_h5ad(path / "cells.h5ad")
+    datasets.simulate(40, 60, 4, 5, seed=4).write_h5ad(path / "other.h5ad")
+    (path / "settings.json").write_text(json.dumps(SETTINGS))
+    return path
+
+
+def pretrain(folder, out, *more):
+    line = ["pretrain", str(folder / "cells.h5ad"), "--labels-key", "cell_type", "--quiet"]
+    line += ["--config", str(folder / "settings.json"), "--n-tokens", "15"]
+    line += ["--max-epochs", "4", "--batch-size", "32", "--out", str(out), *more]
+    return main(line)
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    assert pretrain(folder, folder / "run") == 0
+    return folder / "run"
+
+
+def error_of(capsys, *line):
+    capsys.readouterr()
+    assert main(list(line)) == 2
+    return capsys.readouterr().err
+
+
+def test_a_run_directory_holds_model_history_curves_and_scores(run):
+    results = json.loads((run / "results.json").read_text())
+    names = [row["representation"] for row in results["representation"]["scores"]]
+    assert names == ["TxFM", "PCA", "normalised counts"]
+    assert results["representation"]["n_dimensions"] == 16
+    assert (run / "plots" / "training.svg").stat().st_size > 1000
+    assert CellEncoder.load(run).config.n_tokens == 15
+    config = json.loads((run / "config.json").read_text())["config"]
+    steps = 4 * 5  # 140 training cells in batches of 32
+    assert config["train"]["weight_decay"] == pytest.approx(1 / (1e-3 * steps))
+
+
+def test_scores_are_printed_with_the_split(folder, tmp_path, capsys):
+    assert pretrain(folder, tmp_path / "run", "--split-key", "batch") == 0
+    printed = capsys.readouterr().out
+    assert "split      group by batch" in printed
+    assert "cell_type, normalised counts" in printed
+    assert "kNN acc." in printed
+
+
+def test_a_finished_run_is_not_trained_again_nor_overwritten_by_accident(folder, run, capsys):
+    before = (run / "model" / "model.safetensors").read_bytes()
+    assert pretrain(folder, run, "--resume") == 0
+    assert (run / "model" / "model.safetensors").read_bytes() == before
+    capsys.readouterr()
+    assert pretrain(folder, run) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert pretrain(folder, run, "--resume", "--seed", "1") == 2
+    assert "seed was 0 and is now 1" in capsys.readouterr().err
+
+
+def test_embedding_goes_into_a_copy_of_the_data(folder, run, tmp_path):
+    out = tmp_path / "out.h5ad"
+    before = (folder / "other.h5ad").read_bytes()
+    assert main(["embed", str(run), str(folder / "other.h5ad"), "--out", str(out), "--quiet"]) == 0
+    found = anndata.read_h5ad(out)
+    expected = CellEncoder.load(run).get_latent_representation(folder / "other.h5ad")
+    np.testing.assert_allclose(found.obsm["X_txfm"], expected, rtol=1e-5, atol=1e-6)
+    assert found.varm["txfm_decoder"].shape == (60, 16)
+    assert (folder / "other.h5ad").read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npy"])
+def test_embedding_as_a_table_or_an_array(folder, run, tmp_path, suffix):
+    out = tmp_path / f"out{suffix}"
+    line = ["embed", str(run), str(folder / "other.h5ad"), "--out", str(out), "--quiet"]
+    assert main([*line, "--n-tokens", "10", "--n-draws", "2"]) == 0
+    expected = CellEncoder.load(run).get_latent_representation(
+        folder / "other.h5ad", n_tokens=10, n_draws=2
+    )
+    found = np.load(out) if suffix == ".npy" else pd.read_csv(out, index_col=0).to_numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_evaluate_scores_other_cells(folder, run, capsys):
+    line = ["evaluate", str(run), str(folder / "cells.h5ad"), "--labels-key", "cell_type"]
+    assert main([*line, "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["n_test"] == 40
+    assert {row["label"] for row in scores["scores"]} == {"cell_type"}
+    assert "--labels-key" in error_of(capsys, *line[:3])
+
+
+def test_what_cannot_be_used_is_named(folder, run, tmp_path, capsys):
+    cells, other = str(folder / "cells.h5ad"), str(folder / "other.h5ad")
+    out = str(tmp_path / "x")
+    cases = [
+        (["embed", str(run), other, "--out", f"{out}.txt"], "must end in .h5ad, .csv or .npy"),
+        (["embed", str(run), other, "--out", other], "is the data file"),
+        (["embed", str(tmp_path), other, "--out", f"{out}.npy"], "manifest.json"),
+        (["pretrain", cells, "--out", out, "--threads", "0"], "at least 1 is needed"),
+        (["pretrain", cells, "--out", out, "--n-tokens", "60"], "none would be masked"),
+        (["pretrain", cells, "--out", out, "--labels-key", "celltype"], "cell_type"),
+    ]
+    for line, message in cases:
+        assert message in error_of(capsys, *line), line
+    (tmp_path / "bad.json").write_text('{"n_token": 3}')
+    line = ["pretrain", cells, "--out", out, "--config", str(tmp_path / "bad.json")]
+    assert "n_tokens" in error_of(capsys, *line)
