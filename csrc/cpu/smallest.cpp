@@ -51,10 +51,12 @@ KN_CLONES void count_around(const uint32_t* keys, int64_t n, uint32_t key, int64
 
 void append_plain(const uint32_t* keys, const uint8_t* flags, int64_t count, int32_t first,
                   uint32_t bound, KeyList& list) {
+  uint32_t* out_keys = list.keys.data();
+  int32_t* out_genes = list.genes.data();
   int64_t n = list.count;
   for (int64_t i = 0; i < count; ++i) {
-    list.keys[n] = keys[i];
-    list.genes[n] = first + static_cast<int32_t>(i);
+    out_keys[n] = keys[i];
+    out_genes[n] = first + static_cast<int32_t>(i);
     n += (keys[i] <= bound) & (flags == nullptr || flags[i] != 0);
   }
   list.count = n;
@@ -133,8 +135,8 @@ KN_V4 int64_t band_avx512(const uint32_t* keys, int64_t n, Bracket bracket, uint
   return count;
 }
 
-// Where every key up to `key` is taken; writes nothing beyond them.
-KN_V4 void take_avx512(const KeyList& list, uint32_t key, int32_t* genes) {
+// Where every key up to `key` is taken, k in all; writes nothing beyond them.
+KN_V4 void take_avx512(const KeyList& list, uint32_t key, int64_t k, int32_t* genes) {
   const __m512i limit = _mm512_set1_epi32(static_cast<int>(key));
   int64_t n = 0;
   for (int64_t i = 0; i < list.count; i += 16) {
@@ -144,8 +146,11 @@ KN_V4 void take_avx512(const KeyList& list, uint32_t key, int32_t* genes) {
     const __mmask16 kept = _mm512_mask_cmple_epu32_mask(inside, found, limit);
     const __m512i gene = _mm512_maskz_loadu_epi32(inside, list.genes.data() + i);
     const int taken = __builtin_popcount(kept);
-    _mm512_mask_storeu_epi32(genes + n, static_cast<__mmask16>((1 << taken) - 1),
-                             _mm512_maskz_compress_epi32(kept, gene));
+    const __m512i kept_genes = _mm512_maskz_compress_epi32(kept, gene);
+    if (n + 16 <= k)
+      _mm512_storeu_si512(genes + n, kept_genes);
+    else
+      _mm512_mask_storeu_epi32(genes + n, static_cast<__mmask16>((1 << taken) - 1), kept_genes);
     n += taken;
   }
 }
@@ -158,12 +163,12 @@ int64_t band_of(const uint32_t* keys, int64_t n, Bracket bracket, uint32_t* band
   return band_plain(keys, n, bracket, band, below);
 }
 
-// Writes the genes of all keys below `key` and of the first `ties` that equal it.
-void take(const KeyList& list, uint32_t key, int64_t ties, int64_t equal, int32_t* genes) {
+// The k genes of take_plain, `equal` keys being equal to `key`.
+void take(const KeyList& list, uint32_t key, int64_t ties, [[maybe_unused]] int64_t equal,
+          [[maybe_unused]] int64_t k, int32_t* genes) {
 #ifdef KN_AVX512_SMALLEST
-  if (has_avx512() && ties == equal) return take_avx512(list, key, genes);
+  if (has_avx512() && ties == equal) return take_avx512(list, key, k, genes);
 #endif
-  (void)equal;
   take_plain(list, key, ties, genes);
 }
 
@@ -205,7 +210,7 @@ bool take_smallest(const KeyList& list, int64_t k, Bracket bracket, std::vector<
   if (below >= k || below + count < k) return false;
   const uint32_t key = kth_smallest(band, count, k - below);
   count_around(band, count, key, &less, &equal);
-  take(list, key, k - below - less, equal, genes);
+  take(list, key, k - below - less, equal, k, genes);
   if (next != nullptr) {
     // Both lists stray from what is expected.
     const int64_t d = static_cast<int64_t>(std::sqrt(2.0) *
