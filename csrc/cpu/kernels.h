@@ -275,6 +275,7 @@ struct PoissonStrip {
   double* sums;  // [rows], to which the losses are added
   T* loss;       // [rows, count], each loss
   T* gradient;   // [rows, count], weights_b · upstream · dloss/dlogit; may be the logits themselves
+  int64_t gradient_stride;
   const T* upstream;  // [rows, count], or null for 1
   int64_t upstream_stride;
 };

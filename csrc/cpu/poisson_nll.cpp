@@ -140,7 +140,7 @@ KN_INLINE double row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, con
       const T* upstream = s.upstream + b * s.upstream_stride + base;
       for (int64_t i = 0; i < n; ++i) derivative[i] *= upstream[i];
     }
-    T* out = s.gradient + b * s.count + base;
+    T* out = s.gradient + b * s.gradient_stride + base;
     for (int64_t i = 0; i < n; ++i) out[i] = derivative[i] * weight;
   }
   return sum;

@@ -233,8 +233,8 @@ class Prepared:
         self._sweep(
             *self._arguments, self.units.data_ptr(), self.weights.data_ptr(), first,
             logits.shape[1], logits.data_ptr(), logits.stride(0), self.sums.data_ptr(),
-            address(loss), address(gradient), address(upstream),
-            0 if upstream is None else upstream.stride(0),
+            address(loss), address(gradient), 0 if gradient is None else gradient.stride(0),
+            address(upstream), 0 if upstream is None else upstream.stride(0),
         )  # fmt: skip
 
     def result(self, reduction: str, dtype: torch.dtype) -> Tensor:

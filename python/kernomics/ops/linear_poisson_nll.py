@@ -35,6 +35,7 @@ LIBRARY.define(
     "bool want_bias) -> (Tensor loss, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)"
 )
 
+ALIGNMENT = 16  # numbers; 64 bytes of float32
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -51,11 +52,13 @@ def _cpu(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> 
     grad_hidden = torch.zeros_like(h) if want_hidden else h.new_empty((0, 0))
     grad_weight = weight.new_empty(weight.shape if want_weight else (0, 0))
     grad_bias = weight.new_empty(genes if want_bias else 0, dtype=dtype)
-    room = h.new_empty(cells * min(chunk_genes, genes))
+    # Rows of a whole number of cache lines: others made the product of the logits 40 % slower.
+    room = h.new_empty(cells, math.ceil(min(chunk_genes, genes) / ALIGNMENT) * ALIGNMENT)
+    ones = h.new_ones(cells)
     for first in range(0, genes, chunk_genes):
         chunk = slice(first, min(first + chunk_genes, genes))
         w = weight[chunk].to(dtype)
-        z = room[: cells * len(w)].view(cells, len(w))
+        z = room[:, : len(w)]
         if bias is None:
             torch.mm(h, w.t(), out=z)
         else:
@@ -69,7 +72,7 @@ def _cpu(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> 
         elif want_weight:
             grad_weight[chunk] = delta.t() @ h
         if want_bias:
-            torch.sum(delta, 0, out=grad_bias[chunk])
+            torch.mv(delta.t(), ones, out=grad_bias[chunk])
         if want_hidden:
             grad_hidden.addmm_(delta, w)
     if bias is not None:
