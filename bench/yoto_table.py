@@ -240,7 +240,31 @@ def tasks_part(lines: Lines) -> str:
     for predictor in ("own", "LR"):
         head += [f"YOTO, {predictor}", "− YOTO per task", "− hard-k per task"]
     head.append("genes together, YOTO per task")
-    return grid(head, rows) if rows else NOTHING
+    if not rows:
+        return NOTHING
+    return f"{grid(head, rows)}\n\nMean over the tasks:\n\n{_mean_over_tasks(results)}"
+
+
+def _mean_over_tasks(results: Results) -> str:
+    """Return YOTO − hard-k per task, the mean over a data set's tasks, paired by seed."""
+    tasks: dict[tuple[str, int], list[str]] = {}
+    for name, task, k in results.cases():
+        if has_several_tasks(name):
+            tasks.setdefault((name, k), []).append(task)
+    rows = []
+    for (name, k), of in tasks.items():
+        row = [SETS[name].title, str(k)]
+        for predictor in ("own", "lr"):
+            means = []
+            for method in ("yoto", "hard_k"):
+                scores = [
+                    results.score(task, predictor, set=name, k=k, method=method) for task in of
+                ]
+                seeds = set.intersection(*(set(score) for score in scores))
+                means.append({seed: mean(score[seed] for score in scores) for seed in seeds})
+            row.append(str(paired(*means) or ""))
+        rows.append(row)
+    return grid(["data set", "k", "own, − hard-k per task", "LR, − hard-k per task"], rows)
 
 
 def partial_part(lines: Lines) -> str:

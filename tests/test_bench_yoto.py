@@ -508,3 +508,23 @@ def test_scale_lines_become_a_table() -> None:
     )
     row = "| 1,000 | 200 | 50 of 64 | 52 | 2 s | 5,000 | 0.50 GB | 0.30 GB | 0.1 GB |"
     assert row in text
+
+
+def test_the_mean_over_tasks_is_paired_by_seed() -> None:
+    from yoto_table import tasks_part
+
+    def run(method: str, seed: int, *values: float) -> dict[str, Any]:
+        made = line(method, seed, set="oligo_2")
+        made["scores"] = {
+            task: {name: {"macro_f1": value, "accuracy": 0, "auprc": 0} for name in ("own", "lr")}
+            for task, value in zip(("cell_type", "region"), values, strict=True)
+        }
+        return made
+
+    lines = [
+        run("yoto", 10, 0.8, 0.6), run("yoto", 11, 0.7, 0.5), run("yoto", 12, 0.1, 0.1),
+        run("hard_k", 10, 0.7, 0.5), run("hard_k", 11, 0.6, 0.6),
+    ]  # fmt: skip
+    # Seed 10: 0.7 − 0.6; seed 11: 0.6 − 0.6; seed 12 has no other.
+    row = tasks_part(lines).splitlines()[-1]
+    assert row.count("| +0.050 ± 0.050 ") == 2
