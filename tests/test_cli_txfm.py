@@ -125,3 +125,12 @@ def test_what_cannot_be_used_is_named(folder, run, tmp_path, capsys):
     (tmp_path / "bad.json").write_text('{"n_token": 3}')
     line = ["pretrain", cells, "--out", out, "--config", str(tmp_path / "bad.json")]
     assert "n_tokens" in error_of(capsys, *line)
+
+
+def test_the_config_of_another_run_is_taken(folder, run, tmp_path):
+    line = ["pretrain", str(folder / "cells.h5ad"), "--quiet", "--out", str(tmp_path / "again")]
+    assert main([*line, "--config", str(run / "config.json"), "--max-epochs", "1"]) == 0
+    assert CellEncoder.load(tmp_path / "again").config == CellEncoder.load(run).config
+    config = json.loads((tmp_path / "again" / "config.json").read_text())["config"]
+    assert config["train"]["max_epochs"] == 1
+    assert config["train"]["batch_size"] == 32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import warnings
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kernomics import __version__, cli_options, cli_panels, cli_txfm
-from kernomics.errors import ConfigError, KernomicsError, closest
+from kernomics.errors import ConfigError, KernomicsError
 
 EXAMPLES = """examples:
   kernomics demo
@@ -295,7 +294,6 @@ def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
     """Gather the settings of the model and of its training: options, --config, then defaults."""
     from kernomics.models import YOTOConfig
     from kernomics.models.device import usable_device
-    from kernomics.train import TrainConfig, override
 
     if args.threads is not None and args.threads < 1:
         raise ConfigError(f"--threads is {args.threads}: at least 1 is needed")
@@ -307,41 +305,8 @@ def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
         "batch_size": args.batch_size,
         "progress": False if args.quiet else None,
     }
-    settings = {**args.least, **_read_settings(args.config)}
-    settings.update({name: value for name, value in given.items() if value is not None})
-    of_model, of_training = (
-        [field.name for field in dataclasses.fields(kind)] for kind in (YOTOConfig, TrainConfig)
-    )
-    for name in settings:
-        if name not in of_model + of_training:
-            raise ConfigError(
-                f"{args.config} has the setting {name!r}, which is unknown; "
-                f"{closest(name, of_model + of_training)}"
-            )
-    selecting = {name: value for name, value in settings.items() if name in of_model}
-    training = {name: value for name, value in settings.items() if name in of_training}
-    try:
-        override(YOTOConfig(), **selecting)
-        override(TrainConfig(), **training)
-    except TypeError as error:  # a word where a number belongs
-        raise ConfigError(f"{args.config}: a setting is of the wrong type: {error}") from error
-    return selecting, training
-
-
-def _read_settings(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        settings = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(
-            f"{path} must hold a JSON object of settings, not a {type(settings).__name__}"
-        )
-    if settings.get("kind") == "kernomics run":
-        return {**settings["config"]["model"], **settings["config"]["train"]}
-    return settings
+    least, given = args.least, {k: v for k, v in given.items() if v is not None}
+    return cli_options.settings(args.config, YOTOConfig(), least=least, given=given)
 
 
 def _print_scores(scores: Any) -> None:

@@ -1,10 +1,16 @@
-"""Options of `kernomics select` on which genes a panel may hold."""
+"""Options and settings that commands share, and those on which genes a panel may hold."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from kernomics.errors import ConfigError, closest
 
 if TYPE_CHECKING:
     from kernomics.models import YOTO
@@ -81,3 +87,72 @@ def spent(model: YOTO) -> list[str]:
     """Say in one line, or none, what a trained panel costs."""
     costs = model.trained.info.get("costs")
     return [f"costs      {costs['total']:,g} of {costs['budget']:,g}"] if costs else []
+
+
+def settings(
+    path: str | None,
+    model: Any,
+    *,
+    least: Mapping[str, Any] = MappingProxyType({}),
+    given: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Gather the settings of a model and of its training.
+
+    Parameters
+    ----------
+    path
+        A file of settings, or the ``config.json`` of another run.
+    model
+        The model's settings by default, a dataclass.
+    least
+        What holds where neither the file nor the command says anything.
+    given
+        What the command says; it takes precedence.
+
+    Returns
+    -------
+    model, training : dict
+        The settings of the model's dataclass and of `TrainConfig`.
+
+    Raises
+    ------
+    ConfigError
+        For a setting that neither has, or that makes no sense.
+    """
+    from kernomics.train import TrainConfig, override
+
+    found = {**least, **_read_settings(path), **given}
+    kinds = (model, TrainConfig())
+    of_model, of_training = ([field.name for field in dataclasses.fields(kind)] for kind in kinds)
+    for name in found:
+        if name not in of_model + of_training:
+            raise ConfigError(
+                f"{path} has the setting {name!r}, which is unknown; "
+                f"{closest(name, of_model + of_training)}"
+            )
+    parts = tuple(
+        {name: value for name, value in found.items() if name in names}
+        for names in (of_model, of_training)
+    )
+    try:
+        for kind, part in zip(kinds, parts, strict=True):
+            override(kind, **part)
+    except TypeError as error:  # a word where a number belongs
+        raise ConfigError(f"{path}: a setting is of the wrong type: {error}") from error
+    return parts[0], parts[1]
+
+
+def _read_settings(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{path} must hold a JSON object of settings, not a {type(found).__name__}"
+        )
+    if found.get("kind") == "kernomics run":
+        return {**found["config"]["model"], **found["config"]["train"]}
+    return found

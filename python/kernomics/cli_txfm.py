@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from kernomics.errors import ConfigError, closest
+from kernomics import cli_options
+from kernomics.errors import ConfigError
 
 
 def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
@@ -200,17 +200,8 @@ def divide(cells: Any, key: str | None, fractions: tuple[float, float, float], s
 def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     from kernomics.models.device import usable_device
     from kernomics.models.txfm_config import TxFMConfig
-    from kernomics.train import TrainConfig, override
 
     usable_device(args.device)
-    settings: dict[str, Any] = {}
-    if args.config is not None:
-        try:
-            settings = json.loads(Path(args.config).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{args.config} is not valid JSON: {error}") from error
-        if not isinstance(settings, dict):
-            raise ConfigError(f"{args.config} must hold a JSON object of settings")
     given = {
         "n_tokens": args.n_tokens,
         "max_epochs": args.max_epochs,
@@ -218,23 +209,9 @@ def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
         "learning_rate": args.learning_rate,
         "progress": False if args.quiet else None,
     }
-    settings.update({name: value for name, value in given.items() if value is not None})
-    of_model, of_training = (
-        [field.name for field in dataclasses.fields(kind)] for kind in (TxFMConfig, TrainConfig)
-    )
-    for name in settings:
-        if name not in of_model + of_training:
-            raise ConfigError(
-                f"{args.config} has the setting {name!r}, which is unknown; "
-                f"{closest(name, of_model + of_training)}"
-            )
-    model = {name: value for name, value in settings.items() if name in of_model}
-    training = {name: value for name, value in settings.items() if name in of_training}
-    try:
-        TxFMConfig.of_size(args.size, **model)
-        override(TrainConfig(), **training)
-    except TypeError as error:  # a word where a number belongs
-        raise ConfigError(f"{args.config}: a setting is of the wrong type: {error}") from error
+    given = {name: value for name, value in given.items() if value is not None}
+    base = TxFMConfig.of_size(args.size)
+    model, training = cli_options.settings(args.config, base, given=given)
     return {"size": args.size, **model}, training
 
 

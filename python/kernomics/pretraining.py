@@ -42,8 +42,6 @@ def run_pretraining(
     dataset: str,
     resume: bool = False,
     overwrite: bool = False,
-    n_tokens: int | None = None,
-    n_draws: int = 1,
     device: str = "cpu",
     **training: Any,
 ) -> PretrainingResult:
@@ -60,8 +58,6 @@ def run_pretraining(
         What to call the data.
     resume, overwrite
         Continue, or delete, the run that `out` holds.
-    n_tokens, n_draws
-        For the scores: as in `CellEncoder.get_latent_representation`.
     device, **training
         As in `TxFM.train`.
     """
@@ -84,8 +80,6 @@ def run_pretraining(
                 model.trained,
                 model.cells,
                 model.split,
-                n_tokens=n_tokens,
-                n_draws=n_draws,
                 seed=model.seed,
             )
         results = {
