@@ -134,3 +134,20 @@ def test_the_config_of_another_run_is_taken(folder, run, tmp_path):
     config = json.loads((tmp_path / "again" / "config.json").read_text())["config"]
     assert config["train"]["max_epochs"] == 1
     assert config["train"]["batch_size"] == 32
+
+
+def test_scores_of_a_large_vocabulary_reveal_some_genes_only(folder, tmp_path, monkeypatch):
+    from kernomics import pretraining
+
+    asked = []
+    score = pretraining.compare_representations
+
+    def noting(*args, n_tokens, **options):
+        asked.append(n_tokens)
+        return score(*args, n_tokens=n_tokens, **options)
+
+    monkeypatch.setattr(pretraining, "compare_representations", noting)
+    assert pretrain(folder, tmp_path / "small") == 0
+    monkeypatch.setattr(pretraining, "MOST_TOKENS", 20)
+    assert pretrain(folder, tmp_path / "large") == 0
+    assert asked == [None, 20]

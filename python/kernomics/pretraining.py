@@ -15,6 +15,9 @@ from kernomics.models.device import usable_device
 from kernomics.representation import RepresentationScores, compare_representations
 from kernomics.train import RunDirectory, config_hash, write_json
 
+MOST_TOKENS = 2048
+"""Genes revealed for the scores, of a larger vocabulary: the time grows with their square."""
+
 
 @dataclass(frozen=True)
 class PretrainingResult:
@@ -80,6 +83,7 @@ def run_pretraining(
                 model.trained,
                 model.cells,
                 model.split,
+                n_tokens=MOST_TOKENS if len(model.genes) > MOST_TOKENS else None,
                 seed=model.seed,
             )
         results = {
