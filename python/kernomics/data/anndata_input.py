@@ -65,6 +65,7 @@ class AnnDataInput:
             self._path = Path(adata.filename) if adata.isbacked else None
             self._open_anndata(adata)
         self.shape = self.source.shape
+        self.on_disk = self.source.on_disk
 
     def _open_file(self, path: Path) -> None:
         if not path.is_file():
@@ -84,7 +85,6 @@ class AnnDataInput:
             flagged = bool(file[flag][()]) if flag in file else False
         self.genes_are_subset = flagged or n_raw > len(self.genes)
         self.source: Source = h5_source(path, self._key, self.where)
-        self.on_disk = True
 
     def _open_anndata(self, adata: AnnData) -> None:
         self.obs = pd.DataFrame(adata.obs, copy=True)
@@ -95,8 +95,7 @@ class AnnDataInput:
         flagged = isinstance(said, Mapping) and bool(said.get("genes_are_subset", False))
         n_raw = 0 if adata.raw is None else adata.raw.n_vars
         self.genes_are_subset = flagged or n_raw > adata.n_vars
-        self.on_disk = self._path is not None and self.layer is None  # anndata loads layers
-        if self._path is not None and self.on_disk:
+        if self._path is not None and self.layer is None:  # anndata loads layers
             self.source = self._backed(adata, self._path)
         else:
             matrix = adata.X if self.layer is None else adata.layers[self.layer]

@@ -16,6 +16,9 @@ from kernomics.errors import DataError
 MAX_COUNT = 1 << 24
 """The largest count: above it float32 no longer holds every integer."""
 
+NAMED = 5
+"""Cells named in a message, of those that have a fault."""
+
 FAULTS = {
     "nan": "are NaN",
     "infinite": "are infinite",
@@ -68,6 +71,12 @@ def first_bad_count(values: npt.NDArray[Any]) -> dict[str, tuple[int, int]]:
     }
 
 
+def named_cells(rows: Sequence[int], cell_names: npt.NDArray[Any], total: int) -> str:
+    """Name the first cells of `total` that have a fault, such as ``"'AAC-1' (row 3), …"``."""
+    shown = [f"{str(cell_names[row])!r} (row {row:,})" for row in rows[:NAMED]]
+    return ", ".join(shown) + (", …" if total > len(shown) else "")
+
+
 class CountCheck:
     """Collects the faults of a matrix block by block, then reports them all at once.
 
@@ -82,7 +91,7 @@ class CountCheck:
         self.n_nonzeros = 0
         self.n_cells = 0
         self.n_empty = 0
-        self.first_empty = -1
+        self.first_empty: list[int] = []
         self.faults: dict[str, tuple[int, float, int, int]] = {}  # number, value, row, column
 
     def add(self, rows: Rows) -> None:
@@ -105,8 +114,8 @@ class CountCheck:
         if not nonzero.all():  # stored zeros are no counts
             ends = np.concatenate(([0], np.cumsum(nonzero)))[ends]
         empty = np.flatnonzero(np.diff(ends) == 0)
-        if empty.size and self.n_empty == 0:
-            self.first_empty = self.n_cells + int(empty[0])
+        wanted = NAMED - len(self.first_empty)
+        self.first_empty += (self.n_cells + empty[:wanted]).tolist()
         self.n_empty += empty.size
         self.n_cells += len(rows)
 
@@ -146,8 +155,9 @@ class CountCheck:
         if self.n_empty and empty_cells == "error":
             raise DataError(
                 f"{self.n_empty:,} of {self.n_cells:,} cells have no counts in {self.where}, first "
-                f"{str(cell_names[self.first_empty])!r} (row {self.first_empty:,}); remove them "
-                "(sc.pp.filter_cells(adata, min_counts=1)) or pass empty_cells='keep'"
+                f"{named_cells(self.first_empty, cell_names, self.n_empty)}; remove them "
+                "(sc.pp.filter_cells(adata, min_counts=1)), or read the cells with "
+                "CellCollection.from_anndata(…, empty_cells='keep')"
             )
 
 

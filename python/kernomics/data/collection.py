@@ -17,7 +17,7 @@ from kernomics.data import checks
 from kernomics.data.anndata_input import AnnDataInput
 from kernomics.data.cells import Cells
 from kernomics.data.labels import Kind, Labels, read_labels
-from kernomics.data.match import match_genes
+from kernomics.data.match import Absent, match_genes
 from kernomics.data.reading import read_batches, read_library, read_through
 from kernomics.data.rows import Rows, canonical
 from kernomics.data.sampler import Sampler
@@ -202,7 +202,7 @@ class CellCollection:
     @property
     def on_disk(self) -> bool:
         """Whether batches are read from a file."""
-        return getattr(self._source, "on_disk", not isinstance(self._source, CsrSource))
+        return self._source.on_disk
 
     @property
     def obs(self) -> pd.DataFrame:
@@ -266,9 +266,13 @@ class CellCollection:
             start = stop
 
     def with_genes(
-        self, genes: Sequence[str] | npt.NDArray[Any], min_gene_overlap: float = 0.8
+        self,
+        genes: Sequence[str] | npt.NDArray[Any],
+        min_gene_overlap: float = 0.8,
+        *,
+        absent: Absent = "zero",
     ) -> CellCollection:
-        """Return the same cells over a model's genes, absent ones being zero.
+        """Return the same cells over a model's genes.
 
         Nothing is read or copied; `library` stays the total over all genes of the source.
 
@@ -276,8 +280,11 @@ class CellCollection:
         ----------
         genes, min_gene_overlap
             As in `match_genes`.
+        absent
+            What a gene is that the data lack: of count ``"zero"``, or ``"unobserved"``. Where cells
+            have observed some of the genes only, it is unobserved in either case.
         """
-        found = columns = match_genes(genes, self.genes, min_gene_overlap)
+        found = columns = match_genes(genes, self.genes, min_gene_overlap, absent=absent)
         if self._columns is not None:
             columns = np.where(columns >= 0, self._columns[columns], -1)
         same = np.array_equal(columns, np.arange(self._source.shape[1]))
@@ -286,6 +293,9 @@ class CellCollection:
         )
         if self._observed is not None:
             view._observed = self._observed.select_genes(found)
+        elif absent == "unobserved" and (found < 0).any():
+            panels = Panels.from_lists([np.flatnonzero(found >= 0)], len(found))
+            return view.with_observed(panels, np.zeros(self.n_cells, np.int32))
         return view
 
     def with_observed(self, panels: Panels, panel_of_cell: npt.NDArray[np.int32]) -> CellCollection:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from kernomics.errors import ConfigError, DataError
+
+Absent: TypeAlias = Literal["zero", "unobserved"]
+"""What a gene of a model counts as in data that lack it."""
+
+ABSENT = {"zero": "are taken as 0 counts", "unobserved": "count as not observed, not as 0"}
 
 _ENSEMBL = re.compile(r"ENS[A-Z]{0,6}G\d{11}(\.\d+)?")
 
@@ -32,6 +37,8 @@ def match_genes(
     model_genes: Sequence[str] | npt.NDArray[Any],
     data_genes: Sequence[str] | npt.NDArray[Any],
     min_gene_overlap: float = 0.8,
+    *,
+    absent: Absent = "zero",
 ) -> npt.NDArray[np.int64]:
     """Find each of a model's genes among the data's genes, by exact name.
 
@@ -43,6 +50,8 @@ def match_genes(
         Names of the data's columns, each once; ones the model does not know are left out.
     min_gene_overlap
         Fraction of the model's genes that must be found, 0 … 1.
+    absent
+        What the caller takes missing genes for, as the warning says.
 
     Returns
     -------
@@ -76,14 +85,25 @@ def match_genes(
     if n_matched < min_gene_overlap * n_model:
         raise DataError(
             f"{found}; at least {min_gene_overlap:.0%} must match (min_gene_overlap)"
-            f"{_cause(model_genes, data_genes, n_matched)}"
+            f"{mismatch_cause(model_genes, data_genes, n_matched)}"
         )
-    warnings.warn(f"{found}; missing genes are taken as 0 counts", UserWarning, stacklevel=2)
+    warnings.warn(f"{found}; missing genes {ABSENT[absent]}", UserWarning, stacklevel=2)
     return columns
 
 
-def _cause(model_genes: Any, data_genes: Any, n_matched: int) -> str:
-    """Say what would make more genes match, if anything obvious would."""
+def mismatch_cause(
+    model_genes: Sequence[str] | npt.NDArray[Any],
+    data_genes: Sequence[str] | npt.NDArray[Any],
+    n_matched: int,
+) -> str:
+    """Say what would make more genes match, if anything obvious would.
+
+    Returns
+    -------
+    str
+        To be put at the end of a message, such as ``"; 12 would match without version suffixes
+        ('.1')"``; empty when nothing would.
+    """
     model_kind, data_kind = gene_id_kind(model_genes), gene_id_kind(data_genes)
     if model_kind != data_kind:
         return (

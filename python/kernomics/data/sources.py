@@ -30,6 +30,10 @@ class Source(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """The type of the stored values."""
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether rows are read from a file, as they are stored there."""
+
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Cut all rows into ranges that fit in memory with ease."""
 
@@ -47,6 +51,8 @@ class CsrSource:
     n_genes
         Its columns.
     """
+
+    on_disk = False
 
     def __init__(self, rows: Rows, n_genes: int) -> None:
         self.rows = Rows(rows.indptr.astype(np.int64, copy=False), rows.indices, rows.values)
@@ -70,6 +76,8 @@ class DenseSource:
     matrix
         [n_cells, n_genes], any numeric type; it is read, never written to.
     """
+
+    on_disk = False
 
     def __init__(self, matrix: npt.NDArray[Any]) -> None:
         self.matrix = matrix
@@ -98,6 +106,8 @@ class H5Source:
     key
         Where the matrix is in it: ``"X"`` or ``"layers/counts"``.
     """
+
+    on_disk = True
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
@@ -163,6 +173,7 @@ class SubsetSource:
         self.source, self._rows = source, rows
         self.shape = (rows.size, columns.size)
         self.dtype = source.dtype
+        self.on_disk = source.on_disk
         self._place = np.full(source.shape[1], -1, dtype=np.int64)
         self._place[columns] = np.arange(columns.size)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +19,6 @@ from kernomics.errors import ConfigError
 from kernomics.models.saved import read_saved
 from kernomics.models.txfm_config import TxFMConfig
 from kernomics.models.txfm_module import TxFMModule
-from kernomics.ops import Panels
 from kernomics.train import save_model_dir
 
 if TYPE_CHECKING:
@@ -207,7 +205,7 @@ class CellEncoder:
         )
         if n_tokens is not None and n_tokens < 1:
             raise ConfigError(f"n_tokens is {n_tokens}: at least 1 is needed")
-        view = self._view(collection, min_gene_overlap)
+        view = collection.with_genes(self.genes, min_gene_overlap, absent="unobserved")
         wanted = np.arange(view.n_cells) if rows is None else np.asarray(rows, dtype=np.int64)
         observed = view.observed
         length = len(self.genes) if observed is None else observed.largest
@@ -221,24 +219,6 @@ class CellEncoder:
                 cells = view.batch(wanted[start : start + size]).to(device)
                 yield cells, padded
                 bar.update(len(cells))
-
-    def _view(self, cells: CellCollection, min_gene_overlap: float) -> CellCollection:
-        """Return the cells over the vocabulary; genes that they lack count as not observed."""
-        with warnings.catch_warnings():  # it says that absent genes count as zero
-            warnings.simplefilter("ignore", UserWarning)
-            view = cells.with_genes(self.genes, min_gene_overlap)
-        found = np.isin(self.genes, cells.genes)
-        present, absent = np.flatnonzero(found), self.genes[~found]
-        if len(absent):
-            warnings.warn(
-                f"{len(absent):,} of the model's {len(self.genes):,} genes are not in the data, "
-                f"first {absent[0]!r}; they are not revealed",
-                stacklevel=4,
-            )
-        if view.observed is None and len(present) < len(self.genes):
-            panels = Panels.from_lists([present], len(self.genes))
-            return view.with_observed(panels, np.zeros(view.n_cells, np.int32))
-        return view
 
     # -- saving ----------------------------------------------------------------------------------
 
