@@ -118,7 +118,7 @@ def read_gene_list(given: Sequence[str]) -> list[str]:
 
 def _panel(args: argparse.Namespace) -> None:
     from kernomics.data import CellCollection
-    from kernomics.models.yoto_setup import split_cells
+    from kernomics.models.setup import split_cells
     from kernomics.panels import evaluate_panel, redundancy
     from kernomics.train.storage import jsonable
 

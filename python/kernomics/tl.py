@@ -16,7 +16,7 @@ from kernomics._uns import names, without_none
 from kernomics.data import CellCollection
 from kernomics.errors import ConfigError
 from kernomics.models import YOTO, Panel
-from kernomics.models.yoto_setup import split_cells
+from kernomics.models.setup import split_cells
 from kernomics.panels import (
     Contributions,
     PanelEvaluation,

@@ -126,7 +126,8 @@ def test_cells_without_counts_are_counted_and_located():
     counts.data[3:6] = 0  # stored zeros are no counts
     counts = sparse.vstack([counts, sparse.csr_matrix((2, 3))]).tocsr()
     with pytest.raises(
-        DataError, match=r"3 of 6 cells have .* in X, first 'cell1' \(row 1\), 'cell4' \(row 4\), 'cell5' \(row 5\); .*keep"
+        DataError,
+        match=r"3 of 6 cells have .* in X, first 'cell1' \(row 1\), 'cell4' \(row 4\), .*keep",
     ):
         read(make(counts))
     kept = read(make(counts), empty_cells="keep")

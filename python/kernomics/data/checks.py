@@ -16,6 +16,9 @@ from kernomics.errors import DataError
 MAX_COUNT = 1 << 24
 """The largest count: above it float32 no longer holds every integer."""
 
+LOG_LIKE = 16.0
+"""Fractions below this are taken for logarithms: log(1 + 10⁶), of counts per million, is 13.8."""
+
 NAMED = 5
 """Cells named in a message, of those that have a fault."""
 
@@ -89,6 +92,7 @@ class CountCheck:
     def __init__(self, where: str) -> None:
         self.where = where
         self.n_nonzeros = 0
+        self.largest = 0.0
         self.n_cells = 0
         self.n_empty = 0
         self.first_empty: list[int] = []
@@ -97,6 +101,8 @@ class CountCheck:
     def add(self, rows: Rows) -> None:
         """Look at the next rows, as stored."""
         self.n_nonzeros += rows.values.size
+        if rows.values.size:
+            self.largest = max(self.largest, float(rows.values.max()))
         for fault, (number, first) in first_bad_count(rows.values).items():
             if fault in self.faults:
                 before, *where_first = self.faults[fault]
@@ -151,6 +157,8 @@ class CountCheck:
             for number, value, row, column in [self.faults[fault]]
         ]
         if found:
+            if set(self.faults) == {"fraction"} and self.largest < LOG_LIKE:
+                found.append(f"none exceeds {self.largest:.3g}, so they look log-normalised")
             raise DataError(f"{self.where} does not hold counts: {'; '.join(found)}; {hint()}")
         if self.n_empty and empty_cells == "error":
             raise DataError(

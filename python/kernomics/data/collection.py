@@ -316,6 +316,11 @@ class CellCollection:
         return self._observed
 
     @property
+    def panel_of_cell(self) -> npt.NDArray[np.int32] | None:
+        """Which of the sets each cell has observed, int32 [n_cells]; None where `observed` is."""
+        return self._panel_of_cell
+
+    @property
     def library(self) -> npt.NDArray[np.float32]:
         """Each cell's total over all genes of its source, float32 [n_cells]."""
         if self._library is None:

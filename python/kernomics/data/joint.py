@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 
 from kernomics.data.collection import CellCollection
 from kernomics.data.labels import Labels, read_labels
-from kernomics.data.match import gene_id_kind
+from kernomics.data.match import gene_id_kind, mismatch_cause
 from kernomics.data.rows import Rows, canonical, gather
 from kernomics.errors import DataError
 from kernomics.ops import Panels
@@ -100,6 +101,11 @@ def join(
     ------
     DataError
         For no collections, sets that share no gene, or Ensembl ids beside gene symbols.
+
+    Warns
+    -----
+    UserWarning
+        When the union holds an Ensembl id in two versions, as two genes.
     """
     if not collections:
         raise DataError("there are no data sets to join")
@@ -113,10 +119,13 @@ def join(
     columns = [np.array([place[str(g)] for g in part.genes], np.int64) for part in parts]
     for i in range(1, len(parts)):
         if not np.isin(columns[i], np.concatenate(columns[:i])).any():
+            before = list(dict.fromkeys(str(g) for part in parts[:i] for g in part.genes))
             raise DataError(
                 f"{names[i]} shares none of its {parts[i].n_genes:,} genes with the sets before "
-                f"it, first {parts[i].genes[0]!r}: are they of another species?"
+                f"it, first {parts[i].genes[0]!r}"
+                + (mismatch_cause(parts[i].genes, before, 0) or ": are they of another species?")
             )
+    _warn_of_versions(genes)
     tables = [part.obs.assign(**{SOURCE_COLUMN: name}) for name, part in collections.items()]
     cells = np.concatenate(
         [[f"{name}:{cell}" for cell in part.cell_names] for name, part in collections.items()]
@@ -136,3 +145,19 @@ def join(
     )
     panel_of_cell = np.repeat(np.arange(len(parts), dtype=np.int32), [p.n_cells for p in parts])
     return joined.with_observed(Panels.from_lists(columns, len(genes)), panel_of_cell)
+
+
+def _warn_of_versions(genes: Sequence[str]) -> None:
+    """Say where one gene goes by two names, Ensembl ids of two versions."""
+    if gene_id_kind(genes) != "Ensembl ids":
+        return
+    plain = pd.Index([gene.split(".")[0] for gene in genes])
+    again = np.flatnonzero(plain.duplicated())
+    if again.size:
+        first = genes[int(np.argmax(plain == plain[again[0]]))]
+        warnings.warn(
+            f"{again.size:,} genes are in the data sets under two names, first {first!r} and "
+            f"{genes[again[0]]!r}, and count as two; to make them one, take the versions off: "
+            "adata.var_names = adata.var_names.str.split('.').str[0]",
+            stacklevel=3,
+        )

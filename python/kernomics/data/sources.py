@@ -229,7 +229,7 @@ def h5_source(path: Path, key: str, where: str) -> Source:
         node = file[key]
         encoding = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "array")))
         if "csc" in encoding:
-            _warn_converted("csc", f"{where} of '{path.name}'")
+            _warn_converted("csc", where)
             parts = (node["data"][:], node["indices"][:], node["indptr"][:])
             matrix = sparse.csc_matrix(parts, shape=tuple(node.attrs["shape"])).tocsr()
             return memory_source(matrix, where)

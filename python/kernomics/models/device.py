@@ -1,4 +1,4 @@
-"""Where to train: the device asked for, if it is there."""
+"""Where to train: the device asked for, if it is there and can compute as asked."""
 
 from __future__ import annotations
 
@@ -41,3 +41,31 @@ def usable_device(name: str | torch.device) -> torch.device:
             "with -Ccmake.define.KERNOMICS_CUDA=ON, or use device='cpu'"
         )
     return device
+
+
+def require_precision(device: torch.device, precision: str) -> None:
+    """Refuse bfloat16 on a GPU that would only emulate it; the CPU computes it.
+
+    Parameters
+    ----------
+    device
+        As `usable_device` returned it.
+    precision
+        ``"float32"`` or ``"bf16"``.
+
+    Raises
+    ------
+    ConfigError
+        Naming the GPU and its compute capability.
+    """
+    if precision != "bf16" or device.type != "cuda":
+        return
+    with torch.cuda.device(device):
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return
+    major, minor = torch.cuda.get_device_capability(device)
+    raise ConfigError(
+        f"precision='bf16' was asked for, and {str(device)!r} has no bfloat16: it is a "
+        f"{torch.cuda.get_device_name(device)} of compute capability {major}.{minor}, and 8.0 is "
+        "needed; use precision='float32'"
+    )

@@ -15,21 +15,30 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from kernomics import __version__
-from kernomics.data import CellCollection, Sampler, Split, make_split
-from kernomics.data.labels import Labels, column
-from kernomics.errors import ConfigError, DataError
-from kernomics.models.device import usable_device
+from kernomics.data import CellCollection, Sampler, Split
+from kernomics.errors import ConfigError
+from kernomics.models.device import require_precision, usable_device
+from kernomics.models.setup import as_collection, checked_seed
 from kernomics.models.txfm_config import TxFMConfig, default_training
+from kernomics.models.txfm_finetune import Pretrained, fine_tuned_config, fine_tuning
 from kernomics.models.txfm_model import CellEncoder
-from kernomics.models.txfm_module import BETA, TxFMModule
-from kernomics.models.yoto_setup import checked_seed
+from kernomics.models.txfm_module import TxFMModule
+from kernomics.models.txfm_setup import (
+    CELLS_AT_A_TIME,
+    divide,
+    first_biases,
+    frequencies,
+    over_vocabulary,
+    require_counts,
+    require_masked,
+    warn_of_unseen,
+)
 from kernomics.train import History, fit, override
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 VALIDATION_DRAW = -1
-CELLS_AT_A_TIME = 1024
 
 
 class TxFM:
@@ -66,6 +75,8 @@ class TxFM:
         One record per epoch and validation.
     encoder : CellEncoder
         The trained model.
+    start : Pretrained or None
+        What the training begins with; see `from_pretrained`.
 
     Raises
     ------
@@ -95,19 +106,90 @@ class TxFM:
             else override(config, **overrides)
         )
         self.seed = checked_seed(seed)
-        collection = (
-            adata
-            if isinstance(adata, CellCollection)
-            else CellCollection.from_anndata(adata, layer=layer, library_key=library_key)
-        )
-        self.split = split or _divide(collection, validation, split_key, self.seed)
-        self.cells = _over_vocabulary(collection, self.split.train, genes, min_cells)
+        collection = as_collection(adata, layer=layer, library_key=library_key)
+        self.split = divide(collection, split, validation, split_key, self.seed)
+        require_counts(collection, self.split)
+        self.cells = over_vocabulary(collection, self.split.train, genes, min_cells)
         self.genes: NDArray[Any] = self.cells.genes
-        _require_masked(self.cells, self.config.n_tokens)
+        require_masked(self.cells, self.config.n_tokens)
+        self.start: Pretrained | None = None
         self.training = default_training(len(self.split.train))
         self.history = History()
         self.module: TxFMModule | None = None
         self.encoder: CellEncoder | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: CellEncoder | TxFM | str | Path,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        new_genes: bool = True,
+        min_cells: int = 3,
+        min_gene_overlap: float = 0.5,
+        layer: str | None = None,
+        library_key: str | None = None,
+        validation: float = 0.1,
+        split_key: str | None = None,
+        split: Split | None = None,
+        seed: int = 0,
+        **overrides: Any,
+    ) -> TxFM:
+        """Return a TxFM whose `train` begins with the weights of a trained one: fine-tuning.
+
+        Its vocabulary are the model's genes that the data have, in the model's order, then genes
+        of the data that are new to the model. What is copied and how a new gene begins is said at
+        `Pretrained`; by what settings it trains at `fine_tuning`.
+
+        Parameters
+        ----------
+        model
+            A trained TxFM, a run directory or a saved model. Never modified.
+        adata
+            The cells to fine-tune on, as for `TxFM`. Genes are matched by name.
+        new_genes
+            Whether to add genes that the model does not know. (Ours.)
+        min_cells
+            How many training cells must have a new gene. (Ours: 3.)
+        min_gene_overlap
+            The share of the genes that must be known, of the model's genes or of those that the
+            data would bring, whichever are fewer. (Ours.)
+        layer, library_key, validation, split_key, split, seed
+            As for `TxFM`.
+        **overrides
+            Settings of `TxFMConfig` on masks and loss; those of the network stay the model's.
+
+        Raises
+        ------
+        DataError
+            When too few genes are known, with the likely cause; and as `TxFM`.
+        ConfigError
+            When a setting of the network is to change.
+        CheckpointError
+            When there is no model at a path.
+
+        Warns
+        -----
+        UserWarning
+            When fewer than 80 % of those genes are known.
+        """
+        encoder = model.trained if isinstance(model, TxFM) else model
+        if not isinstance(encoder, CellEncoder):
+            encoder = CellEncoder.load(encoder)
+        config = fine_tuned_config(encoder.config, **overrides)
+        cells = as_collection(adata, layer=layer, library_key=library_key)
+        split = divide(cells, split, validation, split_key, checked_seed(seed))
+        start = Pretrained.match(
+            encoder,
+            cells,
+            split.train,
+            new_genes=new_genes,
+            min_cells=min_cells,
+            min_gene_overlap=min_gene_overlap,
+        )
+        made = cls(cells, genes=start.genes, split=split, seed=seed, config=config)
+        made.start, made.training = start, fine_tuning(len(split.train))
+        return made
 
     # -- training --------------------------------------------------------------------------------
 
@@ -125,7 +207,7 @@ class TxFM:
         Parameters
         ----------
         max_epochs
-            Passes over the training cells, 200 by default.
+            Passes over the training cells; by default 200, or 50 from a trained model.
         run_dir
             Where to keep checkpoints and history.
         resume
@@ -134,12 +216,13 @@ class TxFM:
             Where to train, ``"cpu"`` or ``"cuda"``.
         **overrides
             Settings of :class:`kernomics.train.TrainConfig`. Without `weight_decay` it is the
-            paper's, 1/(learning rate · steps).
+            paper's, 1/(learning rate · steps), or that by which the model at the start was trained.
         """
         device = usable_device(device)
         if max_epochs is not None:
             overrides["max_epochs"] = max_epochs
         self.configure(**overrides)
+        require_precision(device, self.training.precision)
         sampler = self._sampler()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -173,6 +256,8 @@ class TxFM:
                 self._sampler().n_batches / self.training.accumulate
             )
             decay = 1 / (self.training.learning_rate * max(1, steps))
+            if self.start is not None:
+                decay = self.start.weight_decay
             self.training = override(self.training, weight_decay=decay)
 
     def _sampler(self) -> Sampler:
@@ -181,11 +266,16 @@ class TxFM:
 
     def _module(self) -> TxFMModule:
         module = TxFMModule(len(self.genes), self.config, self.seed)
-        found = _frequencies(self.cells, self.split.train, self.config)
+        found = frequencies(self.cells, self.split.train, self.config)
         if self.config.masking_power:
             module.gene_weights.copy_(found.detected.clamp_min(1e-6) ** self.config.masking_power)
         with torch.no_grad():
-            module.decoder.genes.bias.copy_(_start(found.rate, self.config))
+            module.decoder.genes.bias.copy_(first_biases(found.rate, self.config))
+        known = 0
+        if self.start is not None:
+            self.start.apply(module)
+            known = len(self.start.kept)
+        warn_of_unseen(self.genes, known, found.detected.numpy())
         return module
 
     def _optimizer(self, module: nn.Module) -> Optimizer:
@@ -217,6 +307,7 @@ class TxFM:
             "training": dataclasses.asdict(self.training),
             "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
             "trained_on": {"cells": len(self.split.train), "genes": len(self.genes)},
+            **({} if self.start is None else {"fine_tuned_from": self.start.description}),
         }
 
     # -- afterwards ------------------------------------------------------------------------------
@@ -262,102 +353,3 @@ class TxFM:
     def load(path: str | Path) -> CellEncoder:
         """Load a saved model, which represents and reconstructs; see `CellEncoder.load`."""
         return CellEncoder.load(path)
-
-
-# -- before training -------------------------------------------------------------------------------
-
-
-def _divide(cells: CellCollection, validation: float, key: str | None, seed: int) -> Split:
-    if not 0 <= validation < 1:
-        raise ConfigError(f"validation is {validation}: it is a share, 0 to below 1")
-    groups = None
-    if key is not None:
-        groups = Labels.from_series(column(cells.obs, key), key, kind="categorical")
-    if validation == 0:
-        nobody = np.array([], np.int64)
-        return Split(np.arange(cells.n_cells), nobody, nobody, "random", None, seed)
-    return make_split(
-        cells.n_cells,
-        how="random" if groups is None else "group",
-        fractions=(1 - validation, validation, 0.0),
-        groups=groups,
-        seed=seed,
-    )
-
-
-def _over_vocabulary(
-    cells: CellCollection,
-    train: NDArray[np.int64],
-    genes: Sequence[str] | None,
-    min_cells: int,
-) -> CellCollection:
-    if min_cells < 1:
-        raise ConfigError(f"min_cells is {min_cells}: a gene no cell has says nothing")
-    if genes is not None:
-        if len(set(genes)) < len(genes):
-            raise DataError(f"genes names {len(genes) - len(set(genes))} genes twice")
-        return cells.with_genes(list(genes), 1.0)
-    seen = cells.summary(train).n_expressing >= min_cells
-    if not seen.any():
-        raise DataError(
-            f"no gene is in {min_cells:,} of the {len(train):,} training cells; lower min_cells"
-        )
-    return cells if seen.all() else cells.with_genes(cells.genes[seen], 1.0)
-
-
-def _require_masked(cells: CellCollection, n_tokens: int) -> None:
-    """Refuse to reveal all genes of a cell: nothing would be left to learn from."""
-    observed = cells.observed
-    fewest = cells.n_genes if observed is None else observed.smallest
-    if n_tokens >= fewest:
-        whose = "the vocabulary" if observed is None else "the smallest data set"
-        raise ConfigError(
-            f"n_tokens is {n_tokens:,}, and {whose} has {fewest:,} genes: none would be masked; "
-            f"set n_tokens to about {max(1, fewest // 4):,}, a quarter"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Frequencies:
-    """Per gene, of training cells that observe it: mean of 1 + L·count/library, and detection."""
-
-    rate: torch.Tensor
-    detected: torch.Tensor
-
-
-def _frequencies(
-    cells: CellCollection, rows: NDArray[np.int64], config: TxFMConfig
-) -> _Frequencies:
-    sums, having, looked = (np.zeros(cells.n_genes) for _ in range(3))
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        part = cells.batch(rows[start : start + CELLS_AT_A_TIME])
-        values = part.values.double()
-        if config.normalise:
-            assert part.library is not None
-            per_cell = config.target_sum / part.library.double()
-            values = values * torch.repeat_interleave(per_cell, part.indptr.diff())
-        genes = part.indices.numpy()
-        sums += np.bincount(genes, values.numpy(), minlength=cells.n_genes)
-        having += np.bincount(genes, minlength=cells.n_genes)
-        if part.observed is None:
-            looked += len(part)
-        else:
-            in_panel = np.bincount(part.observed.panel_id, minlength=len(part.observed.mask))
-            looked += in_panel @ part.observed.mask.numpy()
-    looked = np.maximum(looked, 1)
-    return _Frequencies(
-        torch.from_numpy(1 + sums / looked), torch.from_numpy(having / looked).float()
-    )
-
-
-def _start(rate: torch.Tensor, config: TxFMConfig) -> torch.Tensor:
-    """Return the bias at which every gene's expression is the best constant.
-
-    The loss e^φ − φ·e^x of a constant φ is least at φ = log(mean of e^x); z = φ⁻¹ of that. So no
-    gene starts where the rectified activation has no gradient.
-    """
-    expression = rate.log()
-    if config.activation == "rectified_tanh":
-        share = expression / math.log(config.target_sum + 1)
-        return (BETA * share.clamp(max=1 - 1e-6).atanh()).float()
-    return expression.float()

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from kernomics.data import CellCollection, Cells
-from kernomics.data.match import match_genes
-from kernomics.errors import ConfigError
+from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.saved import read_saved
+from kernomics.models.setup import as_collection
 from kernomics.models.txfm_config import TxFMConfig
 from kernomics.models.txfm_module import TxFMModule
 from kernomics.train import save_model_dir
@@ -160,7 +161,7 @@ class CellEncoder:
 
         The other parameters are those of `get_latent_representation`.
         """
-        columns = slice(None) if genes is None else match_genes(genes, self.genes, 1.0)
+        columns = slice(None) if genes is None else self._columns(genes)
         parts = []
         for cells, padded in self._batches(
             adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, progress
@@ -186,6 +187,16 @@ class CellEncoder:
         )
         return tensor.detach().float().cpu().numpy().copy()
 
+    def _columns(self, genes: Sequence[str]) -> NDArray[np.int64]:
+        columns: NDArray[np.int64] = pd.Index(self.genes).get_indexer(pd.Index(genes))
+        absent = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
+        if absent:
+            raise DataError(
+                f"{len(absent):,} of the {len(genes):,} genes asked for are not among the model's "
+                f"{len(self.genes):,}, first {absent[0]!r}; {closest(absent[0], self.genes)}"
+            )
+        return columns
+
     def _batches(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -198,11 +209,7 @@ class CellEncoder:
         progress: bool,
     ) -> Iterator[tuple[Cells, bool]]:
         """Read cells over the vocabulary, and whether some have fewer genes than are revealed."""
-        collection = (
-            adata
-            if isinstance(adata, CellCollection)
-            else CellCollection.from_anndata(adata, layer=layer, library_key=library_key)
-        )
+        collection = as_collection(adata, layer=layer, library_key=library_key)
         if n_tokens is not None and n_tokens < 1:
             raise ConfigError(f"n_tokens is {n_tokens}: at least 1 is needed")
         view = collection.with_genes(self.genes, min_gene_overlap, absent="unobserved")

@@ -18,22 +18,17 @@ from kernomics.data import CellCollection, Sampler, Split
 from kernomics.data.labels import Kind
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError
-from kernomics.models.device import usable_device
+from kernomics.models.device import require_precision, usable_device
 from kernomics.models.marker_prior import marker_scores
 from kernomics.models.monitors import TrainingWarning, training_warnings
 from kernomics.models.panel import CELLS_AT_A_TIME, Panel, read_outputs, score_task
 from kernomics.models.panel_network import input_means, mean_task_loss, task_loss
 from kernomics.models.panel_reader import PanelReader
+from kernomics.models.setup import checked_seed, split_cells
 from kernomics.models.warm_start import START_FACTOR, PanelSource
 from kernomics.models.yoto_config import YOTOConfig, default_training
 from kernomics.models.yoto_module import YOTOModule
-from kernomics.models.yoto_setup import (
-    checked_seed,
-    make_constraints,
-    make_tasks,
-    read_cells,
-    split_cells,
-)
+from kernomics.models.yoto_setup import make_constraints, make_tasks, read_cells
 from kernomics.train import History, RowAdamW, fit, override
 
 if TYPE_CHECKING:
@@ -223,6 +218,7 @@ class YOTO:
         overrides.setdefault("seed", self.seed)
         overrides.setdefault("restart_at", self.config.fix_panel_at)
         self.training = override(self.training, **overrides)
+        require_precision(device, self.training.precision)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.module = self._module().to(device)

@@ -1,9 +1,8 @@
-"""What a `YOTO` is made of before it is trained: cells, split, tasks and constraints."""
+"""What a `YOTO` is made of before it is trained: labelled cells, tasks and constraints."""
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernomics.data import CellCollection, Labels, Split, make_split
+from kernomics.data import CellCollection
 from kernomics.data.collection import GeneSummary
-from kernomics.data.labels import column
-from kernomics.data.splits import How
 from kernomics.errors import ConfigError, closest
 from kernomics.models.gene_bounds import GeneBounds, gene_bounds
 from kernomics.models.gene_costs import Budget, costs_of_column, make_budget
 from kernomics.models.panel_network import ClassWeights, Task
+from kernomics.models.setup import as_collection
 from kernomics.models.warm_start import PanelSource, WarmStart, extended_genes, read_panel
 from kernomics.models.yoto_config import YOTOConfig
 
@@ -27,65 +25,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def checked_seed(seed: int) -> int:
-    """Return a seed as a plain integer, if it is one of 64 bits."""
-    try:
-        return int(np.int64(operator.index(seed)))
-    except (TypeError, OverflowError):
-        raise ConfigError(f"seed is {seed!r}: it must be an integer of 64 bits") from None
-
-
 def read_cells(adata: AnnData | str | Path | CellCollection, **reading: Any) -> CellCollection:
     """Read the cells to select from; `reading` is for `CellCollection.from_anndata`."""
-    if isinstance(adata, CellCollection):
-        given = [name for name, value in reading.items() if value is not None]
-        if given:
-            raise ConfigError(
-                f"{given[0]} was given beside a CellCollection, which has been read already; "
-                "pass it to CellCollection.from_anndata"
-            )
-        cells = adata
-    else:
-        cells = CellCollection.from_anndata(adata, **reading)
+    cells = as_collection(adata, **reading)
     if not cells.labels:
         raise ConfigError(f"labels_key names nothing to predict; {closest('', cells.obs.columns)}")
     return cells
-
-
-def split_cells(
-    cells: CellCollection,
-    split: How | Split,
-    key: str | None,
-    fractions: tuple[float, float, float],
-    seed: int,
-) -> Split:
-    """Divide the cells as asked for, or check the division given."""
-    if isinstance(split, Split):
-        rows = np.concatenate([split.train, split.validation, split.test])
-        if rows.size and not 0 <= rows.min() <= rows.max() < cells.n_cells:
-            raise ConfigError(
-                f"the split names rows {rows.min():,} … {rows.max():,}, but there are "
-                f"{cells.n_cells:,} cells: was it made for other data?"
-            )
-        return split
-    labels = next((v for v in cells.labels.values() if v.kind == "categorical"), None)
-    if split == "stratified" and labels is None:
-        split = "random"
-    groups = None
-    if split == "group":
-        if key is None:
-            raise ConfigError("split='group' needs split_key, the obs column of the groups")
-        groups = Labels.from_series(column(cells.obs, key), key, kind="categorical")
-    elif key is not None:
-        raise ConfigError(f"split_key is {key!r}, but split={split!r} uses no groups")
-    return make_split(
-        cells.n_cells,
-        how=split,
-        fractions=fractions,
-        labels=labels if split == "stratified" else None,
-        groups=groups,
-        seed=seed,
-    )
 
 
 def make_tasks(

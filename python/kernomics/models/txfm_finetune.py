@@ -1,0 +1,214 @@
+"""Fine-tuning of a TxFM: what a training begins with, and by what settings (arXiv 2605.31562).
+
+The paper fine-tunes on single data sets and does not say how: all that is marked "ours" is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kernomics.data import CellCollection
+from kernomics.data.match import mismatch_cause
+from kernomics.errors import ConfigError, DataError
+from kernomics.models.txfm_config import TxFMConfig, default_training
+from kernomics.models.txfm_model import CellEncoder
+from kernomics.models.txfm_module import TxFMModule
+from kernomics.train import TrainConfig, override
+
+CHANGEABLE = ("n_tokens", "masking_power", "loss", "stochastic_depth", "recompute")
+"""Settings that do not decide what the weights mean."""
+
+WELL_KNOWN = 0.8
+"""Below this share of known genes a warning says so (ours)."""
+
+
+def fine_tuning(n_train: int) -> TrainConfig:
+    """Return the settings of a fine-tuning on a number of cells.
+
+    Those of `default_training`, but (all ours) a tenth of its learning rate, a quarter of its
+    epochs, and a validation every 5. The weight decay, which the paper ties to the steps of a
+    training, stays that of the first one: tied to the fewer steps and the lower rate of this one,
+    it would take as much off the weights as a whole pre-training does.
+    """
+    return override(default_training(n_train), max_epochs=50, learning_rate=1e-4, validate_every=5)
+
+
+def fine_tuned_config(config: TxFMConfig, **overrides: Any) -> TxFMConfig:
+    """Return a trained model's settings with some replaced, if they may be.
+
+    Raises
+    ------
+    ConfigError
+        When a setting is to change that decides what the weights mean.
+    """
+    changed = override(config, **overrides)
+    for name, value in overrides.items():
+        before = getattr(config, name)
+        if name not in CHANGEABLE and value != before:
+            raise ConfigError(
+                f"{name} is {value!r}, and the model was trained with {before!r}, on which its "
+                f"weights depend; a fine-tuning may change {', '.join(CHANGEABLE)}"
+            )
+    return changed
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A trained model at the beginning of another training.
+
+    All weights are copied, of the genes that both know by name. A gene that is new begins as one
+    of the model's would look from afar (ours): its token is drawn from the normal distribution
+    whose mean and standard deviation are, in each dimension, those of the model's tokens; its row
+    of the decoder is zero and its bias that of the gene's best constant, so that nothing that the
+    model says of it is wrong before something has been learnt.
+
+    Attributes
+    ----------
+    encoder
+        The model.
+    kept
+        Its genes that the data have, in its order.
+    new
+        Genes of the data that are added, in the data's order.
+    dropped
+        Its genes that the data lack.
+    """
+
+    encoder: CellEncoder
+    kept: list[str]
+    new: list[str]
+    dropped: list[str]
+
+    @classmethod
+    def match(
+        cls,
+        encoder: CellEncoder,
+        cells: CellCollection,
+        train: NDArray[np.int64],
+        *,
+        new_genes: bool,
+        min_cells: int,
+        min_gene_overlap: float,
+    ) -> Pretrained:
+        """Find the model's genes in the data, and those that are new; see `TxFM.from_pretrained`.
+
+        Parameters
+        ----------
+        encoder
+            The model.
+        cells
+            The data.
+        train
+            int64 [n], rows of the training cells, in which genes are counted.
+        new_genes, min_cells, min_gene_overlap
+            As in `TxFM.from_pretrained`.
+        """
+        if min_cells < 1:
+            raise ConfigError(f"min_cells is {min_cells}: a gene no cell has says nothing")
+        if not 0 <= min_gene_overlap <= 1:
+            raise ConfigError(f"min_gene_overlap is a fraction from 0 to 1, not {min_gene_overlap}")
+        here = np.isin(encoder.genes, cells.genes)
+        kept, dropped = encoder.genes[here].tolist(), encoder.genes[~here].tolist()
+        frequent = cells.summary(train).n_expressing >= min_cells
+        new = cells.genes[frequent & ~np.isin(cells.genes, encoder.genes)].tolist()
+        possible = min(len(encoder.genes), len(kept) + len(new))
+        found = (
+            f"{len(kept):,} of the model's {len(encoder.genes):,} genes are in the data, "
+            f"{len(dropped):,} are missing{_first(dropped)}, and {len(new):,} genes that "
+            f"{min_cells:,} training cells have are new to the model{_first(new)}"
+        )
+        cause = mismatch_cause(encoder.genes, cells.genes, len(kept))
+        if not kept or len(kept) < min_gene_overlap * possible:
+            raise DataError(
+                f"{found}; at least {max(1, round(min_gene_overlap * possible)):,} must be known, "
+                f"{min_gene_overlap:.0%} of the fewer of the two (min_gene_overlap){cause}"
+            )
+        if len(kept) < WELL_KNOWN * possible:
+            warnings.warn(
+                f"{found}: the model's weights are of little use for so many others{cause}",
+                stacklevel=3,
+            )
+        return cls(encoder, kept, new if new_genes else [], dropped)
+
+    @property
+    def genes(self) -> list[str]:
+        """The new vocabulary: `kept`, then `new`."""
+        return self.kept + self.new
+
+    @property
+    def weight_decay(self) -> float:
+        """The weight decay that the model was trained with; 0 where it is not on record."""
+        return float(self.encoder.info.get("training", {}).get("weight_decay", 0.0))
+
+    def apply(self, module: TxFMModule) -> None:
+        """Copy the model's weights into an untrained module over `genes`.
+
+        Parameters
+        ----------
+        module
+            On the CPU, with the biases of its decoder at each gene's best constant. New tokens
+            are drawn from torch's generator.
+        """
+        given, of_genes = self.encoder.module.state_dict(), _gene_tensors(module.config)
+        place = {gene: i for i, gene in enumerate(self.encoder.genes)}
+        rows = torch.tensor([place[gene] for gene in self.kept])
+        n_kept = len(rows)
+        with torch.no_grad():
+            for name, tensor in module.state_dict().items():
+                if name not in given or name == "gene_weights":  # these follow from the new data
+                    continue
+                if name in of_genes:
+                    tensor[:n_kept] = given[name].cpu()[rows]
+                else:
+                    tensor.copy_(given[name])
+            known = self.encoder.module.embedding.gene_embeddings.cpu()
+            tokens = module.embedding.gene_embeddings[n_kept:]
+            tokens.copy_(torch.randn(tokens.shape) * known.std(0, correction=0) + known.mean(0))
+            module.decoder.genes.weight[n_kept:] = 0
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the model was and what was taken of it, fit for JSON."""
+        info = self.encoder.info
+        past: dict[str, Any] = {
+            name: info[name] for name in ("trained_on", "fine_tuned_from") if name in info
+        }
+        return {
+            "version": info.get("version"),
+            "sha256": model_sha256(self.encoder),
+            **past,
+            "genes": {
+                "kept": len(self.kept),
+                "new": len(self.new),
+                "dropped": len(self.dropped),
+            },
+        }
+
+
+def model_sha256(encoder: CellEncoder) -> str:
+    """Digest of a model's genes, settings and weights, wherever it is stored."""
+    described = {"genes": encoder.genes.tolist(), "config": asdict(encoder.config)}
+    whole = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(encoder.module.state_dict().items()):
+        whole.update(name.encode() + tensor.cpu().contiguous().numpy().astype("<f4").tobytes())
+    return whole.hexdigest()
+
+
+def _gene_tensors(config: TxFMConfig) -> set[str]:
+    """Names of the tensors with a row per gene: those whose shape follows the vocabulary's size."""
+    with torch.device("meta"):
+        one, two = (TxFMModule(n, config).state_dict() for n in (1, 2))
+    return {name for name in one if one[name].shape != two[name].shape}
+
+
+def _first(genes: list[str]) -> str:
+    shown = ", ".join(repr(gene) for gene in genes[:5])
+    return f" ({shown}{', …' if len(genes) > 5 else ''})" if genes else ""

@@ -1,0 +1,175 @@
+"""What a `TxFM` is made of before it is trained: cells with counts, genes, and first biases."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from kernomics.data import CellCollection, Split
+from kernomics.data.checks import named_cells
+from kernomics.data.match import mismatch_cause
+from kernomics.data.splits import How
+from kernomics.errors import ConfigError, DataError, closest
+from kernomics.models.setup import split_cells
+from kernomics.models.txfm_config import TxFMConfig
+from kernomics.models.txfm_module import BETA
+
+CELLS_AT_A_TIME = 1024
+
+
+def divide(
+    cells: CellCollection, split: Split | None, validation: float, key: str | None, seed: int
+) -> Split:
+    """Divide the cells into those to train and to validate on, or check the division given."""
+    if not 0 <= validation < 1:
+        raise ConfigError(f"validation is {validation}: it is a share, 0 to below 1")
+    how: How = "random" if key is None else "group"
+    return split_cells(cells, split or how, key, (1 - validation, validation, 0.0), seed)
+
+
+def require_counts(cells: CellCollection, split: Split) -> None:
+    """Refuse cells without counts: they say nothing, and no library divides them."""
+    rows = np.concatenate([split.train, split.validation])
+    empty = np.sort(rows[cells.library[rows] <= 0])
+    if len(empty):
+        raise DataError(
+            f"{len(empty):,} of the {len(rows):,} cells to train and validate on have no counts, "
+            f"first {named_cells(empty.tolist(), cells.cell_names, len(empty))}; remove them "
+            "(sc.pp.filter_cells(adata, min_counts=1)), or leave them out of the split"
+        )
+
+
+def over_vocabulary(
+    cells: CellCollection,
+    train: NDArray[np.int64],
+    genes: Sequence[str] | None,
+    min_cells: int,
+) -> CellCollection:
+    """Return the cells over the genes named, or over all that enough training cells have."""
+    if min_cells < 1:
+        raise ConfigError(f"min_cells is {min_cells}: a gene no cell has says nothing")
+    if genes is not None:
+        _require_genes(cells, genes)
+        return cells.with_genes(list(genes), 1.0)
+    seen = cells.summary(train).n_expressing >= min_cells
+    if not seen.any():
+        raise DataError(
+            f"no gene is in {min_cells:,} of the {len(train):,} training cells; lower min_cells"
+        )
+    return cells if seen.all() else cells.with_genes(cells.genes[seen], 1.0)
+
+
+def _require_genes(cells: CellCollection, genes: Sequence[str]) -> None:
+    if not len(genes):
+        raise DataError("genes names no genes: leave it out for all, or name some")
+    repeated = pd.Index(genes)[pd.Index(genes).duplicated()]
+    if len(repeated):
+        raise DataError(
+            f"genes names {len(repeated):,} of its {len(genes):,} genes twice, first "
+            f"{repeated[0]!r}; name each once"
+        )
+    absent = [
+        gene for gene, found in zip(genes, np.isin(genes, cells.genes), strict=True) if not found
+    ]
+    if absent:
+        cause = mismatch_cause(genes, cells.genes, len(genes) - len(absent))
+        raise DataError(
+            f"{len(absent):,} of the {len(genes):,} genes asked for are not in the data, first "
+            f"{absent[0]!r}{cause or f'; {closest(absent[0], cells.genes)}'}"
+        )
+
+
+def require_masked(cells: CellCollection, n_tokens: int) -> None:
+    """Refuse to reveal all genes of a cell: nothing would be left to learn from."""
+    observed, of_cell = cells.observed, cells.panel_of_cell
+    fewest, whose = cells.n_genes, "the vocabulary"
+    if observed is not None and of_cell is not None:
+        fewest = observed.smallest
+        short = np.flatnonzero(observed.counts.numpy() <= n_tokens)
+        smallest = int(observed.counts.argmin())
+        whose = f"the smallest of the {len(observed.counts)} data sets"
+        if cells.batch_labels is not None:
+            code = cells.batch_labels.values[np.argmax(of_cell == smallest)]
+            whose = f"data set {cells.batch_labels.categories[int(code)]!r}"
+        if len(short) > 1:
+            whose = f"{len(short)} data sets have no more; the smallest, {whose},"
+    if n_tokens >= fewest:
+        raise ConfigError(
+            f"n_tokens is {n_tokens:,}, and {whose} has {fewest:,} genes: none would be masked; "
+            f"set n_tokens to about {max(1, fewest // 4):,}, a quarter"
+        )
+
+
+def warn_of_unseen(genes: NDArray[Any], n_known: int, detected: NDArray[Any]) -> None:
+    """Say which genes no training cell has counts of, the first `n_known` left aside.
+
+    Parameters
+    ----------
+    genes
+        Names, [G].
+    n_known
+        How many of them another training has learnt already.
+    detected
+        [G], the share of the training cells that have each.
+    """
+    unseen = genes[n_known:][detected[n_known:] == 0]
+    if len(unseen):
+        warnings.warn(
+            f"{len(unseen):,} of the {len(genes):,} genes of the vocabulary have counts in no "
+            f"training cell, first {unseen[0]!r}; nothing can be learnt of them: leave them out "
+            "of genes",
+            stacklevel=4,
+        )
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """Per gene, of training cells that observe it: mean of 1 + L·count/library, and detection."""
+
+    rate: torch.Tensor
+    detected: torch.Tensor
+
+
+def frequencies(cells: CellCollection, rows: NDArray[np.int64], config: TxFMConfig) -> Frequencies:
+    """Count, in one pass over some cells."""
+    sums, having, looked = (np.zeros(cells.n_genes) for _ in range(3))
+    for start in range(0, len(rows), CELLS_AT_A_TIME):
+        part = cells.batch(rows[start : start + CELLS_AT_A_TIME])
+        values = part.values.double()
+        if config.normalise:
+            assert part.library is not None
+            per_cell = config.target_sum / part.library.double()
+            values = values * torch.repeat_interleave(per_cell, part.indptr.diff())
+        genes = part.indices.numpy()
+        sums += np.bincount(genes, values.numpy(), minlength=cells.n_genes)
+        having += np.bincount(genes, minlength=cells.n_genes)
+        if part.observed is None:
+            looked += len(part)
+        else:
+            in_panel = np.bincount(part.observed.panel_id, minlength=len(part.observed.mask))
+            looked += in_panel @ part.observed.mask.numpy()
+    looked = np.maximum(looked, 1)
+    return Frequencies(
+        torch.from_numpy(1 + sums / looked), torch.from_numpy(having / looked).float()
+    )
+
+
+def first_biases(rate: torch.Tensor, config: TxFMConfig) -> torch.Tensor:
+    """Return the bias at which every gene's expression is the best constant.
+
+    The loss e^φ − φ·e^x of a constant φ is least at φ = log(mean of e^x); z = φ⁻¹ of that. So no
+    gene starts where the rectified activation has no gradient.
+    """
+    expression = rate.log()
+    if config.activation == "rectified_tanh":
+        share = expression / math.log(config.target_sum + 1)
+        return (BETA * share.clamp(max=1 - 1e-6).atanh()).float()
+    return expression.float()
