@@ -16,7 +16,7 @@ import kernomics
 from kernomics import cli, datasets
 from kernomics.cli import main
 
-COMMANDS = ["select", "demo", "evaluate", "panel", "pretrain", "embed", "info"]
+COMMANDS = ["select", "demo", "evaluate", "panel", "pretrain", "finetune", "embed", "info"]
 
 
 @pytest.fixture(scope="module")

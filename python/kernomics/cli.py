@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kernomics import __version__, cli_options, cli_panels, cli_txfm
+from kernomics import __version__, cli_finetune, cli_options, cli_panels, cli_txfm
 from kernomics.errors import ConfigError, KernomicsError
 
 EXAMPLES = """examples:
@@ -21,7 +21,8 @@ EXAMPLES = """examples:
   kernomics evaluate runs/panel other.h5ad
   kernomics panel cells.h5ad --genes genes.txt --labels-key cell_type
   kernomics pretrain cells.h5ad --size XS --labels-key cell_type --out runs/txfm
-  kernomics embed runs/txfm other.h5ad --out embedded.h5ad
+  kernomics finetune runs/txfm other.h5ad --out runs/tuned
+  kernomics embed runs/tuned other.h5ad --out embedded.h5ad
 """
 
 
@@ -109,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
     cli_panels.add_panel(commands, _Help)
     cli_txfm.add_pretrain(commands, _Help)
+    cli_finetune.add_finetune(commands, _Help)
     cli_txfm.add_embed(commands, _Help)
 
     info = commands.add_parser("info", help="what was built, and what this machine has")

@@ -22,22 +22,11 @@ def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
         "directory with the model (model/), its history, curves and results.json.",
         formatter_class=formatter,
     )
-    pretrain.add_argument("data", help="an .h5ad file with raw counts")
-    pretrain.add_argument("--out", required=True, metavar="DIR", help="the run directory")
-    ending = pretrain.add_mutually_exclusive_group()
-    ending.add_argument("--resume", action="store_true", help="continue the run in --out")
-    ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    add_data(pretrain)
     pretrain.add_argument(
         "--size", default="XS", choices=("XS", "S", "B", "L"),
         help="XS for laptops; S, B and L are the paper's",
     )  # fmt: skip
-    pretrain.add_argument("--layer", help="layer that holds the counts (X if not given)")
-    pretrain.add_argument("--library-key", help="obs column with each cell's total over all genes")
-    pretrain.add_argument(
-        "--labels-key", nargs="+", default=[], metavar="COLUMN",
-        help="obs column(s) of classes to score the representation by; never trained on",
-    )  # fmt: skip
-    pretrain.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     pretrain.add_argument(
         "--genes", metavar="FILE", help="the vocabulary, one gene per line (all if not given)"
     )
@@ -45,24 +34,48 @@ def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
         "--min-cells", type=int, default=3, metavar="N",
         help="leave out genes that fewer training cells have",
     )  # fmt: skip
-    pretrain.add_argument(
+    add_training(pretrain, tokens="genes revealed in training", epochs=200, rate="0.001")
+    pretrain.set_defaults(run=_pretrain)
+
+
+def add_data(command: argparse.ArgumentParser) -> None:
+    """Add what a training reads and where it writes."""
+    command.add_argument("data", help="an .h5ad file with raw counts")
+    command.add_argument("--out", required=True, metavar="DIR", help="the run directory")
+    ending = command.add_mutually_exclusive_group()
+    ending.add_argument("--resume", action="store_true", help="continue the run in --out")
+    ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    command.add_argument("--layer", help="layer that holds the counts (X if not given)")
+    command.add_argument("--library-key", help="obs column with each cell's total over all genes")
+    command.add_argument(
+        "--labels-key", nargs="+", default=[], metavar="COLUMN",
+        help="obs column(s) of classes to score the representation by; never trained on",
+    )  # fmt: skip
+    command.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
+    command.add_argument(
         "--split-key", metavar="COLUMN",
         help="obs column of groups, such as donors, none of which is both trained on and held out",
     )  # fmt: skip
-    pretrain.add_argument("--n-tokens", type=int, metavar="K", help="genes revealed in training")
-    pretrain.add_argument(
-        "--max-epochs", type=int, metavar="N", help="passes over the cells (200 if not given)"
+
+
+def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: int, rate: str) -> None:
+    """Add how a training goes about it; `tokens`, `epochs` and `rate` say what is the default."""
+    command.add_argument("--n-tokens", type=int, metavar="K", help=tokens)
+    command.add_argument(
+        "--max-epochs", type=int, metavar="N", help=f"passes over the cells ({epochs} if not given)"
     )
-    pretrain.add_argument("--batch-size", type=int, metavar="N", help="cells per batch")
-    pretrain.add_argument("--learning-rate", type=float, metavar="RATE", help="the cycle's peak")
-    pretrain.add_argument("--seed", type=int, default=0, help="decides everything random")
-    pretrain.add_argument(
+    command.add_argument("--batch-size", type=int, metavar="N", help="cells per batch")
+    command.add_argument(
+        "--learning-rate", type=float, metavar="RATE",
+        help=f"the cycle's peak ({rate} if not given)",
+    )  # fmt: skip
+    command.add_argument("--seed", type=int, default=0, help="decides everything random")
+    command.add_argument(
         "--config", metavar="JSON", help="file of settings of TxFMConfig and TrainConfig"
     )
-    pretrain.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
-    pretrain.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
-    pretrain.add_argument("--quiet", action="store_true", help="no progress bar")
-    pretrain.set_defaults(run=_pretrain)
+    command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
@@ -92,6 +105,10 @@ def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
         "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
         help="share of the model's genes that the data must have",
     )  # fmt: skip
+    embed.add_argument(
+        "--keep-empty", action="store_true",
+        help="represent cells without counts too, all alike; they are refused otherwise",
+    )  # fmt: skip
     embed.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     embed.add_argument("--quiet", action="store_true", help="no progress bar")
     embed.set_defaults(run=_embed)
@@ -117,7 +134,8 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="of the split")
 
 
-def _use_threads(threads: int | None) -> None:
+def use_threads(threads: int | None) -> None:
+    """Limit the CPU threads, if asked to."""
     import torch
 
     if threads is not None:
@@ -130,15 +148,25 @@ def _use_threads(threads: int | None) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
-    from kernomics.data import CellCollection
-    from kernomics.models import TxFM
-    from kernomics.pretraining import run_pretraining
+    from kernomics.models import TxFM, TxFMConfig
 
-    _use_threads(args.threads)
-    model_settings, training = _settings(args)
+    use_threads(args.threads)
+    settings, training = training_settings(args, TxFMConfig.of_size(args.size))
     genes = None
     if args.genes is not None:
         genes = Path(args.genes).read_text(encoding="utf-8").split()
+    cells, split = read_divided(args)
+    model = TxFM(
+        cells, args.size, genes=genes, min_cells=args.min_cells, split=split, seed=args.seed,
+        **settings,
+    )  # fmt: skip
+    run_training(args, model, training)
+
+
+def read_divided(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Read the cells and divide them; a fifth is held out where there are labels."""
+    from kernomics.data import CellCollection
+
     cells = CellCollection.from_anndata(
         args.data,
         layer=args.layer,
@@ -147,13 +175,15 @@ def _pretrain(args: argparse.Namespace) -> None:
         unlabelled_category=args.unlabelled,
     )
     held_out = 0.2 if cells.labels else 0.0
-    split = divide(cells, args.split_key, (0.9 - held_out, 0.1, held_out), args.seed)
-    model = TxFM(
-        cells, genes=genes, min_cells=args.min_cells, split=split, seed=args.seed, **model_settings
-    )
-    dataset = Path(args.data).name
-    config = model.config
-    print(f"cells      {cells.n_cells:,}   genes {len(model.genes):,}   {dataset}")
+    return cells, divide(cells, args.split_key, (0.9 - held_out, 0.1, held_out), args.seed)
+
+
+def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any]) -> None:
+    """Train a TxFM in its run directory, and print what it is and what it gave."""
+    from kernomics.pretraining import run_pretraining
+
+    dataset, split, config = Path(args.data).name, model.split, model.config
+    print(f"cells      {model.cells.n_cells:,}   genes {len(model.genes):,}   {dataset}")
     print(
         f"split      {split.how}{f' by {split.by}' if split.by else ''}: {len(split.train):,} to "
         f"train, {len(split.validation):,} to validate, {len(split.test):,} held out"
@@ -197,9 +227,9 @@ def divide(cells: Any, key: str | None, fractions: tuple[float, float, float], s
     )
 
 
-def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+def training_settings(args: argparse.Namespace, base: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Gather the settings of the model, `base` by default, and of its training."""
     from kernomics.models.device import usable_device
-    from kernomics.models.txfm_config import TxFMConfig
 
     usable_device(args.device)
     given = {
@@ -210,9 +240,7 @@ def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
         "progress": False if args.quiet else None,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    base = TxFMConfig.of_size(args.size)
-    model, training = cli_options.settings(args.config, base, given=given)
-    return {"size": args.size, **model}, training
+    return cli_options.settings(args.config, base, given=given)
 
 
 def print_scores(scores: Any) -> None:
@@ -271,14 +299,19 @@ def _embed(args: argparse.Namespace) -> None:
     from kernomics.data import CellCollection
     from kernomics.models import CellEncoder
 
-    _use_threads(args.threads)
+    use_threads(args.threads)
     out = Path(args.out)
     if out.suffix not in (".h5ad", ".csv", ".npy"):
         raise ConfigError(f"--out is {args.out!r}: its name must end in .h5ad, .csv or .npy")
     if out.exists() and out.samefile(args.data):
         raise ConfigError(f"--out is the data file {args.data}: choose another, it stays as it is")
     model = CellEncoder.load(args.run_or_model)
-    cells = CellCollection.from_anndata(args.data, layer=args.layer, library_key=args.library_key)
+    cells = CellCollection.from_anndata(
+        args.data,
+        layer=args.layer,
+        library_key=args.library_key,
+        empty_cells="keep" if args.keep_empty else "error",
+    )
     found = model.get_latent_representation(
         cells,
         n_tokens=args.n_tokens,

@@ -1,4 +1,4 @@
-"""One TxFM training from data to a saved model, in a run directory: `kernomics pretrain`."""
+"""One TxFM training in a run directory, from data to a saved model: `pretrain` and `finetune`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any
 from kernomics import pl
 from kernomics.metrics._extras import require_extra
 from kernomics.models import TxFM
-from kernomics.models.device import usable_device
+from kernomics.models.device import require_precision, usable_device
 from kernomics.representation import RepresentationScores, compare_representations
 from kernomics.train import RunDirectory, config_hash, write_json
 
 MOST_TOKENS = 2048
 """Genes revealed for the scores, of a larger vocabulary: the time grows with their square."""
+
+NOT_TUNED = "TxFM before fine-tuning"
+"""What the scores call the model that a fine-tuning began with."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def run_pretraining(
     Parameters
     ----------
     model
-        An untrained TxFM.
+        An untrained TxFM, or one that is to be fine-tuned, which is then scored before it too.
     out
         The run directory: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/``,
         ``plots/`` and ``results.json``.
@@ -65,8 +68,9 @@ def run_pretraining(
         As in `TxFM.train`.
     """
     require_extra("matplotlib", purpose="the plots of a training")
-    usable_device(device)
+    where = usable_device(device)
     model.configure(**training)
+    require_precision(where, model.training.precision)
     config = run_config(model, dataset)
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
         write_json(run.split, model.split.to_dict())
@@ -85,6 +89,7 @@ def run_pretraining(
                 model.split,
                 n_tokens=MOST_TOKENS if len(model.genes) > MOST_TOKENS else None,
                 seed=model.seed,
+                others={} if model.start is None else {NOT_TUNED: model.start.encoder},
             )
         results = {
             "seconds": round(seconds, 2),
@@ -112,4 +117,5 @@ def run_config(model: TxFM, dataset: str) -> dict[str, Any]:
         },
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(model.training),
+        **({} if model.start is None else {"fine_tuned_from": model.start.description}),
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -110,6 +112,7 @@ def compare_representations(
     n_tokens: int | None = None,
     n_draws: int = 1,
     seed: int = 0,
+    others: Mapping[str, CellEncoder] = MappingProxyType({}),
 ) -> RepresentationScores:
     """Score a trained model's representation beside `baseline_representations`.
 
@@ -125,15 +128,24 @@ def compare_representations(
         As in `CellEncoder.get_latent_representation`.
     seed
         Of the PCA.
+    others
+        Further models by name, of which the cells need not have all genes.
     """
 
-    def represent(rows: NDArray[np.int64]) -> NDArray[Any]:
-        return model.get_latent_representation(cells, rows=rows, n_tokens=n_tokens, n_draws=n_draws)
+    def represent(encoder: CellEncoder, **options: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        train, test = (
+            encoder.get_latent_representation(
+                cells, rows=rows, n_tokens=n_tokens, n_draws=n_draws, **options
+            )
+            for rows in (split.train, split.test)
+        )
+        return train, test
 
-    found: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
-        "TxFM": (represent(split.train), represent(split.test)),
-        **baseline_representations(cells, split, model.config.d_model, seed),
-    }
+    found: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {"TxFM": represent(model)}
+    with warnings.catch_warnings():  # whoever names other models knows whose genes these are
+        warnings.filterwarnings("ignore", "[0-9,]+ of the model's", UserWarning)
+        found |= {name: represent(other, min_gene_overlap=0.0) for name, other in others.items()}
+    found |= baseline_representations(cells, split, model.config.d_model, seed)
     return score_representations(found, cells, split)
 
 

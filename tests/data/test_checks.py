@@ -57,7 +57,7 @@ def test_values_that_are_no_counts_are_counted_and_located(
     if form == "file":
         adata.write_h5ad(tmp_path / "a.h5ad")
         adata = tmp_path / "a.h5ad"
-    with pytest.raises(DataError, match=re.escape(f"X does not hold counts: {message}")):
+    with pytest.raises(DataError, match=f"^X.* does not hold counts: {re.escape(message)}"):
         read(adata)
 
 

@@ -121,6 +121,21 @@ def test_csc_in_a_file_is_converted_with_a_warning(tmp_path):
     assert_holds(collection.batch(range(40)), counts, range(40))
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_csc_in_a_file_is_in_memory_and_canonical_whatever_its_type(tmp_path, dtype):
+    counts = random_counts() + 1
+    matrix = sparse.csc_matrix(counts.astype(dtype))
+    matrix.data[:7] = 0  # stored zeros
+    make(matrix).write_h5ad(tmp_path / "a.h5ad")
+    with pytest.warns(UserWarning, match="stored as CSC"):
+        collection = CellCollection.from_anndata(tmp_path / "a.h5ad", empty_cells="keep")
+    assert not collection.on_disk
+    cells = collection.batch(range(40))
+    assert cells.values.dtype == torch.float32
+    assert (cells.values != 0).all()
+    assert_holds(cells, matrix.toarray(), range(40))
+
+
 @pytest.mark.parametrize("form", [np.asarray, csr])
 def test_a_view_gives_its_own_cells_and_genes(form):
     counts = random_counts()
@@ -271,6 +286,17 @@ def test_with_genes_follows_the_models_order_and_keeps_the_library():
     assert torch.equal(again.batch([5]).dense(), torch.from_numpy(expected[[5]][:, [2, 0]]))
     assert np.allclose(aligned.summary().mean, expected.mean(axis=0))
     assert collection.n_genes == 30
+
+
+def test_genes_that_the_data_lack_are_unobserved_if_asked_for():
+    counts = random_counts() + 1
+    collection = CellCollection.from_anndata(make(counts))
+    names = ["gene9", "absent", "gene2"]
+    with pytest.warns(UserWarning, match="count as not observed, not as 0"):
+        aligned = collection.with_genes(names, 0.5, absent="unobserved")
+    observed = aligned.batch([5, 1]).observed
+    assert observed.mask[observed.panel_id.long()].tolist() == [[1, 0, 1]] * 2
+    assert collection.with_genes(["gene9"], absent="unobserved").observed is None
 
 
 def test_with_the_same_genes_nothing_changes():

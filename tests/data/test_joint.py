@@ -101,3 +101,22 @@ def test_sets_that_do_not_belong_together_are_refused(other, message):
         join({"first": collection(A), "second": collection(other)})
     with pytest.raises(DataError, match="no data sets"):
         join({})
+
+
+def test_the_likely_cause_of_no_shared_gene_is_told():
+    other = cells([[1, 2]], ["a", "b"], ["x"])
+    with pytest.raises(DataError, match="2 would match if upper and lower case were ignored"):
+        join({"first": collection(A), "second": collection(other)})
+
+
+def test_one_gene_in_two_versions_is_told():
+    ids = [f"ENSG{i:011d}" for i in range(3)]
+    first = cells([[1, 2, 3]], [f"{ids[0]}.1", f"{ids[1]}.4", ids[2]], ["x"])
+    second = cells([[1, 2, 3]], [f"{ids[0]}.2", f"{ids[1]}.4", f"{ids[2]}.7"], ["y"])
+    with pytest.warns(
+        UserWarning,
+        match=r"2 genes are in the data sets under two names, first 'ENSG00000000000\.1' and "
+        r"'ENSG00000000000\.2', and count as two; .*str\[0\]",
+    ):
+        joined = join({"first": collection(first), "second": collection(second)})
+    assert joined.n_genes == 5

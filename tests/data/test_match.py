@@ -65,3 +65,8 @@ def test_genes_of_the_data_alone_cause_no_warning():
         warnings.simplefilter("error")
         found = match_genes(["a"], ["a", "b", "c"])
     assert found.tolist() == [0]
+
+
+def test_the_warning_says_what_missing_genes_count_as():
+    with pytest.warns(UserWarning, match="missing genes count as not observed, not as 0"):
+        match_genes(SYMBOLS, SYMBOLS[:9], absent="unobserved")

@@ -133,11 +133,7 @@ class AnnDataInput:
         for name, remedy, values in self._samples():
             if values.size and not first_bad_count(values):
                 return f"{name} does: {remedy}"
-        return (
-            "no other layer and no adata.raw of these data holds counts: load the raw counts; if "
-            "these are counts corrected for ambient RNA, CellCollection.from_anndata(…, "
-            "check=False) takes them as they are"
-        )
+        return "no other layer and no adata.raw of these data holds counts: load the raw counts"
 
     def _samples(self) -> Iterator[tuple[str, str, npt.NDArray[Any]]]:
         """Yield name, remedy and the first stored values of each other matrix."""

@@ -157,15 +157,22 @@ class CountCheck:
             for number, value, row, column in [self.faults[fault]]
         ]
         if found:
-            if set(self.faults) == {"fraction"} and self.largest < LOG_LIKE:
-                found.append(f"none exceeds {self.largest:.3g}, so they look log-normalised")
-            raise DataError(f"{self.where} does not hold counts: {'; '.join(found)}; {hint()}")
+            remedy = hint()
+            if set(self.faults) == {"fraction"}:
+                if self.largest < LOG_LIKE:
+                    found.append(f"none exceeds {self.largest:.3g}, so they look log-normalised")
+                else:
+                    remedy += (
+                        "; counts corrected for ambient RNA are taken as they are by "
+                        "CellCollection.from_anndata(…, check=False)"
+                    )
+            raise DataError(f"{self.where} does not hold counts: {'; '.join(found)}; {remedy}")
         if self.n_empty and empty_cells == "error":
             raise DataError(
                 f"{self.n_empty:,} of {self.n_cells:,} cells have no counts in {self.where}, first "
                 f"{named_cells(self.first_empty, cell_names, self.n_empty)}; remove them "
                 "(sc.pp.filter_cells(adata, min_counts=1)), or read the cells with "
-                "CellCollection.from_anndata(…, empty_cells='keep')"
+                "CellCollection.from_anndata(…, empty_cells='keep') (embed: --keep-empty)"
             )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -127,15 +128,14 @@ class Pretrained:
         )
         cause = mismatch_cause(encoder.genes, cells.genes, len(kept))
         if not kept or len(kept) < min_gene_overlap * possible:
+            needed = max(1, math.ceil(min_gene_overlap * possible))
             raise DataError(
-                f"{found}; at least {max(1, round(min_gene_overlap * possible)):,} must be known, "
-                f"{min_gene_overlap:.0%} of the fewer of the two (min_gene_overlap){cause}"
+                f"{found}; at least {needed:,} must be known, {min_gene_overlap:.0%} of the fewer "
+                f"of the two (min_gene_overlap){cause}"
             )
         if len(kept) < WELL_KNOWN * possible:
-            warnings.warn(
-                f"{found}: the model's weights are of little use for so many others{cause}",
-                stacklevel=3,
-            )
+            share = f"{len(kept) / possible:.0%} of the fewer of the two"
+            warnings.warn(f"{found}: {share} are known, little to build on{cause}", stacklevel=3)
         return cls(encoder, kept, new if new_genes else [], dropped)
 
     @property
