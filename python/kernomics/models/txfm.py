@@ -21,7 +21,8 @@ from kernomics.errors import ConfigError, DataError
 from kernomics.models.device import usable_device
 from kernomics.models.txfm_config import TxFMConfig, default_training
 from kernomics.models.txfm_model import CellEncoder
-from kernomics.models.txfm_module import BETA, TxFMModule
+from kernomics.models.txfm_module import TxFMModule
+from kernomics.models.txfm_start import start_from
 from kernomics.models.yoto_setup import checked_seed
 from kernomics.train import History, fit, override
 
@@ -181,11 +182,7 @@ class TxFM:
 
     def _module(self) -> TxFMModule:
         module = TxFMModule(len(self.genes), self.config, self.seed)
-        found = _frequencies(self.cells, self.split.train, self.config)
-        if self.config.masking_power:
-            module.gene_weights.copy_(found.detected.clamp_min(1e-6) ** self.config.masking_power)
-        with torch.no_grad():
-            module.decoder.genes.bias.copy_(_start(found.rate, self.config))
+        start_from(module, self.cells, self.split.train)
         return module
 
     def _optimizer(self, module: nn.Module) -> Optimizer:
@@ -315,49 +312,3 @@ def _require_masked(cells: CellCollection, n_tokens: int) -> None:
             f"n_tokens is {n_tokens:,}, and {whose} has {fewest:,} genes: none would be masked; "
             f"set n_tokens to about {max(1, fewest // 4):,}, a quarter"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Frequencies:
-    """Per gene, of training cells that observe it: mean of 1 + L·count/library, and detection."""
-
-    rate: torch.Tensor
-    detected: torch.Tensor
-
-
-def _frequencies(
-    cells: CellCollection, rows: NDArray[np.int64], config: TxFMConfig
-) -> _Frequencies:
-    sums, having, looked = (np.zeros(cells.n_genes) for _ in range(3))
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        part = cells.batch(rows[start : start + CELLS_AT_A_TIME])
-        values = part.values.double()
-        if config.normalise:
-            assert part.library is not None
-            per_cell = config.target_sum / part.library.double()
-            values = values * torch.repeat_interleave(per_cell, part.indptr.diff())
-        genes = part.indices.numpy()
-        sums += np.bincount(genes, values.numpy(), minlength=cells.n_genes)
-        having += np.bincount(genes, minlength=cells.n_genes)
-        if part.observed is None:
-            looked += len(part)
-        else:
-            in_panel = np.bincount(part.observed.panel_id, minlength=len(part.observed.mask))
-            looked += in_panel @ part.observed.mask.numpy()
-    looked = np.maximum(looked, 1)
-    return _Frequencies(
-        torch.from_numpy(1 + sums / looked), torch.from_numpy(having / looked).float()
-    )
-
-
-def _start(rate: torch.Tensor, config: TxFMConfig) -> torch.Tensor:
-    """Return the bias at which every gene's expression is the best constant.
-
-    The loss e^φ − φ·e^x of a constant φ is least at φ = log(mean of e^x); z = φ⁻¹ of that. So no
-    gene starts where the rectified activation has no gradient.
-    """
-    expression = rate.log()
-    if config.activation == "rectified_tanh":
-        share = expression / math.log(config.target_sum + 1)
-        return (BETA * share.clamp(max=1 - 1e-6).atanh()).float()
-    return expression.float()
