@@ -12,8 +12,7 @@ from scipy.stats import nbinom
 
 from kernomics import datasets
 from kernomics.data import CellCollection, join
-from kernomics.errors import ConfigError
-from kernomics.models import CellEncoder, TxFM, TxFMConfig
+from kernomics.models import CellEncoder, TxFM
 from kernomics.nn import in_chunks
 
 TINY = {"d_model": 16, "n_layers": 1, "n_heads": 2, "n_tokens": 24, "decoder_layers": 1}
@@ -389,29 +388,3 @@ def test_a_resumed_run_equals_an_uninterrupted_one(adata, tmp_path):
     again = tiny(adata, **settings).train(4, run_dir=tmp_path / "run", resume=True, **options)
     for name, tensor in whole.module.state_dict().items():
         assert torch.equal(tensor, again.module.state_dict()[name]), name
-
-
-# -- settings --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"loss": "negative_binomal"}, "loss is 'negative_binomal'; closest: 'negative_binomial'"),
-        ({"activation": "soft"}, "activation is 'soft'; closest: 'soft"),
-        (
-            {"loss": "zinb", "activation": "relu"},
-            "loss is 'zinb' and activation 'relu', which gives counts a mean of 0.*'softplus'",
-        ),
-        ({"activation": "softmax", "normalise": False}, "'softmax' and normalise false.*to true"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(ConfigError, match=message):
-        TxFMConfig(**options)
-
-
-def test_the_activation_is_that_of_the_loss_if_none_is_chosen():
-    assert TxFMConfig().phi == TxFMConfig(loss="mse").phi == "rectified_tanh"
-    assert TxFMConfig(loss="zinb").phi == TxFMConfig(loss="negative_binomial").phi == "softplus"
-    assert TxFMConfig(loss="zinb", activation="softmax").phi == "softmax"
