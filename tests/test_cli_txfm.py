@@ -151,3 +151,17 @@ def test_scores_of_a_large_vocabulary_reveal_some_genes_only(folder, tmp_path, m
     monkeypatch.setattr(pretraining, "MOST_TOKENS", 20)
     assert pretrain(folder, tmp_path / "large") == 0
     assert asked == [None, 20]
+
+
+def test_loss_and_activation_come_from_the_file_of_settings(folder, tmp_path, capsys):
+    settings = {**SETTINGS, "loss": "zinb", "activation": "softmax"}
+    (tmp_path / "zinb.json").write_text(json.dumps(settings))
+    config = ["--config", str(tmp_path / "zinb.json")]
+    assert pretrain(folder, tmp_path / "run", *config) == 0
+    model = CellEncoder.load(tmp_path / "run")
+    assert (model.config.loss, model.config.phi) == ("zinb", "softmax")
+    assert model.module.dropout.weight.shape == (len(model.genes), 16)
+    (tmp_path / "zinb.json").write_text(json.dumps({**settings, "activation": "relu"}))
+    capsys.readouterr()
+    assert pretrain(folder, tmp_path / "other", *config) == 2
+    assert "set activation to 'softplus'" in capsys.readouterr().err

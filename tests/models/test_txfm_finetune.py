@@ -93,10 +93,11 @@ def test_new_genes_begin_at_their_best_constant(first, other):
     model = TxFM.from_pretrained(first, other)
     module = model._module().eval()
     batch = model.cells.batch(model.split.train)
-    best = module.targets(batch).dense().double().exp().mean(0).log()[40:]
+    scale = module.config.target_sum / batch.library.double()[:, None]
+    best = (1 + scale * batch.dense().double()).mean(0).log()[40:]
     with torch.no_grad():
-        outputs = module.decoder(module.encode(*module.tokens(batch, 12, 0)))
-        found = module.expression(outputs)[:, 40:].double()
+        hidden = module.decoder.hidden(module.encode(*module.tokens(batch, 12, 0)))
+        found = module.expression(hidden)[:, 40:].double()
     torch.testing.assert_close(found, best.expand_as(found), rtol=1e-5, atol=1e-5)
 
 

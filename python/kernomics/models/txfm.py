@@ -24,15 +24,13 @@ from kernomics.models.txfm_finetune import Pretrained, fine_tuned_config, fine_t
 from kernomics.models.txfm_model import CellEncoder
 from kernomics.models.txfm_module import TxFMModule
 from kernomics.models.txfm_setup import (
-    CELLS_AT_A_TIME,
     divide,
-    first_biases,
-    frequencies,
     over_vocabulary,
     require_counts,
     require_masked,
     warn_of_unseen,
 )
+from kernomics.models.txfm_start import CELLS_AT_A_TIME, start_from
 from kernomics.train import History, fit, override
 
 if TYPE_CHECKING:
@@ -266,16 +264,12 @@ class TxFM:
 
     def _module(self) -> TxFMModule:
         module = TxFMModule(len(self.genes), self.config, self.seed)
-        found = frequencies(self.cells, self.split.train, self.config)
-        if self.config.masking_power:
-            module.gene_weights.copy_(found.detected.clamp_min(1e-6) ** self.config.masking_power)
-        with torch.no_grad():
-            module.decoder.genes.bias.copy_(first_biases(found.rate, self.config))
+        detected = start_from(module, self.cells, self.split.train)
         known = 0
         if self.start is not None:
             self.start.apply(module)
             known = len(self.start.kept)
-        warn_of_unseen(self.genes, known, found.detected.numpy())
+        warn_of_unseen(self.genes, known, detected.numpy())
         return module
 
     def _optimizer(self, module: nn.Module) -> Optimizer:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from kernomics.errors import ConfigError, closest
 from kernomics.train import TrainConfig
 
-Activation = Literal["rectified_tanh", "relu", "clamped_relu"]
-Loss = Literal["poisson", "mse", "smooth_l1"]
+Activation = Literal["rectified_tanh", "relu", "clamped_relu", "softplus", "softmax"]
+Loss = Literal["poisson", "mse", "smooth_l1", "negative_binomial", "zinb"]
+
+RECTIFIED = ("rectified_tanh", "relu", "clamped_relu")
+NEGATIVE_BINOMIALS = ("negative_binomial", "zinb")
 
 SIZES: dict[str, dict[str, Any]] = {
     "XS": {"d_model": 64, "n_layers": 2, "n_heads": 4, "n_tokens": 256, "stochastic_depth": 0.0},
@@ -47,9 +50,14 @@ class TxFMConfig:
         Residual layers between the CLS token and the last linear layer; 0 for that layer alone.
     activation
         From the decoder's output to log-normalised expression: ``"rectified_tanh"``,
-        α·relu(tanh(z/4e)) with α = log(L + 1); ``"relu"``; ``"clamped_relu"``, at most α.
+        α·relu(tanh(z/4e)) with α = log(L + 1); ``"relu"``; ``"clamped_relu"``, at most α;
+        ``"softmax"`` (ablations), log(1 + L·softmax(z)) over the genes of the cell's data set;
+        ``"softplus"`` (ours), log(1 + e^z). None for the one of the loss: the rectified tanh, and
+        softplus for the negative binomials, whose means must not be 0.
     loss
-        ``"poisson"`` (Eq. 2), ``"mse"`` or ``"smooth_l1"`` (ablations).
+        ``"poisson"`` (Eq. 2); ``"mse"``, ``"smooth_l1"``, ``"negative_binomial"`` or ``"zinb"``
+        (ablations). The last two are of raw counts with mean (library/L)·(e^x̂ − 1) and one inverse
+        dispersion per gene; the last also learns how likely each count is lost.
     stochastic_depth
         Rate of the last block's branches; those before have less, linearly.
     layer_scale
@@ -66,7 +74,7 @@ class TxFMConfig:
     target_sum: float = 1e5
     normalise: bool = True
     decoder_layers: int = 4
-    activation: Activation = "rectified_tanh"
+    activation: Activation | None = None
     loss: Loss = "poisson"
     stochastic_depth: float = 0.1
     layer_scale: float = 0.1
@@ -111,13 +119,29 @@ class TxFMConfig:
             raise ConfigError(
                 f"d_model is {self.d_model} and n_heads {self.n_heads}: the heads must divide it"
             )
-        for name, options in {
-            "activation": ("rectified_tanh", "relu", "clamped_relu"),
-            "loss": ("poisson", "mse", "smooth_l1"),
-        }.items():
-            value = getattr(self, name)
-            if value not in options:
+        for name, kind in {"activation": Activation, "loss": Loss}.items():
+            value, options = getattr(self, name), get_args(kind)
+            if value not in options and not (name == "activation" and value is None):
                 raise ConfigError(f"{name} is {value!r}; {closest(str(value), options)}")
+        if self.loss in NEGATIVE_BINOMIALS and self.phi in RECTIFIED:
+            raise ConfigError(
+                f"loss is {self.loss!r} and activation {self.activation!r}, which gives counts a "
+                "mean of 0, where every count above 0 is impossible; set activation to 'softplus', "
+                "'softmax' or None"
+            )
+        if self.phi == "softmax" and not self.normalise:
+            raise ConfigError(
+                "activation is 'softmax' and normalise false: a softmax shares out target_sum, "
+                "which counts add up to only when normalised; set normalise to true, or another "
+                "activation"
+            )
+
+    @property
+    def phi(self) -> Activation:
+        """The activation, that of the loss if none was chosen."""
+        if self.activation is not None:
+            return self.activation
+        return "softplus" if self.loss in NEGATIVE_BINOMIALS else "rectified_tanh"
 
 
 def _is_number(value: object) -> bool:

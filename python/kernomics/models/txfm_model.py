@@ -154,6 +154,9 @@ class CellEncoder:
     ) -> NDArray[np.float32]:
         """Return the reconstructed expression x̂ = log(1 + L·rate), float32 [n, genes].
 
+        The rate is the count to expect as a share of the cell's counts, whatever the loss; of a
+        zero-inflated one after the loss of counts.
+
         Parameters
         ----------
         genes
@@ -168,9 +171,8 @@ class CellEncoder:
         ):
             tokens = self.module.tokens(cells, n_tokens, -1)
             hidden = self.module.decoder.hidden(self.module.encode(*tokens, padded=padded))
-            linear = self.module.decoder.genes
-            outputs = hidden @ linear.weight[columns].T + linear.bias[columns]
-            parts.append(self.module.expression(outputs).float().cpu().numpy())
+            found = self.module.expression(hidden, cells.observed, columns)
+            parts.append(found.float().cpu().numpy())
         n_columns = len(self.genes) if genes is None else len(genes)
         return np.concatenate(parts) if parts else np.empty((0, n_columns), np.float32)
 

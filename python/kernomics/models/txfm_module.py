@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernomics.data import Cells
-from kernomics.models.txfm_config import TxFMConfig
+from kernomics.models import txfm_losses
+from kernomics.models.txfm_config import NEGATIVE_BINOMIALS, TxFMConfig
 from kernomics.nn import CountDecoder, Encoder, TokenEmbedding
 from kernomics.nn.random import STREAM_DEPTH, uniforms
-from kernomics.ops import linear_poisson_nll, sample_tokens
+from kernomics.ops import Panels, sample_tokens
 
-BETA = 4 * math.e
+DROPOUT_START = -3.0
+"""Logit of the share of counts that are lost at first, 5 %: near no loss, where the gradient of the
+logit is not small yet."""
 
 
 class TxFMModule(nn.Module):
@@ -33,9 +36,16 @@ class TxFMModule(nn.Module):
     ----------
     gene_weights
         Buffer [G]: weights of the draw, when `masking_power` is not 0.
+    log_inverse_dispersion
+        Parameter [G], log θ; None unless the loss is a negative binomial.
+    dropout
+        Linear layer from the decoder's `hidden` to the logit of a count's loss, [B, G]; None
+        unless the loss is ``"zinb"``.
     """
 
     gene_weights: Tensor
+    log_inverse_dispersion: nn.Parameter | None
+    dropout: nn.Linear | None
 
     def __init__(self, n_genes: int, config: TxFMConfig, seed: int = 0) -> None:
         super().__init__()
@@ -51,6 +61,13 @@ class TxFMModule(nn.Module):
         )
         self.decoder = CountDecoder(config.d_model, n_genes, config.decoder_layers)
         self.register_buffer("gene_weights", torch.ones(n_genes))
+        self.log_inverse_dispersion = self.dropout = None
+        if config.loss in NEGATIVE_BINOMIALS:
+            self.log_inverse_dispersion = nn.Parameter(torch.zeros(n_genes))
+        if config.loss == "zinb":
+            self.dropout = nn.Linear(config.d_model, n_genes)
+            nn.init.normal_(self.dropout.weight, std=0.02)
+            nn.init.constant_(self.dropout.bias, DROPOUT_START)
         self.on_step(0, 1)
 
     # -- pieces ----------------------------------------------------------------------------------
@@ -117,13 +134,33 @@ class TxFMModule(nn.Module):
             return self.encoder.layers(tokens, padding)[at_layer - 1]
         return self.encoder(tokens, padding, uniform)  # type: ignore[no-any-return]
 
-    def expression(self, outputs: Tensor) -> Tensor:
-        """Return φ(z), log-normalised expression, from the decoder's outputs z."""
-        top = math.log(self.config.target_sum + 1)
-        if self.config.activation == "rectified_tanh":
-            return top * F.relu(torch.tanh(outputs / BETA))
-        positive = F.relu(outputs)
-        return positive.clamp(max=top) if self.config.activation == "clamped_relu" else positive
+    @property
+    def head(self) -> txfm_losses.Head:
+        """The decoder's last parameters, and those of the counts' law."""
+        genes, dropout = self.decoder.genes, self.dropout
+        lost = (None, None) if dropout is None else (dropout.weight, dropout.bias)
+        return txfm_losses.Head(genes.weight, genes.bias, self.log_inverse_dispersion, *lost)
+
+    def expression(
+        self, hidden: Tensor, observed: Panels | None = None, columns: Any = slice(None)
+    ) -> Tensor:
+        """Return x̂, log-normalised expression [B, genes], from the decoder's `hidden`.
+
+        Parameters
+        ----------
+        hidden
+            [B, d].
+        observed
+            Which genes each cell's data set has, for a softmax: over these its shares add up.
+        columns
+            Which genes of the vocabulary, by index.
+        """
+        whole = self.config.phi == "softmax"
+        head = self.head if whole else self.head.of_genes(columns)
+        found = txfm_losses.expression(
+            self.config, head.outputs(hidden), observed, head.dropout_logits(hidden)
+        )
+        return found[:, columns] if whole else found
 
     # -- training --------------------------------------------------------------------------------
 
@@ -139,37 +176,11 @@ class TxFMModule(nn.Module):
                 STREAM_DEPTH,
             )
         hidden = self.decoder.hidden(self.encode(gene_ids, values, uniform=uniform))
-        weight, bias = self.decoder.genes.weight, self.decoder.genes.bias
-        if self.config.loss == "poisson":
-            loss: Tensor = linear_poisson_nll(
-                hidden.float(),
-                weight,
-                bias,
-                cells if self.config.normalise else cells.with_values(cells.values.log1p()),
-                activation=self.config.activation,
-                target_kind="counts" if self.config.normalise else "log1p",
-                library=cells.library if self.config.normalise else None,
-                observed=cells.observed,
-                target_sum=self.config.target_sum,
-            )
-            return loss
-        found = self.expression(F.linear(hidden.float(), weight, bias))
-        target = self.targets(cells).dense()
-        measure = F.mse_loss if self.config.loss == "mse" else F.smooth_l1_loss
-        errors = measure(found, target, reduction="none")
-        if cells.observed is None:
-            return errors.mean()
-        seen = cells.observed.mask[cells.observed.panel_id.long()].to(errors.dtype)
-        return ((errors * seen).sum(1) / seen.sum(1)).mean()
+        return txfm_losses.reconstruction_loss(self.config, self.head, hidden, cells)
 
     def targets(self, cells: Cells) -> Cells:
         """Return the cells with log-normalised expression x in place of counts."""
-        values = cells.values
-        if self.config.normalise:
-            assert cells.library is not None
-            per_cell = self.config.target_sum / cells.library.clamp_min(1.0)
-            values = values * torch.repeat_interleave(per_cell, cells.indptr.diff())
-        return cells.with_values(values.log1p())
+        return txfm_losses.log_normalised(self.config, cells)
 
     def training_loss(self, cells: Cells) -> dict[str, Tensor]:
         """Return the loss of a batch."""

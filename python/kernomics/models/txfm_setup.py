@@ -1,16 +1,13 @@
-"""What a `TxFM` is made of before it is trained: cells with counts, genes, and first biases."""
+"""What a `TxFM` is made of before it is trained: cells with counts, and genes."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from kernomics.data import CellCollection, Split
@@ -19,10 +16,6 @@ from kernomics.data.match import mismatch_cause
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.setup import split_cells
-from kernomics.models.txfm_config import TxFMConfig
-from kernomics.models.txfm_module import BETA
-
-CELLS_AT_A_TIME = 1024
 
 
 def divide(
@@ -128,48 +121,3 @@ def warn_of_unseen(genes: NDArray[Any], n_known: int, detected: NDArray[Any]) ->
             "of genes",
             stacklevel=4,
         )
-
-
-@dataclass(frozen=True)
-class Frequencies:
-    """Per gene, of training cells that observe it: mean of 1 + L·count/library, and detection."""
-
-    rate: torch.Tensor
-    detected: torch.Tensor
-
-
-def frequencies(cells: CellCollection, rows: NDArray[np.int64], config: TxFMConfig) -> Frequencies:
-    """Count, in one pass over some cells."""
-    sums, having, looked = (np.zeros(cells.n_genes) for _ in range(3))
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        part = cells.batch(rows[start : start + CELLS_AT_A_TIME])
-        values = part.values.double()
-        if config.normalise:
-            assert part.library is not None
-            per_cell = config.target_sum / part.library.double()
-            values = values * torch.repeat_interleave(per_cell, part.indptr.diff())
-        genes = part.indices.numpy()
-        sums += np.bincount(genes, values.numpy(), minlength=cells.n_genes)
-        having += np.bincount(genes, minlength=cells.n_genes)
-        if part.observed is None:
-            looked += len(part)
-        else:
-            in_panel = np.bincount(part.observed.panel_id, minlength=len(part.observed.mask))
-            looked += in_panel @ part.observed.mask.numpy()
-    looked = np.maximum(looked, 1)
-    return Frequencies(
-        torch.from_numpy(1 + sums / looked), torch.from_numpy(having / looked).float()
-    )
-
-
-def first_biases(rate: torch.Tensor, config: TxFMConfig) -> torch.Tensor:
-    """Return the bias at which every gene's expression is the best constant.
-
-    The loss e^φ − φ·e^x of a constant φ is least at φ = log(mean of e^x); z = φ⁻¹ of that. So no
-    gene starts where the rectified activation has no gradient.
-    """
-    expression = rate.log()
-    if config.activation == "rectified_tanh":
-        share = expression / math.log(config.target_sum + 1)
-        return (BETA * share.clamp(max=1 - 1e-6).atanh()).float()
-    return expression.float()
