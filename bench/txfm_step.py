@@ -179,7 +179,7 @@ def measure(
     records: list[dict[str, Any]] = []
     for way, step in steps.items():
         speed = operations(shape) / seconds[way]
-        record = {
+        record: dict[str, Any] = {
             "system": "txfm_step",
             "case": f"{shape.size} {shape.blocks} blocks K={shape.tokens} B={shape.cells}",
             "precision": "bf16" if bf16 else "float32",
