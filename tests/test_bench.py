@@ -130,3 +130,20 @@ def test_every_benchmark_runs_and_its_providers_agree(file: str) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "kernomics" in done.stdout
+
+
+def test_memory_of_a_txfm_step_is_counted_for_every_way() -> None:
+    import torch
+
+    from txfm_step import Shape, measure
+
+    shape = Shape("XS", 3, 64, 24, 200)
+    eager, ours, again = measure(shape, True, torch.device("cpu"), 1e9, rounds=1)
+    # 20 bytes a channel and token of a whole block where torch has 40; loss and weights beside.
+    assert eager["saved_share"] == 1
+    assert 0.5 < ours["saved_share"] < 0.65
+    assert again["saved_bytes"] < ours["saved_bytes"]
+    tokens, width = 24 * 65, 64
+    assert eager["saved_bytes"] > 2 * 40 * tokens * width
+    assert eager["peak_bytes"] > eager["saved_bytes"]
+    assert ours["peak_bytes"] < eager["peak_bytes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ class TxFMModule(nn.Module):
             self.dropout = nn.Linear(config.d_model, n_genes)
             nn.init.normal_(self.dropout.weight, std=0.02)
             nn.init.constant_(self.dropout.bias, DROPOUT_START)
+        self.compiled: Callable[..., Tensor] | None = None
         self.on_step(0, 1)
 
     # -- pieces ----------------------------------------------------------------------------------
@@ -167,16 +169,28 @@ class TxFMModule(nn.Module):
     def reconstruction_loss(self, cells: Cells, draw: int) -> Tensor:
         """Loss of all genes, revealed and masked, from those revealed in one draw."""
         gene_ids, values = self.tokens(cells, self.config.n_tokens, draw)
-        uniform = None
-        if self.training and self.config.stochastic_depth:
-            uniform = uniforms(
-                torch.tensor([self.seed, draw], device=cells.device),
-                cells.cell_ids,
-                2 * self.config.n_layers,
-                STREAM_DEPTH,
-            )
-        hidden = self.decoder.hidden(self.encode(gene_ids, values, uniform=uniform))
+        hidden_of = self.compiled if self.training and self.compiled is not None else self.hidden
+        hidden = hidden_of(gene_ids, values, self.depth_uniforms(cells, draw))
         return txfm_losses.reconstruction_loss(self.config, self.head, hidden, cells)
+
+    def compile_step(self) -> None:
+        """Compile what lies between tokens and genes, for training alone.
+
+        The draw of tokens and the loss are single ops and take cells whose number of non-zeros
+        differs from batch to batch, so they stay outside.
+        """
+        self.compiled = torch.compile(self.hidden, fullgraph=True)
+
+    def depth_uniforms(self, cells: Cells, draw: int) -> Tensor | None:
+        """Return the numbers that stochastic depth goes by, [B, 2·n_layers]; None without it."""
+        if not self.training or not self.config.stochastic_depth:
+            return None
+        seed = torch.tensor([self.seed, draw], device=cells.device)
+        return uniforms(seed, cells.cell_ids, 2 * self.config.n_layers, STREAM_DEPTH)
+
+    def hidden(self, gene_ids: Tensor, values: Tensor, uniform: Tensor | None) -> Tensor:
+        """Return what the decoder's last layer takes, [B, d]: all between tokens and genes."""
+        return self.decoder.hidden(self.encode(gene_ids, values, uniform=uniform))
 
     def targets(self, cells: Cells) -> Cells:
         """Return the cells with log-normalised expression x in place of counts."""

@@ -10,10 +10,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kernomics.errors import ConfigError
+from kernomics.nn.lean import feed_forward, fold_norm, fold_scale, standardise
 
 
 class EncoderBlock(nn.Module):
     """x + s₁·attention(LN(x)), then x + s₂·MLP(LN(x)), with a learnt scale s per channel.
+
+    Norms and scales are folded into the layers beside them; `kernomics.nn.lean` says what that
+    saves.
 
     Parameters
     ----------
@@ -54,22 +58,27 @@ class EncoderBlock(nn.Module):
             Compute one query and one feed-forward row per cell. The result for CLS is the same.
         """
         rows, _, width = x.shape
-        normed = self.norm_1(x)
+        normed = standardise(x, self.norm_1.eps)
+        weight, bias = fold_norm(self.norm_1, self.qkv)
         if cls_only:
             x = x[:, :1]
-            weight, bias = self.qkv.weight, self.qkv.bias
             q = F.linear(normed[:, :1], weight[:width], bias[:width])
             k, v = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
         else:
-            q, k, v = self.qkv(normed).chunk(3, dim=-1)
+            q, k, v = F.linear(normed, weight, bias).chunk(3, dim=-1)
 
         def heads(part: Tensor) -> Tensor:
             return part.view(rows, -1, self.n_heads, width // self.n_heads).transpose(1, 2)
 
         mixed = F.scaled_dot_product_attention(heads(q), heads(k), heads(v), attn_mask=mask)
-        attended = self.project(mixed.transpose(1, 2).reshape(rows, -1, width)) * self.scale_1
+        mixed = mixed.transpose(1, 2).reshape(rows, -1, width)
+        attended = F.linear(mixed, *fold_scale(self.project, self.scale_1))
         x = x + (attended if keep is None else attended * keep[:, :1, None])
-        changed = self.narrow(F.gelu(self.widen(self.norm_2(x)))) * self.scale_2
+        changed = feed_forward(
+            standardise(x, self.norm_2.eps),
+            *fold_norm(self.norm_2, self.widen),
+            *fold_scale(self.narrow, self.scale_2),
+        )
         out: Tensor = x + (changed if keep is None else changed * keep[:, 1:, None])
         return out
 
@@ -132,7 +141,7 @@ class Encoder(nn.Module):
         mask = None if padding is None else ~padding[:, None, None, :]
         x, last = tokens, len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
-            x = self._run(block, x, mask, self._keep(i, uniform), i == last)
+            x = self._run(block, x, mask, self.keep(i, uniform), i == last)
         return self.norm(x[:, 0])  # type: ignore[no-any-return]
 
     def layers(self, tokens: Tensor, padding: Tensor | None = None) -> list[Tensor]:
@@ -151,7 +160,8 @@ class Encoder(nn.Module):
             return checkpoint(block, x, mask, keep, cls_only=last, use_reentrant=False)  # type: ignore[no-any-return]
         return block(x, mask, keep, cls_only=last)  # type: ignore[no-any-return]
 
-    def _keep(self, i: int, uniform: Tensor | None) -> Tensor | None:
+    def keep(self, i: int, uniform: Tensor | None) -> Tensor | None:
+        """Return what block i's branches are multiplied by, [B, 2]: 0, or 1/(1 − rate)."""
         rate = self.rates[i]
         if uniform is None or rate == 0:
             return None

@@ -55,6 +55,9 @@ class TrainConfig:
         The norm above which the gradient of all parameters together is scaled down.
     precision
         ``"float32"``, or ``"bf16"`` for autocast to bfloat16 (the weights stay float32).
+    compile
+        Compile the step by torch.compile, for modules that have ``compile_step()``. Takes minutes
+        before the first step.
     validate_every
         Epochs between two validations; the last epoch is always validated.
     monitor
@@ -92,6 +95,7 @@ class TrainConfig:
     accumulate: int = 1
     max_grad_norm: float | None = None
     precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
     validate_every: int = 1
     monitor: str = "validation_loss"
     mode: Literal["min", "max"] = "min"
@@ -131,6 +135,8 @@ class TrainConfig:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}: it is a share of all steps, 0 to 1"
                 )
+        if not isinstance(self.compile, bool):
+            raise ConfigError(f"compile is {self.compile!r}: it must be true or false")
         for name, options in {
             "optimizer": ("adamw",),
             "schedule": ("constant", "one_cycle"),

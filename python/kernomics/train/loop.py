@@ -62,7 +62,8 @@ def fit(
         Has ``training_loss(batch) -> dict`` of scalar tensors: ``"loss"`` is optimised, the others
         are logged as means over cells. If it has ``on_step(step, total_steps)``, that is called
         before each optimiser step, counted from 0. What it keeps from step to step must be in its
-        ``state_dict()``. It is trained on the device it is on, and left in evaluation mode.
+        ``state_dict()``. With `config.compile` its ``compile_step()`` is called before the first
+        step. It is trained on the device it is on, and left in evaluation mode.
     batches
         The rows of each batch.
     fetch
@@ -111,6 +112,9 @@ def fit(
         raise ConfigError(f"patience is {config.patience}, but there is no validation to watch")
     if resume and run_dir is None:
         raise ConfigError("resume=True needs the run_dir to resume from")
+    compile_step = getattr(module, "compile_step", None)
+    if config.compile and compile_step is None:
+        raise ConfigError(f"compile is set, but a {type(module).__name__} cannot be compiled")
     with ExitStack() as stack:
         directory = None if run_dir is None else Path(run_dir)
         if directory is not None:
@@ -120,6 +124,8 @@ def fit(
         torch.manual_seed(config.seed)
         run = _Run(module, batches, fetch, config, directory, validate, optimizer_factory)
         run.begin(resume, loggers, stack)
+        if config.compile and compile_step is not None:
+            compile_step()
         while not run.state.finished:
             run.train_epoch()
             run.end_epoch(callbacks)

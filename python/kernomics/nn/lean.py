@@ -1,0 +1,160 @@
+"""Pieces of a transformer block that keep half of what torch keeps for backward.
+
+A pre-norm block in eager torch keeps 18 numbers per channel and token: x and LN(x) twice, q, k and
+v, the attention's output, each branch before its LayerScale, four of the GELU's input and four of
+its output. Under autocast to bfloat16, where x is float32, these are 40 bytes. Not needed are:
+
+- x before a LayerNorm. LN(x) = w·x̂ + b; with w and b folded into the next layer's weight, x̂ is
+  that layer's input, and with the standard deviation it is all that the norm's gradient needs.
+- A branch before its scale, when the scale is folded into the last layer's weight.
+- GELU's output, made again from its input.
+
+Kept are x̂ twice, q, k and v, the attention's output and GELU's input: 10 numbers, 20 bytes. Nothing
+but rounding differs. Folding multiplies weights where the block would multiply tokens, which are
+more, and torch's autograd takes the gradients of the folded weights apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+PARTS = 4  # in which the tokens go where the widest tensors would be made of all of them
+FEWEST = 1024  # tokens in a part; fewer would starve the products
+
+
+def fold_norm(norm: nn.LayerNorm, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    r"""Return weight and bias of a layer on x̂ that equal those of `layer` on LN(x) = w·x̂ + b.
+
+    .. math:: W \mathrm{diag}(w), \quad W b + \mathrm{bias}
+    """
+    weight = layer.weight
+    # A sum and not a product of matrices, which autocast would round.
+    return weight * norm.weight, (weight * norm.bias).sum(1) + layer.bias
+
+
+def fold_scale(layer: nn.Linear, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a layer whose outputs are those of `layer` times `scale`."""
+    return layer.weight * scale[:, None], layer.bias * scale
+
+
+def working_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of x's products: autocast's where that is on, else its own."""
+    device = x.device.type
+    on = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if on else x.dtype
+
+
+class _Standardise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        normed, _, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        normed = normed.to(dtype)
+        ctx.save_for_backward(normed, inverse)
+        ctx.dtype = x.dtype
+        return normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, delta: Tensor) -> Any:
+        normed, inverse = ctx.saved_tensors
+        width = normed.shape[-1]
+        normed, inverse = normed.view(-1, width), inverse.view(-1, 1)
+        grad = torch.empty_like(normed, dtype=ctx.dtype)
+        for n, d, r, out in _parts(normed, delta.reshape(-1, width), inverse, grad):
+            # The gradient of a norm whose input is x̂ itself: mean 0, standard deviation 1.
+            found, _, _ = torch.ops.aten.native_layer_norm_backward(
+                d.to(ctx.dtype), n.to(ctx.dtype), [width], torch.zeros_like(r), torch.ones_like(r),
+                None, None, [True, False, False],
+            )  # fmt: skip
+            torch.mul(found, r, out=out)
+        return grad.view_as(delta), None, None
+
+
+def standardise(x: Tensor, eps: float) -> Tensor:
+    r"""Bring each row to mean 0 and variance 1: LayerNorm without weight and bias.
+
+    .. math:: \hat x = (x - \bar x)/σ, \quad
+              ∂x = (δ - \bar δ - \hat x\,\overline{δ \hat x})/σ, \quad σ^2 = \mathrm{var}(x) + ε
+
+    For backward x̂ is kept, which the next layer keeps anyway, and 1/σ.
+
+    Parameters
+    ----------
+    x
+        [..., d].
+    eps
+        ε.
+
+    Returns
+    -------
+    Tensor
+        [..., d], computed in x's dtype and rounded to that of autocast where autocast is on.
+    """
+    found: Tensor = _Standardise.apply(x, eps, working_dtype(x))  # type: ignore[no-untyped-call]
+    return found
+
+
+class _FeedForward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        dtype = x.dtype
+        ctx.dtypes = w1.dtype, b1.dtype, w2.dtype, b2.dtype
+        w1, b1, w2, b2 = (t.to(dtype) for t in (w1, b1, w2, b2))
+        inner = F.linear(x, w1, b1)
+        ctx.save_for_backward(x, w1, w2, inner)
+        out = torch.empty_like(x)
+        rows = x.reshape(-1, x.shape[-1])
+        for u, o in _parts(inner.view(-1, len(w1)), out.view_as(rows)):
+            torch.addmm(b2, F.gelu(u), w2.t(), out=o)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, delta: Tensor) -> Any:
+        x, w1, w2, inner = ctx.saved_tensors
+        shape = x.shape
+        x, delta, inner = (t.reshape(-1, t.shape[-1]) for t in (x, delta, inner))
+        grad_x = torch.empty_like(x)
+        # Sums over parts in the parameters' dtype: bfloat16 would lose what it adds.
+        grads = [
+            t.new_zeros(size, dtype=dtype)
+            for t, size, dtype in zip(
+                (w1, w1, w2, w2), (w1.shape, len(w1), w2.shape, len(w2)), ctx.dtypes, strict=True
+            )
+        ]
+        for n, d, u, out in _parts(x, delta, inner, grad_x):
+            grads[2] += d.t() @ F.gelu(u)
+            grads[3] += d.sum(0)
+            du = torch.ops.aten.gelu_backward(d @ w2, u)
+            grads[0] += du.t() @ n
+            grads[1] += du.sum(0)
+            torch.mm(du, w1, out=out)
+        return grad_x.view(shape), *grads
+
+
+def feed_forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """Return W₂·GELU(W₁·x + b₁) + b₂, [..., d], and keep W₁·x + b₁ for backward but not its GELU.
+
+    Tokens go part by part, so that GELU's output and the two gradients around it, the widest
+    tensors of a block, are never held for all of them.
+
+    Parameters
+    ----------
+    x
+        [..., d]; its dtype is that of the products.
+    w1, b1, w2, b2
+        [m, d], [m], [d, m] and [d], rounded to x's dtype. Their gradients are summed in their own.
+    """
+    found: Tensor = _FeedForward.apply(x, w1, b1, w2, b2)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Cut tensors along their first dimension into the same parts, at most `PARTS`."""
+    size = max(FEWEST, -(-tensors[0].shape[0] // PARTS))
+    return list(zip(*(torch.split(t, size) for t in tensors), strict=True))

@@ -1,0 +1,115 @@
+"""TxFM's step: one graph when compiled, no waiting for the device, and its options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kernomics.data import Cells
+from kernomics.errors import ConfigError
+from kernomics.models import TxFMConfig
+from kernomics.models.txfm_module import TxFMModule
+from kernomics.train import TrainConfig, fit
+
+# dynamo's own, of the place where it makes room for an autograd.Function's context.
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+
+def cells_of(rows: int) -> Cells:
+    generator = torch.Generator().manual_seed(rows)
+    return Cells.from_scipy(torch.poisson(torch.ones(rows, 60), generator=generator).numpy())
+
+
+def module_of() -> TxFMModule:
+    torch.manual_seed(0)
+    config = TxFMConfig(
+        d_model=16, n_layers=2, n_heads=2, n_tokens=12, decoder_layers=1, stochastic_depth=0.2
+    )
+    return TxFMModule(60, config, seed=1).train()
+
+
+def loss_and_gradients(module: TxFMModule, cells: Cells) -> list[Tensor]:
+    module.zero_grad(set_to_none=True)
+    loss = module.training_loss(cells)["loss"]
+    loss.backward()  # type: ignore[no-untyped-call]
+    return [loss.detach(), *(p.grad for p in module.parameters() if p.grad is not None)]
+
+
+def test_the_step_is_one_graph() -> None:
+    # dynamo alone, which finds the breaks; what it traced runs as it is.
+    explained = torch._dynamo.explain(module_of().training_loss)(cells_of(4))
+    assert explained.graph_count == 1
+    assert explained.graph_break_count == 0
+
+
+def agree(module: TxFMModule, batches: list[int]) -> None:
+    for rows in batches:
+        cells = cells_of(rows)
+        expected = loss_and_gradients(module_of(), cells)
+        for one, other in zip(loss_and_gradients(module, cells), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_traced_steps_equal_eager_ones_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda *a, **options: compile_(*a, **options, backend="aot_eager")
+    )
+    module = module_of()
+    module.compile_step()
+    agree(module, [4, 4, 7])
+
+
+@pytest.mark.slow
+def test_compiled_steps_equal_eager_ones() -> None:
+    module = module_of()
+    module.compile_step()
+    agree(module, [4, 4])
+
+
+def test_the_loss_never_asks_the_device_for_a_number() -> None:
+    class NoNumbers(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            seen.add(func.overloadpacket)
+            return func(*args, **(kwargs or {}))
+
+    seen: set[Any] = set()
+    aten = torch.ops.aten
+    module, cells = module_of(), cells_of(4)
+    with NoNumbers():
+        torch.ones(()).item()
+        assert aten._local_scalar_dense in seen  # the mode does see them
+        seen.clear()
+        module.training_loss(cells)
+    # In backward the loss looks at what stands above it, but on the CPU alone.
+    assert torch.ops.kernomics.linear_poisson_nll in seen
+    waiting = {aten._local_scalar_dense, aten.item, aten.nonzero, aten.equal, aten.is_nonzero}
+    assert seen & waiting == set()
+
+
+def test_a_module_that_cannot_be_compiled_is_refused() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def training_loss(self, cells: Cells) -> dict[str, Tensor]:
+            return {"loss": self.weight * len(cells)}
+
+    class OneBatch:
+        n_batches = 1
+
+        def batch(self, epoch: int, i: int) -> Any:
+            return torch.arange(2).numpy()
+
+    config = TrainConfig(max_epochs=1, compile=True, progress=False)
+    with pytest.raises(ConfigError, match="compile is set, but a Plain cannot be compiled"):
+        fit(Plain(), OneBatch(), lambda rows: cells_of(len(rows)), config)
+    with pytest.raises(ConfigError, match="compile is 'yes'"):
+        TrainConfig(compile="yes")  # type: ignore[arg-type]
