@@ -55,7 +55,7 @@ def test_a_run_directory_holds_model_history_curves_and_scores(run):
     assert CellEncoder.load(run).config.n_tokens == 15
     config = json.loads((run / "config.json").read_text())["config"]
     steps = 4 * 5  # 140 training cells in batches of 32
-    assert config["train"]["weight_decay"] == pytest.approx(1 / (1e-3 * steps))
+    assert config["train"]["weight_decay"] == pytest.approx(1 / (3e-3 * steps))
 
 
 def test_scores_are_printed_with_the_split(folder, tmp_path, capsys):

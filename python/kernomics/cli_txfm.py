@@ -24,17 +24,27 @@ def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
     )
     add_data(pretrain)
     pretrain.add_argument(
-        "--size", default="XS", choices=("XS", "S", "B", "L"),
-        help="XS for laptops; S, B and L are the paper's",
+        "--size", default="XXS", choices=("XXS", "XS", "S", "B", "L"),
+        help="XXS and XS for laptops; S, B and L are the paper's",
     )  # fmt: skip
-    pretrain.add_argument(
+    vocabulary = pretrain.add_mutually_exclusive_group()
+    vocabulary.add_argument(
         "--genes", metavar="FILE", help="the vocabulary, one gene per line (all if not given)"
     )
+    vocabulary.add_argument(
+        "--n-genes", type=int, metavar="N",
+        help="only the N genes whose log expression varies most over the training cells",
+    )  # fmt: skip
     pretrain.add_argument(
         "--min-cells", type=int, default=3, metavar="N",
         help="leave out genes that fewer training cells have",
     )  # fmt: skip
-    add_training(pretrain, tokens="genes revealed in training", epochs=200, rate="0.001")
+    add_training(
+        pretrain,
+        tokens="genes revealed in training",
+        epochs=200,
+        rate="0.003 for XXS and XS, else 0.001",
+    )
     pretrain.set_defaults(run=_pretrain)
 
 
@@ -157,7 +167,8 @@ def _pretrain(args: argparse.Namespace) -> None:
         genes = Path(args.genes).read_text(encoding="utf-8").split()
     cells, split = read_divided(args)
     model = TxFM(
-        cells, args.size, genes=genes, min_cells=args.min_cells, split=split, seed=args.seed,
+        cells, args.size, genes=genes, n_genes=args.n_genes, min_cells=args.min_cells,
+        split=split, seed=args.seed,
         **settings,
     )  # fmt: skip
     run_training(args, model, training)

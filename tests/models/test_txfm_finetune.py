@@ -157,7 +157,7 @@ def test_settings_are_those_of_a_fine_tuning(first, other):
     model = TxFM.from_pretrained(first, other)
     assert model.config == first.config
     assert (model.training.max_epochs, model.training.learning_rate) == (50, 1e-4)
-    assert model.training == fine_tuning(len(model.split.train))
+    assert model.training == fine_tuning(len(model.split.train), 16)
     model.configure(progress=False)
     assert model.training.weight_decay == first.training.weight_decay > 0
     model.configure(weight_decay=0.5)

@@ -17,6 +17,7 @@ class Stream(enum.IntEnum):
     SIMULATED_GENES = 4
     SIMULATED_CELLS = 5
     SIMULATED_COUNTS = 6
+    COMPONENTS = 7
 
 
 def philox(seed: int, stream: Stream, step: int = 0) -> np.random.Philox:

@@ -47,11 +47,13 @@ class TxFM:
     adata
         AnnData, path of an ``.h5ad`` file, or a `CellCollection`. Never modified.
     size
-        ``"XS"`` (ours, for laptops), ``"S"``, ``"B"`` or ``"L"``; see `TxFMConfig`.
+        ``"XXS"`` or ``"XS"`` (ours, for laptops), ``"S"``, ``"B"`` or ``"L"``; see `TxFMConfig`.
     layer, library_key
         As in `CellCollection.from_anndata`.
     genes
         The vocabulary, by name; by default every gene that `min_cells` training cells have.
+    n_genes
+        Instead, how many: those whose log expression varies most over the training cells.
     min_cells
         How many training cells must have a gene. (Paper: 1,000 of 1.4 million.)
     validation
@@ -90,6 +92,7 @@ class TxFM:
         layer: str | None = None,
         library_key: str | None = None,
         genes: Sequence[str] | None = None,
+        n_genes: int | None = None,
         min_cells: int = 1,
         validation: float = 0.1,
         split_key: str | None = None,
@@ -107,11 +110,11 @@ class TxFM:
         collection = as_collection(adata, layer=layer, library_key=library_key)
         self.split = divide(collection, split, validation, split_key, self.seed)
         require_counts(collection, self.split)
-        self.cells = over_vocabulary(collection, self.split.train, genes, min_cells)
+        self.cells = over_vocabulary(collection, self.split.train, genes, n_genes, min_cells)
         self.genes: NDArray[Any] = self.cells.genes
         require_masked(self.cells, self.config.n_tokens)
         self.start: Pretrained | None = None
-        self.training = default_training(len(self.split.train))
+        self.training = default_training(len(self.split.train), self.config.d_model)
         self.history = History()
         self.module: TxFMModule | None = None
         self.encoder: CellEncoder | None = None
@@ -186,7 +189,7 @@ class TxFM:
             min_gene_overlap=min_gene_overlap,
         )
         made = cls(cells, genes=start.genes, split=split, seed=seed, config=config)
-        made.start, made.training = start, fine_tuning(len(split.train))
+        made.start, made.training = start, fine_tuning(len(split.train), made.config.d_model)
         return made
 
     # -- training --------------------------------------------------------------------------------

@@ -12,18 +12,35 @@ from kernomics.train import TrainConfig
 
 Activation = Literal["rectified_tanh", "relu", "clamped_relu", "softplus", "softmax"]
 Loss = Literal["poisson", "mse", "smooth_l1", "negative_binomial", "zinb"]
+GeneStart = Literal["random", "components"]
 
 RECTIFIED = ("rectified_tanh", "relu", "clamped_relu")
 NEGATIVE_BINOMIALS = ("negative_binomial", "zinb")
 
 SIZES: dict[str, dict[str, Any]] = {
-    "XS": {"d_model": 64, "n_layers": 2, "n_heads": 4, "n_tokens": 256, "stochastic_depth": 0.0},
+    "XXS": {
+        "d_model": 64,
+        "n_layers": 1,
+        "n_heads": 4,
+        "n_tokens": 512,
+        "stochastic_depth": 0.0,
+        "gene_start": "components",
+    },
+    "XS": {
+        "d_model": 64,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_tokens": 256,
+        "stochastic_depth": 0.0,
+        "gene_start": "components",
+    },
     "S": {"d_model": 384, "n_layers": 12, "n_heads": 6, "stochastic_depth": 0.1},
     "B": {"d_model": 768, "n_layers": 12, "n_heads": 12, "stochastic_depth": 0.1},
     "L": {"d_model": 1024, "n_layers": 24, "n_heads": 16, "stochastic_depth": 0.3},
 }
 """S, B and L as in the paper's table of sizes, but S with 12 blocks: with the 6 printed there it
-has 46 M parameters at 44,349 genes, with 12 the 57 M printed beside them. XS is ours."""
+has 46 M parameters at 44,349 genes, with 12 the 57 M printed beside them. XXS and XS are ours;
+XXS is for some thousand cells, of which one block learns more in the same time than two."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,10 @@ class TxFMConfig:
         dispersion per gene; the last also learns how likely each count is lost.
     stochastic_depth
         Rate of the last block's branches; those before have less, linearly.
+    gene_start
+        Where genes start: ``"random"``, embeddings N(0, 1) and rows of the decoder N(0, 0.02²); or
+        ``"components"`` (ours), both along the principal components of the training cells' log
+        expression, which a few thousand cells cannot teach anew; see `gene_components`.
     layer_scale
         Where LayerScale starts. Ours: 0.1.
     recompute
@@ -77,12 +98,13 @@ class TxFMConfig:
     activation: Activation | None = None
     loss: Loss = "poisson"
     stochastic_depth: float = 0.1
+    gene_start: GeneStart = "random"
     layer_scale: float = 0.1
     recompute: bool = False
 
     @classmethod
     def of_size(cls, size: str, **overrides: Any) -> TxFMConfig:
-        """Return the settings of a size, ``"XS"``, ``"S"``, ``"B"`` or ``"L"``."""
+        """Return the settings of a size: ``"XXS"``, ``"XS"``, ``"S"``, ``"B"`` or ``"L"``."""
         if size not in SIZES:
             raise ConfigError(f"size is {size!r}; {closest(size, SIZES)}")
         names = [field.name for field in dataclasses.fields(cls)]
@@ -119,7 +141,8 @@ class TxFMConfig:
             raise ConfigError(
                 f"d_model is {self.d_model} and n_heads {self.n_heads}: the heads must divide it"
             )
-        for name, kind in {"activation": Activation, "loss": Loss}.items():
+        kinds = {"activation": Activation, "loss": Loss, "gene_start": GeneStart}
+        for name, kind in kinds.items():
             value, options = getattr(self, name), get_args(kind)
             if value not in options and not (name == "activation" and value is None):
                 raise ConfigError(f"{name} is {value!r}; {closest(str(value), options)}")
@@ -148,17 +171,21 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def default_training(n_train: int) -> TrainConfig:
-    """Training settings for a number of cells.
+NARROW = 128
+
+
+def default_training(n_train: int, d_model: int) -> TrainConfig:
+    """Training settings for a number of cells and a width.
 
     The paper's: AdamW, learning rate 0.001, one cosine cycle with a tenth of it to warm up, 200
-    epochs. Ours: batches of 128 cells below 100,000 (the paper's 1,536 cells are half of a small
-    data set), and a limit on the gradient's norm.
+    epochs. Ours: batches of 128 cells below 100,000 and of 64 below 10,000 (the paper's 1,536 cells
+    are half of a small data set), three times the rate up to a width of 128, and a limit on the
+    gradient's norm.
     """
     return TrainConfig(
         max_epochs=200,
-        batch_size=128 if n_train < 100_000 else 1536,
-        learning_rate=1e-3,
+        batch_size=64 if n_train < 10_000 else 128 if n_train < 100_000 else 1536,
+        learning_rate=3e-3 if d_model <= NARROW else 1e-3,
         schedule="one_cycle",
         warmup=0.1,
         max_grad_norm=1.0,

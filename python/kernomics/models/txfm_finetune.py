@@ -31,15 +31,16 @@ WELL_KNOWN = 0.8
 """Below this share of known genes a warning says so (ours)."""
 
 
-def fine_tuning(n_train: int) -> TrainConfig:
-    """Return the settings of a fine-tuning on a number of cells.
+def fine_tuning(n_train: int, d_model: int) -> TrainConfig:
+    """Return the settings of a fine-tuning on a number of cells, for a width.
 
-    Those of `default_training`, but (all ours) a tenth of its learning rate, a quarter of its
+    Those of `default_training`, but (all ours) a learning rate of 0.0001, a quarter of its
     epochs, and a validation every 5. The weight decay, which the paper ties to the steps of a
     training, stays that of the first one: tied to the fewer steps and the lower rate of this one,
     it would take as much off the weights as a whole pre-training does.
     """
-    return override(default_training(n_train), max_epochs=50, learning_rate=1e-4, validate_every=5)
+    changes = {"max_epochs": 50, "learning_rate": 1e-4, "validate_every": 5}
+    return override(default_training(n_train, d_model), **changes)
 
 
 def fine_tuned_config(config: TxFMConfig, **overrides: Any) -> TxFMConfig:

@@ -15,6 +15,7 @@ from kernomics.data.checks import named_cells
 from kernomics.data.match import mismatch_cause
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError, DataError, closest
+from kernomics.models.gene_components import most_variable_genes
 from kernomics.models.setup import split_cells
 
 
@@ -44,9 +45,17 @@ def over_vocabulary(
     cells: CellCollection,
     train: NDArray[np.int64],
     genes: Sequence[str] | None,
+    n_genes: int | None,
     min_cells: int,
 ) -> CellCollection:
-    """Return the cells over the genes named, or over all that enough training cells have."""
+    """Return the cells over the genes named, or over those that enough training cells have.
+
+    With `n_genes`, over so many of the latter, those that vary most.
+    """
+    if genes is not None and n_genes is not None:
+        raise ConfigError("genes and n_genes both say what the vocabulary is; give one")
+    if n_genes is not None and n_genes < 2:
+        raise ConfigError(f"n_genes is {n_genes}: at least 2 are needed")
     if min_cells < 1:
         raise ConfigError(f"min_cells is {min_cells}: a gene no cell has says nothing")
     if genes is not None:
@@ -57,7 +66,10 @@ def over_vocabulary(
         raise DataError(
             f"no gene is in {min_cells:,} of the {len(train):,} training cells; lower min_cells"
         )
-    return cells if seen.all() else cells.with_genes(cells.genes[seen], 1.0)
+    found = cells if seen.all() else cells.with_genes(cells.genes[seen], 1.0)
+    if n_genes is None or n_genes >= found.n_genes:
+        return found
+    return found.with_genes(found.genes[most_variable_genes(found, train, n_genes)], 1.0)
 
 
 def _require_genes(cells: CellCollection, genes: Sequence[str]) -> None:

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernomics.data import CellCollection, Cells
+from kernomics.models.gene_components import gene_components
 from kernomics.models.txfm_config import NEGATIVE_BINOMIALS, RECTIFIED, TxFMConfig
 from kernomics.models.txfm_losses import BETA
 from kernomics.models.txfm_module import DROPOUT_START, TxFMModule
 
 CELLS_AT_A_TIME = 1024
+DECODER_START = 0.05
 INVERSE_DISPERSIONS = (0.01, 100.0)
 """Between these θ starts: beyond, log θ has hardly a gradient."""
 
@@ -111,6 +113,10 @@ def _sizes(part: Cells, config: TxFMConfig) -> NDArray[np.float64]:
 def start_from(module: TxFMModule, cells: CellCollection, rows: NDArray[np.int64]) -> Tensor:
     """Set what a module learns of each gene, and the weights of its masks, from training cells.
 
+    Biases are at each gene's best constant. With ``gene_start="components"`` the gene embeddings
+    are the genes' places in the cells' principal components, and so are the decoder's rows, at
+    0.05 of them: z then starts near its bias and moves with what genes share.
+
     Returns
     -------
     Tensor
@@ -124,6 +130,11 @@ def start_from(module: TxFMModule, cells: CellCollection, rows: NDArray[np.int64
     module.decoder.genes.bias.copy_(starting_bias(found, config))
     if module.log_inverse_dispersion is not None:
         module.log_inverse_dispersion.copy_(found.inverse_dispersion.log())
+    if config.gene_start == "components":
+        table, weight = module.embedding.gene_embeddings, module.decoder.genes.weight
+        components = gene_components(cells, rows, table.shape[1], module.seed)
+        table.copy_(components)
+        weight[:, : table.shape[1]] = DECODER_START * components
     return detected
 
 

@@ -28,7 +28,8 @@ class TokenEmbedding(nn.Module):
     Attributes
     ----------
     table
-        Parameter [V, d], at the start N(0, 0.02²).
+        Parameter [V, d]. At the start N(0, 1) with concat, where layer normalisation sees it beside
+        a value of up to log(L + 1) and a small one would be lost; N(0, 0.02²) with add.
     cls
         Parameter [d], at the start N(0, 0.02²).
     """
@@ -38,7 +39,9 @@ class TokenEmbedding(nn.Module):
         if combine not in ("concat", "add"):
             raise ConfigError(f"combine is {combine!r}; 'concat' or 'add' is possible")
         self.combine: Combine = combine
-        self.table = nn.Parameter(torch.empty(n_genes, d_model).normal_(std=0.02))
+        self.table = nn.Parameter(
+            torch.empty(n_genes, d_model).normal_(std=1.0 if combine == "concat" else 0.02)
+        )
         self.cls = nn.Parameter(torch.empty(d_model).normal_(std=0.02))
         if combine == "concat":
             with torch.no_grad():
