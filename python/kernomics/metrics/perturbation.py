@@ -27,6 +27,9 @@ NULL_BINS = 200
 
 Null = Literal["cells", "groups"]
 
+N_NULL: dict[str, int] = {"cells": 10_000, "groups": 1_000}
+"""The paper's number of cells; groups enough for p-values down to 0.001."""
+
 
 @dataclass(frozen=True, eq=False)
 class PerturbationConsistency:
@@ -79,7 +82,7 @@ def perturbation_consistency(
     *,
     control: str,
     batches: ArrayLike | None = None,
-    n_null: int = 10_000,
+    n_null: int | None = None,
     seed: int = 0,
     threshold: float = 0.01,
     n_components: int | None = None,
@@ -115,8 +118,8 @@ def perturbation_consistency(
     batches
         [n], the batch of each cell; one batch by default.
     n_null
-        Random cells of the null, drawn without replacement, all cells where there are fewer; or
-        random groups for each size, of which 1,000 do for a threshold of 0.01.
+        Random cells of the null, drawn without replacement, 10,000 by default and all cells where
+        there are fewer; or random groups for each size, 1,000 by default.
     seed
         Of the draw.
     threshold
@@ -159,6 +162,7 @@ def perturbation_consistency(
             raise ConfigError(f"{name} is {value}: at least 1 is needed")
     if not 0 < threshold <= 1:
         raise ConfigError(f"threshold is {threshold}: p-values lie between 0 and 1")
+    n_drawn = N_NULL[null] if n_null is None else n_null
     labels = perturbation_labels(perturbations, len(np.asarray(representation)), control)
     named = labels.values >= 0
     x = as_matrix(np.asarray(representation)[named])
@@ -189,10 +193,10 @@ def perturbation_consistency(
     statistic = _leave_one_out(x, codes, sums)[tested]
     if null == "groups":
         sizes = n_cells[tested]
-        above, histogram = _compare_groups(x, sizes, statistic, n_null, seed)
-        n_compared = n_null
+        above, histogram = _compare_groups(x, sizes, statistic, n_drawn, seed)
+        n_compared = n_drawn
     else:
-        drawn = permutation(len(x), seed, Stream.NULL_CELLS)[:n_null]
+        drawn = permutation(len(x), seed, Stream.NULL_CELLS)[:n_drawn]
         above, histogram = _compare_cells(x[drawn], codes[drawn], sums[tested], tested, statistic)
         n_compared = int(histogram.sum())
     if n_compared == 0:
@@ -314,11 +318,14 @@ def _compare_groups(
         found: list[NDArray[np.float64]] = []
         # One order of all cells, cut up, is several groups; a step of the stream is used once.
         per_order = len(x) // int(size)
-        for i in range(-(-n_null // per_order)):
-            step = (int(size) << 32) + i
-            order = permutation(len(x), seed, Stream.NULL_CELLS, step)[: per_order * size]
-            for rows in row_blocks(per_order, int(size) * x.shape[1]):
-                group = x[order.reshape(per_order, size)[rows]]
+        for steps in row_blocks(-(-n_null // per_order), x.size):
+            orders = [
+                permutation(len(x), seed, Stream.NULL_CELLS, (int(size) << 32) + i)
+                for i in range(steps.start, steps.stop)
+            ]
+            drawn = np.stack(orders)[:, : per_order * size].reshape(-1, size)
+            for rows in row_blocks(len(drawn), int(size) * x.shape[1]):
+                group = x[drawn[rows]]
                 others = group.sum(axis=1, keepdims=True) - group
                 found.append(_cosines(group, others).mean(axis=1))
         null = np.concatenate(found)[:n_null]
