@@ -91,6 +91,6 @@ def select_cells(cells: CellCollection, rows: npt.ArrayLike) -> CellCollection:
         library=cells.library[wanted],
         library_is_subset=cells.library_is_subset,
     )
-    if cells.observed is None or cells._panel_of_cell is None:
+    if cells.observed is None or cells.panel_of_cell is None:
         return selected
-    return selected.with_observed(cells.observed, cells._panel_of_cell[wanted])
+    return selected.with_observed(cells.observed, cells.panel_of_cell[wanted])
