@@ -12,11 +12,26 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from kernomics import baselines, data, datasets, metrics, models, nn, ops, panels, pl, tl, train
+    from kernomics import (
+        baselines,
+        curation,
+        data,
+        datasets,
+        metrics,
+        models,
+        nn,
+        ops,
+        panels,
+        perturbations,
+        pl,
+        tl,
+        train,
+    )
 
 __all__ = [
     "__version__",
     "baselines",
+    "curation",
     "data",
     "datasets",
     "metrics",
@@ -24,6 +39,7 @@ __all__ = [
     "nn",
     "ops",
     "panels",
+    "perturbations",
     "pl",
     "tl",
     "train",

@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   kernomics select cells.h5ad --labels-key cell_type disease --layer counts \\
       --split group --split-key donor --force CD3D MS4A1 --out runs/two-tasks
   kernomics evaluate runs/panel other.h5ad
+  kernomics evaluate runs/txfm screen.h5ad --perturbation-key guide --control non-targeting
   kernomics panel cells.h5ad --genes genes.txt --labels-key cell_type
   kernomics pretrain cells.h5ad --size XS --labels-key cell_type --out runs/txfm
   kernomics finetune runs/txfm other.h5ad --out runs/tuned
@@ -92,7 +93,8 @@ def parser() -> argparse.ArgumentParser:
         help="apply a saved model to other cells and score it",
         description="Apply a saved panel to other cells and score its predictions; or represent "
         "other cells by a saved TxFM and score how well classes can be read off that "
-        "representation, PCA and normalised counts, on a fifth of the cells.",
+        "representation, PCA and normalised counts, on a fifth of the cells; or how consistent the "
+        "effects of perturbations are in them.",
         formatter_class=_Help,
     )
     evaluate.add_argument("run_or_model", help="a run directory, or a saved model")

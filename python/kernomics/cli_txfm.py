@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kernomics import cli_options
+from kernomics import cli_options, cli_perturbations
 from kernomics.errors import ConfigError
 
 
@@ -142,6 +142,7 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
         "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
     )
     group.add_argument("--seed", type=int, default=0, help="of the split")
+    cli_perturbations.add_perturbations(command)
 
 
 def use_threads(threads: int | None) -> None:
@@ -274,14 +275,17 @@ def print_scores(scores: Any) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Score a TxFM's representation of other cells beside PCA and normalised counts."""
+    """Score a TxFM's representation of other cells, by classes or by perturbations, or both."""
     from kernomics.data import CellCollection
     from kernomics.models import CellEncoder
     from kernomics.representation import compare_representations
     from kernomics.train.storage import jsonable
 
-    if not args.labels_key:
-        raise ConfigError("a TxFM is scored by labels: name their column with --labels-key")
+    if not args.labels_key and args.perturbation_key is None:
+        raise ConfigError(
+            "a TxFM is scored by labels or perturbations: name their column with --labels-key or "
+            "--perturbation-key"
+        )
     model = CellEncoder.load(args.run_or_model)
     cells = CellCollection.from_anndata(
         args.data,
@@ -290,14 +294,22 @@ def evaluate(args: argparse.Namespace) -> None:
         labels_key=args.labels_key,
         unlabelled_category=args.unlabelled,
     )
-    split = divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
-    scores = compare_representations(
-        model, cells, split, n_tokens=args.n_tokens, n_draws=args.n_draws
-    )
+    found: dict[str, Any] = {}
+    if args.labels_key:
+        split = divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
+        scores = compare_representations(
+            model, cells, split, n_tokens=args.n_tokens, n_draws=args.n_draws
+        )
+        found |= scores.to_dict()
+        if not args.json:
+            print_scores(scores)
+    if args.perturbation_key is not None:
+        perturbed = cli_perturbations.evaluate(args, model, cells)
+        found["perturbations"] = perturbed.to_dict()
+        if not args.json:
+            cli_perturbations.print_scores(perturbed)
     if args.json:
-        print(json.dumps(jsonable(scores.to_dict()), indent=1))
-        return
-    print_scores(scores)
+        print(json.dumps(jsonable(found), indent=1))
 
 
 # -- embed -----------------------------------------------------------------------------------------

@@ -66,6 +66,13 @@ def log_normalised(
     )
 
 
+def most_variable(expression: sparse.csr_matrix, n_genes: int) -> NDArray[np.int64]:
+    """Return the n_genes columns of largest variance of a CSR [n, G], ascending, int64."""
+    mean = np.asarray(expression.mean(axis=0)).ravel()
+    variance = np.asarray(expression.multiply(expression).mean(axis=0)).ravel() - mean**2
+    return np.sort(np.argsort(-variance, kind="stable")[:n_genes])
+
+
 def baseline_representations(
     cells: CellCollection, split: Split, n_dimensions: int, seed: int = 0
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -94,9 +101,7 @@ def baseline_representations(
 
     train = log_normalised(cells, split.train)
     test = log_normalised(cells, split.test)
-    mean = np.asarray(train.mean(axis=0)).ravel()
-    variance = np.asarray(train.multiply(train).mean(axis=0)).ravel() - mean**2
-    top = np.sort(np.argsort(-variance, kind="stable")[:n_dimensions])
+    top = most_variable(train, n_dimensions)
     pca = PCA(n_dimensions, svd_solver="arpack", random_state=seed).fit(train)
     return {
         "PCA": (pca.transform(train), pca.transform(test)),

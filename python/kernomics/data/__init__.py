@@ -7,6 +7,7 @@ from kernomics.data.labels import Labels
 from kernomics.data.match import gene_id_kind, match_genes
 from kernomics.data.sampler import Sampler
 from kernomics.data.splits import Split, make_split
+from kernomics.data.subset import select_cells
 
 __all__ = [
     "CellCollection",
@@ -19,4 +20,5 @@ __all__ = [
     "join",
     "make_split",
     "match_genes",
+    "select_cells",
 ]

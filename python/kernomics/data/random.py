@@ -18,6 +18,8 @@ class Stream(enum.IntEnum):
     SIMULATED_CELLS = 5
     SIMULATED_COUNTS = 6
     COMPONENTS = 7
+    NULL_CELLS = 8
+    RECONSTRUCTED_CELLS = 9
 
 
 def philox(seed: int, stream: Stream, step: int = 0) -> np.random.Philox:

@@ -139,6 +139,46 @@ class CellEncoder:
         return np.concatenate(parts)
 
     @torch.inference_mode()
+    def get_layer_representations(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        layer: str | None = None,
+        library_key: str | None = None,
+        rows: ArrayLike | None = None,
+        n_tokens: int | None = None,
+        n_draws: int = 1,
+        batch_size: int | None = None,
+        min_gene_overlap: float = 0.8,
+        progress: bool = False,
+    ) -> list[NDArray[np.float32]]:
+        """Return each cell's CLS token after each block, from one pass through the network.
+
+        The parameters are those of `get_latent_representation`.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            float32 [n, d] for each block; the last is what `get_latent_representation` returns.
+        """
+        if n_draws < 1:
+            raise ConfigError(f"n_draws is {n_draws}: at least 1 is needed")
+        draws = n_draws if n_tokens is not None and n_tokens < len(self.genes) else 1
+        parts = []
+        for cells, padded in self._batches(
+            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, progress
+        ):
+            total: Tensor | float = 0.0
+            for draw in range(draws):
+                tokens = self.module.tokens(cells, n_tokens, -1 - draw)
+                total = total + torch.stack(self.module.encode_layers(*tokens, padded=padded))
+            assert isinstance(total, Tensor)
+            parts.append((total / draws).float().cpu().numpy())
+        if not parts:
+            return [np.empty((0, self.config.d_model), np.float32)] * self.config.n_layers
+        return list(np.concatenate(parts, axis=1))
+
+    @torch.inference_mode()
     def get_normalized_expression(
         self,
         adata: AnnData | str | Path | CellCollection,

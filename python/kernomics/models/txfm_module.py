@@ -130,11 +130,17 @@ class TxFMModule(nn.Module):
         at_layer
             After which block, from 1; the last by default.
         """
-        tokens = self.embedding(gene_ids, values)
-        padding = F.pad(gene_ids < 0, (1, 0)) if padded else None  # CLS is never padding
         if at_layer is not None:
-            return self.encoder.layers(tokens, padding)[at_layer - 1]
-        return self.encoder(tokens, padding, uniform)  # type: ignore[no-any-return]
+            return self.encode_layers(gene_ids, values, padded=padded)[at_layer - 1]
+        tokens = self.embedding(gene_ids, values)
+        return self.encoder(tokens, _padding(gene_ids, padded), uniform)  # type: ignore[no-any-return]
+
+    def encode_layers(
+        self, gene_ids: Tensor, values: Tensor, *, padded: bool = False
+    ) -> list[Tensor]:
+        """Return each cell's representation after each block, [B, d] each, as `encode` does."""
+        tokens = self.embedding(gene_ids, values)
+        return self.encoder.layers(tokens, _padding(gene_ids, padded))
 
     @property
     def head(self) -> txfm_losses.Head:
@@ -199,3 +205,7 @@ class TxFMModule(nn.Module):
     def training_loss(self, cells: Cells) -> dict[str, Tensor]:
         """Return the loss of a batch."""
         return {"loss": self.reconstruction_loss(cells, self.step)}
+
+
+def _padding(gene_ids: Tensor, padded: bool) -> Tensor | None:
+    return F.pad(gene_ids < 0, (1, 0)) if padded else None  # CLS is never padding

@@ -8,6 +8,7 @@ from kernomics.pl.contributions import contribution_table, contributions
 from kernomics.pl.curve import PARTS, curve_parts, panel_curve
 from kernomics.pl.embedding import embedding, embedding_map, shown_classes
 from kernomics.pl.panel import dot_plot, method_comparison, panel_scores
+from kernomics.pl.perturbations import consistency_by_layer, consistency_null
 from kernomics.pl.redundancy import correlation_order, panel_correlation
 from kernomics.pl.stability import gene_frequency, panel_overlap
 from kernomics.pl.training import (
@@ -24,6 +25,8 @@ __all__ = [
     "TrainingPanel",
     "confusion",
     "confusion_key",
+    "consistency_by_layer",
+    "consistency_null",
     "contribution_table",
     "contributions",
     "correlation_order",
