@@ -17,6 +17,8 @@ class Stream(enum.IntEnum):
     SIMULATED_GENES = 4
     SIMULATED_CELLS = 5
     SIMULATED_COUNTS = 6
+    RELATIONSHIP_PAIRS = 20
+    PROBE_ORDER = 21
 
 
 def philox(seed: int, stream: Stream, step: int = 0) -> np.random.Philox:
