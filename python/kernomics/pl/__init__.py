@@ -5,8 +5,10 @@ matplotlib comes with the extra ``report`` and is imported when a plot is drawn.
 
 from kernomics.pl.confusion import confusion, confusion_key
 from kernomics.pl.contributions import contribution_table, contributions
+from kernomics.pl.count_losses import activation, activation_curves, count_nll, nll_curves
 from kernomics.pl.curve import PARTS, curve_parts, panel_curve
 from kernomics.pl.embedding import embedding, embedding_map, shown_classes
+from kernomics.pl.gene_parameters import component_moments, recall_curve
 from kernomics.pl.panel import dot_plot, method_comparison, panel_scores
 from kernomics.pl.redundancy import correlation_order, panel_correlation
 from kernomics.pl.stability import gene_frequency, panel_overlap
@@ -22,21 +24,27 @@ __all__ = [
     "PARTS",
     "Curve",
     "TrainingPanel",
+    "activation",
+    "activation_curves",
+    "component_moments",
     "confusion",
     "confusion_key",
     "contribution_table",
     "contributions",
     "correlation_order",
+    "count_nll",
     "curve_parts",
     "dot_plot",
     "embedding",
     "embedding_map",
     "gene_frequency",
     "method_comparison",
+    "nll_curves",
     "panel_correlation",
     "panel_curve",
     "panel_overlap",
     "panel_scores",
+    "recall_curve",
     "shown_classes",
     "training_curves",
     "training_panel",
