@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from kernomics import __version__
 from kernomics._uns import without_none
 from kernomics.data.match import match_genes
+from kernomics.errors import DataError, closest
+from kernomics.metrics import RelationshipRecall
+from kernomics.metrics import relationship_recall as _relationship_recall
 from kernomics.models import CellEncoder, TxFM
 
 if TYPE_CHECKING:
@@ -83,3 +87,68 @@ def add_representation(
             {"version": __version__, "seed": encoder.module.seed, "model": repr(encoder), **params}
         )
     }
+
+
+def relationship_recall(
+    adata: AnnData,
+    relations: Mapping[str, Any],
+    *,
+    varm_key: str = "txfm_encoder",
+    n_components: int | None = 32,
+    key_added: str = "relationship_recall",
+    seed: int = 0,
+    **options: Any,
+) -> RelationshipRecall:
+    """Score vectors of the genes by the known relationships that they recall.
+
+    Parameters
+    ----------
+    adata
+        Genes with vectors, such as `represent_cells` adds, or ``varm["PCs"]`` of scanpy.
+    relations
+        Per database pairs of names [n, 2], as from `kernomics.metrics.read_relations`.
+    varm_key
+        Which vectors; genes of which one entry is NaN are left out.
+    n_components
+        As in `kernomics.metrics.relationship_recall`; the paper keeps 32 for encoder tokens and
+        256 for decoder weights. None for all.
+    key_added
+        Where to put the result.
+    seed, **options
+        As in `kernomics.metrics.relationship_recall`.
+
+    Returns
+    -------
+    RelationshipRecall
+        Recall per database.
+
+    Adds
+    ----
+    ``uns[key_added]``
+        ``mean``, ``recall`` and ``n_pairs`` by database, and ``params``.
+
+    Raises
+    ------
+    DataError
+        When there are no such vectors, or a database has no pair of which both genes are there.
+    """
+    if varm_key not in adata.varm:
+        raise DataError(f"varm has no {varm_key!r}; {closest(varm_key, adata.varm)}")
+    vectors = np.asarray(adata.varm[varm_key], dtype=np.float64)
+    known = ~np.isnan(vectors).any(axis=1)
+    found = _relationship_recall(
+        vectors[known],
+        adata.var_names.astype(str).to_numpy()[known],
+        relations,
+        n_components=n_components,
+        seed=seed,
+        **options,
+    )
+    params = {"version": __version__, "seed": seed, "varm_key": varm_key, **options}
+    adata.uns[key_added] = {
+        "mean": found.mean,
+        "recall": found.table["recall"].to_dict(),
+        "n_pairs": found.table["n_pairs"].to_dict(),
+        "params": without_none({**params, "n_components": found.n_components}),
+    }
+    return found

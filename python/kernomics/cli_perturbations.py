@@ -16,9 +16,6 @@ def add_perturbations(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--control", metavar="NAME", help="the perturbation of control cells")
     group.add_argument(
-        "--batch-key", metavar="COLUMN", help="obs column of batches, each with controls of its own"
-    )
-    group.add_argument(
         "--null", choices=("cells", "groups"), default="cells",
         help="what a perturbation's cells are compared with: single cells, as in the paper, or "
         "random groups of as many cells, which finds weaker effects",

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kernomics import cli_options, cli_perturbations
+from kernomics import cli_options, cli_perturbations, cli_scores
 from kernomics.errors import ConfigError
+
+METRICS = ("probes", "top", "mlp", "clusters")  # and mixing, where batches are named
 
 
 def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
@@ -141,7 +143,30 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
     )
-    group.add_argument("--seed", type=int, default=0, help="of the split")
+    group.add_argument(
+        "--metrics", nargs="+", metavar="NAME", default=["probes"], choices=METRICS,
+        help="what to score cells by: probes (nearest neighbours, logistic regression), top (the "
+        "right class among the 5 likeliest), mlp (a network), clusters (NMI, ARI, silhouette)",
+    )  # fmt: skip
+    group.add_argument(
+        "--batch-key", metavar="COLUMN",
+        help="obs column of batches, to score how well they mix; perturbed cells are compared with "
+        "the controls of their own",
+    )  # fmt: skip
+    group.add_argument(
+        "--layers", nargs="+", type=int, default=[], metavar="I",
+        help="score the representation after these blocks too, from 1",
+    )  # fmt: skip
+    group.add_argument(
+        "--relations", nargs="+", default=[], metavar="FILE",
+        help="pairs of related genes (entity1,entity2), one file per database: score how many the "
+        "model's gene parameters recall, beside PCA of the file's cells",
+    )  # fmt: skip
+    group.add_argument(
+        "--n-components", nargs="+", type=int, default=[32, 256], metavar="M",
+        help="with --relations, principal components to keep",
+    )  # fmt: skip
+    group.add_argument("--seed", type=int, default=0, help="of the split and the scores")
     cli_perturbations.add_perturbations(command)
 
 
@@ -215,7 +240,7 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
     )
     print(f"seconds    {result.seconds:.1f}")
     if result.scores is not None:
-        print_scores(result.scores)
+        cli_scores.print_scores(result.scores)
     print(f"model      {Path(args.out) / 'model'}")
 
 
@@ -255,61 +280,68 @@ def training_settings(args: argparse.Namespace, base: Any) -> tuple[dict[str, An
     return cli_options.settings(args.config, base, given=given)
 
 
-def print_scores(scores: Any) -> None:
-    """Print a table of `RepresentationScores`."""
-    heads = {
-        "knn_accuracy": "kNN acc.",
-        "knn_macro_f1": "kNN F1",
-        "linear_accuracy": "linear acc.",
-        "linear_macro_f1": "linear F1",
-    }
-    print(
-        f"held out   {scores.n_test:,} cells, {scores.n_dimensions} dimensions"
-        + " " * 6
-        + "".join(f"{head:>12}" for head in heads.values())
-    )
-    for (label, name), row in scores.table.iterrows():
-        print(
-            f"           {f'{label}, {name}':<36}" + "".join(f"{row[key]:>12.3f}" for key in heads)
-        )
-
-
 def evaluate(args: argparse.Namespace) -> None:
-    """Score a TxFM's representation of other cells, by classes or by perturbations, or both."""
+    """Score a TxFM: its cells by classes and perturbations, its gene parameters by relations."""
     from kernomics.data import CellCollection
+    from kernomics.metrics import read_relations
     from kernomics.models import CellEncoder
-    from kernomics.representation import compare_representations
     from kernomics.train.storage import jsonable
 
-    if not args.labels_key and args.perturbation_key is None:
+    if not args.labels_key and not args.relations and args.perturbation_key is None:
         raise ConfigError(
-            "a TxFM is scored by labels or perturbations: name their column with --labels-key or "
-            "--perturbation-key"
+            "a TxFM is scored by labels or perturbations of cells, or by relations of genes: name "
+            "a column with --labels-key or --perturbation-key, or files with --relations"
         )
+    relations = {Path(path).stem: read_relations(path) for path in args.relations}
+    if len(relations) < len(args.relations):
+        raise ConfigError(f"two of the files {args.relations} have the same name")
     model = CellEncoder.load(args.run_or_model)
     cells = CellCollection.from_anndata(
         args.data,
         layer=args.layer,
         library_key=args.library_key,
         labels_key=args.labels_key,
+        batch_key=args.batch_key,
         unlabelled_category=args.unlabelled,
     )
     found: dict[str, Any] = {}
     if args.labels_key:
-        split = divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
-        scores = compare_representations(
-            model, cells, split, n_tokens=args.n_tokens, n_draws=args.n_draws
-        )
+        scores = _cell_scores(args, model, cells)
         found |= scores.to_dict()
         if not args.json:
-            print_scores(scores)
+            cli_scores.print_scores(scores)
     if args.perturbation_key is not None:
         perturbed = cli_perturbations.evaluate(args, model, cells)
         found["perturbations"] = perturbed.to_dict()
         if not args.json:
             cli_perturbations.print_scores(perturbed)
+    if relations:
+        from kernomics.relationships import compare_relationships
+
+        recall = compare_relationships(
+            model, cells, None, relations, n_components=args.n_components, seed=args.seed
+        )
+        found["relationships"] = recall.to_dict()
+        if not args.json:
+            cli_scores.print_relationships(recall)
     if args.json:
         print(json.dumps(jsonable(found), indent=1))
+
+
+def _cell_scores(args: argparse.Namespace, model: Any, cells: Any) -> Any:
+    from kernomics.representation import compare_representations
+
+    split = divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
+    return compare_representations(
+        model,
+        cells,
+        split,
+        n_tokens=args.n_tokens,
+        n_draws=args.n_draws,
+        seed=args.seed,
+        layers=args.layers,
+        metrics=args.metrics + ["ilisi"] * (args.batch_key is not None),
+    )
 
 
 # -- embed -----------------------------------------------------------------------------------------

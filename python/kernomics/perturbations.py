@@ -20,7 +20,7 @@ from kernomics.metrics.alignment import How, groups, require_controls
 from kernomics.metrics.perturbation import Null, perturbation_labels
 from kernomics.models import CellEncoder
 from kernomics.reconstruction import Reconstruction, reconstructed_rows
-from kernomics.representation import log_normalised, most_variable
+from kernomics.representation_baselines import log_normalised, most_variable
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -12,7 +12,7 @@ from kernomics.data import CellCollection
 from kernomics.data.random import Stream, permutation
 from kernomics.metrics import spearman_inversion, structural_integrity
 from kernomics.models import CellEncoder
-from kernomics.representation import log_normalised
+from kernomics.representation_baselines import log_normalised
 
 
 def reconstructed_rows(

@@ -1,38 +1,48 @@
-"""How a TxFM's representation compares with PCA and normalised counts on held-out cells."""
+"""How a TxFM's representation compares with others of the same cells, on held-out cells."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import sparse
 
-from kernomics.data import CellCollection, Split
-from kernomics.errors import DataError
-from kernomics.metrics import probe_metrics
-from kernomics.metrics._extras import require_extra
+from kernomics.data import CellCollection, Labels, Split, make_split
+from kernomics.errors import ConfigError, DataError, closest
+from kernomics.metrics import (
+    clustering_scores,
+    ilisi,
+    linear_top_accuracy,
+    mlp_probe,
+    probe_metrics,
+)
 from kernomics.models import CellEncoder
+from kernomics.representation_baselines import (
+    Representations,
+    baseline_representations,
+    scvi_representation,
+)
 
-PCA_TARGET_SUM = 1e4
-"""Counts per cell before the logarithm for PCA and normalised counts: scanpy's usual choice."""
+Metric = Literal["probes", "top", "mlp", "clusters", "ilisi"]
+TOP = 5
 
 
 @dataclass(frozen=True, eq=False)
 class RepresentationScores:
-    """Scores of several representations with the same number of dimensions.
+    """Scores of several representations.
 
     Attributes
     ----------
     table : pandas.DataFrame
-        One row per label and representation, with the columns of `probe_metrics`.
+        One row per label and representation, with the columns of the metrics asked for, as in
+        `score_representations`.
     n_dimensions : int
-        Of each representation.
+        Of the widest representation.
     n_train, n_test : int
         Cells the classifiers were fitted and scored on.
     """
@@ -52,61 +62,41 @@ class RepresentationScores:
         }
 
 
-def log_normalised(
-    cells: CellCollection, rows: NDArray[np.int64], target_sum: float = PCA_TARGET_SUM
-) -> sparse.csr_matrix:
-    """Return log(1 + target_sum·count/library) of some cells, CSR [n, G]."""
-    batch = cells.batch(rows)
-    if batch.library is None:
-        raise DataError("there are no library sizes to normalise by")
-    per_cell = np.repeat(target_sum / batch.library.numpy(), np.diff(batch.indptr.numpy()))
-    return sparse.csr_matrix(
-        (np.log1p(batch.values.numpy() * per_cell), batch.indices.numpy(), batch.indptr.numpy()),
-        shape=(len(batch), cells.n_genes),
-    )
+def batch_split(cells: CellCollection, *, train: float = 0.75, seed: int = 0) -> Split:
+    """Divide cells by batch, three quarters to fit on and a quarter to score on.
 
-
-def most_variable(expression: sparse.csr_matrix, n_genes: int) -> NDArray[np.int64]:
-    """Return the n_genes columns of largest variance of a CSR [n, G], ascending, int64."""
-    mean = np.asarray(expression.mean(axis=0)).ravel()
-    variance = np.asarray(expression.multiply(expression).mean(axis=0)).ravel() - mean**2
-    return np.sort(np.argsort(-variance, kind="stable")[:n_genes])
-
-
-def baseline_representations(
-    cells: CellCollection, split: Split, n_dimensions: int, seed: int = 0
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Represent training and test cells by PCA and by their most variable genes.
+    The paper's division for probes (TxFM, arXiv 2605.31562): no batch is on both sides.
 
     Parameters
     ----------
     cells
-        All cells.
-    split
-        Everything is fitted on its training cells.
-    n_dimensions
-        d of each representation.
+        Cells read with ``batch_key``.
+    train
+        Share of the cells to fit on, as nearly as whole batches allow.
     seed
-        Of the randomised PCA.
+        Of the division.
 
-    Returns
-    -------
-    dict
-        ``"PCA"``: of log-normalised counts of all genes, centred, not scaled. ``"normalised
-        counts"``: log-normalised counts of the d genes whose variance over the training cells is
-        largest. Each (training [n, d], test [m, d]).
+    Raises
+    ------
+    DataError
+        When the cells have no batches, or one alone.
     """
-    require_extra("sklearn", purpose="PCA")
-    from sklearn.decomposition import PCA
+    return make_split(
+        cells.n_cells,
+        how="group",
+        fractions=(train, 0.0, 1 - train),
+        groups=_batches(cells),
+        seed=seed,
+    )
 
-    train = log_normalised(cells, split.train)
-    test = log_normalised(cells, split.test)
-    top = most_variable(train, n_dimensions)
-    pca = PCA(n_dimensions, svd_solver="arpack", random_state=seed).fit(train)
-    return {
-        "PCA": (pca.transform(train), pca.transform(test)),
-        "normalised counts": (train[:, top].toarray(), test[:, top].toarray()),
-    }
+
+def _batches(cells: CellCollection) -> Labels:
+    if cells.batch_labels is None:
+        raise DataError("the cells were read without batches: give batch_key")
+    return cells.batch_labels
+
+
+# -- representations -------------------------------------------------------------------------------
 
 
 def compare_representations(
@@ -118,8 +108,13 @@ def compare_representations(
     n_draws: int = 1,
     seed: int = 0,
     others: Mapping[str, CellEncoder] = MappingProxyType({}),
+    layers: Sequence[int] = (),
+    n_components: Sequence[int] = (),
+    n_variable: Sequence[int] = (),
+    scvi: bool = False,
+    metrics: Sequence[Metric] = ("probes",),
 ) -> RepresentationScores:
-    """Score a trained model's representation beside `baseline_representations`.
+    """Score a trained model's representation beside others of the same cells.
 
     Parameters
     ----------
@@ -132,10 +127,19 @@ def compare_representations(
     n_tokens, n_draws
         As in `CellEncoder.get_latent_representation`.
     seed
-        Of the PCA.
+        Of the PCA, scVI, probes and clusters.
     others
         Further models by name, of which the cells need not have all genes.
+    layers
+        Score the representation after these blocks too, from 1, as ``"TxFM, block 1"``.
+    n_components, n_variable
+        Further numbers of principal components and of genes, as in `baseline_representations`.
+    scvi
+        Whether to train scVI on the same cells, with as many dimensions as the model's.
+    metrics
+        What to score by, as in `score_representations`.
     """
+    _check_metrics(metrics, cells, split)
 
     def represent(encoder: CellEncoder, **options: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         train, test = (
@@ -146,18 +150,31 @@ def compare_representations(
         )
         return train, test
 
-    found: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {"TxFM": represent(model)}
+    width = model.config.d_model
+    found: Representations = {"TxFM": represent(model)}
+    for layer in layers:
+        found[f"TxFM, block {layer}"] = represent(model, at_layer=layer)
     with warnings.catch_warnings():  # whoever names other models knows whose genes these are
         warnings.filterwarnings("ignore", "[0-9,]+ of the model's", UserWarning)
         found |= {name: represent(other, min_gene_overlap=0.0) for name, other in others.items()}
-    found |= baseline_representations(cells, split, model.config.d_model, seed)
-    return score_representations(found, cells, split)
+    found |= baseline_representations(
+        cells, split, width, seed, n_components=n_components, n_variable=n_variable
+    )
+    if scvi:
+        found["scVI"] = scvi_representation(cells, split, width, seed)
+    return score_representations(found, cells, split, metrics=metrics, seed=seed)
+
+
+# -- scores ----------------------------------------------------------------------------------------
 
 
 def score_representations(
     found: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
     cells: CellCollection,
     split: Split,
+    *,
+    metrics: Sequence[Metric] = ("probes",),
+    seed: int = 0,
 ) -> RepresentationScores:
     """Score representations of the training and test cells by every categorical label.
 
@@ -169,17 +186,33 @@ def score_representations(
         The cells, with labels.
     split
         Which cells are which.
+    metrics
+        ``"probes"``: the columns of `probe_metrics`. ``"top"``: those of `linear_top_accuracy`; NaN
+        for labels of five classes and fewer. ``"mlp"``: those of `mlp_probe`. ``"clusters"``:
+        ``nmi``, ``ari`` and ``asw`` of the test cells (`clustering_scores`). ``"ilisi"``: how well
+        batches mix in the test cells (`ilisi`), the same for every label.
+    seed
+        Of the network and the clusters.
+
+    Raises
+    ------
+    DataError
+        When the cells have no categorical label; for ``"ilisi"`` no batches; for ``"top"`` no label
+        of more than five classes.
+    ConfigError
+        For an unknown metric.
     """
-    labels = [label for label in cells.labels.values() if label.kind == "categorical"]
-    if not labels:
-        raise DataError(
-            "the cells have no categorical label to score a representation by: give labels_key"
-        )
+    labels = _check_metrics(metrics, cells, split)
+    mixing = {}
+    if "ilisi" in metrics:
+        batches = _batches(cells).values[split.test]
+        mixing = {name: {"ilisi": ilisi(test, batches)} for name, (_, test) in found.items()}
     rows = [
         {
             "label": label.name,
             "representation": name,
-            **probe_metrics(train, label.values[split.train], test, label.values[split.test]),
+            **_scores(train, test, label, split, metrics, seed),
+            **mixing.get(name, {}),
         }
         for label in labels
         for name, (train, test) in found.items()
@@ -191,3 +224,53 @@ def score_representations(
         len(split.train),
         len(split.test),
     )
+
+
+def _check_metrics(metrics: Sequence[Metric], cells: CellCollection, split: Split) -> list[Labels]:
+    """Refuse what cannot be scored before anything takes time; return the labels to score by."""
+    known = get_args(Metric)
+    for name in metrics:
+        if name not in known:
+            raise ConfigError(f"there is no metric {name!r}; {closest(name, known)}")
+    if not metrics:
+        raise ConfigError(f"metrics is empty; there are {', '.join(known)}")
+    labels = [label for label in cells.labels.values() if label.kind == "categorical"]
+    if not labels:
+        raise DataError(
+            "the cells have no categorical label to score a representation by: give labels_key"
+        )
+    if "ilisi" in metrics:
+        _batches(cells)
+    if "top" in metrics and not any(_many(label, split) for label in labels):
+        raise DataError(
+            f"none of the labels {[label.name for label in labels]} has more than {TOP} classes "
+            f"among the training cells, which metric 'top' needs"
+        )
+    return labels
+
+
+def _many(label: Labels, split: Split) -> bool:
+    codes = label.values[split.train]
+    return np.unique(codes[codes >= 0]).size > TOP
+
+
+def _scores(
+    train: NDArray[Any],
+    test: NDArray[Any],
+    label: Labels,
+    split: Split,
+    metrics: Sequence[Metric],
+    seed: int,
+) -> dict[str, float]:
+    parts = train, label.values[split.train], test, label.values[split.test]
+    found: dict[str, float] = {}
+    if "probes" in metrics:
+        found |= probe_metrics(*parts)
+    if "top" in metrics and _many(label, split):
+        found |= linear_top_accuracy(*parts, top=TOP)
+    if "mlp" in metrics:
+        found |= mlp_probe(*parts, seed=seed)
+    if "clusters" in metrics:
+        clusters = clustering_scores(test, parts[3], seed=seed)
+        found |= {"nmi": clusters.nmi, "ari": clusters.ari, "asw": clusters.asw}
+    return found

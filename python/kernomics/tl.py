@@ -12,6 +12,7 @@ from kernomics import __version__
 from kernomics._tl_again import panel_curve as panel_curve
 from kernomics._tl_again import panel_stability as panel_stability
 from kernomics._tl_perturbations import evaluate_perturbations as evaluate_perturbations
+from kernomics._tl_txfm import relationship_recall as relationship_recall
 from kernomics._tl_txfm import represent_cells as represent_cells
 from kernomics._uns import names, without_none
 from kernomics.data import CellCollection

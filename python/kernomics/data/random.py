@@ -20,6 +20,8 @@ class Stream(enum.IntEnum):
     COMPONENTS = 7
     NULL_CELLS = 8
     RECONSTRUCTED_CELLS = 9
+    RELATIONSHIP_PAIRS = 10
+    PROBE_ORDER = 11
 
 
 def philox(seed: int, stream: Stream, step: int = 0) -> np.random.Philox:

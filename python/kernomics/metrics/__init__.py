@@ -9,34 +9,47 @@ from kernomics.metrics.classification import (
     f1_per_class,
     macro_f1,
 )
+from kernomics.metrics.clustering import ClusteringScores, clustering_scores, ilisi
 from kernomics.metrics.expression import ClassExpression, class_expression
 from kernomics.metrics.invertibility import (
     rank_correlations,
     spearman_inversion,
     structural_integrity,
 )
+from kernomics.metrics.moments import moments_explained
 from kernomics.metrics.perturbation import PerturbationConsistency, perturbation_consistency
 from kernomics.metrics.regression import mae, pearson, r2, regression_metrics
-from kernomics.metrics.representation import probe_metrics
+from kernomics.metrics.relations import read_relations
+from kernomics.metrics.relationships import RelationshipRecall, relationship_recall
+from kernomics.metrics.representation import linear_top_accuracy, mlp_probe, probe_metrics
 
 __all__ = [
     "ClassExpression",
+    "ClusteringScores",
     "PerturbationConsistency",
+    "RelationshipRecall",
     "accuracy",
     "align",
     "auprc",
     "class_expression",
     "classification_metrics",
+    "clustering_scores",
     "confusion_matrix",
     "f1_per_class",
+    "ilisi",
+    "linear_top_accuracy",
     "macro_f1",
     "mae",
+    "mlp_probe",
+    "moments_explained",
     "pearson",
     "perturbation_consistency",
     "probe_metrics",
     "r2",
     "rank_correlations",
+    "read_relations",
     "regression_metrics",
+    "relationship_recall",
     "spearman_inversion",
     "structural_integrity",
 ]

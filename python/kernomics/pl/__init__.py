@@ -5,8 +5,10 @@ matplotlib comes with the extra ``report`` and is imported when a plot is drawn.
 
 from kernomics.pl.confusion import confusion, confusion_key
 from kernomics.pl.contributions import contribution_table, contributions
+from kernomics.pl.count_losses import activation, activation_curves, count_nll, nll_curves
 from kernomics.pl.curve import PARTS, curve_parts, panel_curve
 from kernomics.pl.embedding import embedding, embedding_map, shown_classes
+from kernomics.pl.gene_parameters import component_moments, recall_curve
 from kernomics.pl.panel import dot_plot, method_comparison, panel_scores
 from kernomics.pl.perturbations import consistency_by_layer, consistency_null
 from kernomics.pl.redundancy import correlation_order, panel_correlation
@@ -23,6 +25,9 @@ __all__ = [
     "PARTS",
     "Curve",
     "TrainingPanel",
+    "activation",
+    "activation_curves",
+    "component_moments",
     "confusion",
     "confusion_key",
     "consistency_by_layer",
@@ -30,16 +35,19 @@ __all__ = [
     "contribution_table",
     "contributions",
     "correlation_order",
+    "count_nll",
     "curve_parts",
     "dot_plot",
     "embedding",
     "embedding_map",
     "gene_frequency",
     "method_comparison",
+    "nll_curves",
     "panel_correlation",
     "panel_curve",
     "panel_overlap",
     "panel_scores",
+    "recall_curve",
     "shown_classes",
     "training_curves",
     "training_panel",

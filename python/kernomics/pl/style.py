@@ -188,3 +188,18 @@ def nice_ceiling(value: float) -> float:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value * (1 - 1e-9))
+
+
+def legend_below(ax: Axes, theme: Theme) -> None:
+    """Put a legend of two columns under the label of the x axis."""
+    inches = ax.get_window_extent().height / ax.figure.dpi
+    ax.legend(
+        frameon=False,
+        fontsize=SMALL,
+        labelcolor=theme.ink,
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.45 / inches),
+        ncols=2,
+        borderpad=0,
+        columnspacing=1.2,
+    )

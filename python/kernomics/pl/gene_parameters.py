@@ -1,0 +1,180 @@
+"""What a model's gene parameters know of the genes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kernomics.errors import ConfigError, closest
+from kernomics.pl import style
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+CHANCE = 0.1
+"""Recall of vectors that say nothing: one in ten lies outside the 5th and 95th percentiles."""
+
+AXES = {"n_components": "principal components", "epoch": "epoch"}
+
+
+def recall_curve(
+    table: pd.DataFrame,
+    *,
+    database: str | None = None,
+    by: str = "n_components",
+    ax: Axes | None = None,
+    theme: style.ThemeName = "light",
+) -> Axes:
+    """Draw the recall of known relationships by number of components, or by epoch.
+
+    Parameters
+    ----------
+    table
+        Rows with ``representation``, ``database``, ``recall`` and what `by` names, such as the
+        table of `kernomics.relationships.compare_relationships`. Tables of several epochs are
+        joined after a column ``epoch`` was added to each.
+    database
+        Which database; the mean over all by default.
+    by
+        ``"n_components"``, on a logarithmic axis, or ``"epoch"``.
+    ax
+        Axes to draw on; by default a new figure.
+    theme
+        ``"light"`` or ``"dark"``.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes. A representation with one value is a horizontal line; chance is dotted.
+
+    Raises
+    ------
+    ConfigError
+        If the table has no such column or database.
+    """
+    colors = style.get_theme(theme)
+    if by not in AXES or by not in table:
+        raise ConfigError(f"by is {by!r}; {closest(by, [name for name in AXES if name in table])}")
+    if database is not None:
+        if database not in set(table["database"]):
+            raise ConfigError(
+                f"the table has no database {database!r}; "
+                f"{closest(database, table['database'].unique())}"
+            )
+        table = table[table["database"] == database]
+    values = table.groupby(["representation", by], sort=False)["recall"].mean()
+    if ax is None:
+        ax = style.new_axes(2.85, 2.1, colors, left=0.6, bottom=1.15, right=0.15, top=0.35)
+    looks = zip(colors.palette, ("o", "s", "^", "D", "v", "P", "X"), strict=True)
+    for (name, curve), (color, marker) in zip(
+        values.groupby(level=0, sort=False), looks, strict=False
+    ):
+        curve = curve.droplevel(0).sort_index()
+        if len(curve) == 1:
+            ax.axhline(curve.iloc[0], color=color, linewidth=1.6, linestyle="--", label=str(name))
+        else:
+            ax.plot(
+                curve.index,
+                curve.to_numpy(),
+                color=color,
+                linewidth=1.6,
+                marker=marker,
+                markersize=3.5,
+                label=str(name),
+            )
+    ax.axhline(CHANCE, color=colors.muted, linewidth=1.0, linestyle=":", label="chance", zorder=1)
+    if by == "n_components":
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(
+            style.matplotlib_module("ticker").FuncFormatter(lambda size, _: f"{size:g}")
+        )
+    ax.set_ylim(0, 1.1 * max(CHANCE, float(values.max())))
+    ax.set_xlabel(AXES[by])
+    ax.set_ylabel("known pairs recalled")
+    ax.set_title(
+        "mean of the databases" if database is None else style.shorten([database], 40)[0],
+        loc="left",
+        fontsize=style.TEXT,
+        color=colors.ink,
+        parse_math=False,
+    )
+    style.dress(ax, colors, grid="y")
+    style.legend_below(ax, colors)
+    return ax
+
+
+def component_moments(
+    moments: pd.DataFrame,
+    representation: str,
+    *,
+    n_components: int = 20,
+    ax: Axes | None = None,
+    theme: style.ThemeName = "light",
+) -> Axes:
+    """Draw how much of each component of the genes their mean and variance explain.
+
+    Parameters
+    ----------
+    moments
+        Rows with ``representation``, ``component``, ``share``, ``mean``, ``variance`` and ``both``,
+        as `kernomics.relationships.RelationshipScores.moments`.
+    representation
+        Which of them.
+    n_components
+        How many components to draw, from the first.
+    ax
+        Axes to draw on; by default a new figure.
+    theme
+        ``"light"`` or ``"dark"``.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes: R² by component, of the mean, of the variance and of both; grey bars are the
+        component's share of all variance.
+
+    Raises
+    ------
+    ConfigError
+        If the table has no such representation.
+    """
+    colors = style.get_theme(theme)
+    if representation not in set(moments["representation"]):
+        raise ConfigError(
+            f"the table has no representation {representation!r}; "
+            f"{closest(representation, moments['representation'].unique())}"
+        )
+    rows = moments[moments["representation"] == representation]
+    rows = rows.sort_values("component").head(n_components)
+    if ax is None:
+        ax = style.new_axes(2.85, 2.1, colors, left=0.6, bottom=1.0, right=0.15, top=0.35)
+    at = rows["component"].to_numpy()
+    ax.bar(at, rows["share"], color=colors.quiet, width=0.7, label="share of all variance")
+    looks = zip(("mean", "variance", "both"), colors.palette, ("o", "s", "^"), strict=False)
+    for name, color, marker in looks:
+        ax.plot(
+            at,
+            rows[name],
+            color=color,
+            linewidth=1.2,
+            marker=marker,
+            markersize=3.5,
+            label={"both": "R² of both"}.get(name, f"R² of the log {name}"),
+        )
+    ax.set_ylim(0, 1)
+    ax.set_xlim(0.4, max(float(np.max(at)), 2) + 0.6)
+    ax.set_xlabel("component")
+    ax.set_ylabel("share explained")
+    ax.set_title(
+        style.shorten([representation], 40)[0],
+        loc="left",
+        fontsize=style.TEXT,
+        color=colors.ink,
+        parse_math=False,
+    )
+    style.dress(ax, colors, grid="y")
+    ax.xaxis.set_major_locator(style.matplotlib_module("ticker").MaxNLocator(6, integer=True))
+    style.legend_below(ax, colors)
+    return ax
