@@ -193,8 +193,13 @@ def test_profiles_are_compared_by_their_correlation():
         np.testing.assert_allclose(found.thresholds[draw], [low, high], atol=1e-12)
     for database, pairs in known.pairs.items():
         c = r[pairs[:, 0], pairs[:, 1]]
-        expected = [np.mean((c < low) | (c > high)) for low, high in found.thresholds]
-        assert found.table.loc[database, "recall"] == np.mean(expected)
+        # A known pair may be the very pair at a threshold, where the last digit decides.
+        inside, outside = (
+            np.mean([np.mean((c < low - e) | (c > high + e)) for low, high in found.thresholds])
+            for e in (1e-9, -1e-9)
+        )
+        assert inside <= found.table.loc[database, "recall"] <= outside
+        assert outside - inside < 0.1
 
 
 def test_result_as_plain_values():
