@@ -26,6 +26,20 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def put_between(text: str, begin: str, end: str, made: str, where: str) -> str:
+    """Return a document with what stands between two marker lines replaced.
+
+    Raises
+    ------
+    SystemExit
+        When the document, called `where`, lacks them.
+    """
+    if text.count(begin) != 1 or text.count(end) != 1:
+        sys.exit(f"{where} needs the lines\n{begin}\n{end}\nonce each, in that order")
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{made}\n{end}{rest.split(end)[1]}"
+
+
 def duration(seconds: float) -> str:
     """Write a time with a fitting unit and three digits."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
@@ -93,11 +107,7 @@ def main() -> None:
     if args.print:
         print(text)
         return
-    readme = README.read_text()
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        sys.exit(f"README.md needs the lines\n{BEGIN}\n{END}\nonce each, around the table")
-    head, rest = readme.split(BEGIN)
-    README.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    README.write_text(put_between(README.read_text(), BEGIN, END, text, README.name))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import yoto_partial
 import yoto_sweep
 from machine import ROOT
-from table import NOTHING, duration, grid
+from table import NOTHING, duration, grid, put_between
 from yoto_costs import persist_part, scale_part, time_part
 from yoto_methods import METHODS
 from yoto_results import (
@@ -344,11 +343,7 @@ def render(text: str, records: Mapping[str, Lines]) -> str:
     """
     for part, make in PARTS.items():
         begin, end = markers(part)
-        if text.count(begin) != 1 or text.count(end) != 1:
-            sys.exit(f"{DOCS.name} needs the lines\n{begin}\n{end}\nonce each, in that order")
-        made = make(records.get(file_of(part), []))
-        head, rest = text.split(begin)
-        text = f"{head}{begin}\n{made}\n{end}{rest.split(end)[1]}"
+        text = put_between(text, begin, end, make(records.get(file_of(part), [])), DOCS.name)
     return text
 
 

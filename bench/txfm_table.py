@@ -1,0 +1,118 @@
+"""Write the generated parts of docs/txfm.md from bench/results/systems/txfm*.jsonl.
+
+Each part stands between two marker lines; nothing else of the document is touched. With
+``--print`` they go to the screen.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import txfm_ablation
+from machine import ROOT
+from table import NOTHING, grid, put_between
+from txfm_runs import RESULTS
+from yoto_results import paired, read_lines
+from yoto_sets import SETS
+
+DOCS = ROOT / "docs" / "txfm.md"
+Lines = Sequence[Mapping[str, Any]]
+MEASURES = {
+    "kNN accuracy": "knn_accuracy",
+    "linear accuracy": "linear_accuracy",
+    "kNN macro-F1": "knn_macro_f1",
+    "linear macro-F1": "linear_macro_f1",
+}
+
+
+def newest(lines: Lines) -> list[Mapping[str, Any]]:
+    """Keep of each data set the runs with the settings of its last line."""
+    last = {line["set"]: line["settings"] for line in lines}
+    return [line for line in lines if line["settings"] == last[line["set"]]]
+
+
+def representations_part(lines: Lines) -> str:
+    """Return how well classes are read off each representation: mean, and TxFM's difference."""
+    rows = []
+    for name in dict.fromkeys(line["set"] for line in newest(lines)):
+        runs = [line for line in newest(lines) if line["set"] == name]
+        for label in runs[0]["scores"]:
+            by = {
+                other: {x["seed"]: x["scores"][label][other] for x in runs}
+                for other in runs[0]["scores"][label]
+            }
+            for other, found in by.items():
+                cells = [
+                    f"{SETS[name].title} ({len(runs)} seeds)" if other == "TxFM" else "",
+                    other,
+                ]
+                for key in MEASURES.values():
+                    text = f"{mean(s[key] for s in found.values()):.3f}"
+                    if other != "TxFM":
+                        ours = {seed: s[key] for seed, s in by["TxFM"].items()}
+                        gap = paired(ours, {seed: s[key] for seed, s in found.items()})
+                        text += f" ({gap})"
+                    cells.append(text)
+                rows.append(cells)
+    return grid(["cells", "representation", *MEASURES], rows) if rows else NOTHING
+
+
+def recall_part(lines: Lines) -> str:
+    """Return how many known relationships the gene parameters recall, mean over databases."""
+    rows = []
+    for name in dict.fromkeys(line["set"] for line in newest(lines)):
+        runs = [line for line in newest(lines) if line["set"] == name]
+        common = set.intersection(*(set(x["recall"]) for x in runs))
+        for of in (key for key in runs[0]["recall"] if key in common):
+            found = mean(x["recall"][of] for x in runs)
+            rows.append([SETS[name].title, f"{of} components", f"{found:.3f}"])
+    return grid(["cells", "vectors of genes", "recall"], rows) if rows else NOTHING
+
+
+PARTS: dict[str, tuple[str, Callable[[Lines], str]]] = {
+    "representations": ("txfm", representations_part),
+    "recall": ("txfm", recall_part),
+    "ablation": ("txfm_ablation", txfm_ablation.table),
+}
+
+
+def markers(part: str) -> tuple[str, str]:
+    """Return the lines that a part stands between."""
+    return f"<!-- {part}: begin (bench/txfm_table.py) -->", f"<!-- {part}: end -->"
+
+
+def render(text: str, records: Mapping[str, Lines]) -> str:
+    """Return a document with every generated part made anew.
+
+    Raises
+    ------
+    SystemExit
+        When the document lacks a part's marker lines.
+    """
+    for part, (file, make) in PARTS.items():
+        begin, end = markers(part)
+        text = put_between(text, begin, end, make(records.get(file, [])), DOCS.name)
+    return text
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--print", action="store_true", help="to the screen, no files")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    files = {file for file, _ in PARTS.values()}
+    records = {file: read_lines(args.results / f"{file}.jsonl") for file in files}
+    if args.print:
+        for part, (file, make) in PARTS.items():
+            print(f"\n== {part}\n{make(records[file])}")
+        return
+    DOCS.write_text(render(DOCS.read_text(), records))
+
+
+if __name__ == "__main__":
+    main()
