@@ -11,6 +11,8 @@
 namespace py = pybind11;
 using namespace kernomics;
 
+void define_tokens(py::module_& m);  // bindings_cuda_tokens.cpp
+
 namespace {
 
 using Address = std::uintptr_t;
@@ -141,6 +143,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.doc() = "CUDA kernels of kernomics, called through kernomics.ops";
   define_gumbel_topk(m);
   define_masked_linear(m);
+  define_tokens(m);
   m.attr("__version__") = KERNOMICS_VERSION;
   m.attr("compiler") = KERNOMICS_CUDA_COMPILER;
   m.attr("architectures") = split_list(KERNOMICS_CUDA_ARCHITECTURES);

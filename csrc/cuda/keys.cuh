@@ -53,10 +53,10 @@ struct Entry {
   __device__ double value() const { return static_cast<double>(KeyOf<T>::value(key)); }
 };
 
-template <typename T>
-__device__ __forceinline__ void order_pair(Entry<T>* entries, int n, int i, int partner) {
+template <typename E>
+__device__ __forceinline__ void order_pair(E* entries, int n, int i, int partner) {
   if (partner >= n) return;  // missing entries would be last, and never move
-  const Entry<T> a = entries[i], b = entries[partner];
+  const E a = entries[i], b = entries[partner];
   if (b.before(a)) {
     entries[i] = b;
     entries[partner] = a;
@@ -65,8 +65,8 @@ __device__ __forceinline__ void order_pair(Entry<T>* entries, int n, int i, int 
 
 // Bitonic sort in which every comparison puts the earlier entry first, so any n will do. Entries
 // may lie in shared or global memory. Ends with a barrier.
-template <typename T>
-__device__ void sort_entries(const Block& b, Entry<T>* entries, int n) {
+template <typename E>
+__device__ void sort_entries(const Block& b, E* entries, int n) {
   int bits = 0;  // of n rounded up to a power of two
   while ((int64_t{1} << bits) < n) ++bits;
   const int pairs = bits > 0 ? 1 << (bits - 1) : 0;

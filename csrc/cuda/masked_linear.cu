@@ -11,11 +11,9 @@
 // Operations: nnz·H multiply-adds. Bytes: x, W and dW once, δ once per tile (from the L2 cache).
 // Launches: 128 threads; 32 KB of shared memory at most. Nothing is allocated. An unsorted x gives
 // wrong sums but no access outside the arrays.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "block.cuh"
 #include "launch.h"
+#include "scalar.cuh"
 
 namespace kernomics {
 namespace {
@@ -25,17 +23,6 @@ constexpr int kWarps = kThreads / kWarpSize;
 constexpr int kColumns = 4;  // of y, per thread and pass
 constexpr int kTile = 32;    // genes
 static_assert(kTile == kWarpSize, "a dense tile is one load per lane");
-
-template <typename T>
-__device__ float widen(T x) {
-  return static_cast<float>(x);
-}
-__device__ double widen(double x) { return x; }
-
-__device__ void narrow(float x, float* out) { *out = x; }
-__device__ void narrow(double x, double* out) { *out = x; }
-__device__ void narrow(float x, __half* out) { *out = __float2half(x); }
-__device__ void narrow(float x, __nv_bfloat16* out) { *out = __float2bfloat16(x); }
 
 // The first place in the ascending a[begin, end) whose entry is not below x.
 template <typename C>

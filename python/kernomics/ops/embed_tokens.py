@@ -20,6 +20,8 @@ _SUFFIXES = {
     torch.bfloat16: "bf16",
     torch.float16: "f16",
 }
+# The same for the CUDA kernels: csrc/cuda/kernels.h, ScalarKind.
+_KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 # `values` are the public function's `values` [B, K], to be concatenated, or its `value_embedding`
 # [B, K, d], to be added. Of the backward op's three gradients those not wanted are empty.
@@ -35,13 +37,24 @@ def _dense_columns(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
+def _readable(
+    gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the inputs as the kernels read them."""
+    return (
+        gene_ids.contiguous(),
+        values.contiguous() if values.dim() == 2 else _dense_columns(values),
+        _dense_columns(table),
+        None if cls is None else cls.contiguous(),
+    )
+
+
 def _shape_arguments(
     gene_ids: Tensor, genes: int, width: int, concat: bool, with_cls: bool
 ) -> tuple[Any, ...]:
-    """Return what both kernels take first, in their order."""
+    """Return what all kernels take first, in their order."""
     wide = gene_ids.dtype == torch.int64
-    threads = torch.get_num_threads()
-    return gene_ids.data_ptr(), wide, *gene_ids.shape, genes, width, concat, with_cls, threads
+    return gene_ids.data_ptr(), wide, *gene_ids.shape, genes, width, concat, with_cls
 
 
 def _tokens(gene_ids: Tensor, table: Tensor, cls: Tensor | None) -> Tensor:
@@ -69,26 +82,25 @@ def _gradients(
     )
 
 
+def _raise_fault(count: int, cell: int, token: int, gene: int, genes: int) -> NoReturn:
+    raise ValueError(
+        f"gene_ids has {count:,} ids that are neither −1 (padding) nor one of "
+        f"{genes:,} genes, first {gene:,} at [{cell:,}, {token:,}]; ids are rows of table, "
+        f"from 0 to {genes - 1:,}"
+    )
+
+
 def _forward_cpu(gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor | None) -> Tensor:
-    gene_ids, table = gene_ids.contiguous(), _dense_columns(table)
-    concat = values.dim() == 2
-    values = values.contiguous() if concat else _dense_columns(values)
-    cls = None if cls is None else cls.contiguous()
+    gene_ids, values, table, cls = _readable(gene_ids, values, table, cls)
     tokens = _tokens(gene_ids, table, cls)
     genes, width = table.shape
-    count, cell, token, gene = getattr(
-        _native.cpu(), "embed_tokens_forward_" + _SUFFIXES[table.dtype]
-    )(
-        *_shape_arguments(gene_ids, genes, width, concat, cls is not None),
-        table.data_ptr(), table.stride(0), values.data_ptr(), *values.stride()[:2], address(cls),
-        tokens.data_ptr(),
+    report = getattr(_native.cpu(), "embed_tokens_forward_" + _SUFFIXES[table.dtype])(
+        *_shape_arguments(gene_ids, genes, width, values.dim() == 2, cls is not None),
+        torch.get_num_threads(), table.data_ptr(), table.stride(0), values.data_ptr(),
+        *values.stride()[:2], address(cls), tokens.data_ptr(),
     )  # fmt: skip
-    if count:
-        raise ValueError(
-            f"gene_ids has {count:,} ids that are neither −1 (padding) nor one of "
-            f"{genes:,} genes, first {gene:,} at [{cell:,}, {token:,}]; ids are rows of table, "
-            f"from 0 to {genes - 1:,}"
-        )
+    if report[0]:
+        _raise_fault(*report, genes)
     return tokens
 
 
@@ -107,22 +119,61 @@ def _backward_cpu(
     values, table, cls = (address(g) if g.numel() else 0 for g in grads)
     getattr(_native.cpu(), "embed_tokens_backward_" + _SUFFIXES[delta.dtype])(
         *_shape_arguments(gene_ids, genes, delta.shape[2], concat, with_cls),
-        delta.data_ptr(), *delta.stride()[:2], table, values, cls,
+        torch.get_num_threads(), delta.data_ptr(), *delta.stride()[:2], table, values, cls,
     )  # fmt: skip
     return grads
 
 
-def _refuse_cuda(*_arguments: Any) -> NoReturn:
-    raise NotImplementedError(
-        "embed_tokens was given CUDA tensors, and its CUDA kernel is not there yet; move them to "
-        "the CPU with .cpu()"
-    )
+def _forward_cuda(gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor | None) -> Tensor:
+    gene_ids, values, table, cls = _readable(gene_ids, values, table, cls)
+    genes, width = table.shape
+    if _native.checks_enabled():
+        bad = ((gene_ids < -1) | (gene_ids >= genes)).nonzero()
+        if len(bad):
+            cell, token = bad[0].tolist()
+            _raise_fault(len(bad), cell, token, int(gene_ids[cell, token]), genes)
+    with torch.cuda.device(table.device):
+        tokens = _tokens(gene_ids, table, cls)
+        _native.cuda().embed_tokens_forward(
+            *_shape_arguments(gene_ids, genes, width, values.dim() == 2, cls is not None),
+            _KINDS[table.dtype], table.data_ptr(), table.stride(0), values.data_ptr(),
+            *values.stride()[:2], address(cls), tokens.data_ptr(),
+            torch.cuda.current_stream().cuda_stream,
+        )  # fmt: skip
+    return tokens
+
+
+def _backward_cuda(
+    delta: Tensor,
+    gene_ids: Tensor,
+    genes: int,
+    concat: bool,
+    with_cls: bool,
+    want_values: bool,
+    want_table: bool,
+    want_cls: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    delta, gene_ids = _dense_columns(delta), gene_ids.contiguous()
+    if delta.stride(0) != delta.shape[1] * delta.stride(1):  # the kernel counts over cells
+        delta = delta.contiguous()
+    kernels = _native.cuda()
+    with torch.cuda.device(delta.device):
+        grads = _gradients(delta, gene_ids, genes, concat, want_values, want_table, want_cls)
+        values, table, cls = (address(g) if g.numel() else 0 for g in grads)
+        size = kernels.embed_tokens_backward_scratch(*gene_ids.shape, genes) if table else 0
+        scratch = delta.new_empty(size, dtype=torch.uint8)
+        kernels.embed_tokens_backward(
+            *_shape_arguments(gene_ids, genes, delta.shape[2], concat, with_cls),
+            _KINDS[delta.dtype], delta.data_ptr(), delta.stride(1), table, values, cls,
+            scratch.data_ptr(), torch.cuda.current_stream().cuda_stream,
+        )  # fmt: skip
+    return grads
 
 
 LIBRARY.impl("embed_tokens", _forward_cpu, "CPU")
-LIBRARY.impl("embed_tokens", _refuse_cuda, "CUDA")
+LIBRARY.impl("embed_tokens", _forward_cuda, "CUDA")
 LIBRARY.impl("embed_tokens_backward", _backward_cpu, "CPU")
-LIBRARY.impl("embed_tokens_backward", _refuse_cuda, "CUDA")
+LIBRARY.impl("embed_tokens_backward", _backward_cuda, "CUDA")
 
 
 def _forward_fake(gene_ids: Tensor, values: Any, table: Tensor, cls: Tensor | None) -> Tensor:
@@ -233,7 +284,7 @@ def embed_tokens(
               ∂v_{bk} = δ_{bk}, \quad ∂\mathrm{cls} = Σ_b δ_{b,\mathrm{CLS}}.
 
     The sum of a gene runs over its positions in the order of the flattened `gene_ids`: the same
-    input gives the same bits on every run and for any number of threads.
+    input gives the same bits on every run, for any number of threads, and on CUDA.
 
     Parameters
     ----------
@@ -262,11 +313,10 @@ def embed_tokens(
     Raises
     ------
     ValueError
-        Shapes, devices or dtypes of ids that do not fit, or ids outside −1 … V − 1.
+        Shapes, devices or dtypes of ids that do not fit, or ids outside −1 … V − 1. On CUDA ids
+        are not looked at, unless KERNOMICS_CHECK=1 is set: the token of a bad one is NaN.
     TypeError
         A table, values or cls of a dtype that is not possible.
-    NotImplementedError
-        CUDA tensors: the op runs on the CPU only so far.
 
     References
     ----------
