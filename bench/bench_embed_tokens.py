@@ -127,11 +127,15 @@ class Sizes:
 
 
 def case(
-    sizes: Sizes, combine: Combine, dtype: torch.dtype = torch.float32, backward: bool = True
+    sizes: Sizes,
+    combine: Combine,
+    dtype: torch.dtype = torch.float32,
+    backward: bool = True,
+    target: float | None = None,
+    target_share: float | None = None,
 ) -> Case:
     ours, eager = (ours_concat, torch_concat) if combine == "concat" else (ours_add, torch_add)
     compiled = torch.compile(eager, fullgraph=True, dynamic=False)
-    target = 1.5 if combine == "concat" and dtype == torch.float32 and backward else None
     half = dtype == torch.bfloat16
     return Case(
         f"{'forward + backward' if backward else 'forward'}, {combine}, "
@@ -149,15 +153,68 @@ def case(
         # a gene, of up to 20 numbers and size 16: 20 times 2⁻⁵ at the very worst.
         rtol=0.0 if half else 1e-5,
         atol=0.63 if half else 5e-5,
+        target_share=target_share,
     )
+
+
+def backward_case(sizes: Sizes, dtype: torch.dtype, target_share: float) -> Case:
+    """Backward alone, of table and CLS: torch's own op against ours."""
+
+    def ours(gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor, delta: Tensor) -> Call:
+        def call() -> tuple[Tensor, Tensor]:
+            _, grad, grad_cls = torch.ops.kernomics.embed_tokens_backward(
+                delta, gene_ids, sizes.genes, True, True, False, True, True
+            )
+            return grad[:, :-1], grad_cls
+
+        return call
+
+    def eager(gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor, delta: Tensor) -> Call:
+        def call() -> tuple[Tensor, Tensor]:
+            grad = torch.ops.aten.embedding_dense_backward(
+                delta[:, 1:, :-1], gene_ids, sizes.genes, -1, False
+            )
+            return grad, delta[:, 0].sum(0)
+
+        return call
+
+    n = sizes.cells * sizes.tokens
+    numbers = (n + sizes.cells + sizes.genes) * sizes.width
+    return Case(
+        f"backward, concat, {str(dtype).removeprefix('torch.')}, B={sizes.cells} K={sizes.tokens} "
+        f"V={sizes.genes} d={sizes.width}",
+        lambda device, generator: sizes.inputs("concat", dtype, device, generator),
+        [
+            Provider("kernomics", ours),
+            Provider("embedding_dense_backward", eager, graph=False),  # it may wait for the device
+        ],
+        numbers * dtype.itemsize + 8 * n,
+        sizes=sizes.about(),
+        rtol=0.0,
+        atol=0.63,  # as in `case`
+        target_share=target_share,
+    )
+
+
+def cuda_cases(smoke: bool) -> list[Case]:
+    sizes, half = Sizes(32, 2048, 20_000, 768), torch.bfloat16
+    if smoke:
+        sizes = Sizes(3, 17, 50, 24)
+    return [
+        case(sizes, "concat", half, backward=False, target_share=0.8),
+        backward_case(sizes, half, 0.5),
+        case(sizes, "concat", half),
+        case(sizes, "add", half),
+        case(sizes, "concat"),
+    ]
 
 
 def cases(device: torch.device, smoke: bool) -> list[Case]:
     if device.type == "cuda":
-        return []  # the op runs on the CPU alone so far
+        return cuda_cases(smoke)
     sizes = Sizes(3, 17, 50, 24) if smoke else Sizes(32, 2048, 20_000, 384)
     return [
-        case(sizes, "concat"),
+        case(sizes, "concat", target=1.5),
         case(sizes, "concat", backward=False),
         case(sizes, "concat", torch.bfloat16),
         case(sizes, "add"),

@@ -18,16 +18,11 @@ import torch
 from torch import Tensor
 
 import harness
-from harness import Call, Case, Provider
+from harness import Case, Provider
 from kernomics.ops import sample_tokens
 
 TARGET_SUM = 1e5
 Draw = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-
-
-def ours(counts: Tensor, library: Tensor, k: int, **options: Any) -> tuple[Tensor, Tensor]:
-    ids, seed = torch.arange(counts.shape[0]), torch.tensor([1, 2])
-    return sample_tokens(counts, k, cell_ids=ids, seed=seed, library=library, **options)
 
 
 def gathered(dense: Tensor, genes: Tensor, library: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,12 +31,12 @@ def gathered(dense: Tensor, genes: Tensor, library: Tensor) -> tuple[Tensor, Ten
 
 def sorted_noise(counts: Tensor, library: Tensor, k: int) -> tuple[Tensor, Tensor]:
     dense = counts.to_dense()
-    return gathered(dense, torch.rand(dense.shape).argsort(1)[:, :k], library)
+    return gathered(dense, torch.rand_like(dense).argsort(1)[:, :k], library)
 
 
 def selected_noise(counts: Tensor, library: Tensor, k: int) -> tuple[Tensor, Tensor]:
     dense = counts.to_dense()
-    return gathered(dense, torch.rand(dense.shape).topk(k, sorted=False).indices, library)
+    return gathered(dense, torch.rand_like(dense).topk(k, sorted=False).indices, library)
 
 
 def multinomial(
@@ -53,16 +48,45 @@ def multinomial(
     return gathered(dense, torch.multinomial(p, k), library)
 
 
-def prepared(draw: Draw) -> Callable[..., Call]:
-    def prepare(counts: Tensor, library: Tensor, k: int) -> Call:
+Prepare = Callable[[Tensor, Tensor, int], Callable[[], tuple[Tensor, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The counts as `kernomics.data.Cells` has them, with int64 row pointers."""
+
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+
+
+def ours(**options: Any) -> Prepare:
+    def prepare(counts: Tensor, library: Tensor, k: int) -> Callable[[], tuple[Tensor, Tensor]]:
+        cells, genes = counts.shape
+        rows = Rows(
+            counts.crow_indices().long(), counts.col_indices(), counts.values(), (cells, genes)
+        )
+        ids = torch.arange(cells, device=library.device)
+        seed = torch.tensor([1, 2], device=library.device)
+        given = {
+            n: v.to(library.device) if isinstance(v, Tensor) else v for n, v in options.items()
+        }
+        return lambda: sample_tokens(rows, k, cell_ids=ids, seed=seed, library=library, **given)
+
+    return prepare
+
+
+def prepared(draw: Draw) -> Prepare:
+    def prepare(counts: Tensor, library: Tensor, k: int) -> Callable[[], tuple[Tensor, Tensor]]:
         return lambda: draw(counts, library, k)
 
     return prepare
 
 
-def checked(draw: Draw) -> Callable[..., None]:
+def checked(prepare: Prepare) -> Callable[..., None]:
     def check(counts: Tensor, library: Tensor, k: int) -> None:
-        genes, values = draw(counts, library, k)
+        genes, values = prepare(counts, library, k)()
         assert genes.shape == values.shape == (counts.shape[0], k)
         ascending = genes.long().sort(1)
         assert bool((ascending.values.diff(dim=1) > 0).all())
@@ -72,8 +96,13 @@ def checked(draw: Draw) -> Callable[..., None]:
     return check
 
 
-def provider(name: str, draw: Draw, target: float | None = None, slow: bool = False) -> Provider:
-    return Provider(name, prepared(draw), checked(draw), target=target, slow=slow)
+def provider(
+    name: str, prepare: Prepare, target: float | None = None, slow: bool = False
+) -> Provider:
+    # to_dense waits for the device: only ours goes into a CUDA graph.
+    return Provider(
+        name, prepare, checked(prepare), target=target, slow=slow, graph=name == "kernomics"
+    )
 
 
 @dataclass(frozen=True)
@@ -96,7 +125,7 @@ class Sizes:
         crow, col = csr.crow_indices().int(), csr.col_indices().int()
         return torch.sparse_csr_tensor(crow, col, csr.values(), shape), x.sum(1), self.k
 
-    def case(self, what: str, providers: list[Provider]) -> Case:
+    def case(self, what: str, providers: list[Provider], target_share: float | None = None) -> Case:
         """Describe a case of these sizes."""
         entries = round(self.cells * self.genes * self.density)
         return Case(
@@ -105,43 +134,55 @@ class Sizes:
             providers,
             8 * entries + 8 * self.cells * self.k,
             sizes={"B": self.cells, "G": self.genes, "K": self.k},
+            target_share=target_share,
         )
 
 
 def cases(device: torch.device, smoke: bool) -> list[Case]:
-    if device.type != "cpu":
-        return []
-    observed = Sizes(8, 400, 30) if smoke else Sizes(256, 20_000, 2048)
-    expressed = Sizes(8, 400, 12, density=0.2) if smoke else Sizes(256, 20_000, 1024)
+    on_cpu = device.type == "cpu"
+    if smoke:
+        observed, expressed = Sizes(8, 400, 30), Sizes(8, 400, 12, density=0.2)
+    elif on_cpu:
+        observed, expressed = Sizes(256, 20_000, 2048), Sizes(256, 20_000, 1024)
+    else:  # 3,000 entries a cell where genes are drawn among them
+        observed, expressed = Sizes(4096, 20_000, 2048), Sizes(4096, 20_000, 1024, density=0.15)
     weights = torch.rand(observed.genes, generator=torch.Generator().manual_seed(0))
-    return [
+
+    def weighted(counts: Tensor, library: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        return multinomial(counts, library, k, weights.to(library.device))
+
+    found = [
         observed.case(
             "observed genes",
             [
-                provider("kernomics", ours),
-                provider("densify, argsort(rand), gather", sorted_noise, target=40.0, slow=True),
-                provider("densify, topk(rand), gather", selected_noise, target=15.0),
+                provider("kernomics", ours()),
+                provider(
+                    "densify, argsort(rand), gather", prepared(sorted_noise),
+                    target=40.0 if on_cpu else None, slow=True,
+                ),
+                provider(
+                    "densify, topk(rand), gather", prepared(selected_noise),
+                    target=15.0 if on_cpu else None,
+                ),
             ],
         ),
         observed.case(
             "weighted",
             [
-                provider("kernomics", lambda c, n, k: ours(c, n, k, weights=weights)),
-                provider(
-                    "densify, multinomial, gather",
-                    lambda c, n, k: multinomial(c, n, k, weights),
-                    slow=True,
-                ),
+                provider("kernomics", ours(weights=weights)),
+                provider("densify, multinomial, gather", prepared(weighted), slow=True),
             ],
         ),
         expressed.case(
             "expressed genes",
             [
-                provider("kernomics", lambda c, n, k: ours(c, n, k, candidates="expressed")),
-                provider("densify, multinomial, gather", multinomial, slow=True),
+                provider("kernomics", ours(candidates="expressed")),
+                provider("densify, multinomial, gather", prepared(multinomial), slow=True),
             ],
+            None if on_cpu or smoke else 0.5,
         ),
-    ]
+    ]  # fmt: skip
+    return found
 
 
 if __name__ == "__main__":

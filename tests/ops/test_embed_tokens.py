@@ -406,12 +406,3 @@ def test_a_second_derivative_is_refused() -> None:
     (grad,) = torch.autograd.grad(tokens.square().sum(), table, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
-
-
-def test_a_cuda_tensor_is_refused_while_there_is_no_kernel() -> None:
-    p = draw(3, 4, 5, 6)
-    cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-    with pytest.raises(NotImplementedError, match="its CUDA kernel is not there yet; move them to"):
-        OP.redispatch(cuda, p.gene_ids, p.values, p.table, p.cls)
-    with pytest.raises(NotImplementedError, match="its CUDA kernel is not there yet; move them to"):
-        BACKWARD_OP.redispatch(cuda, p.delta, p.gene_ids, 5, True, True, True, True, True)

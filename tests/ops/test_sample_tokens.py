@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernomics.ops import Panels, _native, reference, sample_tokens
-from kernomics.ops.sample_tokens import _forward_cuda
 
 OP = torch.ops.kernomics.sample_tokens.default
 VALUE_TOLERANCE = {torch.float32: 6.1 * 2.0**-24, torch.float64: 10 * 2.0**-53}
@@ -375,8 +374,3 @@ def test_it_compiles_into_one_graph(name: str) -> None:
     compiled = torch.compile(sample_tokens, fullgraph=True, backend="aot_eager")
     found = compiled(as_rows(p.x), p.n_tokens, **p.options, ragged=True)
     torch.testing.assert_close(found, p.run(ragged=True), rtol=0, atol=0)
-
-
-def test_a_cuda_tensor_is_refused_until_there_is_a_kernel() -> None:
-    with pytest.raises(NotImplementedError, match="no CUDA kernel yet; pass counts on the CPU"):
-        _forward_cuda()

@@ -11,6 +11,9 @@ from torch import Tensor
 STREAM_GENE_SCORES = 0
 STREAM_TOKENS = 1
 
+# How the CUDA kernels know a dtype: ScalarKind in csrc/cuda/kernels.h.
+SCALAR_KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
 LIBRARY = torch.library.Library("kernomics", "DEF")
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import _native
-from ._common import LIBRARY, address, require_float, require_same_device
+from ._common import LIBRARY, SCALAR_KINDS, address, require_float, require_same_device
 
 Combine = Literal["concat", "add"]
 
@@ -20,8 +20,6 @@ _SUFFIXES = {
     torch.bfloat16: "bf16",
     torch.float16: "f16",
 }
-# The same for the CUDA kernels: csrc/cuda/kernels.h, ScalarKind.
-_KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 # `values` are the public function's `values` [B, K], to be concatenated, or its `value_embedding`
 # [B, K, d], to be added. Of the backward op's three gradients those not wanted are empty.
@@ -136,7 +134,7 @@ def _forward_cuda(gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor |
         tokens = _tokens(gene_ids, table, cls)
         _native.cuda().embed_tokens_forward(
             *_shape_arguments(gene_ids, genes, width, values.dim() == 2, cls is not None),
-            _KINDS[table.dtype], table.data_ptr(), table.stride(0), values.data_ptr(),
+            SCALAR_KINDS[table.dtype], table.data_ptr(), table.stride(0), values.data_ptr(),
             *values.stride()[:2], address(cls), tokens.data_ptr(),
             torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
@@ -164,7 +162,7 @@ def _backward_cuda(
         scratch = delta.new_empty(size, dtype=torch.uint8)
         kernels.embed_tokens_backward(
             *_shape_arguments(gene_ids, genes, delta.shape[2], concat, with_cls),
-            _KINDS[delta.dtype], delta.data_ptr(), delta.stride(1), table, values, cls,
+            SCALAR_KINDS[delta.dtype], delta.data_ptr(), delta.stride(1), table, values, cls,
             scratch.data_ptr(), torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
     return grads

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from . import _native
 from ._common import (
     LIBRARY,
+    SCALAR_KINDS,
     SparseRows,
     address,
     csr_parts,
@@ -19,9 +20,6 @@ from ._common import (
     require_same_device,
     suffix,
 )
-
-# The constants of ScalarKind in csrc/cuda/kernels.h.
-_KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 # x is `values` [B, G], or CSR: `values` [nnz] with row pointers and columns. `chosen` and `reached`
 # are the public function's `indices` and `grad_indices`.
@@ -175,7 +173,7 @@ def _forward_cuda(
         y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
         _native.cuda().masked_linear_forward(
             *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-            _KINDS[values.dtype], _KINDS[weight.dtype], address(bias), y.data_ptr(),
+            SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], address(bias), y.data_ptr(),
             torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
     return y
@@ -205,8 +203,8 @@ def _backward_cuda(
             grad_bias = delta.sum(0, dtype=mask.dtype)
         _native.cuda().masked_linear_backward(
             *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-            _KINDS[values.dtype], _KINDS[weight.dtype], delta.data_ptr(), delta.stride(0),
-            *(address(g) if g.numel() else 0 for g in (grad_mask, grad_weight)),
+            SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], delta.data_ptr(),
+            delta.stride(0), *(address(g) if g.numel() else 0 for g in (grad_mask, grad_weight)),
             torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
     return grad_mask, grad_weight, grad_bias
