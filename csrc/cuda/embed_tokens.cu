@@ -3,17 +3,18 @@
 // the tokens.
 //
 // Forward: up to 32 threads copy a token in 16-byte pieces, four of a thread under way at a time.
-// Backward: integer counters give each gene a list of its tokens; a block per gene puts its list in
-// order and adds up the δ of those tokens, one after the other as on the CPU: the same bits on both
-// and on every run, for no float is added atomically. CLS is a gene of its own. dx and dv: copies.
+// Backward (embed_gradients.cuh): integer counters give each gene a list of its tokens; a block
+// per gene puts its list in order and adds up the δ of those tokens one after the other, as on the
+// CPU: the same bits there and on every run. CLS is a gene of its own. dx and dv: copies.
+//
 // Bytes, N = B·K tokens of d numbers: forward reads the rows of E that occur (and v) and writes
-// N rows; backward reads N rows of δ and writes V rows of dE, and for lists 24 bytes a token and 16
-// a gene; dv reads δ once more and writes N rows. Operations: N·d additions.
-// The floor is memory: these bytes at the copy rate. The lists take four small kernels, about 10
-// µs. Launch: forward 256 threads; backward a thread for each 16 bytes of a row, 32 to 256 a block.
-// Nothing is allocated.
-// Limits: fewer than 2³¹ tokens and numbers in a row. A gene in most tokens keeps one block busy;
-// a list of over 32 tokens is sorted where it lies.
+// N rows; backward reads N rows of δ and writes V rows of dE, and for lists 24 bytes a token and
+// 16 a gene; dv reads δ once more and writes N rows. Operations: N·d additions.
+// The floor is memory: these bytes at the copy rate. The lists take four launches (not measured).
+//
+// Launch: forward 256 threads; backward a thread for each 16 bytes of a row, 32 to 256 a block.
+// Limits: fewer than 2³¹ tokens, and numbers in a row. A gene in most tokens keeps one block busy;
+// a list of over 32 tokens is sorted where it lies. Nothing is allocated.
 #include <algorithm>
 #include <initializer_list>
 

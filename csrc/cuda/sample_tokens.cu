@@ -10,9 +10,10 @@
 //
 // Bytes: 8 an entry (float32, int32 columns), read once from memory and again from the caches;
 // 8·K written a cell, twice more and once read for rows without gaps.
-// Operations: about 80 instructions for an entry, or 35 for a gene, of which Philox takes 50 (a
-// call gives four genes' words), and 40 for a token. For 3,000 entries and K = 1,024 the floor of
-// bytes (0.13 GB for 4,096 cells, 31 µs at 4.3 TB/s) is about half of what the instructions take.
+// Operations, counted in the source and not yet measured: about 80 instructions for an entry, or 35
+// for a gene, of which Philox takes 50 (a call gives four genes' words), and 40 for a token. For
+// 3,000 entries and K = 1,024 the floor of bytes (0.13 GB for 4,096 cells, 31 µs at 4.3 TB/s) is
+// then about half of what the instructions take on an H200.
 // Launch: 256 threads, 17 KB of shared memory and 8 bytes for 32 genes. Nothing is allocated.
 // Limits: 2³⁰ genes; beyond 320,000 the bitmaps lie in scratch. float64 log1p is CUDA's, within an
 // ulp of the CPU's. Sums of a row (no library) run in another fixed order than the CPU's: equal
