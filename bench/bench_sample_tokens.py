@@ -69,7 +69,7 @@ def ours(**options: Any) -> Prepare:
         )
         ids = torch.arange(cells, device=library.device)
         seed = torch.tensor([1, 2], device=library.device)
-        given = {
+        given: dict[str, Any] = {
             n: v.to(library.device) if isinstance(v, Tensor) else v for n, v in options.items()
         }
         return lambda: sample_tokens(rows, k, cell_ids=ids, seed=seed, library=library, **given)

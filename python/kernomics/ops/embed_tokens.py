@@ -92,13 +92,14 @@ def _forward_cpu(gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor | 
     gene_ids, values, table, cls = _readable(gene_ids, values, table, cls)
     tokens = _tokens(gene_ids, table, cls)
     genes, width = table.shape
-    report = getattr(_native.cpu(), "embed_tokens_forward_" + _SUFFIXES[table.dtype])(
+    kernel = getattr(_native.cpu(), "embed_tokens_forward_" + _SUFFIXES[table.dtype])
+    count, cell, token, gene = kernel(
         *_shape_arguments(gene_ids, genes, width, values.dim() == 2, cls is not None),
         torch.get_num_threads(), table.data_ptr(), table.stride(0), values.data_ptr(),
         *values.stride()[:2], address(cls), tokens.data_ptr(),
     )  # fmt: skip
-    if report[0]:
-        _raise_fault(*report, genes)
+    if count:
+        _raise_fault(count, cell, token, gene, genes)
     return tokens
 
 
