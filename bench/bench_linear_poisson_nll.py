@@ -92,7 +92,7 @@ def case(
         2 * dtype.itemsize * (genes + cells) * width + target_bytes,
         flops=6 * cells * genes * width,
         sizes={"B": cells, "G": genes, "H": width},
-        # In bfloat16 a logit of 12 is 0.03 off, which changes λ by 3 %. Gradients reach 40,000/(B·G)
+        # In bfloat16 a logit of 12 is 0.03 off, which changes λ by 3 %. Gradients reach 4e4/(B·G)
         # and differ by some hundreds more where terms cancel.
         rtol=1e-3 if single else 3e-2,
         atol=2e-3 if single else 2000 / (cells * genes),
