@@ -6,6 +6,7 @@
 #include <sstream>
 #include <string>
 
+#include "bindings_cuda_poisson.h"
 #include "cuda/kernels.h"
 
 namespace py = pybind11;
@@ -144,6 +145,7 @@ PYBIND11_MODULE(_cuda, m) {
   define_gumbel_topk(m);
   define_masked_linear(m);
   define_tokens(m);
+  define_poisson(m);
   m.attr("__version__") = KERNOMICS_VERSION;
   m.attr("compiler") = KERNOMICS_CUDA_COMPILER;
   m.attr("architectures") = split_list(KERNOMICS_CUDA_ARCHITECTURES);

@@ -504,9 +504,3 @@ def rows(indptr: list[int], indices: list[int]) -> Rows:
 def test_an_error_says_what_where_and_how_many(change: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         poisson_nll(**({"logits": Z, "target": TARGET} | change))
-
-
-@pytest.mark.gpu
-def test_cuda_is_refused() -> None:
-    with pytest.raises(NotImplementedError, match="no CUDA kernel yet; move the tensors"):
-        poisson_nll(Z.cuda(), TARGET.cuda())

@@ -20,12 +20,11 @@ from ._poisson import (
     PROBLEM_SCHEMA,
     REDUCTIONS,
     ObservedGenes,
-    Prepared,
     Problem,
     checked_problem,
     compute_dtype,
-    scaled,
 )
+from ._poisson_kernels import on_its_device, prepare, product, scaled
 
 # Gradients are those of the reduced loss, or with `upstream` [B] those of Σ_b upstream_b·loss_b;
 # empty if not wanted.
@@ -36,7 +35,12 @@ LIBRARY.define(
 )
 
 ALIGNMENT = 16  # numbers; 64 bytes of float32
+CUDA_TILE = 128  # genes that a product takes at a time
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _aligned(genes: int) -> int:
+    return math.ceil(genes / ALIGNMENT) * ALIGNMENT
 
 
 @torch.no_grad()
@@ -45,7 +49,7 @@ def _cpu(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> 
     problem = Problem(*fields)
     dtype = problem.target.dtype
     cells, genes = len(hidden), len(weight)
-    prepared = Prepared(problem, (cells, genes), reduction)
+    prepared = prepare(problem, (cells, genes), reduction)
     if upstream is not None:
         prepared.weights *= upstream
     h = hidden.to(dtype)
@@ -53,7 +57,7 @@ def _cpu(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> 
     grad_weight = weight.new_empty(weight.shape if want_weight else (0, 0))
     grad_bias = weight.new_empty(genes if want_bias else 0, dtype=dtype)
     # Rows of a whole number of cache lines: others made the product of the logits 40 % slower.
-    room = h.new_empty(cells, math.ceil(min(chunk_genes, genes) / ALIGNMENT) * ALIGNMENT)
+    room = h.new_empty(cells, _aligned(min(chunk_genes, genes)))
     ones = h.new_ones(cells)
     for first in range(0, genes, chunk_genes):
         chunk = slice(first, min(first + chunk_genes, genes))
@@ -81,18 +85,68 @@ def _cpu(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> 
     return loss, grad_hidden.to(hidden.dtype), grad_weight, grad_bias
 
 
+def _product_dtype(hidden: Tensor, problem: Problem) -> torch.dtype:
+    """Return what dtype products on CUDA run in: that of hidden, but float32 for float16."""
+    if problem.target.dtype == torch.float64 or hidden.dtype == torch.float16:
+        return compute_dtype(problem.target)
+    return hidden.dtype
+
+
+@torch.no_grad()
+def _cuda(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Results:
+    *fields, reduction, upstream, chunk_genes, want_hidden, want_weight, want_bias = options
+    problem = Problem(*fields)
+    dtype, wide = _product_dtype(hidden, problem), compute_dtype(problem.target)
+    cells, genes = len(hidden), len(weight)
+    prepared = prepare(problem, (cells, genes), reduction, chunk_genes)
+    if upstream is not None:
+        prepared.weights *= upstream
+    h = hidden.to(dtype)
+    grad_hidden = h.new_zeros(h.shape if want_hidden else (0, 0), dtype=wide)
+    grad_weight = weight.new_empty(weight.shape if want_weight else (0, 0))
+    grad_bias = h.new_empty(genes if want_bias else 0, dtype=wide)
+    room = h.new_empty(cells * _aligned(min(chunk_genes, genes)))
+    for first in range(0, genes, chunk_genes):
+        chunk = slice(first, min(first + chunk_genes, genes))
+        w = weight[chunk].to(dtype)
+        # Without a gap between rows, of a whole number of words, the product adds the bias itself.
+        z = room[: cells * _aligned(len(w))].view(cells, _aligned(len(w)))[:, : len(w)]
+        if bias is None:
+            torch.mm(h, w.t(), out=z)
+        else:
+            torch.addmm(bias[chunk].to(dtype), h, w.t(), out=z)
+        delta = z  # written over the logits
+        prepared.sweep(
+            z, first, gradient=delta if want_hidden or want_weight or want_bias else None
+        )
+        if want_weight:
+            product(delta.t(), h, grad_weight[chunk])
+        if want_bias:
+            torch.sum(delta, 0, dtype=wide, out=grad_bias[chunk])
+        if want_hidden:
+            product(delta, w, grad_hidden, add=True)
+    if bias is not None:
+        grad_bias = grad_bias.to(bias.dtype)
+    loss = prepared.result(reduction, wide)
+    return loss, grad_hidden.to(hidden.dtype), grad_weight, grad_bias
+
+
 def _fake(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Results:
     *fields, reduction, _, _, want_hidden, want_weight, want_bias = options
     target = Problem(*fields).target
+    wide = compute_dtype(target)
     return (
-        target.new_empty((hidden.shape[0],) if reduction == "cell" else ()),
+        target.new_empty((hidden.shape[0],) if reduction == "cell" else (), dtype=wide),
         hidden.new_empty(hidden.shape if want_hidden else (0, 0)),
         weight.new_empty(weight.shape if want_weight else (0, 0)),
-        (target if bias is None else bias).new_empty(weight.shape[0] if want_bias else 0),
+        weight.new_empty(
+            weight.shape[0] if want_bias else 0, dtype=wide if bias is None else bias.dtype
+        ),
     )
 
 
 LIBRARY.impl("linear_poisson_nll", _cpu, "CPU")
+LIBRARY.impl("linear_poisson_nll", on_its_device(_cuda), "CUDA")
 torch.library.register_fake("kernomics::linear_poisson_nll", _fake, lib=LIBRARY)
 
 
@@ -122,7 +176,7 @@ class _LinearPoissonNLL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gradients = [
-            scaled(gradient, upstream.to(gradient.dtype)) if want else None
+            scaled(gradient, upstream) if want else None
             for gradient, want in zip(ctx.saved_tensors, ctx.wanted, strict=True)
         ]
         return *gradients, None, None, None, *[None] * len(Problem._fields)
@@ -160,10 +214,25 @@ class _LinearPoissonNLLByCell(torch.autograd.Function):
         return *gradients, None, None, *[None] * len(Problem._fields)
 
 
-def _genes_per_chunk(cells: int, genes: int, chunk_mb: float, dtype: torch.dtype) -> int:
-    """Return how many genes' logits fit, so that all chunks are about equal."""
+def _genes_per_chunk(
+    cells: int, genes: int, chunk_mb: float, dtype: torch.dtype, multiple: int = 1
+) -> int:
+    """Return how many genes' logits fit, so that all chunks are about equal.
+
+    Where they are many, a multiple of a number.
+    """
     at_most = max(1, int(chunk_mb * 1e6) // (max(1, cells) * dtype.itemsize))
-    return max(1, math.ceil(genes / max(1, math.ceil(genes / at_most))))
+    equal = max(1, math.ceil(genes / max(1, math.ceil(genes / at_most))))
+    return min(at_most // multiple, math.ceil(equal / multiple)) * multiple or equal
+
+
+def _as_autocast(hidden: Tensor) -> Tensor:
+    """Return hidden in bfloat16 where autocast on CUDA asks for it."""
+    if not hidden.is_cuda or not torch.is_autocast_enabled("cuda"):
+        return hidden
+    wanted = torch.get_autocast_dtype("cuda")
+    narrower = wanted == torch.bfloat16 and hidden.dtype == torch.float32
+    return hidden.to(wanted) if narrower else hidden
 
 
 def _check_layer(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -212,8 +281,12 @@ def linear_poisson_nll(
     ``reduction="cell"`` that gradient weighs the cells, so backward computes the logits again.
 
     Sums are in float32 (float64 for float64) whatever the inputs' dtype; on the CPU a
-    half-precision weight is widened chunk by chunk. Autocast changes nothing. The sweep gives the
-    same bits for any number of threads; torch's matrix products do not promise it.
+    half-precision weight is widened chunk by chunk, and autocast changes nothing. On CUDA products
+    run in bfloat16 where hidden is bfloat16, or float32 under a bfloat16 autocast: logits and δ are
+    rounded to it, the weight is converted chunk by chunk, the gradient of hidden is added up in
+    float32, and that of a float32 weight is not rounded. Float16 is computed in float32, as a
+    mean's gradient would vanish in it. The sweep gives the same bits on every run, for any number
+    of threads; torch's matrix products do not promise it.
 
     Parameters
     ----------
@@ -228,7 +301,8 @@ def linear_poisson_nll(
     reduction
         ``"mean"``, ``"genes"``, ``"sum"`` or ``"cell"``.
     chunk_mb
-        Megabytes for the logits of a chunk. A few large chunks are fastest.
+        Megabytes for the logits of a chunk. A few large chunks are fastest; on CUDA they should fit
+        the L2 cache.
 
     Returns
     -------
@@ -237,20 +311,26 @@ def linear_poisson_nll(
 
     Raises
     ------
-    ValueError, TypeError, NotImplementedError
+    ValueError, TypeError, RuntimeError
         As :func:`poisson_nll`; a weight or bias that does not fit.
     """
     _check_layer(hidden, weight, bias)
     if not chunk_mb > 0:
         raise ValueError(f"chunk_mb is {chunk_mb}; a positive number is needed")
+    hidden = _as_autocast(hidden)
     dtype = compute_dtype(hidden, weight)
     cells, genes = len(hidden), len(weight)
+    narrow = None
+    if hidden.is_cuda and hidden.dtype == torch.bfloat16 and dtype == torch.float32:
+        narrow = hidden.dtype
     problem = checked_problem(
         (cells, genes), weight, "weight", dtype, target,
         activation=activation, target_kind=target_kind, library=library, target_sum=target_sum,
         observed=observed, full=full, eps=eps, reduction=reduction, reductions=REDUCTIONS,
+        narrow=narrow,
     )  # fmt: skip
-    chunk_genes = _genes_per_chunk(cells, genes, chunk_mb, dtype)
+    multiple = CUDA_TILE if hidden.is_cuda else 1
+    chunk_genes = _genes_per_chunk(cells, genes, chunk_mb, narrow or dtype, multiple)
     layer = (hidden, weight, bias)
     wanted = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in layer)
     loss: Tensor

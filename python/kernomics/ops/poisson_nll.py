@@ -13,12 +13,11 @@ from ._poisson import (
     PROBLEM_SCHEMA,
     REDUCTIONS,
     ObservedGenes,
-    Prepared,
     Problem,
     checked_problem,
     compute_dtype,
-    scaled,
 )
+from ._poisson_kernels import on_its_device, prepare, scaled
 
 # The gradient is that of the reduced loss, or of each cell's own; empty if it is not wanted.
 LIBRARY.define(
@@ -36,43 +35,52 @@ def _rows_in_place(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(1) == 1 else tensor.contiguous()
 
 
-def _sums_cpu(logits: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+def _shape(logits: Tensor) -> tuple[int, int]:
+    return logits.shape[0], logits.shape[1]
+
+
+def _sums(logits: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     *fields, reduction, want_gradient = options
     logits = _rows_in_place(logits)
-    prepared = Prepared(Problem(*fields), tuple(logits.shape), reduction)
+    prepared = prepare(Problem(*fields), _shape(logits), reduction)
     gradient = logits.new_empty(logits.shape if want_gradient else (0, 0))
     prepared.sweep(logits, gradient=gradient if want_gradient else None)
-    return prepared.result(reduction, logits.dtype), gradient
+    return prepared.result(reduction, compute_dtype(logits)), gradient
 
 
-def _each_cpu(logits: Tensor, *fields: Any) -> Tensor:
+def _each(logits: Tensor, *fields: Any) -> Tensor:
     logits = _rows_in_place(logits)
-    loss = logits.new_empty(logits.shape)
-    Prepared(Problem(*fields), tuple(logits.shape), "sum").sweep(logits, loss=loss)
+    loss = logits.new_empty(logits.shape, dtype=compute_dtype(logits))
+    prepare(Problem(*fields), _shape(logits), "sum").sweep(logits, loss=loss)
     return loss
 
 
-def _each_backward_cpu(upstream: Tensor, logits: Tensor, *fields: Any) -> Tensor:
+def _each_backward(upstream: Tensor, logits: Tensor, *fields: Any) -> Tensor:
     logits, upstream = _rows_in_place(logits), _rows_in_place(upstream)
     gradient = logits.new_empty(logits.shape)
-    prepared = Prepared(Problem(*fields), tuple(logits.shape), "sum")
+    prepared = prepare(Problem(*fields), _shape(logits), "sum")
     prepared.sweep(logits, gradient=gradient, upstream=upstream)
     return gradient
 
 
-LIBRARY.impl("poisson_nll", _sums_cpu, "CPU")
-LIBRARY.impl("poisson_nll_each", _each_cpu, "CPU")
-LIBRARY.impl("poisson_nll_each_backward", _each_backward_cpu, "CPU")
+for _name, _function in (
+    ("poisson_nll", _sums),
+    ("poisson_nll_each", _each),
+    ("poisson_nll_each_backward", _each_backward),
+):
+    LIBRARY.impl(_name, _function, "CPU")
+    LIBRARY.impl(_name, on_its_device(_function), "CUDA")
 
 
 def _sums_fake(logits: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     *_, reduction, want_gradient = options
-    loss = logits.new_empty(logits.shape[:1] if reduction == "cell" else ())
+    shape = logits.shape[:1] if reduction == "cell" else ()
+    loss = logits.new_empty(shape, dtype=compute_dtype(logits))
     return loss, logits.new_empty(logits.shape if want_gradient else (0, 0))
 
 
 def _each_fake(logits: Tensor, *_fields: Any) -> Tensor:
-    return logits.new_empty(logits.shape)
+    return logits.new_empty(logits.shape, dtype=compute_dtype(logits))
 
 
 def _each_backward_fake(_upstream: Tensor, logits: Tensor, *_fields: Any) -> Tensor:
@@ -205,6 +213,14 @@ def poisson_nll(
         A number, [B] or [B, G]; float64 for float64 logits, else float32. Sums are in blocks of
         float32, or float64, added in float64.
 
+    Notes
+    -----
+    CUDA reads bfloat16 logits and dense bfloat16 targets as they are and writes the gradient in
+    their dtype. Float16 is widened to float32 first: the gradient of a mean, some 1e-8, would
+    vanish in it. Nothing synchronises: with ``KERNOMICS_CHECK=1`` faults of the data are looked for
+    at the price of a synchronisation, else a cell at fault makes the loss NaN. A CSR target and the
+    same one dense agree to rounding there.
+
     Raises
     ------
     ValueError
@@ -213,25 +229,26 @@ def poisson_nll(
         outside the genes or out of order.
     TypeError
         Logits or target that are not floating-point numbers.
-    NotImplementedError
-        Tensors on CUDA.
+    RuntimeError
+        Tensors on CUDA in a build without CUDA kernels.
     """
     require_float(logits, "logits")
     if logits.dim() != 2:
         raise ValueError(f"logits have shape {tuple(logits.shape)}; [cells, genes] is needed")
     dtype = compute_dtype(logits)
+    narrow = torch.bfloat16 if logits.is_cuda and logits.dtype == torch.bfloat16 else None
     problem = checked_problem(
         (logits.shape[0], logits.shape[1]), logits, "logits", dtype, target,
         activation=activation, target_kind=target_kind, library=library, target_sum=target_sum,
         observed=observed, full=full, eps=eps, reduction=reduction,
-        reductions=REDUCTIONS | {"none": 4},
+        reductions=REDUCTIONS | {"none": 4}, narrow=narrow,
     )  # fmt: skip
     if reduction == "none" and problem.indptr is not None:
         raise ValueError(
             "reduction='none' gives a dense [B, G] loss and needs a dense target; pass "
             "target.to_dense(), or reduction='cell'"
         )
-    z = logits.to(dtype)
+    z = logits if logits.dtype == narrow else logits.to(dtype)
     differentiate = torch.is_grad_enabled() and logits.requires_grad
     loss: Tensor
     if reduction == "none" and differentiate:
