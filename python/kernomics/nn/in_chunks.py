@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernomics.ops._poisson import scaled
+from kernomics.ops._poisson_kernels import scaled
 
 ENTRIES_AT_A_TIME = 2**22
 """Outputs (cells × genes) of a chunk: 16 MB in float32."""
