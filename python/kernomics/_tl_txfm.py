@@ -10,7 +10,6 @@ import numpy as np
 
 from kernomics import __version__
 from kernomics._uns import without_none
-from kernomics.data.match import match_genes
 from kernomics.errors import DataError, closest
 from kernomics.metrics import RelationshipRecall
 from kernomics.metrics import relationship_recall as _relationship_recall
@@ -74,8 +73,7 @@ def add_representation(
 ) -> None:
     """Put a representation, and the model's gene embeddings, where `represent_cells` says."""
     adata.obsm[f"X_{key_added}"] = representation
-    names = adata.var_names.astype(str).to_numpy()
-    columns = match_genes(encoder.genes, names, 0.0)
+    columns = adata.var_names.astype(str).get_indexer(encoder.genes)
     known = columns >= 0
     for part in ("encoder", "decoder"):
         embeddings = encoder.get_gene_embeddings(part)

@@ -52,9 +52,8 @@ class CellEncoder:
 
     def __repr__(self) -> str:
         config = self.config
-        return (
-            f"TxFM of {config.n_layers} blocks, width {config.d_model}, {len(self.genes):,} genes"
-        )
+        blocks = f"{config.n_layers} block{'s' * (config.n_layers > 1)}"
+        return f"TxFM of {blocks}, width {config.d_model}, {len(self.genes):,} genes"
 
     @property
     def config(self) -> TxFMConfig:
