@@ -226,7 +226,8 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
         f"train, {len(split.validation):,} to validate, {len(split.test):,} held out"
     )
     print(
-        f"model      {config.n_layers} block{'s' * (config.n_layers > 1)}, width {config.d_model}, {config.n_heads} heads; "
+        f"model      {config.n_layers} block{'s' * (config.n_layers > 1)}, width "
+        f"{config.d_model}, {config.n_heads} heads; "
         f"{min(config.n_tokens, len(model.genes)):,} genes revealed"
     )
     result = run_pretraining(
