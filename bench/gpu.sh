@@ -5,8 +5,8 @@
 #
 # Needs torch, numpy, pybind11, scikit-build-core, cmake, ninja, nvcc, pytest and hypothesis, and
 # downloads nothing. All of it ends within N seconds (default 520). DIR receives build.log,
-# tests.log, bench.log and the results file; a short table is printed last. Ends with an error when
-# the build, a test, a benchmark or the comparison with the committed results failed.
+# tests.log, bench.log, txfm_step.log and the results; a short table is printed last. Ends with an
+# error when the build, a test, a benchmark or the comparison with the committed results failed.
 set -euo pipefail
 
 out= seconds=520 tests=yes
@@ -56,16 +56,29 @@ fi
 : >"$out/bench.log"
 files=(bench/bench_*.py)
 for i in "${!files[@]}"; do
-  share=$(($(left) / (${#files[@]} - i)))  # an even share of what is left
+  share=$(($(left) / (${#files[@]} + 2 - i)))  # an even share of what is left, two for TxFM's step
   timeout "$((share > 1 ? share : 1))" "$python" "${files[$i]}" --device cuda --record \
     --out "$out" >>"$out/bench.log" 2>&1 || failed="$failed ${files[$i]}"
 done
+
+# In a folder of its own: what is beside the op benchmarks' results is compared with theirs.
+step() {
+  timeout "$(left)" "$python" bench/txfm_step.py --device cuda --precision bf16 "$@" \
+    --out "$out/systems/txfm_step.jsonl" >>"$out/txfm_step.log" 2>>"$out/bench.log"
+}
+: >"$out/txfm_step.log"
+step --search-seconds 8 || failed="$failed bench/txfm_step.py"
+# Compiling takes about a minute.
+if [ "$(left)" -gt 100 ]; then
+  step --ways eager compiled --case B --search-seconds 0 || failed="$failed bench/txfm_step.py"
+fi
 
 for results in "$out"/*.jsonl; do
   [ -e "$results" ] || continue
   "$python" bench/check.py "$results" || failed="$failed comparison"
   "$python" bench/table.py --show "$results"
 done
+cat "$out/txfm_step.log"
 if [ -n "$failed" ]; then
   grep -A 15 Traceback "$out/bench.log" | tail -n 30 || true
   echo "FAILED:$failed"

@@ -46,11 +46,11 @@ def block(
 
 def training_loss(module: TxFMModule, cells: Cells) -> Tensor:
     """Compute what `TxFMModule.training_loss` computes, by the Poisson loss of counts."""
-    gene_ids, values = module.tokens(cells, module.config.n_tokens, module.step)
+    gene_ids, values = module.tokens(cells, module.config.n_tokens)
     table = module.embedding.table
     tokens = torch.cat((F.embedding(gene_ids, table)[..., :-1], values[..., None]), -1)
     x = torch.cat((module.embedding.cls.expand(len(cells), 1, -1), tokens), 1)
-    uniform = module.depth_uniforms(cells, module.step)
+    uniform = module.depth_uniforms(cells)
     last = len(module.encoder.blocks) - 1
     for i, one in enumerate(module.encoder.blocks):
         assert isinstance(one, EncoderBlock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -147,3 +148,38 @@ def test_memory_of_a_txfm_step_is_counted_for_every_way() -> None:
     assert eager["saved_bytes"] > 2 * 40 * tokens * width
     assert eager["peak_bytes"] > eager["saved_bytes"]
     assert ours["peak_bytes"] < eager["peak_bytes"]
+
+
+@pytest.mark.parametrize("room", [0, 1, 5, 32, 33, 100, 1000])
+def test_the_largest_number_is_found_to_a_sixteenth(room: int) -> None:
+    from txfm_step import largest
+
+    fitting, failing = largest(lambda n: n <= room, 32, 10**6, 60.0)
+    assert failing is not None
+    assert fitting <= room < failing
+    assert failing - fitting <= max(1, fitting // 16)
+
+
+def test_the_search_for_the_largest_number_ends_in_time_and_at_the_most() -> None:
+    from txfm_step import largest
+
+    assert largest(lambda n: True, 4, 100, 60.0) == (64, None)
+    assert largest(lambda n: n < 8, 4, 100, 0.0) == (4, None)
+    assert largest(lambda n: False, 4, 100, 0.0) == (0, 4)
+
+
+@pytest.mark.slow
+def test_a_txfm_step_is_measured_in_every_way_but_compiled(tmp_path: Path) -> None:
+    out = tmp_path / "made" / "step.jsonl"
+    command = [sys.executable, str(BENCH / "txfm_step.py"), "--smoke", "--threads", "1"]
+    done = subprocess.run(
+        [*command, "--precision", "bf16", "--rounds", "1", "--out", str(out)],
+        capture_output=True, text=True, cwd=BENCH.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [record["way"] for record in found] == ["eager", "kernomics", "recompute"]
+    for record in found:
+        assert record["peak_bytes"] > 0
+        assert (record["largest_batch"], record["too_large_batch"]) == (16, None)
+    assert len(done.stdout.splitlines()) == 3

@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 
@@ -28,6 +29,27 @@ def test_ops_import_torch_and_numpy_alone():
     assert not {"pandas", "anndata", "scanpy", "scipy", "sklearn", "matplotlib", *above} & set(
         loaded
     )
+
+
+def test_txfm_s_module_and_its_cells_import_torch_and_numpy_alone():
+    code = """
+import sys
+from kernomics.data import Cells
+from kernomics.models.txfm_module import TxFMModule
+print(*sys.modules)
+"""
+    loaded = set(run(code).split())
+    assert "kernomics.nn" in loaded
+    assert not {"pandas", "scipy", "h5py", "safetensors", "anndata", "sklearn"} & loaded
+
+
+@pytest.mark.parametrize("package", ["kernomics.data", "kernomics.models"])
+def test_names_of_a_package_are_found_when_asked_for(package):
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name).__name__ == name
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'Nothing'"):
+        module.Nothing  # noqa: B018
 
 
 def test_models_need_none_of_the_optional_packages():

@@ -13,6 +13,7 @@ from kernomics.data import Cells
 from kernomics.errors import ConfigError
 from kernomics.models import TxFMConfig
 from kernomics.models.txfm_module import TxFMModule
+from kernomics.nn.random import STREAM_DEPTH, uniforms
 from kernomics.train import TrainConfig, fit
 
 # dynamo's own, of the place where it makes room for an autograd.Function's context.
@@ -71,26 +72,63 @@ def test_compiled_steps_equal_eager_ones() -> None:
     agree(module, [4, 4])
 
 
-def test_the_loss_never_asks_the_device_for_a_number() -> None:
-    class NoNumbers(TorchDispatchMode):
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            seen.add(func.overloadpacket)
-            return func(*args, **(kwargs or {}))
+class Noting(TorchDispatchMode):
+    """Notes which operations run."""
 
-    seen: set[Any] = set()
-    aten = torch.ops.aten
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[Any] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(func.overloadpacket)
+        return func(*args, **(kwargs or {}))
+
+
+# Numbers asked of a device, or sizes; and lift_fresh, by which torch.tensor copies from the host.
+WAITING = {
+    getattr(torch.ops.aten, name)
+    for name in ("_local_scalar_dense", "item", "nonzero", "equal", "is_nonzero", "lift_fresh")
+}
+
+
+def test_what_makes_a_step_wait_is_seen() -> None:
+    for waits in (lambda: torch.ones(()).item(), lambda: torch.tensor([1, 2])):
+        with Noting() as noting:
+            waits()
+        assert noting.seen & WAITING
+
+
+def test_a_step_neither_asks_the_device_for_a_number_nor_copies_one_to_it() -> None:
     module, cells = module_of(), cells_of(4)
-    with NoNumbers():
-        torch.ones(()).item()
-        assert aten._local_scalar_dense in seen  # the mode does see them
-        seen.clear()
+    with Noting() as noting:
+        module.on_step(3, 10)
         module.training_loss(cells)
     # In backward the loss looks at what stands above it, but on the CPU alone.
-    assert torch.ops.kernomics.linear_poisson_nll in seen
-    waiting = {aten._local_scalar_dense, aten.item, aten.nonzero, aten.equal, aten.is_nonzero}
-    assert seen & waiting == set()
+    ops = torch.ops.kernomics
+    assert {ops.sample_tokens, ops.linear_poisson_nll} <= noting.seen
+    assert noting.seen & WAITING == set()
+
+
+def test_a_step_draws_by_seed_and_step_from_one_place_that_is_not_saved() -> None:
+    module, cells = module_of(), cells_of(4)
+    place = module.drawn_by
+    for step in (0, 7):
+        module.on_step(step, 10)
+        assert module.drawn_by is place
+        assert place.tolist() == [1, step]
+        drawn = module.tokens(cells, 12), module.depth_uniforms(cells)
+        torch.testing.assert_close(
+            drawn,
+            (module.tokens(cells, 12, step), module.depth_uniforms(cells, step)),
+            rtol=0,
+            atol=0,
+        )
+        assert place.tolist() == [1, step]
+    assert module.seed_of(-3).tolist() == [1, -3]
+    ids = torch.arange(4)
+    expected = uniforms(torch.tensor([1, 7]), ids, 4, STREAM_DEPTH)
+    assert torch.equal(module.depth_uniforms(cells), expected)
+    assert "drawn_by" not in module.state_dict()
 
 
 def test_a_module_that_cannot_be_compiled_is_refused() -> None:

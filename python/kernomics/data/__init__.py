@@ -1,13 +1,18 @@
 """From AnnData and h5ad to batches of cells: checks, labels, splits, sampling, gene matching."""
 
-from kernomics.data.cells import Cells
-from kernomics.data.collection import CellCollection, GeneSummary
-from kernomics.data.joint import join
-from kernomics.data.labels import Labels
-from kernomics.data.match import gene_id_kind, match_genes
-from kernomics.data.sampler import Sampler
-from kernomics.data.splits import Split, make_split
-from kernomics.data.subset import select_cells
+from typing import TYPE_CHECKING
+
+from kernomics._lazy import later
+
+if TYPE_CHECKING:
+    from kernomics.data.cells import Cells
+    from kernomics.data.collection import CellCollection, GeneSummary
+    from kernomics.data.joint import join
+    from kernomics.data.labels import Labels
+    from kernomics.data.match import gene_id_kind, match_genes
+    from kernomics.data.sampler import Sampler
+    from kernomics.data.splits import Split, make_split
+    from kernomics.data.subset import select_cells
 
 __all__ = [
     "CellCollection",
@@ -22,3 +27,20 @@ __all__ = [
     "match_genes",
     "select_cells",
 ]
+
+__getattr__ = later(
+    __name__,
+    {
+        "CellCollection": "collection",
+        "Cells": "cells",
+        "GeneSummary": "collection",
+        "Labels": "labels",
+        "Sampler": "sampler",
+        "Split": "splits",
+        "gene_id_kind": "match",
+        "join": "joint",
+        "make_split": "splits",
+        "match_genes": "match",
+        "select_cells": "subset",
+    },
+)

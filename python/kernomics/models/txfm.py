@@ -19,11 +19,12 @@ from kernomics.data import CellCollection, Sampler, Split
 from kernomics.errors import ConfigError
 from kernomics.models.device import require_precision, usable_device
 from kernomics.models.setup import as_collection, checked_seed
-from kernomics.models.txfm_config import TxFMConfig, default_training
+from kernomics.models.txfm_config import TxFMConfig
 from kernomics.models.txfm_finetune import Pretrained, fine_tuned_config, fine_tuning
 from kernomics.models.txfm_model import CellEncoder
 from kernomics.models.txfm_module import TxFMModule
 from kernomics.models.txfm_setup import (
+    default_training,
     divide,
     over_vocabulary,
     require_counts,

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from kernomics.data import CellCollection
 from kernomics.data.match import mismatch_cause
 from kernomics.errors import ConfigError, DataError
-from kernomics.models.txfm_config import TxFMConfig, default_training
+from kernomics.models.txfm_config import TxFMConfig
 from kernomics.models.txfm_model import CellEncoder
 from kernomics.models.txfm_module import TxFMModule
+from kernomics.models.txfm_setup import default_training
 from kernomics.train import TrainConfig, override
 
 CHANGEABLE = ("n_tokens", "masking_power", "loss", "stochastic_depth", "recompute")

@@ -121,7 +121,11 @@ def log_normalised(config: TxFMConfig, cells: Cells) -> Cells:
     """Return the cells with log-normalised expression x in place of counts."""
     values = cells.values
     if config.normalise:
-        values = values * torch.repeat_interleave(_units(config, cells), cells.indptr.diff())
+        # With its size given, repeat_interleave need not ask the device for it.
+        of_each = torch.repeat_interleave(
+            _units(config, cells), cells.indptr.diff(), output_size=len(values)
+        )
+        values = values * of_each
     return cells.with_values(values.log1p())
 
 

@@ -37,6 +37,8 @@ class TxFMModule(nn.Module):
     ----------
     gene_weights
         Buffer [G]: weights of the draw, when `masking_power` is not 0.
+    drawn_by
+        Buffer int64 [2], not saved: the seed and the optimiser step, by which training draws.
     log_inverse_dispersion
         Parameter [G], log θ; None unless the loss is a negative binomial.
     dropout
@@ -45,6 +47,7 @@ class TxFMModule(nn.Module):
     """
 
     gene_weights: Tensor
+    drawn_by: Tensor
     log_inverse_dispersion: nn.Parameter | None
     dropout: nn.Linear | None
 
@@ -62,6 +65,7 @@ class TxFMModule(nn.Module):
         )
         self.decoder = CountDecoder(config.d_model, n_genes, config.decoder_layers)
         self.register_buffer("gene_weights", torch.ones(n_genes))
+        self.register_buffer("drawn_by", torch.tensor([seed, 0]), persistent=False)
         self.log_inverse_dispersion = self.dropout = None
         if config.loss in NEGATIVE_BINOMIALS:
             self.log_inverse_dispersion = nn.Parameter(torch.zeros(n_genes))
@@ -70,15 +74,27 @@ class TxFMModule(nn.Module):
             nn.init.normal_(self.dropout.weight, std=0.02)
             nn.init.constant_(self.dropout.bias, DROPOUT_START)
         self.compiled: Callable[..., Tensor] | None = None
-        self.on_step(0, 1)
 
     # -- pieces ----------------------------------------------------------------------------------
 
     def on_step(self, step: int, total_steps: int) -> None:
         """Note the optimiser step, which the masks depend on."""
-        self.step = step
+        self.drawn_by[1].fill_(step)  # where it lies: a captured CUDA graph reads it there
 
-    def tokens(self, cells: Cells, n_tokens: int | None, draw: int) -> tuple[Tensor, Tensor]:
+    def seed_of(self, draw: int | None) -> Tensor:
+        """Return (seed, draw), int64 [2], on the module's device; without `draw` that of the step.
+
+        Nothing is copied from the host, for which a device would have to be waited for.
+        """
+        if draw is None:
+            return self.drawn_by
+        other = self.drawn_by.clone()
+        other[1].fill_(draw)
+        return other
+
+    def tokens(
+        self, cells: Cells, n_tokens: int | None, draw: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Reveal some genes of each cell.
 
         Parameters
@@ -88,7 +104,7 @@ class TxFMModule(nn.Module):
         n_tokens
             K; None for all genes.
         draw
-            Which of the many draws of one seed.
+            Which of the many draws of one seed; that of the optimiser step by default.
 
         Returns
         -------
@@ -100,7 +116,7 @@ class TxFMModule(nn.Module):
             cells,
             n_tokens,
             cell_ids=cells.cell_ids,
-            seed=torch.tensor([self.seed, draw], device=cells.device),
+            seed=self.seed_of(draw),
             library=cells.library,
             observed=cells.observed,
             weights=self.gene_weights if config.masking_power else None,
@@ -172,8 +188,11 @@ class TxFMModule(nn.Module):
 
     # -- training --------------------------------------------------------------------------------
 
-    def reconstruction_loss(self, cells: Cells, draw: int) -> Tensor:
-        """Loss of all genes, revealed and masked, from those revealed in one draw."""
+    def reconstruction_loss(self, cells: Cells, draw: int | None = None) -> Tensor:
+        """Loss of all genes, revealed and masked, from those revealed in one draw.
+
+        `draw` is as for `tokens`.
+        """
         gene_ids, values = self.tokens(cells, self.config.n_tokens, draw)
         hidden_of = self.compiled if self.training and self.compiled is not None else self.hidden
         hidden = hidden_of(gene_ids, values, self.depth_uniforms(cells, draw))
@@ -187,12 +206,12 @@ class TxFMModule(nn.Module):
         """
         self.compiled = torch.compile(self.hidden, fullgraph=True)
 
-    def depth_uniforms(self, cells: Cells, draw: int) -> Tensor | None:
+    def depth_uniforms(self, cells: Cells, draw: int | None = None) -> Tensor | None:
         """Return the numbers that stochastic depth goes by, [B, 2·n_layers]; None without it."""
         if not self.training or not self.config.stochastic_depth:
             return None
-        seed = torch.tensor([self.seed, draw], device=cells.device)
-        return uniforms(seed, cells.cell_ids, 2 * self.config.n_layers, STREAM_DEPTH)
+        columns = 2 * self.config.n_layers
+        return uniforms(self.seed_of(draw), cells.cell_ids, columns, STREAM_DEPTH)
 
     def hidden(self, gene_ids: Tensor, values: Tensor, uniform: Tensor | None) -> Tensor:
         """Return what the decoder's last layer takes, [B, d]: all between tokens and genes."""
@@ -204,7 +223,7 @@ class TxFMModule(nn.Module):
 
     def training_loss(self, cells: Cells) -> dict[str, Tensor]:
         """Return the loss of a batch."""
-        return {"loss": self.reconstruction_loss(cells, self.step)}
+        return {"loss": self.reconstruction_loss(cells)}
 
 
 def _padding(gene_ids: Tensor, padded: bool) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""What a `TxFM` is made of before it is trained: cells with counts, and genes."""
+"""What a `TxFM` is made of before it is trained: cells with counts, genes, and settings."""
 
 from __future__ import annotations
 
@@ -17,6 +17,28 @@ from kernomics.data.splits import How
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.gene_components import most_variable_genes
 from kernomics.models.setup import split_cells
+from kernomics.train import TrainConfig
+
+NARROW = 128
+
+
+def default_training(n_train: int, d_model: int) -> TrainConfig:
+    """Training settings for a number of cells and a width.
+
+    The paper's: AdamW, learning rate 0.001, one cosine cycle with a tenth of it to warm up, 200
+    epochs. Ours: batches of 128 cells below 100,000 and of 64 below 10,000 (the paper's 1,536 cells
+    are half of a small data set), three times the rate up to a width of 128, and a limit on the
+    gradient's norm.
+    """
+    return TrainConfig(
+        max_epochs=200,
+        batch_size=64 if n_train < 10_000 else 128 if n_train < 100_000 else 1536,
+        learning_rate=3e-3 if d_model <= NARROW else 1e-3,
+        schedule="one_cycle",
+        warmup=0.1,
+        max_grad_norm=1.0,
+        validate_every=10,
+    )
 
 
 def divide(

@@ -157,7 +157,10 @@ class Encoder(nn.Module):
         self, block: nn.Module, x: Tensor, mask: Tensor | None, keep: Tensor | None, last: bool
     ) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(block, x, mask, keep, cls_only=last, use_reentrant=False)  # type: ignore[no-any-return]
+            # A block draws nothing from torch's generator, whose state a CUDA graph cannot read.
+            return checkpoint(  # type: ignore[no-any-return]
+                block, x, mask, keep, cls_only=last, use_reentrant=False, preserve_rng_state=False
+            )
         return block(x, mask, keep, cls_only=last)  # type: ignore[no-any-return]
 
     def keep(self, i: int, uniform: Tensor | None) -> Tensor | None:

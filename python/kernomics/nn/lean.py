@@ -157,4 +157,6 @@ def feed_forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> T
 def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """Cut tensors along their first dimension into the same parts, at most `PARTS`."""
     size = max(FEWEST, -(-tensors[0].shape[0] // PARTS))
+    if len(tensors[0]) <= size:
+        return [tensors]
     return list(zip(*(torch.split(t, size) for t in tensors), strict=True))

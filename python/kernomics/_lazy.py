@@ -1,0 +1,25 @@
+"""Names of a package that are imported when first asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+
+
+def later(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
+    """Return a package's ``__getattr__``: so a part of it needs only what that part imports.
+
+    Parameters
+    ----------
+    package
+        Its ``__name__``.
+    homes
+        For each public name the module of the package that defines it.
+    """
+
+    def __getattr__(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+
+    return __getattr__
