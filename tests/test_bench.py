@@ -173,7 +173,8 @@ def test_a_txfm_step_is_measured_in_every_way_but_compiled(tmp_path: Path) -> No
     out = tmp_path / "made" / "step.jsonl"
     command = [sys.executable, str(BENCH / "txfm_step.py"), "--smoke", "--threads", "1"]
     done = subprocess.run(
-        [*command, "--precision", "bf16", "--rounds", "1", "--out", str(out)],
+        [*command, "--precision", "bf16", "--rounds", "1", "--search-seconds", "900",
+         "--out", str(out)],
         capture_output=True, text=True, cwd=BENCH.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

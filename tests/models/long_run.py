@@ -20,7 +20,7 @@ from kernomics.models.txfm_module import TxFMModule
 from kernomics.train import History, TrainConfig, fit, storage
 
 N_CELLS, N_GENES, BATCH, STEPS_AN_EPOCH = 80, 12, 4, 20
-STEPS_A_CHECKPOINT = 25 * STEPS_AN_EPOCH
+CHECKPOINTS = 20  # of a whole run
 CONFIG = TxFMConfig(
     d_model=4, n_layers=2, n_heads=1, n_tokens=3, decoder_layers=0, stochastic_depth=0.2
 )
@@ -74,8 +74,8 @@ def run(directory: Path, steps: int) -> History:
         batch_size=BATCH,
         schedule="one_cycle",
         max_grad_norm=1.0,
-        log_every_steps=50,
-        checkpoint_every_epochs=STEPS_A_CHECKPOINT // STEPS_AN_EPOCH,
+        log_every_steps=40,
+        checkpoint_every_epochs=steps // STEPS_AN_EPOCH // CHECKPOINTS,
         progress=False,
     )
     return fit(

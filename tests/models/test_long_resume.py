@@ -15,6 +15,7 @@ from kernomics.train import Checkpoint, History, load_checkpoint
 
 PROGRAM = Path(__file__).with_name("long_run.py")
 STEPS = 10_000
+EVERY = STEPS // 20  # steps a checkpoint
 
 
 def go(directory: Path, steps: int, *orders: int) -> subprocess.CompletedProcess[str]:
@@ -35,7 +36,7 @@ def newest(directory: Path) -> Checkpoint:
     return checkpoint
 
 
-# A checkpoint is saved every 500 steps: module, optimizer, random, state and manifest, then latest.
+# A checkpoint is written in this order: module, optimizer, random, state and manifest, then latest.
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_long_run_killed_several_times_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -43,15 +44,15 @@ def test_a_long_run_killed_several_times_ends_with_the_same_bits(tmp_path: Path)
     left_alone = go(whole, STEPS, -1)
     assert left_alone.stdout == "finished\n", left_alone.stderr
     for orders, saved, half_written in (
-        ((997,), 500, None),
-        ((2500, 5), 2500, ".latest.*"),
-        ((4000, 0), 4000, ".step-00004500.*/module.safetensors"),
-        ((6001,), 6000, None),
-        ((8000, 3), 8000, ".step-00008500.*/state.json"),
+        ((2 * EVERY - 3,), 1, None),
+        ((5 * EVERY, 5), 5, ".latest.*"),
+        ((8 * EVERY, 0), 8, f".step-{9 * EVERY:08d}.*/module.safetensors"),
+        ((12 * EVERY + 1,), 12, None),
+        ((16 * EVERY, 3), 16, f".step-{17 * EVERY:08d}.*/state.json"),
     ):
         killed = go(broken, STEPS, *orders)
         assert killed.returncode == -signal.SIGKILL, (orders, killed.stderr)
-        assert newest(broken).step == saved
+        assert newest(broken).step == saved * EVERY
         if half_written is not None:
             assert len(list((broken / "checkpoints").glob(half_written))) == 1
     last = go(broken, STEPS, -1)
@@ -63,5 +64,5 @@ def test_a_long_run_killed_several_times_ends_with_the_same_bits(tmp_path: Path)
     assert set(files) == {f"{part}.safetensors" for part in ("module", "optimizer", "random")}
     assert {path.name: path.read_bytes() for path in found.path.glob("*.safetensors")} == files
     first, second = (History.read(path / "metrics.jsonl") for path in (broken, whole))
-    assert len(second) == STEPS // 50 + STEPS // 20
+    assert len(second) == STEPS // 40 + STEPS // 20
     assert first.without_timings() == second.without_timings()
