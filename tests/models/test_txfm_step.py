@@ -66,6 +66,7 @@ def test_traced_steps_equal_eager_ones_whatever_the_batch(monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, by its compiler
 def test_compiled_steps_equal_eager_ones() -> None:
     module = module_of()
     module.compile_step()
