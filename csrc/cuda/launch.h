@@ -17,17 +17,28 @@ inline void check_cuda(cudaError_t error, const char* name) {
     throw std::runtime_error(std::string("CUDA kernel ") + name + ": " + cudaGetErrorString(error));
 }
 
-// `shared` is the dynamic shared memory in bytes; above 48 KB it must be asked for.
+// More than 48 KB of shared memory, a kernel's own and dynamic, must be asked for. All that the
+// device has is, so that a thread that launches with less takes nothing away from another.
+inline void allow_shared(const char* name, const void* kernel, size_t dynamic) {
+  cudaFuncAttributes attributes;
+  check_cuda(cudaFuncGetAttributes(&attributes, kernel), name);
+  if (attributes.sharedSizeBytes + dynamic <= 48 * 1024) return;
+  int device, most;
+  check_cuda(cudaGetDevice(&device), name);
+  check_cuda(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), name);
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  most - static_cast<int>(attributes.sharedSizeBytes)),
+             name);
+}
+
+// `shared` is the dynamic shared memory in bytes.
 template <typename... Params, typename... Args>
 void launch(const char* name, void (*kernel)(Params...), int64_t blocks, int threads, size_t shared,
             CudaStream stream, const Args&... args) {
   if (blocks > std::numeric_limits<int32_t>::max())
     throw std::runtime_error(std::string("CUDA kernel ") + name + ": " + std::to_string(blocks) +
                              " blocks are more than a grid holds; split the rows into calls");
-  if (shared > 48 * 1024)
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(shared)),
-               name);
+  if (shared > 0) allow_shared(name, reinterpret_cast<const void*>(kernel), shared);
   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, stream>>>(
       args...);
   check_cuda(cudaGetLastError(), name);

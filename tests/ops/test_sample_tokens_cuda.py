@@ -125,8 +125,10 @@ def test_cuda_equals_the_cpu(
 @pytest.mark.parametrize("candidates", ["observed", "expressed"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
-    ("cells", "genes", "n_tokens"), [(600, 20_000, 2048), (5, 60_001, 9000), (3, 400_000, 5000)]
-)
+    ("cells", "genes", "n_tokens"),
+    [(600, 20_000, 2048), (5, 60_001, 9000), (3, 150_000, 4000), (2, 250_000, 4000),
+     (3, 400_000, 5000)],
+)  # fmt: skip
 def test_long_rows_and_many_cells_equal_the_cpus(
     cells: int, genes: int, n_tokens: int, weighted: bool, candidates: str
 ) -> None:
