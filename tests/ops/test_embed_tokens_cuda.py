@@ -136,6 +136,9 @@ def test_inputs_at_any_address_and_stride(combine: str) -> None:
     turned = replace(p, delta=p.delta.transpose(0, 1).contiguous().transpose(0, 1))
     torch.testing.assert_close(run(turned), run(p), rtol=0, atol=0)
     assert_as_cpu(replace(p, delta=torch.ones(()).expand(6, 11, 16)))
+    # Turned, one token of each cell has the stride of all cells.
+    alone = draw(6, 1, 20, 16, combine=combine, cls=False)
+    assert_as_cpu(replace(alone, delta=alone.delta.transpose(0, 1).contiguous().transpose(0, 1)))
 
 
 def test_every_run_gives_the_same_bits() -> None:

@@ -35,6 +35,21 @@ def _dense_columns(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
+def _evenly_apart(delta: Tensor) -> tuple[Tensor, int]:
+    """Return the gradient of tokens that all lie one stride apart, over cells too, and the stride.
+
+    Where a cell has one token the stride between its tokens may be anything, whatever
+    ``contiguous`` is asked for; that between cells counts.
+    """
+    delta = _dense_columns(delta)
+    cells, tokens, _ = delta.shape
+    if tokens == 1:
+        return delta, delta.stride(0)
+    if cells > 1 and delta.stride(0) != tokens * delta.stride(1):
+        delta = delta.contiguous()
+    return delta, delta.stride(1)
+
+
 def _readable(
     gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -152,9 +167,7 @@ def _backward_cuda(
     want_table: bool,
     want_cls: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    delta, gene_ids = _dense_columns(delta), gene_ids.contiguous()
-    if delta.stride(0) != delta.shape[1] * delta.stride(1):  # the kernel counts over cells
-        delta = delta.contiguous()
+    (delta, token_stride), gene_ids = _evenly_apart(delta), gene_ids.contiguous()
     kernels = _native.cuda()
     with torch.cuda.device(delta.device):
         grads = _gradients(delta, gene_ids, genes, concat, want_values, want_table, want_cls)
@@ -163,7 +176,7 @@ def _backward_cuda(
         scratch = delta.new_empty(size, dtype=torch.uint8)
         kernels.embed_tokens_backward(
             *_shape_arguments(gene_ids, genes, delta.shape[2], concat, with_cls),
-            SCALAR_KINDS[delta.dtype], delta.data_ptr(), delta.stride(1), table, values, cls,
+            SCALAR_KINDS[delta.dtype], delta.data_ptr(), token_stride, table, values, cls,
             scratch.data_ptr(), torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
     return grads
