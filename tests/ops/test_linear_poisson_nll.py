@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -241,9 +241,12 @@ def test_autocast_and_strides_change_nothing() -> None:
         p.target.t().contiguous().t(), p.observed,
     )  # fmt: skip
     torch.testing.assert_close(run(linear_poisson_nll, turned, turned.target), expected)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = run(linear_poisson_nll, p, p.target)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    for weight in (p.weight, p.weight.bfloat16()):
+        q = replace(p, weight=weight)
+        expected = run(linear_poisson_nll, q, q.target)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = run(linear_poisson_nll, q, q.target)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def peak_resident_bytes() -> int:

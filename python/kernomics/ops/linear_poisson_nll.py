@@ -71,10 +71,8 @@ def _cpu(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> 
         prepared.sweep(
             z, first, gradient=delta if want_hidden or want_weight or want_bias else None
         )
-        if want_weight and weight.dtype == dtype:
-            torch.mm(delta.t(), h, out=grad_weight[chunk])
-        elif want_weight:
-            grad_weight[chunk] = delta.t() @ h
+        if want_weight:
+            product(delta.t(), h, grad_weight[chunk])
         if want_bias:
             torch.mv(delta.t(), ones, out=grad_bias[chunk])
         if want_hidden:
