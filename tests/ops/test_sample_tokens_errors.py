@@ -137,6 +137,14 @@ def with_weight(gene: int, weight: float) -> Tensor:
             {"weights": torch.ones(10, device="meta")},
             "weights is on meta and counts on cpu; move one of them",
         ),
+        (
+            {"observed": replace(PANELS, counts=PANELS.counts.to("meta"))},
+            "observed.counts is on meta and counts on cpu; move one of them",
+        ),
+        (
+            {"counts": replace(GOOD, indptr=GOOD.indptr.to("meta"))},
+            "counts' row pointers is on meta and counts on cpu; move one of them",
+        ),
     ],
 )
 def test_an_error_says_what_where_and_how_many(change: dict[str, Any], message: str) -> None:

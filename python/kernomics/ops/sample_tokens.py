@@ -365,10 +365,13 @@ def sample_tokens(
         cell_ids = seed = None
     if observed is not None:
         _check_panels(observed, cells, genes)
-        require_same_device(values, "counts", observed=observed.mask, panel_id=observed.panel_id)
+        parts = ("panel_id", "mask", "counts")
+        named = {f"observed.{part}": getattr(observed, part) for part in parts}
+        require_same_device(values, "counts", **named)
     require_same_device(
-        values, "counts", cell_ids=cell_ids, seed=seed, library=library, weights=weights
-    )
+        values, "counts", cell_ids=cell_ids, seed=seed, library=library, weights=weights,
+        **{"counts' row pointers": indptr, "counts' columns": columns},
+    )  # fmt: skip
     expressed = candidates == "expressed"
     if n_tokens is None:
         n_tokens = _most_candidates(indptr, genes, observed, expressed)
