@@ -193,7 +193,7 @@ def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     if upstream.dim():
         return (gradient * upstream[:, None]).to(gradient.dtype)
     if type(upstream) is Tensor and not torch.compiler.is_compiling():
-        if upstream.is_cuda and gradient.dtype in _KINDS:
+        if upstream.is_cuda and gradient.dtype in _KINDS and gradient.is_contiguous():
             return _scaled_on_cuda(gradient, upstream, owned=not _keeps_graph())
         if upstream.device.type == "cpu" and upstream.item() == 1:
             return gradient
