@@ -45,7 +45,9 @@ def representations_part(lines: Lines) -> str:
                 other: {x["seed"]: x["scores"][label][other] for x in runs}
                 for other in runs[0]["scores"][label]
             }
-            for other, found in by.items():
+            distinct = {str(found): other for other, found in reversed(by.items())}
+            for other in (other for other in by if other in distinct.values()):
+                found = by[other]
                 cells = [
                     f"{SETS[name].title} ({len(runs)} seeds)" if other == "TxFM" else "",
                     other,
