@@ -85,12 +85,20 @@ def test_thresholds_that_nothing_reaches_are_named_with_those_that_half_reach() 
         match=r"no cell of 5 has 2,000 genes; the most is 4, and half .* 2 or more: set min_genes",
     ):
         curate(small())
-    with pytest.raises(DataError, match="no gene of 5 has 1,000 of the cells kept; the most is 4"):
-        curate(small(), min_genes=1)
+    with pytest.raises(DataError, match="no gene of 5 has 5 of the cells kept; the most is 4"):
+        curate(small(), min_genes=1, min_cells=5)
     with pytest.raises(ConfigError, match="min_cells is -1"):
         curate(small(), min_cells=-1)
     with pytest.raises(DataError, match="5 cells × 5 genes, and the data have 4 × 5"):
         curate(small(), min_genes=1, min_cells=1).apply(small()[:4])
+
+
+def test_too_few_cells_for_any_gene_are_told_from_too_shallow_genes() -> None:
+    with pytest.raises(DataError, match="5 of 5 have 1 genes and are kept; set min_cells to a sm"):
+        curate(small(), min_genes=1)
+    message = "1 of 5 have 4 genes and are kept; set min_genes to 2 or lower, .*, and min_cells"
+    with pytest.raises(DataError, match=message):
+        curate(small(), min_genes=4)
 
 
 @pytest.fixture(scope="module")

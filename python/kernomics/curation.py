@@ -135,6 +135,7 @@ def curate(
         [cells.batch(np.arange(*block)).indptr.diff().numpy() for block in cells.blocks()]
     )
     kept_cells = _kept(genes_of_cell, min_genes, "cell", "genes", "min_genes")
+    _require_cells(genes_of_cell, kept_cells, min_genes, min_cells)
     cells_of_gene = cells.summary(np.flatnonzero(kept_cells)).n_expressing
     kept_genes = _kept(cells_of_gene, min_cells, "gene", "of the cells kept", "min_cells")
     found = Curation(kept_cells, kept_genes, min_genes, min_cells, genes_of_cell, cells_of_gene)
@@ -156,6 +157,23 @@ def _kept(
             f"and half have {half:,} or more: set {name} to {half} or lower"
         )
     return kept
+
+
+def _require_cells(
+    genes_of_cell: NDArray[np.int64], kept: NDArray[np.bool_], min_genes: int, min_cells: int
+) -> None:
+    """Say so where min_genes leaves fewer cells than min_cells asks of a gene."""
+    n_kept = int(kept.sum())
+    if n_kept >= min_cells:
+        return
+    lower = ""
+    if 2 * n_kept < kept.size:
+        half = int(np.median(genes_of_cell))
+        lower = f"min_genes to {half} or lower, which half of the cells have, and "
+    raise DataError(
+        f"no gene can be in {min_cells:,} cells: {n_kept:,} of {kept.size:,} have {min_genes:,} "
+        f"genes and are kept; set {lower}min_cells to a small share of the cells"
+    )
 
 
 def _collection(
