@@ -101,6 +101,8 @@ def test_sets_that_do_not_belong_together_are_refused(other, message):
         join({"first": collection(A), "second": collection(other)})
     with pytest.raises(DataError, match="no data sets"):
         join({})
+    with pytest.raises(DataError, match="'second' is of type AnnData: read it first"):
+        join({"first": collection(A), "second": other})
 
 
 def test_the_likely_cause_of_no_shared_gene_is_told():

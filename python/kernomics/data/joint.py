@@ -100,7 +100,8 @@ def join(
     Raises
     ------
     DataError
-        For no collections, sets that share no gene, or Ensembl ids beside gene symbols.
+        For no collections, anything else than collections, sets that share no gene, or Ensembl ids
+        beside gene symbols.
 
     Warns
     -----
@@ -109,6 +110,12 @@ def join(
     """
     if not collections:
         raise DataError("there are no data sets to join")
+    for name, part in collections.items():
+        if not isinstance(part, CellCollection):
+            raise DataError(
+                f"data set {name!r} is of type {type(part).__name__}: read it first, by "
+                "CellCollection.from_anndata(…), which takes an AnnData or a path"
+            )
     names, parts = list(collections), list(collections.values())
     kinds = {name: gene_id_kind(part.genes) for name, part in collections.items()}
     if len(set(kinds.values())) > 1:
