@@ -206,6 +206,7 @@ def test_it_becomes_json() -> None:
     ("change", "message"),
     [
         ({"control": "crtl"}, "no cell is a control.*'crtl'; closest: 'ctrl'"),
+        ({"control": "N", "perturbations": ["a"] * 9 + ["z"] * 59}, "there are: 'z', 'a'"),
         ({"batches": ["a"] * 66 + ["b", "b"]}, r"'b' \(0 of 2 cells\)"),
         ({"perturbations": ["ctrl"] * 67 + ["p"]}, "none of the 1 perturbations"),
         ({"perturbations": ["ctrl"] * 68}, "none of the 0 perturbations"),

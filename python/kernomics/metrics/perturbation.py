@@ -249,9 +249,11 @@ def perturbation_labels(perturbations: ArrayLike, n: int, control: str) -> Pertu
     codes, found = pd.factorize(column.where(column.isna(), column.astype(str)), sort=True)
     names = [str(name) for name in found]
     if str(control) not in names:
+        # With the commonest first, the controls are likely to be among those shown.
+        commonest = [names[i] for i in pd.Series(codes[codes >= 0]).value_counts().index]
         raise DataError(
             f"no cell is a control: none of {n:,} cells has the perturbation {control!r}; "
-            f"{closest(str(control), names)}"
+            f"{closest(str(control), commonest)}"
         )
     return PerturbationLabels(codes.astype(np.int64), names, names.index(str(control)))
 
