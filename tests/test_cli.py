@@ -78,6 +78,7 @@ def test_help_explains_every_option(command, capsys):
             assert name in text
     assert "None" not in text
     assert "False" not in text
+    assert "default: [" not in text
 
 
 def test_help_and_version_need_neither_torch_nor_numpy():
@@ -327,6 +328,7 @@ def test_evaluate_names_what_it_cannot_use(run, folder, tmp_path, capsys):
         ([str(out), str(folder / "nowhere.h5ad")], "there is no file"),
         ([str(out), other], "none of the panel's labels ['cell_type']"),
         ([str(out), other, "--label", "annotation"], "write TASK=COLUMN"),
+        ([str(out), other, "--labels-key", "annotation"], "a TxFM alone takes --labels-key"),
         ([str(out), other, "--label", "type=annotation"], "no task 'type'; closest: 'cell_type'"),
         ([str(out), str(tmp_path / "few.h5ad")], "of the model's 6 genes are in the data"),
     ):

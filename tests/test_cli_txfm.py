@@ -109,6 +109,23 @@ def test_evaluate_scores_other_cells(folder, run, capsys):
     assert "--labels-key" in error_of(capsys, *line[:3])
 
 
+def test_evaluate_refuses_options_without_effect(folder, run, tmp_path, capsys):
+    line = ["evaluate", str(run), str(folder / "cells.h5ad")]
+    (tmp_path / "pairs.txt").write_text("entity1,entity2\n")
+    pairs = ["--relations", str(tmp_path / "pairs.txt")]
+    labels = ["--labels-key", "cell_type"]
+    cases = [
+        ([*labels, "--predictions", "x.csv", "--label", "a=b"], "alone takes --label, --predict"),
+        ([*pairs, "--metrics", "mlp", "--layers", "1"], "or leave out --metrics, --layers"),
+        ([*pairs, "--batch-key", "batch"], "or leave out --batch-key"),
+        ([*labels, "--control", "none"], "name --perturbation-key, or leave out --control"),
+        ([*labels, "--n-components", "8"], "name --relations, or leave out --n-components"),
+        ([*labels, "--threads", "0"], "at least 1 is needed"),
+    ]
+    for more, message in cases:
+        assert message in error_of(capsys, *line, *more), more
+
+
 def test_what_cannot_be_used_is_named(folder, run, tmp_path, capsys):
     cells, other = str(folder / "cells.h5ad"), str(folder / "other.h5ad")
     out = str(tmp_path / "x")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kernomics import __version__, cli_finetune, cli_options, cli_panels, cli_txfm
+from kernomics import __version__, cli_evaluate, cli_finetune, cli_options, cli_panels, cli_txfm
 from kernomics.errors import ConfigError, KernomicsError
 
 EXAMPLES = """examples:
@@ -33,6 +33,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, []):
             return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return super()._get_help_string(action)
 
 
@@ -93,8 +95,9 @@ def parser() -> argparse.ArgumentParser:
         help="apply a saved model to other cells and score it",
         description="Apply a saved panel to other cells and score its predictions; or represent "
         "other cells by a saved TxFM and score how well classes can be read off that "
-        "representation, PCA and normalised counts, on a fifth of the cells; or how consistent the "
-        "effects of perturbations are in them.",
+        "representation, PCA and normalised counts, on a fifth of the cells; how consistent the "
+        "effects of perturbations are in them; or how many known relationships between genes its "
+        "parameters recall.",
         formatter_class=_Help,
     )
     evaluate.add_argument("run_or_model", help="a run directory, or a saved model")
@@ -106,8 +109,9 @@ def parser() -> argparse.ArgumentParser:
         help="obs column of a label, where it is not called as in training",
     )  # fmt: skip
     evaluate.add_argument("--predictions", metavar="CSV", help="write each cell's prediction here")
-    cli_txfm.add_evaluation(evaluate)
+    cli_evaluate.add_evaluation(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
+    evaluate.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     evaluate.set_defaults(run=_evaluate)
 
     cli_panels.add_panel(commands, _Help)
@@ -334,9 +338,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     from kernomics.models.txfm_model import FORMAT
     from kernomics.train.storage import jsonable
 
+    cli_txfm.use_threads(args.threads)
     if saved_format(args.run_or_model) == FORMAT:
-        cli_txfm.evaluate(args)
+        cli_evaluate.evaluate(args)
         return
+    cli_evaluate.refuse(args, cli_evaluate.OF_TXFM, "is a panel; a TxFM alone takes")
     labels = {}
     for pair in args.label:
         task, equals, name = pair.partition("=")

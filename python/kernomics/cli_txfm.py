@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from kernomics import cli_options, cli_perturbations, cli_scores
+from kernomics import cli_options, cli_scores
 from kernomics.errors import ConfigError
-
-METRICS = ("probes", "top", "mlp", "clusters")  # and mixing, where batches are named
 
 
 def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
@@ -83,8 +80,11 @@ def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: int, 
     )  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="decides everything random")
     command.add_argument(
-        "--config", metavar="JSON", help="file of settings of TxFMConfig and TrainConfig"
-    )
+        "--config", metavar="JSON",
+        help="file of settings of TxFMConfig and TrainConfig, such as "
+        '{"loss": "zinb", "precision": "bf16"}, or the config.json of another run; the options of '
+        "this command take precedence",
+    )  # fmt: skip
     command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -111,7 +111,12 @@ def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
     embed.add_argument(
         "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
     )
-    embed.add_argument("--at-layer", type=int, metavar="I", help="after which block (the last)")
+    embed.add_argument(
+        "--at-layer",
+        type=int,
+        metavar="I",
+        help="after which block, from 1 (the last if not given)",
+    )
     embed.add_argument("--batch-size", type=int, metavar="N", help="cells at a time")
     embed.add_argument(
         "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
@@ -124,50 +129,6 @@ def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
     embed.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     embed.add_argument("--quiet", action="store_true", help="no progress bar")
     embed.set_defaults(run=_embed)
-
-
-def add_evaluation(command: argparse.ArgumentParser) -> None:
-    """Add the options of ``kernomics evaluate`` that a TxFM needs."""
-    group = command.add_argument_group("of a TxFM")
-    group.add_argument(
-        "--labels-key", nargs="+", default=[], metavar="COLUMN", help="obs column(s) of classes"
-    )
-    group.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
-    group.add_argument(
-        "--split-key", metavar="COLUMN",
-        help="obs column of groups, such as batches, none of which is both fitted and scored on",
-    )  # fmt: skip
-    group.add_argument(
-        "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
-    )
-    group.add_argument(
-        "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
-    )
-    group.add_argument(
-        "--metrics", nargs="+", metavar="NAME", default=["probes"], choices=METRICS,
-        help="what to score cells by: probes (nearest neighbours, logistic regression), top (the "
-        "right class among the 5 likeliest), mlp (a network), clusters (NMI, ARI, silhouette)",
-    )  # fmt: skip
-    group.add_argument(
-        "--batch-key", metavar="COLUMN",
-        help="obs column of batches, to score how well they mix; perturbed cells are compared with "
-        "the controls of their own",
-    )  # fmt: skip
-    group.add_argument(
-        "--layers", nargs="+", type=int, default=[], metavar="I",
-        help="score the representation after these blocks too, from 1",
-    )  # fmt: skip
-    group.add_argument(
-        "--relations", nargs="+", default=[], metavar="FILE",
-        help="pairs of related genes (entity1,entity2), one file per database: score how many the "
-        "model's gene parameters recall, beside PCA of the file's cells",
-    )  # fmt: skip
-    group.add_argument(
-        "--n-components", nargs="+", type=int, default=[32, 256], metavar="M",
-        help="with --relations, principal components to keep",
-    )  # fmt: skip
-    group.add_argument("--seed", type=int, default=0, help="of the split and the scores")
-    cli_perturbations.add_perturbations(command)
 
 
 def use_threads(threads: int | None) -> None:
@@ -279,70 +240,6 @@ def training_settings(args: argparse.Namespace, base: Any) -> tuple[dict[str, An
     }
     given = {name: value for name, value in given.items() if value is not None}
     return cli_options.settings(args.config, base, given=given)
-
-
-def evaluate(args: argparse.Namespace) -> None:
-    """Score a TxFM: its cells by classes and perturbations, its gene parameters by relations."""
-    from kernomics.data import CellCollection
-    from kernomics.metrics import read_relations
-    from kernomics.models import CellEncoder
-    from kernomics.train.storage import jsonable
-
-    if not args.labels_key and not args.relations and args.perturbation_key is None:
-        raise ConfigError(
-            "a TxFM is scored by labels or perturbations of cells, or by relations of genes: name "
-            "a column with --labels-key or --perturbation-key, or files with --relations"
-        )
-    relations = {Path(path).stem: read_relations(path) for path in args.relations}
-    if len(relations) < len(args.relations):
-        raise ConfigError(f"two of the files {args.relations} have the same name")
-    model = CellEncoder.load(args.run_or_model)
-    cells = CellCollection.from_anndata(
-        args.data,
-        layer=args.layer,
-        library_key=args.library_key,
-        labels_key=args.labels_key,
-        batch_key=args.batch_key,
-        unlabelled_category=args.unlabelled,
-    )
-    found: dict[str, Any] = {}
-    if args.labels_key:
-        scores = _cell_scores(args, model, cells)
-        found |= scores.to_dict()
-        if not args.json:
-            cli_scores.print_scores(scores)
-    if args.perturbation_key is not None:
-        perturbed = cli_perturbations.evaluate(args, model, cells)
-        found["perturbations"] = perturbed.to_dict()
-        if not args.json:
-            cli_perturbations.print_scores(perturbed)
-    if relations:
-        from kernomics.relationships import compare_relationships
-
-        recall = compare_relationships(
-            model, cells, None, relations, n_components=args.n_components, seed=args.seed
-        )
-        found["relationships"] = recall.to_dict()
-        if not args.json:
-            cli_scores.print_relationships(recall)
-    if args.json:
-        print(json.dumps(jsonable(found), indent=1))
-
-
-def _cell_scores(args: argparse.Namespace, model: Any, cells: Any) -> Any:
-    from kernomics.representation import compare_representations
-
-    split = divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
-    return compare_representations(
-        model,
-        cells,
-        split,
-        n_tokens=args.n_tokens,
-        n_draws=args.n_draws,
-        seed=args.seed,
-        layers=args.layers,
-        metrics=args.metrics + ["ilisi"] * (args.batch_key is not None),
-    )
 
 
 # -- embed -----------------------------------------------------------------------------------------

@@ -1,0 +1,162 @@
+"""``kernomics evaluate`` of a TxFM: by labels, perturbations and relations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from kernomics import cli_perturbations, cli_scores, cli_txfm
+from kernomics.errors import ConfigError
+
+METRICS = ("probes", "top", "mlp", "clusters")  # and mixing, where batches are named
+
+OF_PANEL = ("label", "predictions")
+OF_LABELS = ("unlabelled", "split_key", "metrics", "layers")
+OF_PERTURBATIONS = ("control", "null")
+OF_TXFM = (
+    *("labels_key", *OF_LABELS, "perturbation_key", *OF_PERTURBATIONS, "batch_key"),
+    *("n_tokens", "n_draws", "relations", "n_components", "seed"),
+)
+
+
+def add_evaluation(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``kernomics evaluate`` that a TxFM needs."""
+    group = command.add_argument_group("of a TxFM")
+    group.add_argument(
+        "--labels-key", nargs="+", default=[], metavar="COLUMN", help="obs column(s) of classes"
+    )
+    group.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
+    group.add_argument(
+        "--split-key", metavar="COLUMN",
+        help="obs column of groups, such as batches, none of which is both fitted and scored on",
+    )  # fmt: skip
+    group.add_argument(
+        "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
+    )
+    group.add_argument(
+        "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
+    )
+    group.add_argument(
+        "--metrics", nargs="+", metavar="NAME", default=["probes"], choices=METRICS,
+        help="what to score cells by: probes (nearest neighbours, logistic regression), top (the "
+        "right class among the 5 likeliest), mlp (a network), clusters (NMI, ARI, silhouette)",
+    )  # fmt: skip
+    group.add_argument(
+        "--batch-key", metavar="COLUMN",
+        help="obs column of batches, to score how well they mix; perturbed cells are compared with "
+        "the controls of their own",
+    )  # fmt: skip
+    group.add_argument(
+        "--layers", nargs="+", type=int, default=[], metavar="I",
+        help="score the representation after these blocks too, from 1",
+    )  # fmt: skip
+    group.add_argument(
+        "--relations", nargs="+", default=[], metavar="FILE",
+        help="pairs of related genes (entity1,entity2), one file per database: score how many the "
+        "model's gene parameters recall, beside PCA of the file's cells",
+    )  # fmt: skip
+    group.add_argument(
+        "--n-components", nargs="+", type=int, default=[32, 256], metavar="M",
+        help="with --relations, principal components to keep",
+    )  # fmt: skip
+    group.add_argument("--seed", type=int, default=0, help="of the split and the scores")
+    cli_perturbations.add_perturbations(command)
+    command.set_defaults(
+        at_first={name: command.get_default(name) for name in (*OF_PANEL, *OF_TXFM)}
+    )
+
+
+def refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    """Refuse options of ``kernomics evaluate`` that would be without effect."""
+    given = [name for name in names if getattr(args, name) != args.at_first[name]]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ConfigError(f"{args.run_or_model} {why} {options}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Score a TxFM: its cells by classes and perturbations, its gene parameters by relations."""
+    from kernomics.data import CellCollection
+    from kernomics.metrics import read_relations
+    from kernomics.models import CellEncoder
+    from kernomics.train.storage import jsonable
+
+    if not args.labels_key and not args.relations and args.perturbation_key is None:
+        raise ConfigError(
+            "a TxFM is scored by labels or perturbations of cells, or by relations of genes: name "
+            "a column with --labels-key or --perturbation-key, or files with --relations"
+        )
+    _refuse_without_effect(args)
+    relations = {Path(path).stem: read_relations(path) for path in args.relations}
+    if len(relations) < len(args.relations):
+        raise ConfigError(f"two of the files {args.relations} have the same name")
+    model = CellEncoder.load(args.run_or_model)
+    cells = CellCollection.from_anndata(
+        args.data,
+        layer=args.layer,
+        library_key=args.library_key,
+        labels_key=args.labels_key,
+        batch_key=args.batch_key,
+        unlabelled_category=args.unlabelled,
+    )
+    found: dict[str, Any] = {}
+    if args.labels_key:
+        scores = _cell_scores(args, model, cells)
+        found |= scores.to_dict()
+        if not args.json:
+            cli_scores.print_scores(scores)
+    if args.perturbation_key is not None:
+        perturbed = cli_perturbations.evaluate(args, model, cells)
+        found["perturbations"] = perturbed.to_dict()
+        if not args.json:
+            cli_perturbations.print_scores(perturbed)
+    if relations:
+        from kernomics.relationships import compare_relationships
+
+        recall = compare_relationships(
+            model, cells, None, relations, n_components=args.n_components, seed=args.seed
+        )
+        found["relationships"] = recall.to_dict()
+        if not args.json:
+            cli_scores.print_relationships(recall)
+    if args.json:
+        print(json.dumps(jsonable(found), indent=1))
+
+
+def _refuse_without_effect(args: argparse.Namespace) -> None:
+    refuse(args, OF_PANEL, "is a TxFM; a panel alone takes")
+    if not args.labels_key:
+        refuse(args, OF_LABELS, "is scored by no labels: name --labels-key, or leave out")
+        if args.perturbation_key is None:
+            refuse(
+                args,
+                ("batch_key", "n_tokens", "n_draws"),
+                "is scored by relations of genes alone: name --labels-key or --perturbation-key, "
+                "or leave out",
+            )
+    if args.perturbation_key is None:
+        refuse(
+            args,
+            OF_PERTURBATIONS,
+            "is scored by no perturbations: name --perturbation-key, or leave out",
+        )
+    if not args.relations:
+        refuse(args, ("n_components",), "is scored by no relations: name --relations, or leave out")
+
+
+def _cell_scores(args: argparse.Namespace, model: Any, cells: Any) -> Any:
+    from kernomics.representation import compare_representations
+
+    split = cli_txfm.divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
+    return compare_representations(
+        model,
+        cells,
+        split,
+        n_tokens=args.n_tokens,
+        n_draws=args.n_draws,
+        seed=args.seed,
+        layers=args.layers,
+        metrics=args.metrics + ["ilisi"] * (args.batch_key is not None),
+    )
