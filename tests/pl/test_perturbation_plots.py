@@ -71,8 +71,8 @@ def test_the_null_is_drawn_with_each_statistic(null: Any) -> None:
     at = {
         label: [path.vertices[0, 0] for path in part.get_paths()] for label, part in marks.items()
     }
-    assert at["consistent (p < 0.01)"] == [found.table.loc["a", "statistic"]]
-    assert at["not consistent"] == found.table.loc[["b", "c"], "statistic"].tolist()
+    assert at["p < 0.01"] == [found.table.loc["a", "statistic"]]
+    assert at["p ≥ 0.01"] == found.table.loc[["b", "c"], "statistic"].tolist()
     (null_drawn,) = ax.patches
     values = null_drawn.get_data().values
     np.testing.assert_allclose(values * found.null_histogram.max(), found.null_histogram)

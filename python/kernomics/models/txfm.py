@@ -120,6 +120,10 @@ class TxFM:
         self.module: TxFMModule | None = None
         self.encoder: CellEncoder | None = None
 
+    def __repr__(self) -> str:
+        state = "untrained" if self.encoder is None else "trained"
+        return f"{state} TxFM, width {self.config.d_model}, {len(self.genes):,} genes"
+
     @classmethod
     def from_pretrained(
         cls,

@@ -105,8 +105,8 @@ def consistency_null(
     density = counts / counts.max()
     ax.stairs(density, edges, fill=True, color=colors.quiet, label=f"null of {consistency.null}")
     for consistent, color, label in (
-        (False, colors.muted, "not consistent"),
-        (True, colors.palette[0], f"consistent (p < {consistency.threshold:g})"),
+        (False, colors.muted, f"p ≥ {consistency.threshold:g}"),
+        (True, colors.palette[0], f"p < {consistency.threshold:g}"),
     ):
         found = table.loc[table["consistent"] == consistent, "statistic"].to_numpy()
         ax.vlines(found, -0.16, -0.04, color=color, linewidth=1.1, label=label)
