@@ -35,6 +35,11 @@ def newest(lines: Lines) -> list[Mapping[str, Any]]:
     return [line for line in lines if line["settings"] == last[line["set"]]]
 
 
+def seeds(runs: Lines) -> str:
+    """Write how many runs there are."""
+    return f"{len(runs)} seed{'s' * (len(runs) > 1)}"
+
+
 def representations_part(lines: Lines) -> str:
     """Return how well classes are read off each representation: mean, and TxFM's difference."""
     rows = []
@@ -49,7 +54,7 @@ def representations_part(lines: Lines) -> str:
             for other in (other for other in by if other in distinct.values()):
                 found = by[other]
                 cells = [
-                    f"{SETS[name].title} ({len(runs)} seeds)" if other == "TxFM" else "",
+                    f"{SETS[name].title} ({seeds(runs)})" if other == "TxFM" else "",
                     other,
                 ]
                 for key in MEASURES.values():
