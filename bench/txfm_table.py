@@ -80,9 +80,25 @@ def recall_part(lines: Lines) -> str:
     return grid(["cells", "vectors of genes", "recall"], rows) if rows else NOTHING
 
 
+def memory_part(lines: Lines) -> str:
+    """Return memory and time of a training step, as shares of the same blocks in plain torch."""
+    rows = [
+        [
+            f"{x['case']}, {x['precision']}",
+            x["way"],
+            f"{x['peak_bytes'] / 1e6:,.0f} MB",
+            *(f"{x[share]:.2f}" for share in ("peak_share", "saved_share", "time_share")),
+        ]
+        for x in lines
+    ]
+    head = ["case", "way", "peak", "of eager's peak", "of what it saves", "of its time"]
+    return grid(head, rows) if rows else NOTHING
+
+
 PARTS: dict[str, tuple[str, Callable[[Lines], str]]] = {
     "representations": ("txfm", representations_part),
     "recall": ("txfm", recall_part),
+    "memory": ("txfm_step", memory_part),
     "ablation": ("txfm_ablation", txfm_ablation.table),
 }
 

@@ -68,6 +68,15 @@ def test_every_ablation_is_a_setting_and_stands_beside_the_papers_figure() -> No
     assert rows[3].endswith("| 2 | 27.2 / 31.1 / 41.8 |")
 
 
+def test_memory_is_written_as_shares_of_eager() -> None:
+    from txfm_table import memory_part
+
+    step = {"case": "S 12 blocks", "precision": "bf16", "way": "kernomics", "peak_bytes": 812e6}
+    shares = {"peak_share": 0.54, "saved_share": 0.52, "time_share": 1.0}
+    row = "| S 12 blocks, bf16 | kernomics | 812 MB | 0.54 | 0.52 | 1.00 |"
+    assert memory_part([{**step, **shares}]).splitlines()[2] == row
+
+
 def test_generated_parts_replace_what_stood_there_and_nothing_else() -> None:
     import txfm_table
 
