@@ -15,6 +15,7 @@
 // are read and written number by number. Panels and row pointers at fault give no access outside
 // the arrays; bad columns give the loss NaN.
 #include "launch.h"
+#include "poisson_reduce.cuh"
 #include "poisson_row.cuh"
 
 namespace kernomics {
@@ -194,6 +195,46 @@ void poisson_sweep(const CudaPoissonArgs& a, const CudaPoissonStrip& s, const do
     poisson::with_layout<__nv_bfloat16>(a, s, units, weights, stream);
   else
     poisson::with_layout<float>(a, s, units, weights, stream);
+}
+
+void poisson_prepare(const CudaPoissonArgs& a, int reduction, int64_t segments, double* units,
+                     double* weights, double* sums, CudaStream stream) {
+  if (a.rows == 0) return;
+  if (a.kind == kTargetCounts && a.library == nullptr) {
+    const auto library = [&](auto kernel) {
+      launch("poisson_library", kernel, a.rows, poisson::kThreads, 0, stream, a, units);
+    };
+    if (a.values_kind == kFloat64)
+      library(poisson::library_kernel<double>);
+    else if (a.values_kind == kBFloat16)
+      library(poisson::library_kernel<__nv_bfloat16>);
+    else
+      library(poisson::library_kernel<float>);
+  }
+  const bool alone = reduction == kCudaReduceGenes && a.panel != nullptr;
+  const int64_t blocks = (a.rows + poisson::kThreads - 1) / poisson::kThreads;
+  launch("poisson_prepare", poisson::prepare_kernel, alone ? 1 : blocks,
+         alone ? poisson::kWide : poisson::kThreads, 0, stream, a, reduction, segments, units,
+         weights, sums);
+}
+
+void poisson_finish(int64_t rows, int64_t segments, const double* sums, const double* weights,
+                    bool by_cell, int out_kind, void* out, CudaStream stream) {
+  if (out_kind == kFloat64)
+    poisson::finish<double>(rows, segments, sums, weights, by_cell, out, stream);
+  else
+    poisson::finish<float>(rows, segments, sums, weights, by_cell, out, stream);
+}
+
+void poisson_scale(const void* from, void* to, int64_t count, int kind, const void* factor,
+                   CudaStream stream) {
+  if (count == 0) return;
+  if (kind == kFloat64)
+    poisson::scale<double>(from, to, count, factor, stream);
+  else if (kind == kBFloat16)
+    poisson::scale<__nv_bfloat16>(from, to, count, factor, stream);
+  else
+    poisson::scale<float>(from, to, count, factor, stream);
 }
 
 }  // namespace kernomics
