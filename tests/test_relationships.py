@@ -12,11 +12,11 @@ import kernomics as kn
 from kernomics import datasets
 from kernomics.cli import main
 from kernomics.data import CellCollection
+from kernomics.data.expression import log_expression
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics import relationship_recall
 from kernomics.models import TxFM
 from kernomics.relationships import compare_relationships, pca_loadings
-from kernomics.representation_baselines import log_normalised
 
 SMALL = {"d_model": 16, "n_layers": 2, "n_heads": 2, "decoder_layers": 1, "n_tokens": 15}
 N_NULL = 2000
@@ -90,8 +90,8 @@ def test_parameters_are_scored_as_by_the_metric_on_the_genes_that_cells_have(
 
 
 def test_loadings_are_the_right_singular_vectors_of_centred_cells(scores, cells, relations):
-    expression = log_normalised(cells, np.arange(150))
-    expression = expression[:, np.flatnonzero(expression.getnnz(axis=0))].astype(np.float64)
+    expression = log_expression(cells.batch(np.arange(150)), dtype=np.float64)
+    expression = expression[:, np.flatnonzero(expression.getnnz(axis=0))]
     loadings, share = pca_loadings(expression, 4)
     dense = expression.toarray()
     _, lengths, right = np.linalg.svd(dense - dense.mean(axis=0), full_matrices=False)

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from kernomics.data import CellCollection
+from kernomics.data.expression import log_expression, most_variable_genes
 from kernomics.data.labels import column
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import PerturbationConsistency, align, perturbation_consistency
@@ -20,7 +21,6 @@ from kernomics.metrics.alignment import How, groups, require_controls
 from kernomics.metrics.perturbation import Null, perturbation_labels
 from kernomics.models import CellEncoder
 from kernomics.reconstruction import Reconstruction, reconstructed_rows
-from kernomics.representation_baselines import log_normalised, most_variable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -275,7 +275,7 @@ class _Everything:
         require_extra("sklearn", purpose="PCA")
         from sklearn.decomposition import PCA
 
-        expression = log_normalised(self.cells, self.rows, TARGET_SUM)
+        expression = log_expression(self.cells.batch(self.rows), TARGET_SUM)
         most = min(expression.shape) - 1
         wanted = sorted({min(n, most) for n in n_components})
         if not wanted or wanted[0] < 1:
@@ -292,7 +292,7 @@ class _Everything:
                 self.rows, own, pca.components_[:n], pca.mean_, TARGET_SUM
             )
             yield _Scored(name, own, None, *reconstruction)
-        top = most_variable(expression, wanted[-1])
+        top = most_variable_genes(self.cells, self.rows, wanted[-1], TARGET_SUM)
         yield _Scored("normalised counts", expression[:, top].toarray())
         for name, values in self.given.items():
             if values.ndim != 2 or len(values) != self.cells.n_cells:

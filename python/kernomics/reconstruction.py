@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection
+from kernomics.data.expression import log_expression
 from kernomics.data.random import Stream, permutation
 from kernomics.metrics import spearman_inversion, structural_integrity
 from kernomics.models import CellEncoder
-from kernomics.representation_baselines import log_normalised
 
 
 def reconstructed_rows(
@@ -88,7 +88,7 @@ class Reconstruction:
                 shape=(len(found), self.cells.n_genes),
             )
         else:
-            observed = log_normalised(self.cells, self.rows, target_sum)
+            observed = log_expression(self.cells.batch(self.rows), target_sum)
         observed = observed[:, self.columns]
         return (
             spearman_inversion(predicted, observed),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection
+from kernomics.data.expression import log_expression
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics._extras import require_extra
 from kernomics.metrics.moments import moments_explained
@@ -25,7 +26,6 @@ from kernomics.metrics.relationships import (
     recall_of_components,
 )
 from kernomics.models import CellEncoder
-from kernomics.representation_baselines import log_normalised
 
 N_COMPONENTS = (32, 256)
 """The paper's numbers for encoder tokens and for decoder weights."""
@@ -203,7 +203,7 @@ def _expression(
     with warnings.catch_warnings():  # genes that the data lack are left out, not taken as 0
         warnings.simplefilter("ignore", UserWarning)
         view = cells.with_genes(model.genes)
-    expression = sparse.csr_matrix(log_normalised(view, rows), dtype=np.float64)
+    expression = log_expression(view.batch(rows), dtype=np.float64)
     seen = np.flatnonzero(expression.getnnz(axis=0))
     if not seen.size:
         raise DataError(f"the {len(rows):,} cells have none of the model's genes")

@@ -13,35 +13,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection, Split
-from kernomics.errors import ConfigError, DataError
+from kernomics.data.expression import log_expression, most_variable_genes
+from kernomics.errors import ConfigError
 from kernomics.metrics._extras import require_extra
-
-PCA_TARGET_SUM = 1e4
-"""Counts per cell before the logarithm for PCA and normalised counts: scanpy's usual choice."""
 
 Representations = dict[str, tuple[NDArray[Any], NDArray[Any]]]
 """By name, of training cells [n, d] and of test cells [m, d]."""
-
-
-def log_normalised(
-    cells: CellCollection, rows: NDArray[np.int64], target_sum: float = PCA_TARGET_SUM
-) -> sparse.csr_matrix:
-    """Return log(1 + target_sum·count/library) of some cells, CSR [n, G]."""
-    batch = cells.batch(rows)
-    if batch.library is None:
-        raise DataError("there are no library sizes to normalise by")
-    per_cell = np.repeat(target_sum / batch.library.numpy(), np.diff(batch.indptr.numpy()))
-    return sparse.csr_matrix(
-        (np.log1p(batch.values.numpy() * per_cell), batch.indices.numpy(), batch.indptr.numpy()),
-        shape=(len(batch), cells.n_genes),
-    )
-
-
-def most_variable(expression: sparse.csr_matrix, n_genes: int) -> NDArray[np.int64]:
-    """Return the n_genes columns of largest variance of a CSR [n, G], ascending, int64."""
-    mean = np.asarray(expression.mean(axis=0)).ravel()
-    variance = np.asarray(expression.multiply(expression).mean(axis=0)).ravel() - mean**2
-    return np.sort(np.argsort(-variance, kind="stable")[:n_genes])
 
 
 def baseline_representations(
@@ -86,8 +63,7 @@ def baseline_representations(
     require_extra("sklearn", purpose="PCA")
     from sklearn.decomposition import PCA
 
-    train = log_normalised(cells, split.train)
-    test = log_normalised(cells, split.test)
+    train, test = (log_expression(cells.batch(rows)) for rows in (split.train, split.test))
     for name, sizes, most in (
         ("n_components", n_components, min(train.shape) - 1),
         ("n_variable", n_variable, cells.n_genes),
@@ -100,7 +76,7 @@ def baseline_representations(
     scores = pca.transform(train), pca.transform(test)
 
     def variable(size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        top = most_variable(train, size)
+        top = most_variable_genes(cells, split.train, size)
         return train[:, top].toarray(), test[:, top].toarray()
 
     found: Representations = {

@@ -8,9 +8,10 @@ import torch
 
 from kernomics import datasets
 from kernomics.data import CellCollection, join
+from kernomics.data.expression import most_variable_genes
 from kernomics.errors import ConfigError
 from kernomics.models import TxFM
-from kernomics.models.gene_components import gene_components, most_variable_genes
+from kernomics.models.gene_components import gene_components
 from kernomics.models.txfm_start import DECODER_START
 
 TINY = {"d_model": 16, "n_layers": 1, "n_heads": 2, "n_tokens": 6, "decoder_layers": 0}

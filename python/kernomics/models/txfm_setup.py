@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from kernomics.data import CellCollection, Split
 from kernomics.data.checks import named_cells
+from kernomics.data.expression import most_variable_genes
 from kernomics.data.match import mismatch_cause
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models.gene_components import most_variable_genes
 from kernomics.models.setup import split_cells
 from kernomics.train import TrainConfig
 

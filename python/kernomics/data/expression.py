@@ -1,0 +1,87 @@
+"""Log expression of cells, and which genes it varies most in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from scipy import sparse
+
+from kernomics.data.cells import Cells
+from kernomics.data.collection import CellCollection
+from kernomics.errors import DataError
+
+TARGET_SUM = 1e4
+"""Counts per cell before the logarithm: the usual choice for PCA and variable genes."""
+CELLS_AT_A_TIME = 8192
+
+
+def log_expression(
+    batch: Cells, target_sum: float = TARGET_SUM, dtype: DTypeLike = np.float32
+) -> sparse.csr_matrix:
+    """Return log(1 + target_sum·count/library), CSR [B, G].
+
+    Parameters
+    ----------
+    batch
+        B cells, on the CPU. One without counts has none afterwards either.
+    target_sum
+        To which each cell's counts are scaled.
+    dtype
+        Of what is returned; everything is computed in float64.
+
+    Raises
+    ------
+    DataError
+        When the cells have no library sizes.
+    """
+    if batch.library is None:
+        raise DataError("there are no library sizes to normalise by")
+    scale = target_sum / batch.library.double().clamp_min(1.0).numpy()
+    of_count = np.repeat(scale, batch.indptr.diff().numpy())
+    values = np.log1p(batch.values.double().numpy() * of_count).astype(dtype, copy=False)
+    return sparse.csr_matrix((values, batch.indices.numpy(), batch.indptr.numpy()), batch.shape)
+
+
+def gene_panels(batch: Cells) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return the genes of each data set, bool [P, G], and which of them each cell is of, [B]."""
+    if batch.observed is None:
+        return np.ones((1, batch.n_genes), bool), np.zeros(len(batch), np.int64)
+    mask, panel_id = batch.observed.mask.numpy(), batch.observed.panel_id.numpy()
+    return mask.astype(bool), panel_id.astype(np.int64)
+
+
+def gene_moments(
+    batches: Iterable[Cells], target_sum: float = TARGET_SUM
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean and variance of each gene's log expression, float64 [G].
+
+    They are over the cells whose data set has the gene; 0 for a gene that none has.
+    """
+    total = squares = cells = np.zeros(1)
+    for batch in batches:
+        x = log_expression(batch, target_sum, np.float64)
+        panels, panel_of_cell = gene_panels(batch)
+        total = total + np.asarray(x.sum(axis=0)).ravel()
+        squares = squares + np.asarray(x.multiply(x).sum(axis=0)).ravel()
+        cells = cells + np.bincount(panel_of_cell, minlength=len(panels)) @ panels
+    mean = total / np.maximum(cells, 1)
+    return mean, np.maximum(squares / np.maximum(cells, 1) - mean**2, 0)
+
+
+def most_variable_genes(
+    cells: CellCollection,
+    rows: NDArray[np.int64],
+    n_genes: int,
+    target_sum: float = TARGET_SUM,
+) -> NDArray[np.int64]:
+    """Return which genes vary most in log expression over some cells, ascending int64 [n_genes].
+
+    Of genes that vary alike the first are taken. The cells are read in parts.
+    """
+    starts = range(0, len(rows), CELLS_AT_A_TIME)
+    _, variance = gene_moments(
+        (cells.batch(rows[start : start + CELLS_AT_A_TIME]) for start in starts), target_sum
+    )
+    return np.sort(np.argsort(-variance, kind="stable")[:n_genes])
