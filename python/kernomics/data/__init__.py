@@ -6,13 +6,14 @@ from kernomics._lazy import later
 
 if TYPE_CHECKING:
     from kernomics.data.cells import Cells
-    from kernomics.data.collection import CellCollection, GeneSummary
+    from kernomics.data.collection import CellCollection
     from kernomics.data.joint import join
     from kernomics.data.labels import Labels
     from kernomics.data.match import gene_id_kind, match_genes
     from kernomics.data.sampler import Sampler
     from kernomics.data.splits import Split, make_split
     from kernomics.data.subset import select_cells
+    from kernomics.data.summaries import GeneSummary
 
 __all__ = [
     "CellCollection",
@@ -33,7 +34,7 @@ __getattr__ = later(
     {
         "CellCollection": "collection",
         "Cells": "cells",
-        "GeneSummary": "collection",
+        "GeneSummary": "summaries",
         "Labels": "labels",
         "Sampler": "sampler",
         "Split": "splits",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,30 +21,12 @@ from kernomics.data.reading import read_batches, read_library, read_through
 from kernomics.data.rows import Rows, canonical
 from kernomics.data.sampler import Sampler
 from kernomics.data.sources import CsrSource, Source
+from kernomics.data.summaries import GeneSummary, fingerprint_of, summarise
 from kernomics.errors import ConfigError, DataError
 from kernomics.ops import Panels
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-
-@dataclass(frozen=True, eq=False)
-class GeneSummary:
-    """Per gene, over some cells; with classes, one row per class.
-
-    Attributes
-    ----------
-    n_cells
-        int64 [] or [C]: cells looked at.
-    n_expressing
-        int64 [G] or [C, G]: cells with at least one count of the gene.
-    mean
-        float64 [G] or [C, G]: mean count; NaN for a class without cells.
-    """
-
-    n_cells: npt.NDArray[np.int64]
-    n_expressing: npt.NDArray[np.int64]
-    mean: npt.NDArray[np.float64]
 
 
 class CellCollection:
@@ -398,26 +379,12 @@ class CellCollection:
         """
         wanted = np.arange(self.n_cells) if rows is None else np.sort(np.asarray(rows, np.int64))
         if by is None:
-            classes, n_classes = np.zeros(self.n_cells, np.int64), 1
-        else:
-            label = self._label(by)
-            classes, n_classes = label.values, label.n_classes
-        wanted = wanted[classes[wanted] >= 0]
-        size = n_classes * self.n_genes
-        expressing, sums = np.zeros(size, np.int64), np.zeros(size)
-        for cells in self._batches_of(wanted):
-            indptr = cells.indptr.numpy()
-            group = np.repeat(classes[cells.cell_ids.numpy()], np.diff(indptr))
-            slot = group * self.n_genes + cells.indices.numpy()
-            expressing += np.bincount(slot, minlength=size)
-            sums += np.bincount(slot, weights=cells.values.numpy(), minlength=size)
-        n_cells = np.bincount(classes[wanted], minlength=n_classes).astype(np.int64)
-        with np.errstate(invalid="ignore"):
-            mean = sums.reshape(n_classes, -1) / n_cells[:, None]
-        n_expressing = expressing.reshape(n_classes, -1)
-        if by is None:
-            return GeneSummary(n_cells[0], n_expressing[0], mean[0])
-        return GeneSummary(n_cells, n_expressing, mean)
+            one = np.zeros(self.n_cells, np.int64)
+            found = summarise(self._batches_of(wanted), self.n_genes, one, 1)
+            return GeneSummary(found.n_cells[0], found.n_expressing[0], found.mean[0])
+        label = self._label(by)
+        wanted = wanted[label.values[wanted] >= 0]
+        return summarise(self._batches_of(wanted), self.n_genes, label.values, label.n_classes)
 
     def _label(self, name: str) -> Labels:
         known = dict(self.labels)
@@ -434,23 +401,5 @@ class CellCollection:
         The same for the same cells however they are stored; computed on first use, in one pass.
         """
         if self._fingerprint is None:
-            parts = {name: hashlib.sha256() for name in ("lengths", "genes", "counts", "library")}
-            for cells in self._batches_of(np.arange(self.n_cells)):
-                parts["lengths"].update(cells.indptr.diff().numpy().astype("<i8").tobytes())
-                parts["genes"].update(cells.indices.numpy().astype("<i4").tobytes())
-                parts["counts"].update(cells.values.numpy().astype("<f4").tobytes())
-                if cells.library is not None:
-                    parts["library"].update(cells.library.numpy().astype("<f4").tobytes())
-            whole = hashlib.sha256(f"{self.n_cells} {self.n_genes}".encode())
-            for names in (self.genes, self.cell_names):
-                whole.update("\0".join(names.tolist()).encode() + b"\1")
-            for part in parts.values():
-                whole.update(part.digest())
-            if self._observed is not None and self._panel_of_cell is not None:
-                whole.update(self._observed.mask.numpy().tobytes())
-                whole.update(self._panel_of_cell.tobytes())
-            for label in self.labels.values():
-                whole.update("\0".join((label.name, label.kind, *label.categories)).encode())
-                whole.update(label.values.tobytes())
-            self._fingerprint = whole.hexdigest()
+            self._fingerprint = fingerprint_of(self, self._batches_of(np.arange(self.n_cells)))
         return self._fingerprint

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernomics.data import CellCollection
-from kernomics.data.collection import GeneSummary
+from kernomics.data.summaries import GeneSummary
 from kernomics.errors import ConfigError, closest
 from kernomics.models.gene_bounds import GeneBounds, gene_bounds
 from kernomics.models.gene_costs import Budget, costs_of_column, make_budget

@@ -7,8 +7,8 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +33,7 @@ from kernomics.train.interfaces import (
 )
 from kernomics.train.interrupts import Interrupts
 from kernomics.train.loggers import JSONLines, Logger
+from kernomics.train.module import check_losses, device_of, own_random_state
 from kernomics.train.rundir import DirectoryLock
 from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
 
@@ -120,7 +121,7 @@ def fit(
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(DirectoryLock(directory))
-        stack.enter_context(_own_random_state(module))
+        stack.enter_context(own_random_state(module))
         torch.manual_seed(config.seed)
         run = _Run(module, batches, fetch, config, directory, validate, optimizer_factory)
         run.begin(resume, loggers, stack)
@@ -151,7 +152,7 @@ class _Run:
         self.config = config
         self.metrics = None if directory is None else directory / "metrics.jsonl"
         self.validate = validate
-        self.device = _device(module)
+        self.device = device_of(module)
         self.parameters = list(module.parameters())  # a walk through the modules is slow
         self.optimizer = (optimizer_factory or self._adamw)(module)
         # Taken before a checkpoint is loaded, whose rates are those of a step of the schedule.
@@ -242,7 +243,7 @@ class _Run:
                 self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
             ):
                 losses = training_loss(batch)
-            _check_losses(losses)
+            check_losses(losses)
             (losses["loss"] * (len(batch_rows) / cells)).backward()  # type: ignore[no-untyped-call]
             done.append((batch, {name: value.detach() for name, value in losses.items()}))
 
@@ -399,32 +400,3 @@ class _Run:
             self.interrupts.leave(
                 f"training was interrupted after step {self.state.step}; {self.keeper.last_good}"
             )
-
-
-def _check_losses(losses: Any) -> None:
-    if not isinstance(losses, Mapping) or "loss" not in losses:
-        found = sorted(losses) if isinstance(losses, Mapping) else type(losses).__name__
-        raise ConfigError(f"training_loss must return a dict with the key 'loss', not {found}")
-    for name, value in losses.items():
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-            raise ConfigError(
-                f"training_loss returned a {type(value).__name__}{shape} as {name!r}: it must be "
-                "a scalar tensor"
-            )
-    if not losses["loss"].requires_grad:
-        raise ConfigError("the loss does not depend on any parameter that is to be trained")
-
-
-def _device(module: nn.Module) -> torch.device:
-    for parameter in module.parameters():
-        return parameter.device
-    raise ConfigError(f"{type(module).__name__} has no parameters to train")
-
-
-@contextmanager
-def _own_random_state(module: nn.Module) -> Iterator[None]:
-    """Give the run random numbers of its own, and the caller's back at the end."""
-    device = _device(module)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
