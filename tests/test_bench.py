@@ -179,8 +179,9 @@ def test_a_txfm_step_is_measured_in_every_way_but_compiled(tmp_path: Path) -> No
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [record["way"] for record in found] == ["eager", "kernomics", "recompute"]
+    ways = ["eager", "kernomics", "recompute_feed_forward", "recompute_blocks"]
+    assert [record["way"] for record in found] == ways
     for record in found:
         assert record["peak_bytes"] > 0
         assert (record["largest_batch"], record["too_large_batch"]) == (16, None)
-    assert len(done.stdout.splitlines()) == 3
+    assert len(done.stdout.splitlines()) == 4

@@ -1,6 +1,8 @@
 """`kernomics pretrain`, `embed` and `evaluate` of a TxFM, from files to files."""
 
 import json
+import warnings
+from itertools import pairwise
 
 import anndata
 import numpy as np
@@ -107,6 +109,23 @@ def test_evaluate_scores_other_cells(folder, run, capsys):
     assert scores["n_test"] == 40
     assert {row["label"] for row in scores["scores"]} == {"cell_type"}
     assert "--labels-key" in error_of(capsys, *line[:3])
+
+
+def test_evaluate_takes_cells_with_fewer_genes_where_allowed(folder, run, tmp_path, capsys):
+    some = anndata.read_h5ad(folder / "cells.h5ad")
+    some[:, : some.n_vars // 2].copy().write_h5ad(tmp_path / "half.h5ad")
+    pairs = [f"{a},{b}" for a, b in pairwise(some.var_names[: some.n_vars // 2])]
+    (tmp_path / "pairs.txt").write_text("\n".join(["entity1,entity2", *pairs]))
+    for what in (
+        ["--labels-key", "cell_type"],
+        ["--relations", str(tmp_path / "pairs.txt")],
+        ["--perturbation-key", "cell_type", "--control", some.obs["cell_type"].iloc[0]],
+    ):
+        line = ["evaluate", str(run), str(tmp_path / "half.h5ad"), *what]
+        assert "at least 80% must match (min_gene_overlap)" in error_of(capsys, *line)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of the genes that are missing
+            assert main([*line, "--min-gene-overlap", "0.4"]) == 0
 
 
 def test_evaluate_refuses_options_without_effect(folder, run, tmp_path, capsys):

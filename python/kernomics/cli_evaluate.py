@@ -17,7 +17,7 @@ OF_LABELS = ("unlabelled", "split_key", "metrics", "layers")
 OF_PERTURBATIONS = ("control", "null")
 OF_TXFM = (
     *("labels_key", *OF_LABELS, "perturbation_key", *OF_PERTURBATIONS, "batch_key"),
-    *("n_tokens", "n_draws", "relations", "n_components", "seed"),
+    *("n_tokens", "n_draws", "min_gene_overlap", "relations", "n_components", "seed"),
 )
 
 
@@ -38,6 +38,10 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
     )
+    group.add_argument(
+        "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
+        help="share of the model's genes that the data must have",
+    )  # fmt: skip
     group.add_argument(
         "--metrics", nargs="+", metavar="NAME", default=["probes"], choices=METRICS,
         help="what to score cells by: probes (nearest neighbours, logistic regression), top (the "
@@ -116,7 +120,13 @@ def evaluate(args: argparse.Namespace) -> None:
         from kernomics.relationships import compare_relationships
 
         recall = compare_relationships(
-            model, cells, None, relations, n_components=args.n_components, seed=args.seed
+            model,
+            cells,
+            None,
+            relations,
+            n_components=args.n_components,
+            min_gene_overlap=args.min_gene_overlap,
+            seed=args.seed,
         )
         found["relationships"] = recall.to_dict()
         if not args.json:
@@ -156,6 +166,7 @@ def _cell_scores(args: argparse.Namespace, model: Any, cells: Any) -> Any:
         split,
         n_tokens=args.n_tokens,
         n_draws=args.n_draws,
+        min_gene_overlap=args.min_gene_overlap,
         seed=args.seed,
         layers=args.layers,
         metrics=args.metrics + ["ilisi"] * (args.batch_key is not None),

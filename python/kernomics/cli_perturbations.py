@@ -39,6 +39,7 @@ def evaluate(args: argparse.Namespace, model: Any, cells: Any) -> Any:
         null=args.null,
         n_tokens=args.n_tokens,
         n_draws=args.n_draws,
+        min_gene_overlap=args.min_gene_overlap,
         seed=args.seed,
     )
 

@@ -97,6 +97,7 @@ def evaluate_perturbations(
     threshold: float = 0.01,
     n_tokens: int | None = None,
     n_draws: int = 1,
+    min_gene_overlap: float = 0.8,
     n_reconstructed: int = 10_000,
     layer: str | None = None,
     library_key: str | None = None,
@@ -133,7 +134,7 @@ def evaluate_perturbations(
         Which of `align`'s ways to choose the best from.
     null, n_null, threshold
         As in `perturbation_consistency`.
-    n_tokens, n_draws
+    n_tokens, n_draws, min_gene_overlap
         As in `CellEncoder.get_latent_representation`.
     n_reconstructed
         Score reconstruction on so many random cells at most, whose expression is held in memory.
@@ -185,7 +186,7 @@ def evaluate_perturbations(
         wanted = [N_DIMENSIONS if model is None else model.config.d_model]
     everything = _Everything(cells, rows, model, given, scorer)
     found = [
-        *everything.of_model(blocks, n_tokens, n_draws),
+        *everything.of_model(blocks, n_tokens, n_draws, min_gene_overlap),
         *everything.of_baselines(wanted, seed),
     ]
     perturbations = np.array(labels.names, dtype=object)[codes]
@@ -255,11 +256,18 @@ class _Everything:
     given: dict[str, NDArray[Any]]
     scorer: Reconstruction
 
-    def of_model(self, blocks: str, n_tokens: int | None, n_draws: int) -> Iterator[_Scored]:
+    def of_model(
+        self, blocks: str, n_tokens: int | None, n_draws: int, min_gene_overlap: float
+    ) -> Iterator[_Scored]:
         model = self.model
         if model is None:
             return
-        options: dict[str, Any] = {"rows": self.rows, "n_tokens": n_tokens, "n_draws": n_draws}
+        options: dict[str, Any] = {
+            "rows": self.rows,
+            "n_tokens": n_tokens,
+            "n_draws": n_draws,
+            "min_gene_overlap": min_gene_overlap,
+        }
         last = model.config.n_layers
         if blocks == "last":
             found = {last: model.get_latent_representation(self.cells, **options)}
@@ -269,7 +277,8 @@ class _Everything:
         for block, values in found.items():
             if block < last:
                 yield _Scored(f"TxFM, block {block}", values, block)
-        yield _Scored("TxFM", found[last], last, *self.scorer.of_model(n_tokens))
+        scores = self.scorer.of_model(n_tokens, min_gene_overlap)
+        yield _Scored("TxFM", found[last], last, *scores)
 
     def of_baselines(self, n_components: list[int], seed: int) -> Iterator[_Scored]:
         require_extra("sklearn", purpose="PCA")

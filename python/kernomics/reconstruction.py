@@ -57,13 +57,20 @@ class Reconstruction:
         if model is not None:
             self.columns = np.flatnonzero(np.isin(cells.genes, model.genes))
 
-    def of_model(self, n_tokens: int | None) -> tuple[float, float]:
-        """Return Spearman's correlation and structural integrity of a TxFM's reconstruction."""
+    def of_model(self, n_tokens: int | None, min_gene_overlap: float) -> tuple[float, float]:
+        """Return Spearman's correlation and structural integrity of a TxFM's reconstruction.
+
+        The parameters are those of `CellEncoder.get_normalized_expression`.
+        """
         assert self.model is not None
         config = self.model.config
         genes = self.cells.genes[self.columns].tolist()
         predicted = self.model.get_normalized_expression(
-            self.cells, rows=self.rows, genes=genes, n_tokens=n_tokens
+            self.cells,
+            rows=self.rows,
+            genes=genes,
+            n_tokens=n_tokens,
+            min_gene_overlap=min_gene_overlap,
         )
         return self._scores(predicted, config.target_sum if config.normalise else None)
 

@@ -91,6 +91,7 @@ def compare_relationships(
     relations: Mapping[str, Any],
     *,
     n_components: Sequence[int] = N_COMPONENTS,
+    min_gene_overlap: float = 0.8,
     seed: int = 0,
     n_null_draws: int = 3,
     n_null_pairs: int = N_NULL_PAIRS,
@@ -119,6 +120,8 @@ def compare_relationships(
         Per database pairs of names [n, 2], as from `kernomics.metrics.read_relations`.
     n_components
         Numbers of components to score; more than there are means all.
+    min_gene_overlap
+        Share of the model's genes that the cells must have.
     seed
         Of the random pairs and of the PCA.
     n_null_draws, n_null_pairs
@@ -133,7 +136,7 @@ def compare_relationships(
         rows = np.arange(cells.n_cells)
     if not n_components:
         raise ConfigError("n_components is empty: name at least one number")
-    expression, seen = _expression(model, cells, rows)
+    expression, seen = _expression(model, cells, rows, min_gene_overlap)
     known = match_pairs(model.genes[seen], relations)
     options = {"seed": seed, "n_null_draws": n_null_draws, "n_null_pairs": n_null_pairs}
     mean, variance = _moments_of_genes(expression)
@@ -197,12 +200,12 @@ def pca_loadings(
 
 
 def _expression(
-    model: CellEncoder, cells: CellCollection, rows: NDArray[np.int64]
+    model: CellEncoder, cells: CellCollection, rows: NDArray[np.int64], min_gene_overlap: float
 ) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
     """Return log-normalised counts of the vocabulary's genes that the cells have, and which."""
     with warnings.catch_warnings():  # genes that the data lack are left out, not taken as 0
         warnings.simplefilter("ignore", UserWarning)
-        view = cells.with_genes(model.genes)
+        view = cells.with_genes(model.genes, min_gene_overlap)
     expression = log_expression(view.batch(rows), dtype=np.float64)
     seen = np.flatnonzero(expression.getnnz(axis=0))
     if not seen.size:

@@ -106,6 +106,7 @@ def compare_representations(
     *,
     n_tokens: int | None = None,
     n_draws: int = 1,
+    min_gene_overlap: float = 0.8,
     seed: int = 0,
     others: Mapping[str, CellEncoder] = MappingProxyType({}),
     layers: Sequence[int] = (),
@@ -124,7 +125,7 @@ def compare_representations(
         Labelled cells.
     split
         Classifiers and baselines are fitted on its training cells and scored on its test cells.
-    n_tokens, n_draws
+    n_tokens, n_draws, min_gene_overlap
         As in `CellEncoder.get_latent_representation`.
     seed
         Of the PCA, scVI, probes and clusters.
@@ -141,11 +142,11 @@ def compare_representations(
     """
     _check_metrics(metrics, cells, split)
 
+    usual = {"n_tokens": n_tokens, "n_draws": n_draws, "min_gene_overlap": min_gene_overlap}
+
     def represent(encoder: CellEncoder, **options: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         train, test = (
-            encoder.get_latent_representation(
-                cells, rows=rows, n_tokens=n_tokens, n_draws=n_draws, **options
-            )
+            encoder.get_latent_representation(cells, rows=rows, **(usual | options))
             for rows in (split.train, split.test)
         )
         return train, test

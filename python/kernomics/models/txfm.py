@@ -48,7 +48,8 @@ class TxFM:
     adata
         AnnData, path of an ``.h5ad`` file, or a `CellCollection`. Never modified.
     size
-        ``"XXS"`` or ``"XS"`` (ours, for laptops), ``"S"``, ``"B"`` or ``"L"``; see `TxFMConfig`.
+        ``"XXS"`` or ``"XS"`` (ours, for laptops and some thousand cells), ``"S"``, ``"B"`` or
+        ``"L"`` (the paper's, for a GPU and many); see `TxFMConfig`.
     layer, library_key
         As in `CellCollection.from_anndata`.
     genes
@@ -88,7 +89,7 @@ class TxFM:
     def __init__(
         self,
         adata: AnnData | str | Path | CellCollection,
-        size: str = "S",
+        size: str = "XXS",
         *,
         layer: str | None = None,
         library_key: str | None = None,

@@ -9,7 +9,8 @@ its output. Under autocast to bfloat16, where x is float32, these are 40 bytes. 
 - A branch before its scale, when the scale is folded into the last layer's weight.
 - GELU's output, made again from its input.
 
-Kept are x̂ twice, q, k and v, the attention's output and GELU's input: 10 numbers, 20 bytes. Nothing
+Kept are x̂ twice, q, k and v, the attention's output and GELU's input: 10 numbers, 20 bytes; or,
+with a third of the block's products once more in backward, all but GELU's input: 6. Nothing
 but rounding differs. Folding multiplies weights where the block would multiply tokens, which are
 more, and torch's autograd takes the gradients of the folded weights apart.
 """
@@ -101,24 +102,27 @@ def standardise(x: Tensor, eps: float) -> Tensor:
 
 class _FeedForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, again: bool
+    ) -> Tensor:
         dtype = x.dtype
         ctx.dtypes = w1.dtype, b1.dtype, w2.dtype, b2.dtype
         w1, b1, w2, b2 = (t.to(dtype) for t in (w1, b1, w2, b2))
-        inner = F.linear(x, w1, b1)
-        ctx.save_for_backward(x, w1, w2, inner)
         out = torch.empty_like(x)
         rows = x.reshape(-1, x.shape[-1])
-        for u, o in _parts(inner.view(-1, len(w1)), out.view_as(rows)):
+        kept = [] if again else [rows.new_empty(len(rows), len(w1))]
+        for n, o, *inner in _parts(rows, out.view_as(rows), *kept):
+            u = torch.addmm(b1, n, w1.t(), out=inner[0]) if inner else F.linear(n, w1, b1)
             torch.addmm(b2, F.gelu(u), w2.t(), out=o)
+        ctx.save_for_backward(x, w1, b1, w2, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:
-        x, w1, w2, inner = ctx.saved_tensors
+        x, w1, b1, w2, *kept = ctx.saved_tensors
         shape = x.shape
-        x, delta, inner = (t.reshape(-1, t.shape[-1]) for t in (x, delta, inner))
+        x, delta = (t.reshape(-1, t.shape[-1]) for t in (x, delta))
         grad_x = torch.empty_like(x)
         # Sums over parts in the parameters' dtype: bfloat16 would lose what it adds.
         grads = [
@@ -127,17 +131,20 @@ class _FeedForward(torch.autograd.Function):
                 (w1, w1, w2, w2), (w1.shape, len(w1), w2.shape, len(w2)), ctx.dtypes, strict=True
             )
         ]
-        for n, d, u, out in _parts(x, delta, inner, grad_x):
+        for n, d, out, *inner in _parts(x, delta, grad_x, *kept):
+            u = inner[0] if inner else F.linear(n, w1, b1)
             grads[2] += d.t() @ F.gelu(u)
             grads[3] += d.sum(0)
             du = torch.ops.aten.gelu_backward(d @ w2, u)
             grads[0] += du.t() @ n
             grads[1] += du.sum(0)
             torch.mm(du, w1, out=out)
-        return grad_x.view(shape), *grads
+        return grad_x.view(shape), *grads, None
 
 
-def feed_forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+def feed_forward(
+    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *, again: bool = False
+) -> Tensor:
     """Return W₂·GELU(W₁·x + b₁) + b₂, [..., d], and keep W₁·x + b₁ for backward but not its GELU.
 
     Tokens go part by part, so that GELU's output and the two gradients around it, the widest
@@ -149,8 +156,10 @@ def feed_forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> T
         [..., d]; its dtype is that of the products.
     w1, b1, w2, b2
         [m, d], [m], [d, m] and [d], rounded to x's dtype. Their gradients are summed in their own.
+    again
+        Keep x alone, and compute W₁·x + b₁ in backward again, the same way.
     """
-    found: Tensor = _FeedForward.apply(x, w1, b1, w2, b2)  # type: ignore[no-untyped-call]
+    found: Tensor = _FeedForward.apply(x, w1, b1, w2, b2, again)  # type: ignore[no-untyped-call]
     return found
 
 

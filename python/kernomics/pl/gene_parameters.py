@@ -149,7 +149,7 @@ def component_moments(
     rows = moments[moments["representation"] == representation]
     rows = rows.sort_values("component").head(n_components)
     if ax is None:
-        ax = style.new_axes(2.85, 2.1, colors, left=0.6, bottom=1.0, right=0.15, top=0.35)
+        ax = style.new_axes(3.15, 2.1, colors, left=0.6, bottom=1.0, right=0.15, top=0.35)
     at = rows["component"].to_numpy()
     ax.bar(at, rows["share"], color=colors.quiet, width=0.7, label="share of all variance")
     looks = zip(("mean", "variance", "both"), colors.palette, ("o", "s", "^"), strict=False)
