@@ -11,7 +11,10 @@ import pytest
 
 from kernomics import datasets
 from kernomics.cli import main
-from kernomics.models import CellEncoder
+from kernomics.errors import ConfigError
+from kernomics.metrics import probe_metrics
+from kernomics.models import CellEncoder, TxFM
+from kernomics.pretraining import run_pretraining
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -58,6 +61,28 @@ def test_a_run_directory_holds_model_history_curves_and_scores(run):
     config = json.loads((run / "config.json").read_text())["config"]
     steps = 4 * 5  # 140 training cells in batches of 32
     assert config["train"]["weight_decay"] == pytest.approx(1 / (3e-3 * steps))
+
+
+def test_epochs_are_scored_where_asked(folder, tmp_path, capsys):
+    out = tmp_path / "scored"
+    assert pretrain(folder, out, "--score-epochs", "--max-epochs", "12") == 0
+    lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
+    found = [x for x in lines if x["split"] == "validation"]
+    assert len(found) > 1
+    split = json.loads((out / "split.json").read_text())
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    codes = cells.obs["cell_type"].astype("category").cat.codes.to_numpy()
+    train, held_out = (np.array(split[part]) for part in ("train", "validation"))
+    latent = CellEncoder.load(out).get_latent_representation(cells)
+    expected = probe_metrics(latent[train], codes[train], latent[held_out], codes[held_out])
+    for metric in ("knn_accuracy", "linear_accuracy"):
+        # Batches of other cells round differently, which may turn one of the 20.
+        assert found[-1][f"{metric}/cell_type"] == pytest.approx(expected[metric], abs=0.051)
+    assert "kNN accuracy of cell_type" in (out / "plots" / "training.svg").read_text()
+    unlabelled = TxFM(str(folder / "cells.h5ad"), "XS", n_tokens=15)
+    with pytest.raises(ConfigError, match="no labels of classes"):
+        run_pretraining(unlabelled, tmp_path / "x", dataset="cells", score_epochs=True)
+    assert not (tmp_path / "x").exists()
 
 
 def test_scores_are_printed_with_the_split(folder, tmp_path, capsys):

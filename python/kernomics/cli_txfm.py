@@ -62,6 +62,10 @@ def add_data(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     command.add_argument(
+        "--score-epochs", action="store_true",
+        help="score by these classes, on the validation cells, at each validation too",
+    )  # fmt: skip
+    command.add_argument(
         "--split-key", metavar="COLUMN",
         help="obs column of groups, such as donors, none of which is both trained on and held out",
     )  # fmt: skip
@@ -198,6 +202,7 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
         resume=args.resume,
         overwrite=args.overwrite,
         device=args.device,
+        score_epochs=args.score_epochs,
         **training,
     )
     print(f"seconds    {result.seconds:.1f}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kernomics import pl
+from kernomics.errors import ConfigError
+from kernomics.metrics import probe_metrics
 from kernomics.metrics._extras import require_extra
-from kernomics.models import TxFM
+from kernomics.models import CellEncoder, TxFM
 from kernomics.models.device import require_precision, usable_device
 from kernomics.representation import RepresentationScores, compare_representations
 from kernomics.train import RunDirectory, config_hash, write_json
@@ -49,6 +52,7 @@ def run_pretraining(
     resume: bool = False,
     overwrite: bool = False,
     device: str = "cpu",
+    score_epochs: bool = False,
     **training: Any,
 ) -> PretrainingResult:
     """Train a model in a run directory, save it, and score it where there are labels.
@@ -66,16 +70,25 @@ def run_pretraining(
         Continue, or delete, the run that `out` holds.
     device, **training
         As in `TxFM.train`.
+    score_epochs
+        Whether to tell the classes of the validation cells apart at each validation, as at the end
+        those of the test cells; the accuracies go with the validation's loss.
+
+    Raises
+    ------
+    ConfigError
+        When `score_epochs` is set without labels or validation cells.
     """
     require_extra("matplotlib", purpose="the plots of a training")
     where = usable_device(device)
     model.configure(**training)
     require_precision(where, model.training.precision)
     config = run_config(model, dataset)
+    figures = accuracy_figures(model) if score_epochs else None
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
         write_json(run.split, model.split.to_dict())
         begun = time.monotonic()
-        model.train(run_dir=run.path, resume=resume, device=device, **training)
+        model.train(run_dir=run.path, resume=resume, device=device, figures=figures, **training)
         seconds = time.monotonic() - begun
         model.save(run.model)
         run.plots.mkdir(exist_ok=True)
@@ -87,7 +100,7 @@ def run_pretraining(
                 model.trained,
                 model.cells,
                 model.split,
-                n_tokens=MOST_TOKENS if len(model.genes) > MOST_TOKENS else None,
+                n_tokens=_tokens(model),
                 seed=model.seed,
                 others={} if model.start is None else {NOT_TUNED: model.start.encoder},
             )
@@ -99,6 +112,42 @@ def run_pretraining(
             results["representation"] = scores.to_dict()
         write_json(run.results, results)
         return PretrainingResult(model, seconds, scores)
+
+
+def accuracy_figures(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:
+    """Return what scores a model by the classes of the validation cells, for `TxFM.train`.
+
+    The figures are ``knn_accuracy/<label>`` and ``linear_accuracy/<label>``, of classifiers fitted
+    on the training cells; see `kernomics.metrics.probe_metrics`.
+
+    Raises
+    ------
+    ConfigError
+        When no label is of classes, or there are no validation cells.
+    """
+    split = model.split
+    labels = {k: v.values for k, v in model.cells.labels.items() if v.kind == "categorical"}
+    if not labels or not len(split.validation):
+        what = "validation cells" if labels else "labels of classes: name them with labels_key"
+        raise ConfigError(f"the epochs cannot be scored: there are no {what}")
+
+    def figures(encoder: CellEncoder) -> dict[str, float]:
+        train, held_out = (
+            encoder.get_latent_representation(model.cells, rows=rows, n_tokens=_tokens(model))
+            for rows in (split.train, split.validation)
+        )
+        found = {}
+        for name, codes in labels.items():
+            scores = probe_metrics(train, codes[split.train], held_out, codes[split.validation])
+            for metric in ("knn_accuracy", "linear_accuracy"):
+                found[f"{metric}/{name}"] = scores[metric]
+        return found
+
+    return figures
+
+
+def _tokens(model: TxFM) -> int | None:
+    return MOST_TOKENS if len(model.genes) > MOST_TOKENS else None
 
 
 def run_config(model: TxFM, dataset: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,6 +207,7 @@ class TxFM:
         run_dir: str | Path | None = None,
         resume: bool = False,
         device: str | torch.device = "cpu",
+        figures: Callable[[CellEncoder], Mapping[str, float]] | None = None,
         **overrides: Any,
     ) -> TxFM:
         """Train; afterwards `encoder` is there.
@@ -221,6 +222,9 @@ class TxFM:
             Continue the run in `run_dir`; the result is the same as had it never stopped.
         device
             Where to train, ``"cpu"`` or ``"cuda"``.
+        figures
+            Called at each validation with the model as it is then; what it returns stands beside
+            the validation's loss in the history, and `monitor` may name it.
         **overrides
             Settings of :class:`kernomics.train.TrainConfig`. Without `weight_decay` it is the
             paper's, 1/(learning rate · steps), or that by which the model at the start was trained.
@@ -242,7 +246,7 @@ class TxFM:
             self.training,
             run_dir=run_dir,
             resume=resume,
-            validate=(lambda: self._validate(module)) if len(self.split.validation) else None,
+            validate=self._validation(module, figures),
             optimizer_factory=self._optimizer,
         )
         self.encoder = CellEncoder(module.cpu(), self.genes.tolist(), self._info())
@@ -296,7 +300,21 @@ class TxFM:
             weight_decay=self.training.weight_decay,
         )
 
-    def _validate(self, module: TxFMModule) -> dict[str, float]:
+    def _validation(
+        self, module: TxFMModule, figures: Callable[[CellEncoder], Mapping[str, float]] | None
+    ) -> Callable[[], dict[str, float]] | None:
+        if figures is None and not len(self.split.validation):
+            return None
+
+        def validate() -> dict[str, float]:
+            found = self._loss(module) if len(self.split.validation) else {}
+            if figures is not None:
+                found |= figures(CellEncoder(module, self.genes.tolist(), self._info()))
+            return found
+
+        return validate
+
+    def _loss(self, module: TxFMModule) -> dict[str, float]:
         rows, device = self.split.validation, next(module.parameters()).device
         total = 0.0
         for start in range(0, len(rows), CELLS_AT_A_TIME):

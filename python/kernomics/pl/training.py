@@ -23,6 +23,7 @@ MONITORS = {
     "score_variance": "variance of the scores",
     "subset_size": "subset size k",
 }
+SCORES = {"knn_accuracy/": "kNN accuracy of ", "linear_accuracy/": "linear accuracy of "}
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,16 @@ def training_panels(history: Sequence[Mapping[str, Any]]) -> list[TrainingPanel]
     history
         Records with ``step``, ``split`` (``"train"``, ``"validation"``, or ``"step"`` for figures
         logged between epochs, which are drawn only where ``"train"`` has none) and numbers by name.
-        Drawn are ``loss``, ``loss_<task>`` (or ``loss/<task>``) of each task, ``temperature``,
-        ``score_variance`` and ``subset_size``; a prefix ``train_`` or ``validation_`` equal to the
+        Drawn are ``loss``, ``loss_<task>`` (or ``loss/<task>``) of each task, ``knn_accuracy/`` and
+        ``linear_accuracy/`` of each label, ``temperature``, ``score_variance`` and ``subset_size``;
+        a prefix ``train_`` or ``validation_`` equal to the
         record's split is taken off first. Values that are missing or not finite are left out.
 
     Returns
     -------
     list of TrainingPanel
         The total loss first, then the tasks' in the order met (left out for a single task, whose
-        loss is the total), then the monitors. Empty for an empty history.
+        loss is the total), the accuracies, then the monitors. Empty for an empty history.
     """
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for place, record in enumerate(history):
@@ -78,15 +80,19 @@ def training_panels(history: Sequence[Mapping[str, Any]]) -> list[TrainingPanel]
         step = float(record.get("step", place))
         for name, value in record.items():
             key = _plain_key(name, split)
-            wanted = key in MONITORS or key == "loss" or key.startswith(("loss_", "loss/"))
+            wanted = key in MONITORS or key.startswith(("loss_", "loss/", *SCORES)) or key == "loss"
             if wanted and isinstance(value, (int, float)) and math.isfinite(value):
                 found.setdefault(key, {}).setdefault(split, []).append((step, float(value)))
 
     tasks = [key for key in found if key.startswith(("loss_", "loss/"))]
     if len(tasks) == 1 and "loss" in found:
         tasks = []
-    order = [key for key in ("loss", *tasks, *MONITORS) if key in found]
+    scores = [key for key in found if key.startswith(tuple(SCORES))]
+    order = [key for key in ("loss", *tasks, *scores, *MONITORS) if key in found]
     titles = {key: f"loss of {key[len('loss_') :]}" for key in tasks} | MONITORS
+    for key in scores:
+        kind = next(kind for kind in SCORES if key.startswith(kind))
+        titles[key] = SCORES[kind] + key.removeprefix(kind)
     panels = []
     for key in order:
         if "train" in found[key]:
