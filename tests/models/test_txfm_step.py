@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kernomics.data import Cells
 from kernomics.errors import ConfigError
 from kernomics.models import TxFMConfig
 from kernomics.models.txfm_module import TxFMModule
 from kernomics.nn.random import STREAM_DEPTH, uniforms
+from kernomics.ops import Panels
 from kernomics.train import TrainConfig, fit
 
 # dynamo's own, of the place where it makes room for an autograd.Function's context.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 
+GENES = 60
+
+
 def cells_of(rows: int) -> Cells:
     generator = torch.Generator().manual_seed(rows)
-    return Cells.from_scipy(torch.poisson(torch.ones(rows, 60), generator=generator).numpy())
+    return Cells.from_scipy(torch.poisson(torch.ones(rows, GENES), generator=generator).numpy())
 
 
-def module_of() -> TxFMModule:
+def module_of(**options: Any) -> TxFMModule:
     torch.manual_seed(0)
-    config = TxFMConfig(
-        d_model=16, n_layers=2, n_heads=2, n_tokens=12, decoder_layers=1, stochastic_depth=0.2
-    )
-    return TxFMModule(60, config, seed=1).train()
+    shape = {"d_model": 16, "n_layers": 2, "n_heads": 2, "n_tokens": 12, "decoder_layers": 1}
+    config = TxFMConfig(**(shape | {"stochastic_depth": 0.2} | options))
+    return TxFMModule(GENES, config, seed=1).train()
 
 
 def loss_and_gradients(module: TxFMModule, cells: Cells) -> list[Tensor]:
@@ -83,7 +89,12 @@ class Noting(TorchDispatchMode):
         self.seen: set[Any] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.add(func.overloadpacket)
+        packet = func.overloadpacket
+        self.seen.add(packet)
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        masks = packet in INDEXING and any(t.dtype == torch.bool for t in tensors[1:])
+        if masks or (packet is REPEAT and (kwargs or {}).get("output_size") is None):
+            self.seen.add(torch.ops.aten.nonzero)  # the size of the result is that of its data
         return func(*args, **(kwargs or {}))
 
 
@@ -94,11 +105,42 @@ WAITING = {
 }
 
 
+INDEXING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_}
+REPEAT = torch.ops.aten.repeat_interleave
+
+
 def test_what_makes_a_step_wait_is_seen() -> None:
-    for waits in (lambda: torch.ones(()).item(), lambda: torch.tensor([1, 2])):
+    two = torch.ones(2)
+    for waits in (
+        lambda: torch.ones(()).item(),
+        lambda: torch.tensor([1, 2]),
+        lambda: two[two > 0],
+        lambda: torch.repeat_interleave(two, torch.arange(2)),
+    ):
         with Noting() as noting:
             waits()
         assert noting.seen & WAITING
+
+
+@pytest.mark.parametrize("panels", [False, True])
+@pytest.mark.parametrize(
+    ("loss", "activation"),
+    [
+        *itertools.product(["poisson", "mse", "smooth_l1"], ["softplus", "softmax"]),
+        *itertools.product(["negative_binomial", "zinb"], ["softplus", "softmax"]),
+        ("mse", "rectified_tanh"),
+    ],
+)
+def test_no_loss_asks_the_device_for_a_number(loss: Any, activation: Any, panels: bool) -> None:
+    module = module_of(loss=loss, activation=activation)
+    cells = cells_of(4)
+    if panels:
+        lists = [torch.arange(0, 25), torch.arange(10, GENES)]
+        seen = Panels.from_lists(lists, GENES, torch.tensor([0, 1, 1, 0]))
+        cells = replace(cells, observed=seen)
+    with Noting() as noting:
+        module.training_loss(cells)
+    assert noting.seen & WAITING == set()
 
 
 def test_a_step_neither_asks_the_device_for_a_number_nor_copies_one_to_it() -> None:

@@ -184,6 +184,8 @@ class Cells:
 
     def slice(self, start: int, stop: int) -> Cells:
         """Return cells start … stop − 1, sharing memory."""
+        if (start, stop) == (0, len(self)):
+            return self  # where the non-zeros begin and end is on the device, and would be asked
         first, last = int(self.indptr[start]), int(self.indptr[stop])
         return replace(
             self,
@@ -254,4 +256,5 @@ class Cells:
 
     def _row_of_nonzero(self) -> Tensor:
         rows = torch.arange(len(self), device=self.device)
-        return torch.repeat_interleave(rows, self.indptr.diff())
+        # With its size given, repeat_interleave need not ask the device for it.
+        return torch.repeat_interleave(rows, self.indptr.diff(), output_size=len(self.values))

@@ -146,7 +146,9 @@ def _replaced(
         return torch.where(some, positive(torch.where(some, mean, 1), count, *others), zero)
     indptr, genes, values = csr_parts(counts, "counts")
     cells = torch.arange(len(mean), device=mean.device)
-    at = torch.repeat_interleave(cells, indptr.diff()), genes.long()
+    # With its size given, repeat_interleave need not ask the device for it.
+    rows = torch.repeat_interleave(cells, indptr.diff(), output_size=len(values))
+    at = rows, genes.long()
     found = positive(
         mean[at],
         values.to(mean.dtype),
