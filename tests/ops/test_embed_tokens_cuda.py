@@ -67,17 +67,17 @@ def test_many_tokens_and_long_lists_equal_the_cpus(
 
 @pytest.mark.parametrize("combine", ["concat", "add"])
 def test_inputs_at_any_address_and_stride(combine: str) -> None:
-    p = draw(6, 10, 20, 16, combine=combine)
+    p = draw(6, 10, 20, 16, combine=combine).to("cuda")  # there first: a move packs a view
 
     def apart(t: Tensor) -> Tensor:
-        return torch.cat([t, t], -1)[..., 1 : 1 + t.shape[-1]]
+        return torch.cat([t, t], -1).roll(1, -1)[..., 1 : 1 + t.shape[-1]]
 
     assert p.cls is not None
     changed = replace(p, table=apart(p.table), cls=apart(p.cls), delta=apart(p.delta))
     torch.testing.assert_close(run(changed), run(p), rtol=0, atol=0)
     turned = replace(p, delta=p.delta.transpose(0, 1).contiguous().transpose(0, 1))
     torch.testing.assert_close(run(turned), run(p), rtol=0, atol=0)
-    assert_as_cpu(replace(p, delta=torch.ones(()).expand(6, 11, 16)))
+    assert_as_cpu(replace(p, delta=torch.ones((), device="cuda").expand(6, 11, 16)))
     # Turned, one token of each cell has the stride of all cells.
     alone = draw(6, 1, 20, 16, combine=combine, cls=False)
     assert_as_cpu(replace(alone, delta=alone.delta.transpose(0, 1).contiguous().transpose(0, 1)))
