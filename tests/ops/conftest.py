@@ -1,12 +1,18 @@
-"""Devices, and the score tables that the tests of the ops draw from."""
+"""Devices, score tables, and the folder of problems that the tests of the ops draw from."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+
+# The tests of this folder import problems/, whose assertions are to show their values as theirs do.
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("problems")
 
 Scores = Callable[..., Tensor]
 
@@ -20,6 +26,14 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def raise_data_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA errors that depend on data are raised on request; the CPU always raises them."""
     monkeypatch.setenv("KERNOMICS_CHECK", "1")
+
+
+@pytest.fixture
+def no_synchronisation() -> Iterator[None]:
+    """Raise wherever the CPU would wait for the GPU, until the test sets the mode back."""
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.fixture

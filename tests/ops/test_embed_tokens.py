@@ -10,102 +10,20 @@ cells for CLS. A half-precision result is rounded once more. Gradients of values
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems.common import FLOATS, U_RESULT, Results, unit_roundoff
+from problems.embed_tokens import Problem, call, draw, run
 from torch import Tensor
 
 from kernomics.ops import embed_tokens, reference
 
-U_SUM = {torch.float64: 2.0**-53}
-U_RESULT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 OP = torch.ops.kernomics.embed_tokens.default
 BACKWARD_OP = torch.ops.kernomics.embed_tokens_backward.default
-
-
-@dataclass(frozen=True)
-class Problem:
-    gene_ids: Tensor
-    values: Tensor  # [B, K] or, to be added, [B, K, d]
-    table: Tensor
-    cls: Tensor | None
-    delta: Tensor
-
-    @property
-    def combine(self) -> str:
-        return "concat" if self.values.dim() == 2 else "add"
-
-    def to(self, dtype: torch.dtype) -> Problem:
-        floats = {
-            name: value.to(dtype)
-            for name, value in vars(self).items()
-            if value is not None and name != "gene_ids"
-        }
-        return replace(self, **floats)
-
-
-def draw(
-    cells: int,
-    tokens: int,
-    genes: int,
-    width: int,
-    *,
-    combine: str = "concat",
-    cls: bool = True,
-    padding: float = 0.2,
-    ids: torch.dtype = torch.int64,
-    seed: int = 0,
-) -> Problem:
-    g = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=g, dtype=torch.float64)
-
-    gene_ids = torch.randint(0, genes, (cells, tokens), generator=g)
-    gene_ids[torch.rand((cells, tokens), generator=g) < padding] = -1
-    shape = (cells, tokens) if combine == "concat" else (cells, tokens, width)
-    return Problem(
-        gene_ids.to(ids),
-        normal(*shape),
-        normal(genes, width),
-        normal(width) if cls else None,
-        normal(cells, tokens + cls, width),
-    )
-
-
-Results = dict[str, Tensor]
-
-
-def call(
-    function: Callable[..., Tensor], p: Problem, values: Tensor, table: Tensor, cls: Tensor | None
-) -> Tensor:
-    concat = p.combine == "concat"
-    return function(
-        p.gene_ids,
-        values if concat else None,
-        table,
-        combine=p.combine,
-        value_embedding=None if concat else values,
-        cls=cls,
-    )
-
-
-def run(function: Callable[..., Tensor], p: Problem) -> Results:
-    """Compute the tokens and all gradients."""
-    leaves = {
-        name: value.detach().requires_grad_()
-        for name, value in (("values", p.values), ("table", p.table), ("cls", p.cls))
-        if value is not None
-    }
-    tokens = call(function, p, leaves["values"], leaves["table"], leaves.get("cls"))
-    tokens.backward(p.delta)
-    grads = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-    assert len(grads) == len(leaves)
-    return {"tokens": tokens.detach(), **grads}
 
 
 def assert_as_reference(found: Results, p: Problem) -> None:
@@ -118,7 +36,7 @@ def assert_as_reference(found: Results, p: Problem) -> None:
     terms = {"table": p.gene_ids.numel(), "cls": len(p.gene_ids)}
     assert found.keys() == expected.keys()
     for name in terms.keys() & found.keys():
-        bound = terms[name] * U_SUM.get(p.table.dtype, 2.0**-24) * size[name]
+        bound = terms[name] * unit_roundoff(p.table.dtype) * size[name]
         bound += U_RESULT.get(p.table.dtype, 0.0) * (expected[name].abs() + bound)
         bound += 2.0**-25 if p.table.dtype == torch.float16 else 0.0  # half the smallest number
         error = (found[name].double() - expected[name]).abs()
@@ -165,7 +83,7 @@ def test_a_small_case_by_hand() -> None:
     cls=st.booleans(),
     padding=st.sampled_from([0.0, 0.3, 1.0]),
     ids=st.sampled_from([torch.int32, torch.int64]),
-    dtype=st.sampled_from(DTYPES),
+    dtype=st.sampled_from(FLOATS),
     seed=st.integers(0, 2**20),
 )
 def test_results_and_gradients_equal_the_reference(
@@ -189,7 +107,7 @@ def test_results_and_gradients_equal_the_reference(
 
 
 @pytest.mark.parametrize("combine", ["concat", "add"])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_cells_of_all_genes_or_of_one_repeated_equal_the_reference(
     combine: str, dtype: torch.dtype
 ) -> None:
@@ -314,7 +232,7 @@ def test_autocast_changes_nothing() -> None:
 # ---- bits, threads, work ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_a_sum_runs_in_the_order_of_the_positions(dtype: torch.dtype) -> None:
     p = draw(9, 50, 20, 33, combine="add").to(dtype)
     exact = torch.float64 if dtype == torch.float64 else torch.float32

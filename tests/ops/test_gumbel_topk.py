@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems.gumbel_topk import RELAXATIONS, SEED
 from torch import Tensor
 
 from kernomics.ops import gumbel_topk, reference, relaxed_mask
 
 INF = float("inf")
-SEED = torch.tensor([20, 4])
-RELAXATIONS = ["softsort", "neuralsort", "softmax"]
 SORTS = ["softsort", "neuralsort"]
 
 
@@ -257,95 +255,6 @@ def test_no_rows_give_empty_results(device: torch.device) -> None:
     assert relaxed_mask(scores, 3, tau=1.0).shape == (0, 20)
 
 
-# ---- gradient path ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("relaxation", RELAXATIONS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_backward_of_the_hard_mask_is_that_of_the_relaxed_mask(
-    device: torch.device, draw_scores: Callable[..., Tensor], relaxation: Any, dtype: torch.dtype
-) -> None:
-    scores = draw_scores(4, 500, forced=2, forbidden=9, step=0.125, dtype=dtype).to(device)
-    u = torch.randn(4, 500, dtype=dtype).to(device)
-    hard = scores.clone().requires_grad_()
-    mask = gumbel_topk(hard, 20, tau=0.4, relaxation=relaxation, noise=False)[1]
-    soft = scores.clone().requires_grad_()
-    gamma = relaxed_mask(soft, 20, tau=0.4, relaxation=relaxation)
-    (a,) = torch.autograd.grad(mask, hard, u)
-    (b,) = torch.autograd.grad(gamma, soft, u)
-    assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("relaxation", RELAXATIONS)
-def test_gradient_with_noise_is_the_references(
-    device: torch.device, draw_scores: Callable[..., Tensor], relaxation: Any
-) -> None:
-    scores = draw_scores(3, 300, forced=1, forbidden=4).to(device)
-    options = {"tau": 0.8, "relaxation": relaxation, "seed": SEED.to(device), "noise": 0.7}
-    u = torch.randn(3, 300, dtype=torch.float64).to(device)
-    ours, plainly = scores.clone().requires_grad_(), scores.clone().requires_grad_()
-    (a,) = torch.autograd.grad(gumbel_topk(ours, 12, **options)[1], ours, u)
-    (b,) = torch.autograd.grad(reference.gumbel_topk(plainly, 12, **options)[1], plainly, u)
-    # The noise is float32 accurate, and so is the gradient.
-    torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5 * float(b.abs().max()))
-
-
-def test_inference_keeps_no_scores(device: torch.device) -> None:
-    scores = torch.randn(4, 100, device=device, requires_grad=True)
-    for context in (torch.no_grad(), torch.inference_mode()):
-        with context:
-            mask = gumbel_topk(scores, 5, tau=1.0, seed=SEED.to(device))[1]
-        assert not mask.requires_grad
-    y = torch.ops.kernomics.gumbel_topk(
-        scores.detach(), SEED.to(device), None, 5, 1.0, 0, 1.0, 0, 0, False
-    )[2]
-    assert y.numel() == 0
-    assert not gumbel_topk(scores.detach(), 5, tau=1.0)[1].requires_grad
-
-
-def test_masks_with_and_without_a_gradient_are_equal(device: torch.device) -> None:
-    scores = torch.randn(3, 5000, device=device, requires_grad=True)
-    learning = gumbel_topk(scores, 50, tau=1.0, seed=SEED.to(device))
-    resting = gumbel_topk(scores.detach(), 50, tau=1.0, seed=SEED.to(device))
-    assert torch.equal(learning[0], resting[0])
-    assert torch.equal(learning[1], resting[1])
-
-
-def test_a_second_derivative_is_refused() -> None:
-    scores = torch.randn(20, requires_grad=True)
-    mask = gumbel_topk(scores, 3, tau=1.0)[1]
-    (gradient,) = torch.autograd.grad(mask.sum(), scores, create_graph=True)
-    with pytest.raises(RuntimeError):
-        gradient.sum().backward()
-
-
-def test_scores_are_not_modified(device: torch.device) -> None:
-    scores = torch.randn(3, 200, device=device, requires_grad=True)
-    before = scores.detach().clone()
-    gumbel_topk(scores, 5, tau=1.0)[1].sum().backward()
-    assert torch.equal(scores.detach(), before)
-
-
-@pytest.mark.parametrize("relaxation", RELAXATIONS)
-@pytest.mark.parametrize(("rows", "genes"), [(1, 30_001), (2, 30_001), (9, 500)])
-def test_the_number_of_threads_changes_no_bit(
-    threads: Callable[[int], None], relaxation: Any, rows: int, genes: int
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    scores, u = (torch.randn(rows, genes, generator=generator) for _ in range(2))
-    results = []
-    for n in (1, 2, 3):
-        threads(n)
-        leaf = scores.clone().requires_grad_()
-        indices, mask = gumbel_topk(leaf, 20, tau=0.3, relaxation=relaxation, seed=SEED)
-        (gradient,) = torch.autograd.grad(mask, leaf, u)
-        gamma = relaxed_mask(scores, 20, tau=0.3, relaxation=relaxation)
-        results.append((indices, mask.detach(), gradient, gamma))
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            assert torch.equal(a, b)
-
-
 # ---- reach --------------------------------------------------------------------------------------
 
 
@@ -375,91 +284,6 @@ def test_a_short_reach_keeps_the_best_scores(device: torch.device, relaxation: A
     scores = torch.randn(2, 300, device=device)
     reached = gumbel_topk(scores, 10, tau=50.0, relaxation=relaxation, noise=False, reach=25)[2]
     assert torch.equal(reached, torch.topk(scores, 25).indices.sort(dim=-1).values)
-
-
-# ---- errors -------------------------------------------------------------------------------------
-
-
-def with_values(value: float, count: int, row: int = 1) -> Tensor:
-    scores = torch.zeros(3, 20)
-    scores[row, 4 : 4 + count] = value
-    return scores
-
-
-DATA_ERRORS = [
-    (with_values(float("nan"), 2), "scores are NaN for 2 of 20 genes in row 1, first gene 4"),
-    (with_values(INF, 6), "6 genes of row 1 are forced (score +inf), more than k = 5"),
-    (with_values(-INF, 16), "only 4 of 20 genes of row 1 are usable"),
-]
-
-
-@pytest.mark.usefixtures("raise_data_errors")
-@pytest.mark.parametrize(("scores", "message"), DATA_ERRORS, ids=["NaN", "forced", "forbidden"])
-@pytest.mark.parametrize("noise", [False, True])
-def test_unusable_scores_are_named(
-    device: torch.device, scores: Tensor, message: str, noise: bool
-) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        gumbel_topk(scores.to(device), 5, tau=1.0, noise=noise)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        relaxed_mask(scores.to(device), 5, tau=1.0)
-
-
-@pytest.mark.usefixtures("raise_data_errors")
-def test_the_first_bad_row_is_named_whatever_the_threads(
-    device: torch.device, threads: Callable[[int], None]
-) -> None:
-    scores = torch.zeros(40, 20, device=device)
-    scores[17:, 3] = float("nan")
-    for n in (1, 2, 3):
-        threads(n)
-        with pytest.raises(ValueError, match="1 of 20 genes in row 17, first gene 3"):
-            gumbel_topk(scores, 5, tau=1.0)
-
-
-S = torch.zeros(3, 20)
-WRONG = [
-    (ValueError, {"k": 0}, "k = 0 genes cannot be chosen of 20; k must lie between 1 and 20"),
-    (ValueError, {"k": 21}, "k = 21 genes cannot be chosen of 20"),
-    (ValueError, {"k": -1}, "k = -1"),
-    (ValueError, {"tau": 0.0}, "tau = 0.0 must be positive and finite"),
-    (ValueError, {"tau": -1.0}, "tau = -1.0 must be positive"),
-    (ValueError, {"tau": float("nan")}, "tau = nan must be positive"),
-    (ValueError, {"tau": INF}, "tau = inf must be positive and finite"),
-    (ValueError, {"relaxation": "sort"}, "unknown relaxation 'sort'; choose one of softsort, neur"),
-    (ValueError, {"noise": -0.5}, "noise = -0.5 must be a finite scale"),
-    (ValueError, {"noise": INF}, "noise = inf must be a finite scale"),
-    (ValueError, {"noise": float("nan")}, "noise = nan must be a finite scale"),
-    (ValueError, {"reach": 4}, "reach = 4 is below k = 5"),
-    (ValueError, {"reach": 9, "relaxation": "softmax"}, "softmax reaches every gene"),
-    (ValueError, {"seed": torch.tensor([1])}, "seed is torch.int64 of shape (1,)"),
-    (ValueError, {"seed": torch.tensor([1, 2], dtype=torch.int32)}, "seed is torch.int32"),
-    (ValueError, {"seed": torch.tensor([1.0, 2.0])}, "seed is torch.float32"),
-    (ValueError, {"row_ids": torch.arange(2)}, "row_ids are torch.int64 of shape (2,)"),
-    (ValueError, {"row_ids": torch.arange(3, dtype=torch.int32)}, "row_ids are torch.int32"),
-    (ValueError, {"stream": -1}, "stream = -1"),
-    (ValueError, {"stream": 2**16}, "stream = 65536"),
-    (ValueError, {"scores": torch.zeros(2, 3, 20)}, "scores have shape (2, 3, 20); [genes] or"),
-    (ValueError, {"scores": torch.tensor(1.0)}, "scores have shape ()"),
-    (TypeError, {"scores": S.int()}, "scores has dtype torch.int32; a floating-point dtype"),
-    (TypeError, {"scores": S.long()}, "scores has dtype torch.int64; a floating-point dtype"),
-    (TypeError, {"scores": S.bool()}, "scores has dtype torch.bool"),
-]
-
-
-@pytest.mark.parametrize(("kind", "change", "message"), WRONG, ids=[w[2][:24] for w in WRONG])
-def test_wrong_arguments_are_explained(
-    kind: type[Exception], change: dict[str, Any], message: str
-) -> None:
-    arguments: dict[str, Any] = {"scores": S, "k": 5, "tau": 1.0, "seed": SEED} | change
-    with pytest.raises(kind, match=re.escape(message)):
-        gumbel_topk(**arguments)
-
-
-@pytest.mark.gpu
-def test_tensors_on_two_devices_are_named() -> None:
-    with pytest.raises(ValueError, match=r"seed is on cpu and scores on cuda:0"):
-        gumbel_topk(S.cuda(), 5, tau=1.0, seed=SEED)
 
 
 # ---- torch's compiler ---------------------------------------------------------------------------
@@ -509,15 +333,3 @@ def test_the_registered_ops_pass_torchs_own_check(
         ops.gumbel_topk_backward.default, (y.clone(), y, indices, 0.5, relaxation), test_utils=tests
     )
     torch.library.opcheck(ops.relaxed_mask.default, (y, indices, 0.5, relaxation), test_utils=tests)
-
-
-@pytest.mark.parametrize("wrong", [-1, 2**48])
-def test_row_id_outside_its_48_bits_is_named(wrong: int) -> None:
-    ids = torch.tensor([0, wrong])
-    with pytest.raises(ValueError, match=rf"row_ids\[1\] is {wrong}, outside"):
-        gumbel_topk(torch.zeros(2, 5), 2, tau=1.0, seed=torch.tensor([1, 2]), row_ids=ids)
-
-
-def test_seed_that_is_no_tensor_is_named() -> None:
-    with pytest.raises(TypeError, match="seed is a list; an int64 tensor of two is needed"):
-        gumbel_topk(torch.zeros(5), 2, tau=1.0, seed=[1, 2])  # type: ignore[arg-type]

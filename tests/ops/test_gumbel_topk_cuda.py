@@ -9,11 +9,11 @@ weights e^{z} amplify. LIMIT holds the factors with an order of magnitude to spa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from problems.gumbel_topk import RELAXATIONS
 from torch import Tensor
 
 from kernomics.ops import gumbel_topk, relaxed_mask
@@ -21,7 +21,6 @@ from kernomics.ops import gumbel_topk, relaxed_mask
 pytestmark = pytest.mark.gpu
 
 CUDA = torch.device("cuda")
-RELAXATIONS = ["softsort", "neuralsort", "softmax"]
 SHAPES = [  # rows, genes, k: one chunk, several, many rows, and what only global memory holds
     (1, 1, 1),
     (3, 31, 1),
@@ -308,13 +307,6 @@ def test_work_runs_on_the_current_stream() -> None:
         found = gumbel_topk(late, 64, **options)[0]
     side.synchronize()
     assert torch.equal(found, expected)
-
-
-@pytest.fixture
-def no_synchronisation() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
 
 
 def test_nothing_synchronises(no_synchronisation: None) -> None:

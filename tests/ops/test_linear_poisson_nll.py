@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,54 +21,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems.common import U_RESULT, peak_resident_bytes
+from problems.linear_poisson_nll import (
+    REDUCTIONS,
+    Problem,
+    assert_gradients_pass_gradcheck,
+    assert_op_passes_opcheck,
+    bounds,
+    draw,
+    run,
+)
 from torch import Tensor
 
 from kernomics.ops import linear_poisson_nll, poisson_nll, reference
 
-OP = torch.ops.kernomics.linear_poisson_nll.default
-REDUCTIONS = ["mean", "genes", "sum", "cell"]
 ACTIVATIONS = ["rectified_tanh", "relu", "clamped_relu", "exp", "softplus"]
-
-
-@dataclass(frozen=True)
-class Panels:
-    panel_id: Tensor
-    mask: Tensor
-    counts: Tensor
-
-
-@dataclass(frozen=True)
-class Problem:
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    target: Tensor
-    observed: Panels
-
-    def to(self, dtype: torch.dtype) -> Problem:
-        bias = None if self.bias is None else self.bias.to(dtype)
-        layer = self.hidden.to(dtype), self.weight.to(dtype), bias
-        return Problem(*layer, self.target.to(dtype), self.observed)
-
-
-def draw(cells: int, genes: int, width: int, *, bias: bool = True, seed: int = 0) -> Problem:
-    """Draw a layer whose logits lie within ±3, and counts of 3 among zeros."""
-    g = torch.Generator().manual_seed(seed)
-
-    def uniform(*shape: int) -> Tensor:
-        return 2 * torch.rand(shape, generator=g, dtype=torch.float64) - 1
-
-    counts = 3 * (torch.rand((cells, genes), generator=g, dtype=torch.float64) < 0.2).double()
-    mask = torch.randint(0, 2, (3, genes), generator=g).to(torch.uint8)
-    mask[1], mask[2] = 1, 0
-    panel_id = torch.randint(0, 3, (cells,), generator=g).to(torch.int32)
-    return Problem(
-        uniform(cells, width),
-        uniform(genes, width) * 2 / max(1, width),
-        uniform(genes) if bias else None,
-        counts,
-        Panels(panel_id, mask, mask.sum(1, dtype=torch.int64)),
-    )
 
 
 def two_steps(
@@ -77,23 +43,6 @@ def two_steps(
 ) -> Tensor:
     logits = hidden @ weight.T
     return poisson_nll(logits if bias is None else logits + bias, target, **options)
-
-
-Results = dict[str, Tensor]
-
-
-def run(function: Callable[..., Tensor], p: Problem, target: Any, **options: Any) -> Results:
-    """Compute the loss and all gradients, cells weighing 1, 2, … where each has its loss."""
-    leaves = {
-        name: value.detach().requires_grad_()
-        for name, value in (("hidden", p.hidden), ("weight", p.weight), ("bias", p.bias))
-        if value is not None
-    }
-    layer = leaves["hidden"], leaves["weight"], leaves.get("bias")
-    loss = function(*layer, target, **options)
-    above = torch.arange(1, len(loss) + 1).to(loss) if loss.dim() else torch.full_like(loss, 0.5)
-    grads = torch.autograd.grad(loss, list(leaves.values()), above)
-    return {"loss": loss.detach(), **dict(zip(leaves, grads, strict=True))}
 
 
 @settings(max_examples=100, deadline=None)
@@ -140,26 +89,6 @@ def test_in_float64_it_is_the_layer_and_the_loss_one_after_the_other(
             torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-12 * size)
 
 
-def bounds(p: Problem, dtype: torch.dtype, reduction: str) -> Results:
-    """Bound the errors in float32, from the module's text."""
-    u, top = 2.0**-24, 24.0
-    cells, genes = p.target.shape
-    h, w = p.hidden.abs(), p.weight.abs()
-    logit = h @ w.T + (0 if p.bias is None else p.bias.abs())
-    dz = (p.hidden.shape[1] + 2) * u * logit
-    loss = top * dz + 328 * u * 4 * top
-    delta = 2 * top * dz + 320 * u * 2 * top
-    size = torch.full_like(delta, top)
-    scale = 0.5 / {"sum": 1, "mean": cells * genes, "genes": cells * genes}[reduction]
-    errors = {
-        "loss": 2 * scale * loss.sum(),
-        "hidden": scale * (delta @ w + (genes + 4) * u * size @ w),
-        "weight": scale * (delta.T @ h + (cells + 4) * u * size.T @ h),
-        "bias": scale * (delta.sum(0) + (cells + 4) * u * size.sum(0)),
-    }
-    return errors
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("activation", ["rectified_tanh", "exp"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -174,9 +103,9 @@ def test_lower_precision_stays_within_its_bounds(
     target = p.target.to_sparse_csr() if sparse else p.target
     found = run(linear_poisson_nll, p, target, chunk_mb=0.03, **options)
     expected = run(reference.linear_poisson_nll, exact, exact.target, **options)
-    rounding = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}.get(dtype, 0.0)
+    rounding = U_RESULT.get(dtype, 0.0)
     assert found["loss"].dtype == torch.float32
-    for name, bound in bounds(exact, dtype, reduction).items():
+    for name, bound in bounds(exact, reduction, sweep=320).items():
         if name != "loss":
             assert found[name].dtype == dtype
             # Once when the gradient is stored, once when it is multiplied by 0.5.
@@ -198,16 +127,7 @@ def test_a_float64_weight_is_computed_in_float64() -> None:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("sparse", [True, False])
 def test_gradients_pass_gradcheck(reduction: str, sparse: bool) -> None:
-    p = draw(3, 8, 4)
-    target = p.target.to_sparse_csr() if sparse else p.target
-    assert p.bias is not None
-
-    def f(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        options = {"observed": p.observed, "reduction": reduction, "chunk_mb": 1e-4}
-        return linear_poisson_nll(hidden, weight, bias, target, **options)
-
-    leaves = [t.detach().requires_grad_() for t in (p.hidden, p.weight, p.bias)]
-    assert torch.autograd.gradcheck(f, leaves)
+    assert_gradients_pass_gradcheck(draw(3, 8, 4), reduction, sparse)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "cell"])
@@ -249,12 +169,6 @@ def test_autocast_and_strides_change_nothing() -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def peak_resident_bytes() -> int:
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 def test_memory_is_one_chunk_and_the_gradients() -> None:
     cells, genes, width = 2048, 50_000, 4  # the logits: 410 MB
@@ -276,16 +190,7 @@ def test_memory_is_one_chunk_and_the_gradients() -> None:
 @pytest.mark.parametrize("sparse", [True, False])
 def test_the_registered_op_passes_opcheck(sparse: bool) -> None:
     p = draw(4, 20, 6)
-    csr = p.target.to_sparse_csr()
-    stored = tuple(t.clone() for t in (csr.values(), csr.crow_indices(), csr.col_indices()))
-    parts = stored if sparse else (p.target, None, None)
-    panels = p.observed.panel_id, p.observed.mask, p.observed.counts
-    problem = (*parts, None, *panels, "rectified_tanh", "counts", 1e5, 1e-8, False)
-    layer = p.hidden, p.weight, p.bias
-    torch.library.opcheck(OP, (*layer, *problem, "mean", None, 7, True, True, True))
-    torch.library.opcheck(OP, (*layer, *problem, "mean", None, 7, False, True, False))
-    above = torch.ones(4).double()
-    torch.library.opcheck(OP, (*layer, *problem, "cell", above, 7, True, True, True))
+    assert_op_passes_opcheck(p, p.target, sparse)
 
 
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")

@@ -11,70 +11,27 @@ gradients stored in bfloat16 are rounded twice more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from problems import linear_poisson_nll as problem
+from problems.common import U_RESULT
+from problems.linear_poisson_nll import (
+    REDUCTIONS,
+    Problem,
+    assert_gradients_pass_gradcheck,
+    assert_op_passes_opcheck,
+    bounds,
+    run,
+)
 
-from kernomics.ops import Panels, linear_poisson_nll, reference
+from kernomics.ops import linear_poisson_nll, reference
 
 pytestmark = pytest.mark.gpu
 
-OP = torch.ops.kernomics.linear_poisson_nll.default
-REDUCTIONS = ["mean", "genes", "sum", "cell"]
-Results = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Problem:
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    target: Tensor
-    observed: Panels
-
-    def to(self, where: torch.device | torch.dtype | str) -> Problem:
-        layer = (t if t is None else t.to(where) for t in (self.hidden, self.weight, self.bias))
-        hidden, weight, bias = layer
-        observed = self.observed if isinstance(where, torch.dtype) else self.observed.to(where)
-        assert hidden is not None
-        assert weight is not None
-        return Problem(hidden, weight, bias, self.target.to(where), observed)
-
-
-def draw(cells: int, genes: int, width: int, *, bias: bool = True, seed: int = 0) -> Problem:
-    """Draw a layer whose logits lie within ±3, and counts of 3 among zeros."""
-    g = torch.Generator().manual_seed(seed)
-
-    def uniform(*shape: int) -> Tensor:
-        return 2 * torch.rand(shape, generator=g, dtype=torch.float64) - 1
-
-    counts = 3 * (torch.rand((cells, genes), generator=g, dtype=torch.float64) < 0.2).double()
-    lists = [torch.arange(0, genes, 2), torch.arange(genes), torch.arange(0)]
-    return Problem(
-        uniform(cells, width),
-        uniform(genes, width) * 2 / max(1, width),
-        uniform(genes) if bias else None,
-        counts,
-        Panels.from_lists(lists, genes, torch.arange(cells) % 3),
-    )
-
-
-def run(function: Callable[..., Tensor], p: Problem, target: Any, **options: Any) -> Results:
-    """Compute the loss and all gradients, cells weighing 1, 2, … where each has its loss."""
-    leaves = {
-        name: value.detach().requires_grad_()
-        for name, value in (("hidden", p.hidden), ("weight", p.weight), ("bias", p.bias))
-        if value is not None
-    }
-    layer = leaves["hidden"], leaves["weight"], leaves.get("bias")
-    loss = function(*layer, target, **options)
-    above = torch.arange(1, len(loss) + 1).to(loss) if loss.dim() else torch.full_like(loss, 0.5)
-    grads = torch.autograd.grad(loss, list(leaves.values()), above)
-    return {"loss": loss.detach(), **dict(zip(leaves, grads, strict=True))}
+draw = partial(problem.draw, panels_in_turn=True)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -99,26 +56,6 @@ def test_in_float64_it_is_the_reference(
             torch.testing.assert_close(found[name].cpu(), value, rtol=1e-12, atol=1e-12 * size)
 
 
-def bounds(p: Problem, dtype: torch.dtype, reduction: str) -> Results:
-    """Bound the errors, from the module's text."""
-    u, top = 2.0**-24, 24.0
-    half = 2.0**-8 if dtype == torch.bfloat16 else 0.0
-    cells, genes = p.target.shape
-    h, w = p.hidden.abs(), p.weight.abs()
-    logit = h @ w.T + (0 if p.bias is None else p.bias.abs())
-    dz = ((p.hidden.shape[1] + 2) * u + 2 * half) * logit
-    loss = top * dz + 328 * u * 4 * top
-    delta = 2 * top * dz + (322 * u + half) * 2 * top
-    size = torch.full_like(delta, top)
-    scale = 0.5 / {"sum": 1, "mean": cells * genes}[reduction]
-    return {
-        "loss": 2 * scale * loss.sum(),
-        "hidden": scale * (delta @ w + (genes + 4) * u * size @ w),
-        "weight": scale * (delta.T @ h + (cells + 4) * u * size.T @ h),
-        "bias": scale * (delta.sum(0) + (cells + 4) * u * size.sum(0)),
-    }
-
-
 @pytest.mark.parametrize("weight", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("hidden", [torch.float32, torch.bfloat16, "autocast"])
 @pytest.mark.parametrize("activation", ["rectified_tanh", "exp"])
@@ -141,7 +78,8 @@ def test_lower_precision_stays_within_its_bounds(
     expected = run(reference.linear_poisson_nll, exact, exact.target, library=library, **options)
     assert found["loss"].dtype == torch.float32
     narrow = torch.float32 if hidden == torch.float32 else torch.bfloat16
-    for name, bound in bounds(exact, narrow, reduction).items():
+    half = U_RESULT.get(narrow, 0.0)
+    for name, bound in bounds(exact, reduction, sweep=322, half=half).items():
         value = found[name]
         if name != "loss":
             assert value.dtype == (single if name == "hidden" else weight)
@@ -164,16 +102,7 @@ def test_every_run_gives_the_same_bits() -> None:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("sparse", [True, False])
 def test_gradients_pass_gradcheck(sparse: bool, reduction: str) -> None:
-    p = draw(3, 8, 4).to("cuda")
-    target = p.target.to_sparse_csr() if sparse else p.target
-    assert p.bias is not None
-
-    def f(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        options = {"observed": p.observed, "reduction": reduction, "chunk_mb": 1e-4}
-        return linear_poisson_nll(hidden, weight, bias, target, **options)
-
-    leaves = [t.detach().requires_grad_() for t in (p.hidden, p.weight, p.bias)]
-    assert torch.autograd.gradcheck(f, leaves)
+    assert_gradients_pass_gradcheck(draw(3, 8, 4).to("cuda"), reduction, sparse)
 
 
 def test_memory_is_one_chunk_and_the_gradients() -> None:
@@ -215,13 +144,5 @@ def test_a_cuda_graph_replays_forward_and_backward() -> None:
 @pytest.mark.parametrize("sparse", [True, False])
 def test_the_registered_op_passes_opcheck(sparse: bool, dtype: torch.dtype) -> None:
     p = draw(4, 20, 6).to(dtype).to("cuda")
-    csr = p.target.to(torch.float32 if dtype == torch.bfloat16 else dtype).to_sparse_csr()
-    stored = tuple(t.clone() for t in (csr.values(), csr.crow_indices(), csr.col_indices()))
-    parts = stored if sparse else (p.target, None, None)
-    panels = p.observed.panel_id, p.observed.mask, p.observed.counts
-    problem = (*parts, None, *panels, "rectified_tanh", "counts", 1e5, 1e-8, False)
-    layer = p.hidden, p.weight, p.bias
-    torch.library.opcheck(OP, (*layer, *problem, "mean", None, 7, True, True, True))
-    torch.library.opcheck(OP, (*layer, *problem, "mean", None, 7, False, True, False))
-    above = torch.ones(4, device="cuda", dtype=stored[0].dtype)
-    torch.library.opcheck(OP, (*layer, *problem, "cell", above, 7, True, True, True))
+    counts = p.target.to(torch.float32 if dtype == torch.bfloat16 else dtype)
+    assert_op_passes_opcheck(p, counts, sparse)

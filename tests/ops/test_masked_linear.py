@@ -8,10 +8,9 @@ half-precision result is rounded once more.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,128 +18,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems.common import (
+    FLOATS,
+    LAYOUTS,
+    U_RESULT,
+    Results,
+    Rows,
+    as_rows,
+    peak_resident_bytes,
+    unit_roundoff,
+)
+from problems.masked_linear import Problem, draw, run
 from torch import Tensor
 
 from kernomics.ops import masked_linear, reference
 
-U_SUM = {torch.float64: 2.0**-53}
-U_RESULT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 SMALLEST = {torch.float16: 2.0**-24}
 OP = torch.ops.kernomics.masked_linear.default
 BACKWARD_OP = torch.ops.kernomics.masked_linear_backward.default
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What an op needs of `kernomics.data.Cells`."""
-
-    indptr: Tensor
-    indices: Tensor
-    values: Tensor
-    shape: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Problem:
-    x: Tensor
-    mask: Tensor
-    indices: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    delta: Tensor
-    grad_indices: Tensor | None = None
-
-    def to(self, target: torch.dtype | torch.device) -> Problem:
-        moved = {
-            name: value.to(target)
-            for name, value in vars(self).items()
-            if value is not None and (isinstance(target, torch.device) or value.is_floating_point())
-        }
-        return replace(self, **moved)
-
-    def absolute(self) -> Problem:
-        floats = {n: v.abs() for n, v in vars(self).items() if v is not None and "indices" not in n}
-        return replace(self, **floats)
-
-
-def draw(
-    cells: int,
-    genes: int,
-    outputs: int,
-    k: int,
-    *,
-    density: float = 0.2,
-    reach: int | None = None,
-    bias: bool = True,
-    seed: int = 0,
-) -> Problem:
-    g = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=g, dtype=torch.float64)
-
-    def choose(count: int) -> Tensor:
-        return torch.randperm(genes, generator=g)[:count].sort().values
-
-    counts = torch.randint(1, 9, (cells, genes), generator=g).double()
-    stored = torch.rand((cells, genes), generator=g, dtype=torch.float64) < density
-    grad_indices = None
-    if reach is not None:
-        grad_indices = torch.cat([choose(reach), torch.full((3,), -1)])
-    return Problem(
-        counts * stored,
-        normal(genes),
-        choose(k),
-        normal(genes, outputs),
-        normal(outputs) if bias else None,
-        normal(cells, outputs),
-        grad_indices,
-    )
-
-
-def as_rows(x: Tensor, columns: torch.dtype = torch.int32) -> Rows:
-    csr = x.to_sparse_csr()
-    parts = csr.crow_indices(), csr.col_indices().to(columns), csr.values()
-    return Rows(*(part.clone() for part in parts), (x.shape[0], x.shape[1]))
-
-
-def as_csr32(x: Tensor) -> Tensor:
-    csr = x.to_sparse_csr()
-    crow, col = csr.crow_indices().int(), csr.col_indices().int()
-    return torch.sparse_csr_tensor(crow, col, csr.values(), x.shape)
-
-
-LAYOUTS: dict[str, Callable[[Tensor], Any]] = {
-    "dense": lambda x: x,
-    "columns_first": lambda x: x.t().contiguous().t(),
-    "every_other": lambda x: x.repeat_interleave(2, 1)[:, ::2],
-    "csr64": lambda x: x.to_sparse_csr(),
-    "csr32": as_csr32,
-    "rows32": as_rows,
-    "rows64": lambda x: as_rows(x, torch.int64),
-}
-Results = dict[str, Tensor]
-
-
-def run(function: Callable[..., Tensor], p: Problem, x: Any = None) -> Results:
-    """Compute y and all gradients."""
-    leaves = {
-        name: value.detach().requires_grad_()
-        for name, value in (("mask", p.mask), ("weight", p.weight), ("bias", p.bias))
-        if value is not None
-    }
-    y = function(
-        p.x if x is None else x,
-        leaves["mask"],
-        p.indices,
-        leaves["weight"],
-        leaves.get("bias"),
-        grad_indices=p.grad_indices,
-    )
-    y.backward(p.delta)
-    grads = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-    assert len(grads) == len(leaves)
-    return {"y": y.detach(), **grads}
 
 
 def assert_as_reference(found: Results, p: Problem) -> None:
@@ -151,7 +46,7 @@ def assert_as_reference(found: Results, p: Problem) -> None:
     n = p.x.shape[0] + p.weight.shape[1] + len(p.indices) + 4
     assert found.keys() == expected.keys()
     for name, value in found.items():
-        bound = n * U_SUM.get(p.weight.dtype, 2.0**-24) * size[name]
+        bound = n * unit_roundoff(p.weight.dtype) * size[name]
         bound += U_RESULT.get(value.dtype, 0.0) * (expected[name].abs() + bound)
         bound += SMALLEST.get(value.dtype, 0.0)
         error = (value.cpu().double() - expected[name]).abs()
@@ -188,7 +83,7 @@ def test_a_small_case_by_hand(device: torch.device) -> None:
     reached=st.none() | st.floats(0, 1),
     density=st.sampled_from([0.0, 0.03, 0.3, 1.0]),
     layout=st.sampled_from(sorted(LAYOUTS)),
-    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    dtype=st.sampled_from(FLOATS),
     bias=st.booleans(),
     seed=st.integers(0, 2**20),
 )
@@ -346,13 +241,6 @@ def test_int32_and_int64_columns_give_the_same_bits() -> None:
     torch.testing.assert_close(narrow, wide, rtol=0, atol=0)
 
 
-def peak_resident_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 def test_memory_stays_far_below_a_dense_matrix() -> None:
     cells, genes, each = 4096, 500_000, 10  # dense: 8.2 GB
@@ -445,79 +333,3 @@ def test_a_second_derivative_is_refused() -> None:
     (grad,) = torch.autograd.grad(y.square().sum(), mask, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
-
-
-# ---- errors -------------------------------------------------------------------------------------
-
-SMALL = draw(4, 10, 3, 2).to(torch.float32)
-
-
-def rows(indptr: list[int], indices: list[int]) -> Rows:
-    return Rows(torch.tensor(indptr), torch.tensor(indices), torch.ones(len(indices)), (2, 10))
-
-
-@pytest.mark.usefixtures("raise_data_errors")
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"x": SMALL.x[0]}, "x has shape (10,); [cells, genes] is needed"),
-        ({"x": SMALL.x.int()}, "x has dtype torch.int32; a floating-point dtype is needed"),
-        ({"x": SMALL.x.to_sparse_coo()}, "x has layout torch.sparse_coo; pass it dense or as"),
-        ({"x": SMALL.x.clone().requires_grad_()}, "x requires a gradient, and masked_linear gives"),
-        ({"weight": SMALL.weight[:9]}, "weight has shape (9, 3) and x 10 genes; a weight [10, out"),
-        ({"weight": SMALL.weight.int()}, "weight has dtype torch.int32"),
-        ({"mask": SMALL.mask[:9]}, "mask has shape (9,); [10] is needed"),
-        ({"mask": SMALL.mask > 0}, "mask has dtype torch.bool"),
-        ({"bias": torch.ones(4)}, "bias has shape (4,); [3] is needed"),
-        ({"indices": SMALL.indices.int()}, "indices are torch.int32 of shape (2,); int64 [k]"),
-        ({"grad_indices": torch.zeros(1, 1).long()}, "grad_indices are torch.int64 of shape (1, 1"),
-        ({"indices": torch.tensor([3, 10])}, "indices[1] = 10 is not one of 10 genes; use indices"),
-        ({"indices": torch.tensor([-1, 3])}, "indices[0] = -1 is not one of 10 genes"),
-        ({"indices": torch.tensor([4, 4])}, "indices must ascend without repeats: indices[1] = 4"),
-        ({"grad_indices": torch.tensor([3, -1, 4])}, "ascend without repeats, −1 only at the end"),
-        ({"grad_indices": torch.tensor([3, 12])}, "grad_indices[1] = 12 is not one of 10 genes"),
-        (
-            {"x": rows([0, 1, 3], [0, 5, 10])},
-            "x has columns outside its 10 genes in 1 rows, first row 1: entry 1 has column 10",
-        ),
-        (
-            {"x": rows([0, 2, 4], [5, 5, 3, 1])},
-            "the columns of x do not ascend in 2 rows, first row 0: entry 1 with column 5 repeats",
-        ),
-        (
-            {"x": rows([0, 2, 5], [5, 6, 3, 4])},
-            "the row pointers of x fall or leave its stored entries in 1 rows, first row 1, which "
-            "would run from entry 2 to 5",
-        ),
-        ({"x": rows([0, 3, 2], [1, 2, 3])}, "in 1 rows, first row 1, which would run from entry 3"),
-        ({"x": rows([0, 2], [1, 2])}, "x of shape (2, 10) has (2,) row pointers"),
-        (
-            {"x": replace(rows([0, 1, 2], [1, 2]), indices=torch.ones(2))},
-            "the columns of x have dtype torch.float32; int64 is needed",
-        ),
-        (
-            {"x": replace(rows([0, 1, 2], [1, 2]), values=torch.ones(2).int())},
-            "the value tensor of x has dtype torch.int32",
-        ),
-    ],
-)
-def test_an_error_says_what_where_and_how_many(
-    change: dict[str, Any], message: str, device: torch.device
-) -> None:
-    arguments = vars(replace(SMALL, delta=None)) | change
-    arguments.pop("delta")
-
-    def move(value: Any) -> Any:
-        if isinstance(value, Rows):
-            parts = (value.indptr, value.indices, value.values)
-            return Rows(*(part.to(device) for part in parts), value.shape)
-        return value if value is None else value.to(device)
-
-    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
-        masked_linear(**{name: move(value) for name, value in arguments.items()})
-
-
-def test_an_error_names_the_devices() -> None:
-    x = torch.empty(4, 10, device="meta")
-    with pytest.raises(ValueError, match="x is on meta and weight on cpu; move one of them"):
-        masked_linear(x, SMALL.mask, SMALL.indices, SMALL.weight)

@@ -7,17 +7,19 @@ one.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
+from problems import masked_linear as problem
+from problems.common import FLOATS, LAYOUTS, U_RESULT, Results, unit_roundoff
+from problems.masked_linear import Problem
 from torch import Tensor
 
 from kernomics.ops import masked_linear
 
 pytestmark = pytest.mark.gpu
 
-Results = dict[str, Tensor]
 SIZES = [  # cells, genes, outputs, chosen: below, at and above the kernels' tiles and blocks
     (1, 1, 1, 1),
     (33, 31, 7, 5),
@@ -26,47 +28,15 @@ SIZES = [  # cells, genes, outputs, chosen: below, at and above the kernels' til
     (300, 257, 513, 130),
     (64, 3000, 1100, 3000),
 ]
-FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float64: 2.0**-53}
 
 
-def draw(
-    cells: int, genes: int, outputs: int, k: int, *, density: float = 0.1, seed: int = 0
-) -> dict[str, Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    counts = torch.randint(1, 9, (cells, genes), generator=g).float()
-    return {
-        "x": counts * (torch.rand((cells, genes), generator=g) < density),
-        "mask": torch.randn(genes, generator=g),
-        "indices": torch.randperm(genes, generator=g)[:k].sort().values,
-        "weight": torch.randn((genes, outputs), generator=g),
-        "bias": torch.randn(outputs, generator=g),
-        "delta": torch.randn((cells, outputs), generator=g),
-    }
+def draw(*sizes: int) -> Problem:
+    return problem.draw(*sizes, density=0.1).to(torch.float32)
 
 
-def layout(x: Tensor, name: str) -> Tensor:
-    if name == "dense":
-        return x
-    csr = x.to_sparse_csr()
-    if name == "csr64":
-        return csr
-    return torch.sparse_csr_tensor(
-        csr.crow_indices().int(), csr.col_indices().int(), csr.values(), x.shape
-    )
-
-
-def run(p: dict[str, Tensor], device: str, name: str, **options: Any) -> Results:
-    p = {key: value.to(device) for key, value in p.items()}
-    leaves = {key: p[key].detach().requires_grad_() for key in ("mask", "weight", "bias")}
-    options = {key: value.to(device) for key, value in options.items()}
-    y = masked_linear(
-        layout(p["x"], name), leaves["mask"], p["indices"], leaves["weight"], leaves["bias"],
-        **options,
-    )  # fmt: skip
-    y.backward(p["delta"])
-    grads = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
-    return {"y": y.detach(), **grads}
+def run(p: Problem, device: str, name: str) -> Results:
+    p = p.to(device)
+    return problem.run(masked_linear, p, LAYOUTS[name](p.x))
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -77,19 +47,16 @@ def test_cuda_equals_the_cpu(
     sizes: tuple[int, int, int, int], name: str, dtype: torch.dtype, half_counts: bool
 ) -> None:
     p = draw(*sizes)
-    rounded = {key: p[key].to(dtype) for key in ("weight", "delta")}
-    counts = p["x"].to(dtype) if half_counts else p["x"]  # small counts: exact in every dtype
-    p = {**p, **rounded, "x": counts}
+    counts = p.x.to(dtype) if half_counts else p.x  # small counts: exact in every dtype
+    p = replace(p, x=counts, weight=p.weight.to(dtype), delta=p.delta.to(dtype))
     found, expected = run(p, "cuda", name), run(p, "cpu", name)
-    size = run({key: v if key == "indices" else v.double().abs() for key, v in p.items()}, "cpu",
-               "dense")  # fmt: skip
+    size = run(p.to(torch.float64).absolute(), "cpu", "dense")
     n = sizes[0] + sizes[2] + sizes[3] + 4
     for key, value in found.items():
         assert value.dtype == expected[key].dtype
-        u = 2.0**-53 if dtype == torch.float64 else 2.0**-24
-        bound = 2 * n * u * size[key] + 2.0**-24 * (dtype == torch.float16)
-        if value.dtype in (torch.bfloat16, torch.float16):  # rounded once more, on both sides
-            bound += 2 * ROUNDOFF[value.dtype] * (expected[key].double().abs() + bound)
+        bound = 2 * n * unit_roundoff(dtype) * size[key] + 2.0**-24 * (dtype == torch.float16)
+        # Half precision is rounded once more, on both sides.
+        bound += 2 * U_RESULT.get(value.dtype, 0.0) * (expected[key].double().abs() + bound)
         error = (value.cpu().double() - expected[key].double()).abs()
         assert bool((error <= bound).all()), f"{key}: error {error.max()}"
 
@@ -107,7 +74,7 @@ def test_grad_indices_give_their_share_of_the_gradient(name: str) -> None:
     p = draw(200, 900, 70, 50)
     reached = torch.arange(3, 900, 7)
     padded = torch.cat([reached, torch.full((20,), -1)])
-    every, some = run(p, "cuda", name), run(p, "cuda", name, grad_indices=padded)
+    every, some = run(p, "cuda", name), run(replace(p, grad_indices=padded), "cuda", name)
     others = torch.ones(900, dtype=torch.bool)
     others[reached] = False
     assert not some["mask"][others.cuda()].any()
@@ -119,13 +86,13 @@ def test_grad_indices_give_their_share_of_the_gradient(name: str) -> None:
 
 
 def test_a_cuda_graph_replays_forward_and_backward() -> None:
-    p = {key: value.cuda() for key, value in draw(64, 500, 40, 20).items()}
-    csr = layout(p["x"], "csr64")
+    p = draw(64, 500, 40, 20).to("cuda")
+    csr = p.x.to_sparse_csr()
     parts = (csr.values().clone(), csr.crow_indices().clone(), csr.col_indices().clone())
-    arguments = (*parts, p["mask"], p["indices"], p["weight"])
+    arguments = (*parts, p.mask, p.indices, p.weight)
 
     def step() -> tuple[Tensor, ...]:
-        y = torch.ops.kernomics.masked_linear(*arguments, p["bias"], None)
+        y = torch.ops.kernomics.masked_linear(*arguments, p.bias, None)
         grads = torch.ops.kernomics.masked_linear_backward(y, *arguments, None, True, True, True)
         return y, *grads
 
@@ -133,7 +100,7 @@ def test_a_cuda_graph_replays_forward_and_backward() -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = step()
-    p["weight"].normal_()
+    p.weight.normal_()
     parts[0].mul_(2)
     graph.replay()
     torch.testing.assert_close(captured, step(), rtol=0, atol=0)
@@ -162,4 +129,4 @@ def test_more_genes_than_a_dense_matrix_could_hold() -> None:
 def test_tensors_on_two_devices_are_named() -> None:
     p = draw(4, 10, 3, 2)
     with pytest.raises(ValueError, match=r"x is on cpu and weight on cuda:0; move one of them"):
-        masked_linear(p["x"], p["mask"].cuda(), p["indices"].cuda(), p["weight"].cuda())
+        masked_linear(p.x, p.mask.cuda(), p.indices.cuda(), p.weight.cuda())

@@ -14,9 +14,9 @@ u = 2⁻⁵³; there the reference's φ' = (α/β)(1 − tanh²) is itself off b
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,132 +24,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from problems import poisson_nll as problem
+from problems.common import FLOATS
+from problems.poisson_nll import ACTIVATIONS, KINDS, LAYOUTS, REDUCTIONS, draw, draw_panels, run
 
-from kernomics.ops import poisson_nll, reference
+from kernomics.ops import poisson_nll
 
-UNIT = {torch.float64: 2.0**-53}
-U_RESULT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-TINY = {torch.float64: 1e-300}
-LOG_RATES = ["rectified_tanh", "relu", "clamped_relu", "exp"]
-ACTIVATIONS = [*LOG_RATES, "softplus", "identity"]
-KINDS = ["log1p", "counts", "rate"]
-REDUCTIONS = ["mean", "genes", "sum", "cell"]
-OPS = torch.ops.kernomics
-REFERENCE_ERROR = 4 * 2.0**-53
-Result = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What an op needs of `kernomics.data.Cells`."""
-
-    indptr: Tensor
-    indices: Tensor
-    values: Tensor
-    shape: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Panels:
-    panel_id: Tensor
-    mask: Tensor
-    counts: Tensor
-
-
-def as_rows(x: Tensor, columns: torch.dtype = torch.int32) -> Rows:
-    csr = x.to_sparse_csr()
-    parts = csr.crow_indices(), csr.col_indices().to(columns), csr.values()
-    return Rows(*(part.clone() for part in parts), (x.shape[0], x.shape[1]))
-
-
-LAYOUTS: dict[str, Callable[[Tensor], Any]] = {
-    "dense": lambda x: x,
-    "genes_first": lambda x: x.t().contiguous().t(),
-    "every_other": lambda x: x.repeat_interleave(2, 1)[:, ::2],
-    "csr": lambda x: x.to_sparse_csr(),
-    "rows32": as_rows,
-    "rows64": lambda x: as_rows(x, torch.int64),
-}
-
-
-def draw(
-    cells: int, genes: int, activation: str, kind: str, density: float = 0.2, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Draw logits, and counts up to 8 or log1p(10·count)."""
-    g = torch.Generator().manual_seed(seed)
-    counts = torch.randint(1, 9, (cells, genes), generator=g).double()
-    counts *= torch.rand((cells, genes), generator=g, dtype=torch.float64) < density
-    z = torch.randn((cells, genes), generator=g, dtype=torch.float64).clamp(-4, 4)
-    if activation == "identity":
-        z = z.abs() + 0.05
-    elif activation in ("rectified_tanh", "clamped_relu"):
-        z = z * 12
-    else:
-        z = z * 3
-    return z, torch.log1p(10 * counts) if kind == "log1p" else counts
-
-
-def draw_panels(cells: int, genes: int, seed: int = 0) -> Panels:
-    """Draw three panels: half of the genes, all, and none."""
-    g = torch.Generator().manual_seed(seed)
-    mask = torch.randint(0, 2, (3, genes), generator=g).to(torch.uint8)
-    mask[1], mask[2] = 1, 0
-    panel_id = torch.randint(0, 3, (cells,), generator=g).to(torch.int32)
-    return Panels(panel_id, mask, mask.sum(1, dtype=torch.int64))
-
-
-def sizes(z: Tensor, target: Tensor, unit: float, options: dict[str, Any]) -> Result:
-    """Compute λ + (1 + |η|)·y and |φ'|·(λ + y), the sizes of the terms of loss and derivative."""
-    activation, total = options["activation"], options.get("target_sum", 1e5)
-    y = reference.target_rate(target, options["target_kind"], options.get("library"), total)
-    z = z.clone().requires_grad_()
-    if activation in LOG_RATES:
-        eta = reference.log_rate(z, activation, total)
-        (slope,) = torch.autograd.grad(eta.sum(), z, retain_graph=True)
-        rate = eta.exp()
-        terms = (slope.abs() + REFERENCE_ERROR / (320 * unit)) * (rate + y)
-    else:
-        rate = F.softplus(z) if activation == "softplus" else z + 0
-        (slope,) = torch.autograd.grad(rate.sum(), z, retain_graph=True)
-        guarded = rate + options.get("eps", 1e-8)
-        eta, terms = guarded.log(), slope.abs() * (1 + y / guarded)
-    size = rate + (1 + eta.abs()) * y
-    if options.get("full"):
-        size = size + (y + 1) * (y + 2).log()
-    return size.detach(), terms.detach()
-
-
-def run(function: Callable[..., Tensor], logits: Tensor, target: Any, **options: Any) -> Result:
-    """Compute the loss and, with ones above it, the gradient of the logits."""
-    z = logits.detach().requires_grad_()
-    loss = function(z, target, **options)
-    (grad,) = torch.autograd.grad(loss, z, torch.ones_like(loss))
-    return loss.detach(), grad
-
-
-def assert_as_reference(found: Result, z: Tensor, target: Tensor, **options: Any) -> None:
-    """Compare with the reference on the same, already rounded, numbers in float64."""
-    dtype = z.dtype
-    u, tiny = UNIT.get(dtype, 2.0**-24), TINY.get(dtype, 1e-37)
-    z, target = z.double(), target.double()
-    exact = run(reference.poisson_nll, z, target, **options)
-    observed, reduction = options.get("observed"), options["reduction"]
-    size, terms = sizes(z, target, u, options)
-    bound = (260 + 68) * u * reference.reduce_loss(size, observed, reduction) + tiny
-    error = (found[0].double() - exact[0]).abs()
-    assert found[0].shape == exact[0].shape
-    assert bool((error <= bound).all()), f"loss: error {error.max()}"
-    ones = torch.ones_like(z).requires_grad_()
-    reduced = reference.reduce_loss(ones, observed, reduction)
-    (weight,) = torch.autograd.grad(reduced.sum(), ones, allow_unused=True)
-    bound = 320 * u * weight * terms + tiny
-    bound += U_RESULT.get(dtype, 0.0) * (exact[1].abs() + bound)
-    bound += 2.0**-24 if dtype == torch.float16 else 0
-    largest = torch.finfo(dtype).max  # a gradient beyond it is infinite in its dtype
-    expected = exact[1].clamp(-largest, largest)
-    error = (found[1].double().clamp(-largest, largest) - expected).abs()
-    assert bool((error <= bound).all()), f"gradient: error {error.max()}"
+assert_as_reference = partial(problem.assert_as_reference, additions=68, products=0, roundings=1)
 
 
 # ---- the meaning --------------------------------------------------------------------------------
@@ -251,7 +132,7 @@ def test_a_cell_of_library_zero_has_rate_one_everywhere(given: bool, layout: str
     kind=st.sampled_from(KINDS),
     layout=st.sampled_from(sorted(LAYOUTS)),
     reduction=st.sampled_from([*REDUCTIONS, "none"]),
-    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    dtype=st.sampled_from(FLOATS),
     density=st.sampled_from([0.0, 0.05, 1.0]),
     target_sum=st.sampled_from([1e4, 1e5]),
     full=st.booleans(),
@@ -395,19 +276,7 @@ def test_a_second_derivative_is_refused() -> None:
 @pytest.mark.parametrize("layout", ["dense", "rows32"])
 def test_the_registered_ops_pass_opcheck(layout: str) -> None:
     z, target = draw(5, 20, "rectified_tanh", "counts")
-    p = draw_panels(5, 20)
-    rows = as_rows(target)
-    parts = (rows.values, rows.indptr, rows.indices) if layout == "rows32" else (target, None, None)
-    problem = (
-        *parts, torch.full((5,), 9.0).double(), p.panel_id, p.mask, p.counts, "rectified_tanh",
-        "counts", 1e5, 1e-8, False,
-    )  # fmt: skip
-    for reduction in REDUCTIONS:
-        torch.library.opcheck(OPS.poisson_nll.default, (z, *problem, reduction, True))
-    torch.library.opcheck(OPS.poisson_nll.default, (z, *problem, "mean", False))
-    if layout == "dense":
-        torch.library.opcheck(OPS.poisson_nll_each.default, (z, *problem))
-        torch.library.opcheck(OPS.poisson_nll_each_backward.default, (z, z, *problem))
+    problem.assert_ops_pass_opcheck(z, target, draw_panels(5, 20), layout)
 
 
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
@@ -421,86 +290,3 @@ def test_it_compiles_into_one_graph(layout: str, reduction: str) -> None:
     found = run(compiled, z, LAYOUTS[layout](target), **options)
     expected = run(poisson_nll, z, LAYOUTS[layout](target), **options)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
-
-
-# ---- errors -------------------------------------------------------------------------------------
-
-Z, TARGET = (t.float() for t in draw(2, 10, "rectified_tanh", "counts"))
-PANELS = Panels(
-    torch.tensor([0, 1]).int(), torch.ones(2, 10).to(torch.uint8), torch.tensor([10, 10])
-)
-
-
-def rows(indptr: list[int], indices: list[int]) -> Rows:
-    return Rows(torch.tensor(indptr), torch.tensor(indices), torch.ones(len(indices)), (2, 10))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"logits": Z[0]}, "logits have shape (10,); [cells, genes] is needed"),
-        ({"logits": Z.int()}, "logits has dtype torch.int32; a floating-point dtype is needed"),
-        ({"target": TARGET[:, :9]}, "target has shape (2, 9); [2, 10], a target for each cell"),
-        ({"target": TARGET.int()}, "target has dtype torch.int32"),
-        ({"target": TARGET.to_sparse_coo()}, "target has layout torch.sparse_coo; pass it dense"),
-        ({"target": TARGET.clone().requires_grad_()}, "target requires a gradient, and the loss"),
-        ({"target": TARGET.to("meta")}, "target is on meta and logits on cpu; move one of them"),
-        ({"activation": "tanh"}, "activation is 'tanh'; it is one of 'rectified_tanh', 'relu', "),
-        (
-            {"target_kind": "count"},
-            "target_kind is 'count'; it is one of 'log1p', 'counts', 'rate'",
-        ),
-        (
-            {"reduction": "row"},
-            "reduction is 'row'; it is one of 'mean', 'genes', 'sum', 'cell', 'no",
-        ),
-        ({"target_sum": 0.0}, "target_sum is 0.0; a positive number is needed"),
-        ({"target_sum": math.nan}, "target_sum is nan; a positive number is needed"),
-        ({"library": torch.ones(2)}, "library is given, but target_kind is 'log1p'; only counts"),
-        (
-            {"library": torch.ones(3), "target_kind": "counts"},
-            "library has shape (3,); [2] is needed",
-        ),
-        (
-            {"library": torch.tensor([-1.0, math.nan]), "target_kind": "counts"},
-            "must be finite and not negative: 2 cells are not, first cell 0 with -1.0; pass each",
-        ),
-        (
-            {"target": -TARGET - 1, "target_kind": "counts"},
-            "library sizes must be finite and not negative: 2 cells are not, first cell 0",
-        ),
-        (
-            {"observed": replace(PANELS, panel_id=torch.tensor([0, 1]))},
-            "observed.panel_id is torch.int64 of shape (2,); torch.int32 [2] is needed",
-        ),
-        (
-            {"observed": replace(PANELS, mask=PANELS.mask[:, :9])},
-            "observed.mask is torch.uint8 of shape (2, 9); torch.uint8 [2, 10] is needed",
-        ),
-        (
-            {"observed": replace(PANELS, counts=PANELS.counts.int())},
-            "observed.counts is torch.int32 of shape (2,); torch.int64 [2] is needed",
-        ),
-        (
-            {"observed": replace(PANELS, panel_id=torch.tensor([1, 2]).int())},
-            "panels that do not exist in 1 cells, first cell 1 with panel 2 of 2; use 0 to 1",
-        ),
-        (
-            {"target": TARGET.to_sparse_csr(), "reduction": "none"},
-            "needs a dense target; pass targ",
-        ),
-        (
-            {"target": rows([0, 1, 3], [0, 5, 10])},
-            "target has columns outside its 10 genes in 1 rows, first row 1: entry 1 has column "
-            "10; target and logits must share one gene order",
-        ),
-        ({"target": rows([0, 2, 4], [5, 5, 3, 1])}, "columns of target do not ascend in 2 rows"),
-        (
-            {"target": rows([0, 3, 2], [1, 2, 3])},
-            "the row pointers of target fall or leave its sto",
-        ),
-    ],
-)
-def test_an_error_says_what_where_and_how_many(change: dict[str, Any], message: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
-        poisson_nll(**({"logits": Z, "target": TARGET} | change))

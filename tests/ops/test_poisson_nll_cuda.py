@@ -14,129 +14,41 @@ In float64 u = 2⁻⁵³, and the reference's φ' is itself off by up to 4·2⁻
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from problems import poisson_nll as problem
+from problems.common import FLOATS, as_rows, draw_panels, rows
+from problems.poisson_nll import ACTIVATIONS, KINDS, REDUCTIONS, Result
 from torch import Tensor
 
-from kernomics.ops import Panels, poisson_nll, reference
+from kernomics.ops import Panels, poisson_nll
 
 pytestmark = pytest.mark.gpu
 
-OPS = torch.ops.kernomics
-LOG_RATES = ["rectified_tanh", "relu", "clamped_relu", "exp"]
-ACTIVATIONS = [*LOG_RATES, "softplus", "identity"]
-KINDS = ["log1p", "counts", "rate"]
-REDUCTIONS = ["mean", "genes", "sum", "cell"]
 GENES = [1, 5, 31, 512, 1023, 1024, 1025, 5000]  # below, at and above a tile; rows off 16 bytes
-U_RESULT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-Result = tuple[Tensor, Tensor]
+LAYOUTS = {name: problem.LAYOUTS[name] for name in ("dense", "every_other", "rows32", "rows64")}
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What an op needs of `kernomics.data.Cells`."""
-
-    indptr: Tensor
-    indices: Tensor
-    values: Tensor
-    shape: tuple[int, int]
+def rising(loss: Tensor) -> Tensor:
+    """Return 1, 2, … over their number."""
+    numbers = torch.arange(1, loss.numel() + 1).to(loss).view(loss.shape)
+    return numbers / max(1, loss.numel())
 
 
-def as_rows(x: Tensor, columns: torch.dtype = torch.int32) -> Rows:
-    csr = x.to_sparse_csr()
-    parts = csr.crow_indices(), csr.col_indices().to(columns), csr.values()
-    return Rows(*(part.clone() for part in parts), (x.shape[0], x.shape[1]))
-
-
-LAYOUTS: dict[str, Callable[[Tensor], Any]] = {
-    "dense": lambda x: x,
-    "every_other": lambda x: x.repeat_interleave(2, 1)[:, ::2],
-    "rows32": as_rows,
-    "rows64": lambda x: as_rows(x, torch.int64),
-}
-
-
-def draw(
-    cells: int, genes: int, activation: str, kind: str, density: float = 0.2, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Draw logits, and counts up to 8 or log1p(10·count); the first cell has none."""
-    g = torch.Generator().manual_seed(seed)
-    counts = torch.randint(1, 9, (cells, genes), generator=g).double()
-    counts *= torch.rand((cells, genes), generator=g, dtype=torch.float64) < density
-    counts[:1] = 0
-    z = torch.randn((cells, genes), generator=g, dtype=torch.float64).clamp(-4, 4)
-    if activation == "identity":
-        z = z.abs() + 0.05
-    else:
-        z = z * (12 if activation in ("rectified_tanh", "clamped_relu") else 3)
-    return z, torch.log1p(10 * counts) if kind == "log1p" else counts
-
-
-def draw_panels(cells: int, genes: int) -> Panels:
-    """Draw three panels: every other gene, all, and none."""
-    lists = [torch.arange(0, genes, 2), torch.arange(genes), torch.arange(0)]
-    return Panels.from_lists(lists, genes, torch.arange(cells) % 3)
-
-
-def run(function: Callable[..., Tensor], logits: Tensor, target: Any, **options: Any) -> Result:
-    """Compute the loss and, with 1, 2, … above it, the gradient of the logits."""
-    z = logits.detach().requires_grad_()
-    loss = function(z, target, **options)
-    above = torch.arange(1, loss.numel() + 1).to(loss).view(loss.shape) / max(1, loss.numel())
-    (grad,) = torch.autograd.grad(loss, z, above)
-    return loss.detach(), grad
-
-
-def sizes(z: Tensor, target: Tensor, unit: float, options: dict[str, Any]) -> Result:
-    """Compute λ + (1 + |η|)·y and |φ'|·(λ + y), the sizes of the terms of loss and derivative."""
-    activation = options["activation"]
-    y = reference.target_rate(target, options["target_kind"], options.get("library"), 1e5)
-    z = z.clone().requires_grad_()
-    if activation in LOG_RATES:
-        eta = reference.log_rate(z, activation, 1e5)
-        (slope,) = torch.autograd.grad(eta.sum(), z, retain_graph=True)
-        rate = eta.exp()
-        terms = (slope.abs() + 4 * 2.0**-53 / (320 * unit)) * (rate + y)
-    else:
-        rate = F.softplus(z) if activation == "softplus" else z + 0
-        (slope,) = torch.autograd.grad(rate.sum(), z, retain_graph=True)
-        eta, terms = (rate + 1e-8).log(), slope.abs() * (1 + y / (rate + 1e-8))
-    size = rate + (1 + eta.abs()) * y
-    if options.get("full"):
-        size = size + (y + 1) * (y + 2).log()
-    return size.detach(), terms.detach()
-
-
-def assert_as_reference(found: Result, z: Tensor, target: Tensor, **options: Any) -> None:
-    """Compare with the reference on the same, already rounded, numbers in float64."""
-    dtype = z.dtype
-    u, tiny = (2.0**-53, 1e-300) if dtype == torch.float64 else (2.0**-24, 1e-37)
-    z, target = z.double(), target.double()
-    exact = run(reference.poisson_nll, z, target, **options)
-    observed, reduction = options.get("observed"), options["reduction"]
-    size, terms = sizes(z, target, u, options)
-    bound = (260 + 7) * u * reference.reduce_loss(size, observed, reduction) + tiny
-    error = (found[0].cpu().double() - exact[0]).abs()
-    assert found[0].shape == exact[0].shape
-    assert bool((error <= bound).all()), f"loss: error {error.max()}"
-    _, weight = run(lambda x, _: reference.reduce_loss(x, observed, reduction), z, None)
-    bound = (320 + 2) * u * weight * terms + tiny
-    # Stored, and stored again when it is multiplied by what comes from above.
-    bound += 2 * U_RESULT.get(dtype, 0.0) * (exact[1].abs() + bound)
-    bound += 2.0**-24 if dtype == torch.float16 else 0
-    largest = torch.finfo(dtype).max  # a gradient beyond it is infinite in its dtype
-    expected = exact[1].clamp(-largest, largest)
-    error = (found[1].cpu().double().clamp(-largest, largest) - expected).abs()
-    assert bool((error <= bound).all()), f"gradient: error {error.max()}"
+# The first cell has no counts, and each cell another weight. A thread adds 8 losses; a gradient is
+# stored, and stored again when it is multiplied by what comes from above.
+draw = partial(problem.draw, empty=1)
+run = partial(problem.run, above=rising)
+assert_as_reference = partial(
+    problem.assert_as_reference, above=rising, additions=7, products=2, roundings=2
+)
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_loss_and_gradient_equal_the_reference(
     activation: str, dtype: torch.dtype, layout: str
@@ -286,28 +198,10 @@ def test_a_cuda_graph_replays_forward_and_backward(layout: str) -> None:
 @pytest.mark.parametrize("layout", ["dense", "rows32"])
 def test_the_registered_ops_pass_opcheck(layout: str) -> None:
     z, target = (t.cuda() for t in draw(5, 20, "rectified_tanh", "counts"))
-    p = draw_panels(5, 20).to("cuda")
-    rows = as_rows(target)
-    parts = (rows.values, rows.indptr, rows.indices) if layout == "rows32" else (target, None, None)
-    problem = (
-        *parts, torch.full((5,), 9.0, device="cuda").double(), p.panel_id, p.mask, p.counts,
-        "rectified_tanh", "counts", 1e5, 1e-8, False,
-    )  # fmt: skip
-    for reduction in REDUCTIONS:
-        torch.library.opcheck(OPS.poisson_nll.default, (z, *problem, reduction, True))
-    torch.library.opcheck(OPS.poisson_nll.default, (z, *problem, "mean", False))
-    if layout == "dense":
-        torch.library.opcheck(OPS.poisson_nll_each.default, (z, *problem))
-        torch.library.opcheck(OPS.poisson_nll_each_backward.default, (z, z, *problem))
+    problem.assert_ops_pass_opcheck(z, target, draw_panels(5, 20).to("cuda"), layout)
 
 
 # ---- faults -------------------------------------------------------------------------------------
-
-
-def rows_of(indptr: list[int], indices: list[int]) -> Rows:
-    parts = torch.tensor(indptr), torch.tensor(indices), torch.ones(len(indices))
-    return Rows(*(part.cuda() for part in parts), (2, 10))
-
 
 BAD_ROWS = [
     ([0, 1, 3], [0, 5, 10], "target has columns outside its 10 genes in 1 rows, first row 1"),
@@ -323,7 +217,7 @@ def test_bad_rows_give_nan_and_on_request_an_error(
     indptr: list[int], indices: list[int], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KERNOMICS_CHECK", raising=False)
-    z, target = torch.zeros((2, 10), device="cuda"), rows_of(indptr, indices)
+    z, target = torch.zeros((2, 10), device="cuda"), rows(indptr, indices).to("cuda")
     assert bool(poisson_nll(z, target).isnan())
     monkeypatch.setenv("KERNOMICS_CHECK", "1")
     with pytest.raises(ValueError, match=message):

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from problems.gumbel_topk import RELAXATIONS
 from torch import Tensor
 
 from kernomics.ops import gumbel_topk, reference, relaxed_mask
 
 EPS = 2.0**-52
 INF = float("inf")
-RELAXATIONS = ["softsort", "neuralsort", "softmax"]
 Scores = Callable[..., Tensor]
 
 

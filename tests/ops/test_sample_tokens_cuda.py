@@ -7,14 +7,16 @@ so a row's sum is exact in any order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems.common import FLOATS, Rows, as_rows
+from problems.sample_tokens import Problem, draw
 from torch import Tensor
 
 from kernomics.ops import Panels, sample_tokens
@@ -22,73 +24,15 @@ from kernomics.ops import Panels, sample_tokens
 pytestmark = pytest.mark.gpu
 
 OP = torch.ops.kernomics.sample_tokens.default
+Tokens = tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What the op needs of `kernomics.data.Cells`."""
-
-    indptr: Tensor
-    indices: Tensor
-    values: Tensor
-    shape: tuple[int, int]
-
-    def on(self, device: str) -> Rows:
-        parts = (part.to(device) for part in (self.indptr, self.indices, self.values))
-        return Rows(*parts, self.shape)
-
-
-@dataclass(frozen=True)
-class Problem:
-    rows: Rows
-    n_tokens: int | None
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def run(self, device: str = "cuda", **options: Any) -> tuple[Tensor, ...]:
-        """Draw on a device; bring the tokens to the CPU."""
-        moved = {
-            name: value.to(device) if isinstance(value, Tensor | Panels) else value
-            for name, value in (self.options | options).items()
-        }
-        found = sample_tokens(self.rows.on(device), self.n_tokens, **moved)
-        return tuple(part.cpu() for part in found)
-
-
-def draw(
-    cells: int,
-    genes: int,
-    n_tokens: int | None,
-    *,
-    density: float = 0.2,
-    panels: int = 0,
-    weighted: bool = False,
-    library: bool = False,
-    columns: torch.dtype = torch.int32,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-    **options: Any,
-) -> Problem:
-    g = torch.Generator().manual_seed(seed)
-    stored = torch.rand((cells, genes), generator=g) < density
-    csr = (torch.randint(1, 250, (cells, genes), generator=g) * stored).to(dtype).to_sparse_csr()
-    rows = Rows(csr.crow_indices(), csr.col_indices().to(columns), csr.values(), (cells, genes))
-    options["cell_ids"] = torch.randint(0, 2**48, (cells,), generator=g)
-    options["seed"] = torch.randint(-(2**63), 2**63 - 1, (2,), generator=g)
-    if panels:
-        sizes = torch.randint(0, genes + 1, (panels,), generator=g).tolist()
-        lists = [torch.randperm(genes, generator=g)[:size] for size in sizes]
-        ids = torch.randint(0, panels, (cells,), generator=g)
-        options["observed"] = Panels.from_lists(lists, genes, ids)
-    if weighted:
-        weights = torch.rand(genes, generator=g)
-        options["weights"] = weights * (torch.rand(genes, generator=g) < 0.8)
-    if library:
-        options["library"] = torch.randint(0, 4, (cells,), generator=g).float() * 1234.5
-    return Problem(rows, n_tokens, options)
+def run(p: Problem, device: str = "cuda", layout: str = "rows32", **options: Any) -> Tokens:
+    return p.run(layout, device, **options)
 
 
 def assert_as_cpu(p: Problem, **options: Any) -> None:
-    found, expected = p.run(**options), p.run("cpu", **options)
+    found, expected = run(p, **options), run(p, "cpu", **options)
     assert len(found) == len(expected)
     for i, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
         if i == 1 and mine.dtype == torch.float64:
@@ -104,8 +48,8 @@ def assert_as_cpu(p: Problem, **options: Any) -> None:
     genes=st.one_of(st.integers(1, 40), st.integers(250, 1100), st.integers(4000, 9000)),
     share=st.none() | st.floats(0, 1.1),
     density=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
-    columns=st.sampled_from([torch.int32, torch.int64]),
-    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    layout=st.sampled_from(["rows32", "rows64"]),
+    dtype=st.sampled_from(FLOATS),
     candidates=st.sampled_from(["observed", "expressed"]),
     panels=st.integers(0, 3),
     weighted=st.booleans(),
@@ -116,10 +60,10 @@ def assert_as_cpu(p: Problem, **options: Any) -> None:
     seed=st.integers(0, 2**20),
 )
 def test_cuda_equals_the_cpu(
-    cells: int, genes: int, share: float | None, ragged: bool, **options: Any
+    cells: int, genes: int, share: float | None, layout: str, ragged: bool, **options: Any
 ) -> None:
     n_tokens = None if share is None else max(1, round(share * genes))
-    assert_as_cpu(draw(cells, genes, n_tokens, **options), ragged=ragged)
+    assert_as_cpu(draw(cells, genes, n_tokens, **options), layout=layout, ragged=ragged)
 
 
 @pytest.mark.parametrize("candidates", ["observed", "expressed"])
@@ -149,20 +93,16 @@ def test_a_wrong_guess_of_the_candidates_changes_nothing() -> None:
     p = replace(p, options=p.options | {"observed": half})
     wrong = replace(half, counts=torch.tensor([4000]))
     assert_as_cpu(p, observed=wrong)
-    zeros = replace(p.rows, values=p.rows.values * (p.rows.indices % 3 == 0))
+    rows = as_rows(p.x)
+    zeros = replace(rows, values=rows.values * (rows.indices % 3 == 0))
     assert_as_cpu(replace(p, rows=zeros), candidates="expressed")
 
 
 def test_the_batch_split_changes_nothing() -> None:
     p = draw(37, 3000, 400)
-    genes, values = p.run()
+    genes, values = run(p)
     for b in (0, 17, 36):
-        begin, end = p.rows.indptr[b : b + 2].tolist()
-        one = Rows(
-            torch.tensor([0, end - begin]), p.rows.indices[begin:end], p.rows.values[begin:end],
-            (1, 3000),
-        )  # fmt: skip
-        alone = replace(p, rows=one).run(cell_ids=p.options["cell_ids"][b : b + 1])
+        alone = run(p.some(slice(b, b + 1)))
         assert torch.equal(alone[0][0], genes[b])
         assert torch.equal(alone[1][0], values[b])
 
@@ -173,7 +113,7 @@ def test_the_batch_split_changes_nothing() -> None:
 def faulty(name: str) -> Problem:
     """Eight cells of which cell 3 has a fault."""
     p = draw(8, 500, 60, density=0.5, panels=2, library=True)
-    rows, options = p.rows, dict(p.options)
+    rows, options = as_rows(p.x), dict(p.options)
     options["library"] = options["library"] + 1
     entry = int(rows.indptr[3]) + 5
     indices, values = rows.indices.clone(), rows.values.clone()
@@ -201,7 +141,7 @@ FAULTS = ["column", "negative column", "order", "count", "negative count", "cell
 @pytest.mark.parametrize("candidates", ["observed", "expressed"])
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_cell_with_a_fault_gets_nan_and_genes_in_range(name: str, candidates: str) -> None:
-    genes, values = faulty(name).run(candidates=candidates)
+    genes, values = run(faulty(name), candidates=candidates)
     assert values[3].isnan().all()
     assert genes[3].tolist() == list(range(60))
     others = torch.arange(8) != 3
@@ -214,16 +154,16 @@ def test_checks_raise_the_cpus_message(monkeypatch: pytest.MonkeyPatch, name: st
     messages = []
     for device in ("cpu", "cuda"):
         with pytest.raises(ValueError, match="first row 3") as caught:
-            faulty(name).run(device)
+            run(faulty(name), device)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
 
 
 def test_row_pointers_that_leave_the_entries_are_not_followed() -> None:
     p = draw(4, 300, 20)
-    indptr = p.rows.indptr.clone()
-    indptr[2:] = 2**40
-    values = replace(p, rows=replace(p.rows, indptr=indptr)).run()[1]
+    rows = as_rows(p.x)
+    rows.indptr[2:] = 2**40
+    values = run(replace(p, rows=rows))[1]
     assert values.isnan().all(1).tolist() == [False, True, True, True]
 
 
@@ -231,7 +171,7 @@ def test_row_pointers_that_leave_the_entries_are_not_followed() -> None:
 
 
 def arguments(p: Problem, ragged: bool = False) -> tuple[Any, ...]:
-    rows, o = p.rows.on("cuda"), p.options
+    rows, o = as_rows(p.x).to("cuda"), p.options
     return (
         rows.values, rows.indptr, rows.indices, rows.shape[1], o["cell_ids"].cuda(),
         o["seed"].cuda(), 1, p.n_tokens, None, None, None, None, None,
@@ -265,16 +205,9 @@ def test_a_graph_replays_with_an_advancing_step(ragged: bool) -> None:
     seed.copy_(start)
     for i in range(1, 4):
         graph.replay()
-        expected = p.run("cpu", seed=p.options["seed"] + torch.tensor([0, i]), ragged=ragged)
+        expected = run(p, "cpu", seed=p.options["seed"] + torch.tensor([0, i]), ragged=ragged)
         for mine, theirs in zip(captured, expected, strict=False):
             assert torch.equal(mine.cpu(), theirs)
-
-
-@pytest.fixture
-def no_synchronisation() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
 
 
 def test_nothing_synchronises(no_synchronisation: None) -> None:
@@ -294,7 +227,7 @@ def test_memory_stays_far_below_a_dense_matrix() -> None:
     cells, genes = 4096, 1_000_000  # dense: 16 GB
     rows = Rows(
         torch.arange(cells + 1), torch.arange(cells) % genes, torch.ones(cells), (cells, genes)
-    ).on("cuda")
+    ).to("cuda")
     ids, seed = torch.arange(cells, device="cuda"), torch.tensor([1, 2], device="cuda")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

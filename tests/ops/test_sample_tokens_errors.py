@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from problems.common import rows
 from torch import Tensor
 
 from kernomics.ops import Panels, sample_tokens
 
 NAN, INF = float("nan"), float("inf")
-
-
-@dataclass(frozen=True)
-class Rows:
-    indptr: Tensor
-    indices: Tensor
-    values: Tensor
-    shape: tuple[int, int] = (2, 10)
-
-
-def rows(indptr: list[int], indices: list[int], values: list[float] | None = None) -> Rows:
-    numbers = torch.ones(len(indices)) if values is None else torch.tensor(values)
-    return Rows(torch.tensor(indptr), torch.tensor(indices), numbers)
-
 
 GOOD = rows([0, 2, 4], [1, 2, 3, 4])
 PANELS = Panels.from_lists([[1, 2, 5], [3]], 10, [0, 1])
