@@ -15,6 +15,8 @@ from kernomics.data import CellCollection
 from kernomics.data.expression import log_expression
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics import relationship_recall
+from kernomics.metrics.relations import match_pairs
+from kernomics.metrics.relationships import recall_of_components
 from kernomics.models import TxFM
 from kernomics.relationships import compare_relationships, pca_loadings
 
@@ -64,6 +66,8 @@ def test_every_representation_is_scored_by_every_number_of_components(scores):
         ("TxFM decoder weights", 16),
         ("PCA loadings", 4),
         ("PCA loadings", 58),  # of 59 genes that some cell has
+        ("PCA loadings, weighted", 4),
+        ("PCA loadings, weighted", 58),
         ("expression profiles", 150),
     ]
     assert scores.n_genes == 59
@@ -102,6 +106,13 @@ def test_loadings_are_the_right_singular_vectors_of_centred_cells(scores, cells,
     )
     row = scores.summary.loc[("PCA loadings", 4)]
     np.testing.assert_allclose(row[["a", "b"]], alone.table["recall"], atol=0.02)  # two pairs
+    weighted = right[:4].T * np.sqrt(lengths[:4])
+    known = match_pairs(np.delete(cells.genes, 7), relations)
+    (alone,) = recall_of_components(
+        weighted - weighted.mean(axis=0), known, [4], n_null_pairs=N_NULL
+    )
+    row = scores.summary.loc[("PCA loadings, weighted", 4)]
+    np.testing.assert_allclose(row[["a", "b"]], alone.table["recall"], atol=0.02)
 
 
 def test_chosen_cells_alone_make_the_baselines(scores, model, cells, relations):

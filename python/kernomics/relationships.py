@@ -30,10 +30,11 @@ from kernomics.models import CellEncoder
 N_COMPONENTS = (32, 256)
 """The paper's numbers for encoder tokens and for decoder weights."""
 
-ENCODER, DECODER, LOADINGS, PROFILES = (
+ENCODER, DECODER, LOADINGS, WEIGHTED, PROFILES = (
     "TxFM encoder tokens",
     "TxFM decoder weights",
     "PCA loadings",
+    "PCA loadings, weighted",
     "expression profiles",
 )
 
@@ -103,6 +104,8 @@ def compare_relationships(
     - the encoder's tokens and the decoder's weights: standardised, principal components, cosine;
     - the loadings of a PCA of the cells' log-normalised counts (centred, not scaled), its first
       components each, treated likewise;
+    - the same loadings each times the root of its singular value, V·√S, neither standardised nor
+      reduced further: as TxFM's genes start with ``gene_start="components"``;
     - the genes' own log-normalised expression over the cells, by Pearson's correlation.
 
     All are judged by the same random pairs; see `kernomics.metrics.relationship_recall`.
@@ -153,6 +156,9 @@ def compare_relationships(
         (LOADINGS, recall) for recall in _loadings_recall(loadings, known, n_components, options)
     ]
     moments.append(_explained(LOADINGS, loadings, share, mean, variance))
+    weighted = loadings * share**0.25  # shares go with the squares of singular values
+    found = recall_of_components(weighted - weighted.mean(0), known, n_components, **options)
+    scored += [(WEIGHTED, recall) for recall in found]
     profiles = sparse.csr_matrix(expression.T)
     scored.append((PROFILES, correlation_recall(profiles, known, **options)))
     parts = [
