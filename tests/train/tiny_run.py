@@ -23,6 +23,14 @@ from kernomics.train import History, RowAdamW, TrainConfig, fit, storage
 N_CELLS, N_GENES, BATCH = 44, 6, 8
 
 
+def quiet(**settings: Any) -> TrainConfig:
+    return TrainConfig(**{"max_epochs": 3, "progress": False, **settings})
+
+
+def sgd(module: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(module.parameters(), lr=0.05)
+
+
 @dataclass
 class FakeCells:
     values: Tensor
