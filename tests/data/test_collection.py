@@ -1,59 +1,18 @@
 import pickle
-from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from example_cells import assert_holds, assert_same, csr, make, random_counts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from kernomics.data import CellCollection, Cells, Sampler, rows, sources
+from kernomics.data import CellCollection, sources
 from kernomics.errors import DataError
-
-
-def make(counts, **obs) -> anndata.AnnData:
-    n, g = counts.shape
-    return anndata.AnnData(
-        X=counts,
-        obs=pd.DataFrame(obs, index=[f"cell{i}" for i in range(n)]),
-        var=pd.DataFrame(index=[f"gene{i}" for i in range(g)]),
-    )
-
-
-def random_counts(n=40, g=30, seed=0) -> np.ndarray:
-    return np.random.default_rng(seed).poisson(0.4, (n, g)).astype(np.float32)
-
-
-def csr(counts, index=np.int32) -> sparse.csr_matrix:
-    matrix = sparse.csr_matrix(counts)
-    matrix.indices, matrix.indptr = matrix.indices.astype(index), matrix.indptr.astype(index)
-    return matrix
-
-
-def assert_same(a: Cells, b: Cells) -> None:
-    assert a.n_genes == b.n_genes
-    for name in ("indptr", "indices", "values", "cell_ids", "library"):
-        left, right = getattr(a, name), getattr(b, name)
-        assert left.dtype == right.dtype, name
-        assert torch.equal(left, right), name
-
-
-def assert_holds(cells: Cells, counts: np.ndarray, wanted) -> None:
-    """The cells are rows `wanted` of `counts`, in canonical form."""
-    assert torch.equal(cells.dense(), torch.from_numpy(counts[wanted].astype(np.float32)))
-    assert cells.indptr.dtype == torch.int64
-    assert cells.indices.dtype == torch.int32
-    assert cells.values.dtype == torch.float32
-    assert bool((cells.values != 0).all())
-    row = torch.repeat_interleave(torch.arange(len(cells)), cells.indptr.diff())
-    assert bool(((row * cells.n_genes + cells.indices).diff() > 0).all())
-    assert cells.cell_ids.tolist() == list(wanted)
-    assert cells.library.tolist() == counts[wanted].sum(axis=1).tolist()
-
 
 counts_and_rows = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9).flatmap(
     lambda shape: st.tuples(
@@ -399,101 +358,3 @@ def test_a_collection_on_disk_survives_pickling(tmp_path):
     collection = CellCollection.from_anndata(tmp_path / "a.h5ad", empty_cells="keep")
     copied = pickle.loads(pickle.dumps(collection))
     assert_same(copied.batch([3, 1]), collection.batch([3, 1]))
-
-
-@pytest.mark.parametrize("in_memory", [False, True])
-@pytest.mark.parametrize("start", [0, 3])
-def test_batches_read_in_buffers_are_the_samplers_batches(tmp_path, in_memory, start):
-    counts = random_counts()
-    make(csr(counts)).write_h5ad(tmp_path / "a.h5ad")
-    collection = CellCollection.from_anndata(
-        tmp_path / "a.h5ad", empty_cells="keep", in_memory=in_memory
-    )
-    sampler = Sampler(range(1, 40), 4, 5, block_size=3, buffer_blocks=4)
-    got = list(collection.batches(sampler, epoch=2, start=start))
-    assert len(got) == sampler.n_batches - start
-    for i, cells in enumerate(got, start):
-        assert_same(cells, collection.batch(sampler.batch(2, i)))
-
-
-def test_reading_a_buffer_takes_few_reads(tmp_path, monkeypatch):
-    make(csr(random_counts(64))).write_h5ad(tmp_path / "a.h5ad")
-    collection = CellCollection.from_anndata(tmp_path / "a.h5ad", empty_cells="keep", check=False)
-    asked = []
-    read = sources.H5Source.read
-    monkeypatch.setattr(
-        sources.H5Source,
-        "read",
-        lambda self, wanted: asked.append(len(wanted)) or read(self, wanted),
-    )
-    sampler = Sampler(range(64), 4, 0, block_size=8, buffer_blocks=2)
-    assert len(list(collection.batches(sampler, 0))) == 16
-    assert asked == [16] * 4
-    asked.clear()
-    assert len(list(collection.batches(sampler, 0, start=5))) == 11
-    assert asked == [12, 16, 16]  # from within a buffer, its rest first
-
-
-@pytest.mark.parametrize("form", [np.asarray, csr])
-@pytest.mark.parametrize("in_memory", [False, True])
-def test_a_file_is_never_read_whole(tmp_path, monkeypatch, form, in_memory):
-    counts = random_counts()
-    make(form(counts)).write_h5ad(tmp_path / "a.h5ad")
-    monkeypatch.setattr(sources, "BLOCK_NONZEROS", 100)
-    sizes = []
-    read = sources.H5Source.read
-
-    def watch(self, wanted):
-        found = read(self, wanted)
-        sizes.append(found.values.size)
-        return found
-
-    monkeypatch.setattr(sources.H5Source, "read", watch)
-    collection = CellCollection.from_anndata(
-        tmp_path / "a.h5ad", empty_cells="keep", in_memory=in_memory
-    )
-    assert sum(sizes) == np.count_nonzero(counts)
-    collection.summary()
-    assert collection.fingerprint
-    assert max(sizes) <= 100
-
-
-def test_consecutive_rows_are_one_read():
-    class Counting:
-        def __init__(self, array):
-            self.array, self.slices = array, []
-
-        def __getitem__(self, wanted):
-            self.slices.append((wanted.start, wanted.stop))
-            return self.array[wanted]
-
-    matrix = csr(np.ones((10, 2)))
-    values = Counting(matrix.data)
-    rows.gather(matrix.indptr.astype(np.int64), matrix.indices, values, np.array([2, 3, 4, 7, 8]))
-    assert values.slices == [(4, 10), (14, 18)]
-
-
-def test_check_false_reads_nothing_through(tmp_path, monkeypatch):
-    make(csr(random_counts())).write_h5ad(tmp_path / "a.h5ad")
-
-    def refuse(self, wanted):
-        raise AssertionError("the file was read")
-
-    monkeypatch.setattr(sources.H5Source, "read", refuse)
-    collection = CellCollection.from_anndata(tmp_path / "a.h5ad", check=False)
-    assert collection.n_cells == 40
-
-
-def test_real_cells_are_the_same_from_disk_and_memory(data_dir: Path):
-    path = data_dir / "pbmc3k.h5ad"
-    disk = CellCollection.from_anndata(
-        path, labels_key="cell_type", unlabelled_category="unassigned"
-    )
-    memory = CellCollection.from_anndata(
-        anndata.read_h5ad(path), labels_key="cell_type", unlabelled_category="unassigned"
-    )
-    assert disk.labels["cell_type"].n_classes == 9
-    assert disk.n_cells == 2700
-    assert disk.fingerprint == memory.fingerprint
-    wanted = np.random.default_rng(0).integers(0, 2700, 50)
-    assert_same(disk.batch(wanted), memory.batch(wanted))
