@@ -37,7 +37,7 @@ def add_finetune(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
         "are fewer",
     )  # fmt: skip
     cli_txfm.add_training(
-        finetune, tokens="genes revealed in training (as before)", epochs=50, rate="0.0001"
+        finetune, tokens="genes revealed in training (as before)", epochs="50", rate="0.0001"
     )
     finetune.set_defaults(run=_finetune)
 

@@ -41,7 +41,7 @@ def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
     add_training(
         pretrain,
         tokens="genes revealed in training",
-        epochs=200,
+        epochs="100 for XXS and XS, else 200",
         rate="0.003 for XXS and XS, else 0.001",
     )
     pretrain.set_defaults(run=_pretrain)
@@ -71,11 +71,14 @@ def add_data(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: int, rate: str) -> None:
+def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: str, rate: str) -> None:
     """Add how a training goes about it; `tokens`, `epochs` and `rate` say what is the default."""
     command.add_argument("--n-tokens", type=int, metavar="K", help=tokens)
     command.add_argument(
-        "--max-epochs", type=int, metavar="N", help=f"passes over the cells ({epochs} if not given)"
+        "--max-epochs",
+        type=int,
+        metavar="N",
+        help=f"passes over the cells ({epochs} if not given)",
     )
     command.add_argument("--batch-size", type=int, metavar="N", help="cells per batch")
     command.add_argument(

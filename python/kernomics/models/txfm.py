@@ -215,7 +215,8 @@ class TxFM:
         Parameters
         ----------
         max_epochs
-            Passes over the training cells; by default 200, or 50 from a trained model.
+            Passes over the training cells; by default 100 up to a width of 128 and 200 beyond, or
+            50 from a trained model.
         run_dir
             Where to keep checkpoints and history.
         resume

@@ -35,7 +35,7 @@ WELL_KNOWN = 0.8
 def fine_tuning(n_train: int, d_model: int) -> TrainConfig:
     """Return the settings of a fine-tuning on a number of cells, for a width.
 
-    Those of `default_training`, but (all ours) a learning rate of 0.0001, a quarter of its
+    Those of `default_training`, but (all ours) a learning rate of 0.0001, 50
     epochs, and a validation every 5. The weight decay, which the paper ties to the steps of a
     training, stays that of the first one: tied to the fewer steps and the lower rate of this one,
     it would take as much off the weights as a whole pre-training does.

@@ -27,11 +27,11 @@ def default_training(n_train: int, d_model: int) -> TrainConfig:
 
     The paper's: AdamW, learning rate 0.001, one cosine cycle with a tenth of it to warm up, 200
     epochs. Ours: batches of 128 cells below 100,000 and of 64 below 10,000 (the paper's 1,536 cells
-    are half of a small data set), three times the rate up to a width of 128, and a limit on the
-    gradient's norm.
+    are half of a small data set), three times the rate and half the epochs up to a width of 128,
+    and a limit on the gradient's norm.
     """
     return TrainConfig(
-        max_epochs=200,
+        max_epochs=100 if d_model <= NARROW else 200,
         batch_size=64 if n_train < 10_000 else 128 if n_train < 100_000 else 1536,
         learning_rate=3e-3 if d_model <= NARROW else 1e-3,
         schedule="one_cycle",
