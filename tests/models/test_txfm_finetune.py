@@ -255,9 +255,9 @@ def test_several_data_sets_reveal_and_score_their_own_genes(first, adata):
     ids, _ = model._module().tokens(batch, 12, 0)
     seen = batch.observed.mask[batch.observed.panel_id.long()]
     assert (seen.gather(1, ids.long()) == 1).all()
-    model.train(3, **FAST)
-    train = model.history.select("train")
-    assert train[-1]["loss"] < train[0]["loss"]
+    model.train(10, learning_rate=1e-3, **FAST)
+    losses = [record["loss"] for record in model.history.select("train")]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])  # three: masks differ from epoch to epoch
 
 
 @pytest.mark.parametrize(

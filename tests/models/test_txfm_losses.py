@@ -245,7 +245,7 @@ def trained(adata, request):
 
 def train(model):
     options = {"batch_size": 16, "learning_rate": 3e-3, "validate_every": 1, "progress": False}
-    return model.train(6, **options)
+    return model.train(24, **options)
 
 
 def assert_learnt(model):
@@ -314,8 +314,8 @@ def test_expression_is_of_normalised_counts_whatever_the_loss(adata, trained):
     of_logarithms = trained.config.loss in ("mse", "smooth_l1")
     wanted = x.mean(0) if of_logarithms else np.log1p(np.expm1(x).mean(0))
     assert np.corrcoef(found.mean(0), wanted)[0, 1] > 0.9
-    if not of_logarithms:  # within what six epochs leave; without 1 − π or L it would be far off
-        assert np.expm1(found).mean(0).sum() == pytest.approx(1e5, rel=0.35)
+    if not of_logarithms:  # after so few cells; without 1 − π or L it would be far off
+        assert np.expm1(found).mean(0).sum() == pytest.approx(1e5, rel=0.1)
 
 
 @pytest.mark.parametrize(("loss", "activation"), COMBINATIONS)

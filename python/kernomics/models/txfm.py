@@ -308,14 +308,14 @@ class TxFM:
             return None
 
         def validate() -> dict[str, float]:
-            found = self._loss(module) if len(self.split.validation) else {}
+            found = self._validate(module) if len(self.split.validation) else {}
             if figures is not None:
                 found |= figures(CellEncoder(module, self.genes.tolist(), self._info()))
             return found
 
         return validate
 
-    def _loss(self, module: TxFMModule) -> dict[str, float]:
+    def _validate(self, module: TxFMModule) -> dict[str, float]:
         rows, device = self.split.validation, next(module.parameters()).device
         total = 0.0
         for start in range(0, len(rows), CELLS_AT_A_TIME):
