@@ -364,3 +364,22 @@ def test_cells_with_fewer_genes_than_others_are_represented_by_those(two_sets, a
         CellCollection.from_anndata(adata[:90, :45].copy()), min_gene_overlap=0.5
     )
     np.testing.assert_allclose(whole[:90], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_figures_stand_beside_the_validations_loss_and_may_be_watched(adata):
+    values = iter([0.1, 0.5, 0.3, 0.2])
+    seen = []
+
+    def figures(encoder):
+        seen.append(encoder.get_latent_representation(adata, rows=[0, 1]))
+        return {"score": next(values)}
+
+    watched = {"patience": 2, "monitor": "score", "mode": "max", "validate_every": 1}
+    model = tiny(adata).train(6, figures=figures, progress=False, **watched)
+    found = model.history.select("validation")
+    assert [record["score"] for record in found] == [0.1, 0.5, 0.3, 0.2]
+    assert all(np.isfinite(record["loss"]) for record in found)
+    assert (model.history.best_epoch, model.history.stopped_early) == (1, True)
+    np.testing.assert_allclose(model.get_latent_representation(rows=[0, 1]), seen[1], atol=1e-6)
+    alone = tiny(adata, validation=0.0).train(1, figures=lambda _: {"score": 1.0}, progress=False)
+    assert [(r["score"], "loss" in r) for r in alone.history.select("validation")] == [(1.0, False)]
