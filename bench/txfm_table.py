@@ -80,6 +80,26 @@ def recall_part(lines: Lines) -> str:
     return grid(["cells", "vectors of genes", "recall"], rows) if rows else NOTHING
 
 
+def transfer_part(lines: Lines) -> str:
+    """Return what fine-tuning is worth by number of cells: the others, and it minus each."""
+    rows = []
+    for n in sorted({x["n_train"] for x in newest(lines)}):
+        runs = {x["seed"]: x for x in newest(lines) if x["n_train"] == n}
+        (label,) = {label for x in runs.values() for label in x["scores"]}
+        for i, other in enumerate(next(iter(runs.values()))["scores"][label]):
+            cells = [f"{n:,} ({len(runs)} seeds)" if i == 0 else "", other]
+            for key in MEASURES.values():
+                by = {seed: x["scores"][label] for seed, x in runs.items()}
+                text = f"{mean(found[other][key] for found in by.values()):.3f}"
+                if other != "fine-tuned":
+                    ours = {seed: found["fine-tuned"][key] for seed, found in by.items()}
+                    theirs = {seed: found[other][key] for seed, found in by.items()}
+                    text += f" ({paired(ours, theirs)})"
+                cells.append(text)
+            rows.append(cells)
+    return grid(["cells", "representation", *MEASURES], rows) if rows else NOTHING
+
+
 def memory_part(lines: Lines) -> str:
     """Return memory and time of a training step, as shares of the same blocks in plain torch."""
     rows = [
@@ -98,6 +118,7 @@ def memory_part(lines: Lines) -> str:
 PARTS: dict[str, tuple[str, Callable[[Lines], str]]] = {
     "representations": ("txfm", representations_part),
     "recall": ("txfm", recall_part),
+    "transfer": ("txfm_transfer", transfer_part),
     "memory": ("txfm_step", memory_part),
     "ablation": ("txfm_ablation", txfm_ablation.table),
 }

@@ -68,6 +68,23 @@ def test_every_ablation_is_a_setting_and_stands_beside_the_papers_figure() -> No
     assert rows[3].endswith("| 2 | 27.2 / 31.1 / 41.8 |")
 
 
+def test_fine_tuning_is_compared_by_number_of_cells() -> None:
+    from txfm_table import transfer_part
+
+    lines = [
+        {
+            "set": "pbmc3k", "seed": seed, "n_train": n, "settings": "new",
+            "scores": {"cell_type": {"fine-tuned": scores(tuned), "PCA": scores(0.7)}},
+        }
+        for n in (200, 1839)
+        for seed, tuned in ((0, 0.8), (1, 0.9))
+    ]  # fmt: skip
+    rows = transfer_part(lines).splitlines()
+    assert rows[2].startswith("| 200 (2 seeds) | fine-tuned | 0.850 | 0.860 |")
+    assert rows[3].startswith("|  | PCA | 0.700 (**+0.150 ± 0.050**) |")
+    assert rows[4].startswith("| 1,839 (2 seeds) | fine-tuned |")
+
+
 def test_memory_is_written_as_shares_of_eager() -> None:
     from txfm_table import memory_part
 
@@ -112,3 +129,17 @@ def test_a_smoke_run_is_recorded_once(data_dir: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert found["config"]["n_tokens"] == 50
     assert all(0 <= value <= 1 for value in found["recall"].values())
+
+
+@pytest.mark.slow
+def test_a_smoke_run_of_transfer_is_recorded_once(data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "transfer.jsonl"
+    command = [sys.executable, str(BENCH / "txfm_transfer.py"), "--smoke", "--seeds", "0"]
+    command += ["--cells", "100", "--out", str(out)]
+    for _ in range(2):
+        subprocess.run(command, check=True, env={**os.environ, "KERNOMICS_DATA": str(data_dir)})
+    (found,) = [json.loads(text) for text in out.read_text().splitlines()]
+    assert found["n_train"] == 100
+    assert set(found["scores"]["cell_type"]) == {
+        "fine-tuned", "as it is", "trained on these cells alone", "PCA",
+    }  # fmt: skip
