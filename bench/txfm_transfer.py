@@ -35,7 +35,7 @@ from yoto_sets import Problem, load
 SOURCE, TARGET = "kang", "pbmc3k"
 SEEDS = (0, 1, 2, 3, 4)
 CELLS = (200, 500, 0)  # training cells of the target; 0 for all
-SMOKE = {"n_tokens": 50}
+SMOKE: dict[str, Any] = {"n_tokens": 50}
 
 
 def some_cells(split: Split, n: int, seed: int) -> Split:
@@ -57,7 +57,7 @@ def run(
         view = problem.cells.with_genes(
             [g for g in encoder.genes if g in set(problem.cells.genes)], 1.0
         )
-        shared = {"split": split, "seed": problem.seed}
+        shared: dict[str, Any] = {"split": split, "seed": problem.seed}
         settings = SMOKE if options else {}
         alone = TxFM(view, SIZE, **shared, **settings).train(progress=False, **options)
         tuned = TxFM.from_pretrained(encoder, view, new_genes=False, **shared)
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "txfm_transfer.jsonl")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    options = {"max_epochs": 2} if args.smoke else {}
+    options: dict[str, Any] = {"max_epochs": 2} if args.smoke else {}
     which = config_hash({"size": SIZE, "n_genes": N_GENES, "from": SOURCE, **options})
 
     @cache

@@ -15,8 +15,6 @@ from kernomics.data import CellCollection
 from kernomics.data.expression import log_expression
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics import relationship_recall
-from kernomics.metrics.relations import match_pairs
-from kernomics.metrics.relationships import recall_of_components
 from kernomics.models import TxFM
 from kernomics.relationships import compare_relationships, pca_loadings
 
@@ -62,12 +60,16 @@ def test_every_representation_is_scored_by_every_number_of_components(scores):
     assert found == [
         ("TxFM encoder tokens", 4),
         ("TxFM encoder tokens", 15),
+        ("TxFM encoder tokens, own scale", 4),
+        ("TxFM encoder tokens, own scale", 15),
         ("TxFM decoder weights", 4),
         ("TxFM decoder weights", 16),
+        ("TxFM decoder weights, own scale", 4),
+        ("TxFM decoder weights, own scale", 16),
         ("PCA loadings", 4),
         ("PCA loadings", 58),  # of 59 genes that some cell has
-        ("PCA loadings, weighted", 4),
-        ("PCA loadings, weighted", 58),
+        ("PCA loadings, own scale", 4),
+        ("PCA loadings, own scale", 58),
         ("expression profiles", 150),
     ]
     assert scores.n_genes == 59
@@ -91,6 +93,16 @@ def test_parameters_are_scored_as_by_the_metric_on_the_genes_that_cells_have(
         )
         row = scores.summary.loc[(f"TxFM {name}", 4)]
         assert row[["a", "b"]].tolist() == alone.table["recall"].tolist()
+        own = relationship_recall(
+            model.get_gene_embeddings(part)[kept],
+            cells.genes[kept],
+            relations,
+            n_components=4,
+            standardise=False,
+            n_null_pairs=N_NULL,
+        )
+        row = scores.summary.loc[(f"TxFM {name}, own scale", 4)]
+        assert row[["a", "b"]].tolist() == own.table["recall"].tolist()
 
 
 def test_loadings_are_the_right_singular_vectors_of_centred_cells(scores, cells, relations):
@@ -106,13 +118,16 @@ def test_loadings_are_the_right_singular_vectors_of_centred_cells(scores, cells,
     )
     row = scores.summary.loc[("PCA loadings", 4)]
     np.testing.assert_allclose(row[["a", "b"]], alone.table["recall"], atol=0.02)  # two pairs
-    weighted = right[:4].T * np.sqrt(lengths[:4])
-    known = match_pairs(np.delete(cells.genes, 7), relations)
-    (alone,) = recall_of_components(
-        weighted - weighted.mean(axis=0), known, [4], n_null_pairs=N_NULL
+    weighted = relationship_recall(
+        right[:58].T * np.sqrt(lengths[:58]),
+        np.delete(cells.genes, 7),
+        relations,
+        n_components=4,
+        standardise=False,
+        n_null_pairs=N_NULL,
     )
-    row = scores.summary.loc[("PCA loadings, weighted", 4)]
-    np.testing.assert_allclose(row[["a", "b"]], alone.table["recall"], atol=0.02)
+    row = scores.summary.loc[("PCA loadings, own scale", 4)]
+    np.testing.assert_allclose(row[["a", "b"]], weighted.table["recall"], atol=0.02)
 
 
 def test_chosen_cells_alone_make_the_baselines(scores, model, cells, relations):

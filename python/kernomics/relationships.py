@@ -30,13 +30,13 @@ from kernomics.models import CellEncoder
 N_COMPONENTS = (32, 256)
 """The paper's numbers for encoder tokens and for decoder weights."""
 
-ENCODER, DECODER, LOADINGS, WEIGHTED, PROFILES = (
+ENCODER, DECODER, LOADINGS, PROFILES = (
     "TxFM encoder tokens",
     "TxFM decoder weights",
     "PCA loadings",
-    "PCA loadings, weighted",
     "expression profiles",
 )
+OWN_SCALE = ", own scale"
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +104,9 @@ def compare_relationships(
     - the encoder's tokens and the decoder's weights: standardised, principal components, cosine;
     - the loadings of a PCA of the cells' log-normalised counts (centred, not scaled), its first
       components each, treated likewise;
-    - the same loadings each times the root of its singular value, V·√S, neither standardised nor
-      reduced further: as TxFM's genes start with ``gene_start="components"``;
+    - each of these on its own scale, centred and not standardised, so that a dimension counts by
+      its variance; the loadings times the roots of their singular values, V·√S, which is where
+      TxFM's genes start with ``gene_start="components"``;
     - the genes' own log-normalised expression over the cells, by Pearson's correlation.
 
     All are judged by the same random pairs; see `kernomics.metrics.relationship_recall`.
@@ -143,22 +144,27 @@ def compare_relationships(
     known = match_pairs(model.genes[seen], relations)
     options = {"seed": seed, "n_null_draws": n_null_draws, "n_null_pairs": n_null_pairs}
     mean, variance = _moments_of_genes(expression)
-    scored, moments = [], []
+    scored: list[tuple[str, RelationshipRecall]] = []
+    moments = []
+
+    def score(name: str, vectors: NDArray[Any], *, standardise: bool) -> NDArray[np.float64]:
+        found = principal_components(vectors, len(seen), standardise=standardise)
+        recalls = recall_of_components(found, known, n_components, **options)
+        scored.extend((name + ("" if standardise else OWN_SCALE), recall) for recall in recalls)
+        return found
+
     for name, part in ((ENCODER, "encoder"), (DECODER, "decoder")):
         vectors = model.get_gene_embeddings(part)[seen]  # type: ignore[arg-type]
-        components = principal_components(vectors, len(seen))
-        found = recall_of_components(components, known, n_components, **options)
-        scored += [(name, recall) for recall in found]
+        components = score(name, vectors, standardise=True)
         power = np.square(components).sum(axis=0)
         moments.append(_explained(name, components, power / power.sum(), mean, variance))
+        score(name, vectors, standardise=False)
     loadings, share = pca_loadings(expression, max(n_components), seed)
     scored += [
         (LOADINGS, recall) for recall in _loadings_recall(loadings, known, n_components, options)
     ]
     moments.append(_explained(LOADINGS, loadings, share, mean, variance))
-    weighted = loadings * share**0.25  # shares go with the squares of singular values
-    found = recall_of_components(weighted - weighted.mean(0), known, n_components, **options)
-    scored += [(WEIGHTED, recall) for recall in found]
+    score(LOADINGS, loadings * share**0.25, standardise=False)  # shares go with S²
     profiles = sparse.csr_matrix(expression.T)
     scored.append((PROFILES, correlation_recall(profiles, known, **options)))
     parts = [

@@ -48,20 +48,10 @@ def test_components_are_those_of_a_dense_decomposition(adata, cells):
     expected = vt[:9].T * np.sqrt(s[:9])
     expected /= np.sqrt((expected**2).mean())
     found = gene_components(cells, rows, 9, seed=0).double().numpy()
-    # The same up to a rotation, so the same inner products; float32 at the end.
-    np.testing.assert_allclose(found @ found.T, expected @ expected.T, rtol=1e-4, atol=1e-4)
-
-
-def test_components_are_spread_over_all_dimensions(cells):
-    found = gene_components(cells, np.arange(250), 40, seed=0).double().numpy()
-    power = found.T @ found
-    variances = np.linalg.eigvalsh(power)
-    assert variances.max() > 2 * np.diag(power).mean()
-    # Unrotated, the diagonal would be these variances.
-    assert np.abs(np.sort(np.diag(power)) - variances).max() > 0.2 * variances.max()
-    other = gene_components(cells, np.arange(250), 40, seed=1).double().numpy()
-    assert np.abs(found - other).max() > 0.1  # another seed, another rotation
-    np.testing.assert_allclose(found @ found.T, other @ other.T, rtol=1e-4, atol=1e-4)
+    # Singular vectors are known up to their sign; both are float32 at the end.
+    signs = np.sign((found * expected).sum(0))
+    np.testing.assert_allclose(found * signs, expected, rtol=1e-4, atol=1e-5)
+    assert (found[np.abs(found).argmax(0), np.arange(9)] > 0).all()
 
 
 def test_a_gene_that_a_data_set_lacks_is_at_its_mean(adata):
@@ -77,7 +67,8 @@ def test_a_gene_that_a_data_set_lacks_is_at_its_mean(adata):
     expected = vt[:5].T * np.sqrt(s[:5])
     expected /= np.sqrt((expected**2).mean())
     found = gene_components(joined, np.arange(300), 5, seed=0).double().numpy()
-    np.testing.assert_allclose(found @ found.T, expected @ expected.T, rtol=1e-4, atol=1e-4)
+    signs = np.sign((found * expected).sum(0))
+    np.testing.assert_allclose(found * signs, expected, rtol=1e-4, atol=1e-5)
     variance = np.nanvar(x, axis=0)
     top = np.sort(np.argsort(-variance, kind="stable")[:10])
     np.testing.assert_array_equal(most_variable_genes(joined, np.arange(300), 10), top)
@@ -88,8 +79,8 @@ def test_what_cells_do_not_suffice_for_is_random_and_everything_is_repeatable(ce
     found = gene_components(cells, few, 12, seed=4)
     assert found.shape == (60, 12)
     assert torch.equal(found, gene_components(cells, few, 12, seed=4))
-    # 4 of 12 columns have mean square 1, the others are drawn: within 5 standard errors, √(2/480).
-    assert abs(found.square().mean().item() - 1) < 5 * (2 / 480) ** 0.5 * 8 / 12
+    # 8 columns of 60 drawn numbers: the mean square is 1 within 5 standard errors, √(2/480).
+    assert abs(found[:, 4:].square().mean().item() - 1) < 5 * (2 / 480) ** 0.5
     assert gene_components(cells, few[:1], 3, seed=0).isfinite().all()
 
 

@@ -73,6 +73,7 @@ def relationship_recall(
     relations: Mapping[str, Any],
     *,
     n_components: int | None = None,
+    standardise: bool = True,
     seed: int = 0,
     n_null_draws: int = 3,
     n_null_pairs: int = N_NULL_PAIRS,
@@ -100,6 +101,9 @@ def relationship_recall(
     n_components
         How many principal components to keep; all by default, and never more than the rank. The
         paper keeps 32 for encoder tokens and 256 for decoder weights.
+    standardise
+        As in the paper. Where dimensions are of unequal scale because some matter more, as those
+        of principal components, that is lost by it; without it vectors are centred alone.
     seed
         Of the random pairs.
     n_null_draws, n_null_pairs
@@ -120,7 +124,7 @@ def relationship_recall(
     """
     known = match_pairs(genes, relations)
     (found,) = recall_of_components(
-        principal_components(embeddings, known.n_genes),
+        principal_components(embeddings, known.n_genes, standardise=standardise),
         known,
         [n_components],
         seed=seed,
@@ -130,8 +134,10 @@ def relationship_recall(
     return found
 
 
-def principal_components(embeddings: ArrayLike, n_genes: int) -> NDArray[np.float64]:
-    """Return all principal components of standardised vectors, float64 [G, rank].
+def principal_components(
+    embeddings: ArrayLike, n_genes: int, *, standardise: bool = True
+) -> NDArray[np.float64]:
+    """Return all principal components of standardised or centred vectors, float64 [G, rank].
 
     Dimensions that are the same for all genes are left out. The largest entry of each component is
     positive, so that the signs do not depend on the machine.
@@ -154,7 +160,7 @@ def principal_components(embeddings: ArrayLike, n_genes: int) -> NDArray[np.floa
     varies = deviation > 1e-12 * np.abs(values).max(axis=0, initial=0.0)
     if not varies.any():
         raise DataError(f"the vectors of all {n_genes:,} genes are the same")
-    z = centred[:, varies] / deviation[varies]
+    z = centred[:, varies] / deviation[varies] if standardise else centred[:, varies]
     power, axes = np.linalg.eigh(z.T @ z)
     power, axes = power[::-1], axes[:, ::-1]
     # Powers are squares of singular values, so their rounding is relative to the largest of them.

@@ -20,17 +20,12 @@ MOST_CELLS = 20_000
 def gene_components(
     cells: CellCollection, rows: NDArray[np.int64], n_components: int, seed: int
 ) -> Tensor:
-    r"""Return each gene's place in the leading principal components of the cells.
+    """Return each gene's place in the leading principal components of the cells.
 
-    .. math:: X = U S V^T, \quad E \propto V \sqrt{S}\,R
-
-    X is log expression centred by gene; a gene that a cell's data set lacks is at its mean. Two
-    genes' inner product is about their covariance's square root, so that a gene's neighbours are
-    those that vary with it, and a gene that does not vary is near 0. R is a random rotation, which
-    leaves inner products as they are and spreads the components over all dimensions: unrotated, the
-    first dimension would have most of the variance, and all that treats dimensions alike, such as
-    layer norms, Adam, and a recall that standardises them, would lose which components matter.
-    The entries' mean square is 1.
+    X = U·S·Vᵀ, of log expression centred by gene; a gene that a cell's data set lacks is at its
+    mean. The result is V·√S, of mean square 1 over all its entries: with it two genes'
+    inner product is about their covariance's square root, so that a gene's neighbours are those
+    that vary with it, and a gene that does not vary is near 0.
 
     Parameters
     ----------
@@ -41,7 +36,7 @@ def gene_components(
     n_components
         How many; what the cells or genes do not suffice for is drawn from N(0, 1).
     seed
-        Of the choice of cells, the first vector, what is drawn, and the rotation.
+        Of the choice of cells, the first vector, and what is drawn.
 
     Returns
     -------
@@ -79,6 +74,4 @@ def gene_components(
         loadings *= np.where(loadings[largest, np.arange(possible)] < 0, -1.0, 1.0)
         if (spread := np.sqrt(np.mean(loadings**2))) > 0:
             found[:, :possible] = loadings / spread
-    rotation, upper = np.linalg.qr(random.standard_normal((n_components, n_components)))
-    found = found @ (rotation * np.sign(np.diag(upper)))  # else QR's choice of signs is not uniform
     return torch.from_numpy(found).float()
