@@ -38,11 +38,11 @@ def print_relationships(scores: Any) -> None:
     """Print a table of `RelationshipScores`."""
     summary = scores.summary
     print(
-        f"recall     {f'{scores.n_genes:,} genes, {scores.n_cells:,} cells; chance 0.100':<44}"
+        f"recall     {f'{scores.n_genes:,} genes, {scores.n_cells:,} cells; chance 0.100':<50}"
         + "".join(f"{name:>10.10}" for name in summary.columns)
     )
     for (name, n_components), row in summary.iterrows():
         print(
-            f"           {f'{name}, {n_components:,} components':<44}"
+            f"           {f'{name}, {n_components:,} components':<50}"
             + "".join(f"{value:>10.3f}" for value in row)
         )

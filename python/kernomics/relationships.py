@@ -20,6 +20,7 @@ from kernomics.metrics.moments import moments_explained
 from kernomics.metrics.relations import KnownPairs, match_pairs
 from kernomics.metrics.relationships import (
     N_NULL_PAIRS,
+    OWN_SCALE,
     RelationshipRecall,
     correlation_recall,
     principal_components,
@@ -36,7 +37,6 @@ ENCODER, DECODER, LOADINGS, PROFILES = (
     "PCA loadings",
     "expression profiles",
 )
-OWN_SCALE = ", own scale"
 
 
 @dataclass(frozen=True, eq=False)

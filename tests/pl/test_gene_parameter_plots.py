@@ -67,6 +67,18 @@ def test_recall_is_the_mean_of_the_databases_or_one_of_them():
     np.testing.assert_allclose(drawn["tokens"].get_ydata(), [0.1, 0.11, 0.12])
 
 
+def test_what_is_on_its_own_scale_has_the_colour_of_the_standardised():
+    own = RECALL[RECALL["representation"] == "tokens"].assign(representation="tokens, own scale")
+    own["recall"] += 0.05
+    ax = pl.recall_curve(pd.concat([RECALL, own]))
+    first, second = (line for line in ax.get_lines() if len(line.get_xdata()) == 3)
+    np.testing.assert_allclose(second.get_ydata(), first.get_ydata() + 0.05)
+    assert second.get_color() == first.get_color()
+    assert second.get_markerfacecolor() != first.get_markerfacecolor()
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["tokens", "profiles", "on its own scale", "chance"]
+
+
 def test_recall_is_drawn_by_epoch_where_the_table_has_epochs():
     table = RECALL[RECALL["n_components"] == 32]
     table = pd.concat([table.assign(epoch=2, recall=0.5), table.assign(epoch=1)])

@@ -24,6 +24,9 @@ PERCENTILES = (5.0, 95.0)
 N_NULL_PAIRS = 100_000
 """Random pairs per draw (ours): the recall by chance is then 10 % with a deviation of 0.1 %."""
 
+OWN_SCALE = ", own scale"
+"""Ends the name of vectors that were centred and not standardised."""
+
 NUMBERS_AT_A_TIME = 2**22
 """Entries of a block of gathered vectors: 32 MB."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kernomics.errors import ConfigError, closest
+from kernomics.metrics.relationships import OWN_SCALE
 from kernomics.pl import style
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def recall_curve(
     Returns
     -------
     matplotlib.axes.Axes
-        The axes. A representation with one value is a horizontal line; chance is dotted.
+        The axes. A representation with one value is a horizontal line; one on its own scale has the
+        colour of the standardised one and hollow markers; chance is dotted.
 
     Raises
     ------
@@ -67,23 +69,29 @@ def recall_curve(
     values = table.groupby(["representation", by], sort=False)["recall"].mean()
     if ax is None:
         ax = style.new_axes(2.85, 2.1, colors, left=0.6, bottom=1.15, right=0.15, top=0.35)
-    looks = zip(colors.palette, ("o", "s", "^", "D", "v", "P", "X"), strict=True)
-    for (name, curve), (color, marker) in zip(
-        values.groupby(level=0, sort=False), looks, strict=False
-    ):
-        curve = curve.droplevel(0).sort_index()
+    names = [str(name) for name in values.index.unique(0)]
+    kinds = dict.fromkeys(name.removesuffix(OWN_SCALE) for name in names)
+    looks = dict(zip(kinds, zip(colors.palette, "os^DvPX", strict=True), strict=False))
+    for name in names:
+        color, marker = looks[name.removesuffix(OWN_SCALE)]
+        own = name.endswith(OWN_SCALE)
+        curve = values.loc[name].sort_index()
         if len(curve) == 1:
-            ax.axhline(curve.iloc[0], color=color, linewidth=1.6, linestyle="--", label=str(name))
+            ax.axhline(curve.iloc[0], color=color, linewidth=1.6, linestyle="--", label=name)
         else:
             ax.plot(
                 curve.index,
                 curve.to_numpy(),
                 color=color,
-                linewidth=1.6,
+                linewidth=1.0 if own else 1.6,
                 marker=marker,
                 markersize=3.5,
-                label=str(name),
+                markerfacecolor=colors.ground if own else color,
+                label="_" if own else name,
             )
+    if any(name.endswith(OWN_SCALE) for name in names):
+        ax.plot([], [], color=colors.muted, linewidth=1.0, marker="o", markersize=3.5,
+                markerfacecolor=colors.ground, label="on its own scale")  # fmt: skip
     ax.axhline(CHANCE, color=colors.muted, linewidth=1.0, linestyle=":", label="chance", zorder=1)
     if by == "n_components":
         ax.set_xscale("log", base=2)
