@@ -63,12 +63,15 @@ def agrees_with_eager(module: TxFMModule, rows: int) -> bool:
     )
 
 
-def test_traced_steps_equal_eager_ones_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recompute", ["nothing", "feed_forward"])
+def test_traced_steps_equal_eager_ones_whatever_the_batch(
+    monkeypatch: pytest.MonkeyPatch, recompute: str
+) -> None:
     compile_ = torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda *a, **options: compile_(*a, **options, backend="aot_eager")
     )
-    module = module_of()
+    module = module_of(recompute=recompute)
     module.compile_step()
     assert [agrees_with_eager(module, rows) for rows in (4, 4, 7)] == [True] * 3
 
