@@ -139,11 +139,12 @@ def test_memory_of_a_txfm_step_is_counted_for_every_way() -> None:
     from txfm_step import Shape, measure
 
     shape = Shape("XS", 3, 64, 24, 200)
-    eager, ours, again = measure(shape, True, torch.device("cpu"), 1e9, rounds=1)
+    eager, ours, fewer, again = measure(shape, True, torch.device("cpu"), 1e9, rounds=1)
     # 20 bytes a channel and token of a whole block where torch has 40; loss and weights beside.
     assert eager["saved_share"] == 1
     assert 0.5 < ours["saved_share"] < 0.65
-    assert again["saved_bytes"] < ours["saved_bytes"]
+    # 12 bytes when the feed-forward layers are made again, and of whole blocks the input alone.
+    assert again["saved_bytes"] < fewer["saved_bytes"] < 0.75 * ours["saved_bytes"]
     tokens, width = 24 * 65, 64
     assert eager["saved_bytes"] > 2 * 40 * tokens * width
     assert eager["peak_bytes"] > eager["saved_bytes"]
