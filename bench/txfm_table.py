@@ -35,7 +35,7 @@ def newest(lines: Lines) -> list[Mapping[str, Any]]:
     return [line for line in lines if line["settings"] == last[line["set"]]]
 
 
-def seeds(runs: Lines) -> str:
+def seeds(runs: Sequence[Any]) -> str:
     """Write how many runs there are."""
     return f"{len(runs)} seed{'s' * (len(runs) > 1)}"
 
@@ -86,10 +86,10 @@ def transfer_part(lines: Lines) -> str:
     for n in sorted({x["n_train"] for x in newest(lines)}):
         runs = {x["seed"]: x for x in newest(lines) if x["n_train"] == n}
         (label,) = {label for x in runs.values() for label in x["scores"]}
-        for i, other in enumerate(next(iter(runs.values()))["scores"][label]):
-            cells = [f"{n:,} ({len(runs)} seeds)" if i == 0 else "", other]
+        by = {seed: x["scores"][label] for seed, x in runs.items()}
+        for i, other in enumerate(next(iter(by.values()))):
+            cells = [f"{n:,} ({seeds(list(by))})" if i == 0 else "", other]
             for key in MEASURES.values():
-                by = {seed: x["scores"][label] for seed, x in runs.items()}
                 text = f"{mean(found[other][key] for found in by.values()):.3f}"
                 if other != "fine-tuned":
                     ours = {seed: found["fine-tuned"][key] for seed, found in by.items()}

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 
 from kernomics.data import CellCollection, Split
-from kernomics.data.random import Stream, permutation
 from kernomics.models import CellEncoder, TxFM
 from kernomics.representation import score_representations
 from kernomics.representation_baselines import baseline_representations
@@ -42,8 +41,8 @@ def some_cells(split: Split, n: int, seed: int) -> Split:
     """Keep n of the training cells, at random, or all for 0."""
     if not 0 < n < len(split.train):
         return split
-    kept = permutation(len(split.train), seed, Stream.COMPONENTS)[:n]
-    return dataclasses.replace(split, train=np.sort(split.train[kept]))
+    kept = np.random.default_rng(seed).choice(split.train, n, replace=False)
+    return dataclasses.replace(split, train=np.sort(kept))
 
 
 def run(
@@ -54,9 +53,8 @@ def run(
     encoder = source()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        view = problem.cells.with_genes(
-            [g for g in encoder.genes if g in set(problem.cells.genes)], 1.0
-        )
+        common = encoder.genes[np.isin(encoder.genes, problem.cells.genes)]
+        view = problem.cells.with_genes(common.tolist(), 1.0)
         shared: dict[str, Any] = {"split": split, "seed": problem.seed}
         settings = SMOKE if options else {}
         alone = TxFM(view, SIZE, **shared, **settings).train(progress=False, **options)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection, Split
-from kernomics.data.expression import log_expression, most_variable_genes
+from kernomics.data.expression import genes_by_variance, log_expression
 from kernomics.errors import ConfigError
 from kernomics.metrics._extras import require_extra
 
@@ -75,8 +75,10 @@ def baseline_representations(
     pca = PCA(largest, svd_solver="arpack", random_state=seed).fit(train)
     scores = pca.transform(train), pca.transform(test)
 
+    order = genes_by_variance(cells, split.train)
+
     def variable(size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        top = most_variable_genes(cells, split.train, size)
+        top = np.sort(order[:size])
         return train[:, top].toarray(), test[:, top].toarray()
 
     found: Representations = {

@@ -43,8 +43,12 @@ def test_log_expression_is_the_dense_formula_rounded_once(adata, target_sum, dty
 
 def test_moments_do_not_depend_on_how_cells_are_divided(adata):
     batch = Cells.from_scipy(adata.X)
-    whole = gene_moments([batch])
-    parts = gene_moments(batch.slice(start, min(start + 17, 120)) for start in range(0, 120, 17))
+
+    def moments(size):
+        parts = [batch.slice(start, min(start + size, 120)) for start in range(0, 120, size)]
+        return gene_moments((part, log_expression(part, dtype=np.float64)) for part in parts)
+
+    whole, parts = moments(120), moments(17)
     x = literal(adata.X.toarray().astype(np.float64), 1e4)
     for found in (whole, parts):
         np.testing.assert_allclose(found[0], x.mean(axis=0), rtol=1e-12, atol=1e-12)

@@ -53,15 +53,19 @@ def gene_panels(batch: Cells) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
 
 
 def gene_moments(
-    batches: Iterable[Cells], target_sum: float = TARGET_SUM
+    parts: Iterable[tuple[Cells, sparse.csr_matrix]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean and variance of each gene's log expression, float64 [G].
 
     They are over the cells whose data set has the gene; 0 for a gene that none has.
+
+    Parameters
+    ----------
+    parts
+        Some cells and their `log_expression`, in float64.
     """
     total = squares = cells = np.zeros(1)
-    for batch in batches:
-        x = log_expression(batch, target_sum, np.float64)
+    for batch, x in parts:
         panels, panel_of_cell = gene_panels(batch)
         total = total + np.asarray(x.sum(axis=0)).ravel()
         squares = squares + np.asarray(x.multiply(x).sum(axis=0)).ravel()
@@ -70,18 +74,24 @@ def gene_moments(
     return mean, np.maximum(squares / np.maximum(cells, 1) - mean**2, 0)
 
 
+def genes_by_variance(
+    cells: CellCollection, rows: NDArray[np.int64], target_sum: float = TARGET_SUM
+) -> NDArray[np.int64]:
+    """Return all genes, int64 [G], from that whose log expression varies most over some cells.
+
+    Genes that vary alike stay in their order. The cells are read in parts.
+    """
+    starts = range(0, len(rows), CELLS_AT_A_TIME)
+    batches = (cells.batch(rows[start : start + CELLS_AT_A_TIME]) for start in starts)
+    _, variance = gene_moments((b, log_expression(b, target_sum, np.float64)) for b in batches)
+    return np.argsort(-variance, kind="stable")
+
+
 def most_variable_genes(
     cells: CellCollection,
     rows: NDArray[np.int64],
     n_genes: int,
     target_sum: float = TARGET_SUM,
 ) -> NDArray[np.int64]:
-    """Return which genes vary most in log expression over some cells, ascending int64 [n_genes].
-
-    Of genes that vary alike the first are taken. The cells are read in parts.
-    """
-    starts = range(0, len(rows), CELLS_AT_A_TIME)
-    _, variance = gene_moments(
-        (cells.batch(rows[start : start + CELLS_AT_A_TIME]) for start in starts), target_sum
-    )
-    return np.sort(np.argsort(-variance, kind="stable")[:n_genes])
+    """Return the first of `genes_by_variance`, ascending int64 [n_genes]."""
+    return np.sort(genes_by_variance(cells, rows, target_sum)[:n_genes])

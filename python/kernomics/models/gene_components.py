@@ -49,7 +49,7 @@ def gene_components(
     batch = cells.batch(rows)
     x = log_expression(batch, dtype=np.float64)
     panels, panel_of_cell = gene_panels(batch)
-    mean, _ = gene_moments([batch])
+    mean, _ = gene_moments([(batch, x)])
     centre = panels * mean  # [P, G]
     of_panel = sparse.csr_matrix(
         (np.ones(len(rows)), (panel_of_cell, np.arange(len(rows)))), shape=(len(panels), len(rows))
