@@ -40,7 +40,7 @@ import machine
 import yoto_partial
 from yoto_methods import METHODS, Bench, Outcome, judge, settings, warm_up
 from yoto_results import read_lines
-from yoto_sets import SETS, Problem, load
+from yoto_sets import MAIN_SETS, SETS, Problem, load
 
 RESULTS = Path(__file__).resolve().parent / "results" / "systems" / "yoto.jsonl"
 SEEDS = (10, 11, 12, 13, 14)
@@ -131,6 +131,8 @@ def _runs_of(args: argparse.Namespace, name: str, seed: int) -> Iterator[Run]:
             if set_name == name:
                 for method in yoto_partial.METHODS:
                     yield Run("partial", name, seed, sizes[0], method, poor)
+        return
+    if name not in MAIN_SETS:
         return
     for k in args.k:
         for method in args.methods:

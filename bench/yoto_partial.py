@@ -18,6 +18,8 @@ SCENARIOS = (
     ("kang_2", "cell_type"),
     ("kang_2", "donor"),
     ("zheng_2", "cell_type"),
+    ("paul15_2", "cluster"),
+    ("pancreas_2", "cell_type"),
 )
 AID = 0.3  # chosen on inner splits
 METHODS = {

@@ -57,7 +57,7 @@ class DataSet:
         return said
 
 
-SETS = {
+MAIN_SETS = {
     "pbmc3k": DataSet("PBMC 3k", "pbmc3k", ("cell_type",), no_label="unassigned"),
     "zheng": DataSet("Zheng PBMC, sorted", "zheng_pbmc_facs", ("cell_type",)),
     "zheng_2": DataSet("Zheng PBMC, two tasks", "zheng_pbmc_facs", ("cell_type", "subpop")),
@@ -69,6 +69,19 @@ SETS = {
         "Mouse oligodendrocytes, two tasks", "mouse_oligo_marques", ("cell_type", "region")
     ),
 }
+FINE_AND_COARSE_SETS = {
+    "paul15_2": DataSet(
+        "Paul bone marrow, fine and coarse", "paul15_bone_marrow", ("cluster", "cell_type")
+    ),
+    "pancreas_2": DataSet(
+        "Mouse pancreas, fine and coarse",
+        "mouse_pancreas_endo_hvg",
+        ("cell_type", "clusters.coarse"),
+    ),
+}
+"""One label divides the classes of the other; for the experiment with few labels alone."""
+
+SETS = MAIN_SETS | FINE_AND_COARSE_SETS
 
 
 def data_folder() -> Path:
