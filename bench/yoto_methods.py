@@ -181,6 +181,23 @@ def _yoto(name: str, bench: Bench, k: int) -> Outcome:
     return train_yoto(bench, k, OVERRIDES[name], per_task=name in ("yoto_single", "hard_k"))
 
 
+def _hard_k_joint(name: str, bench: Bench, k: int) -> Outcome:
+    """One panel of k genes by turns from hard-k trainings for one task each, one predictor."""
+    apart = train_yoto(bench, k, OVERRIDES["hard_k"], per_task=True)
+    genes = round_robin([panel.genes for panel in apart.panels], k)
+    forced = bench.problem.cells.genes[genes].tolist()
+    overrides = {**OVERRIDES["hard_k"], "forced_genes": forced}
+    together = train_yoto(bench, k, overrides, per_task=False)
+    return Outcome(
+        together.panels,
+        apart.n_trainings + together.n_trainings,
+        apart.seconds + together.seconds,
+        max(apart.peak_bytes, together.peak_bytes),
+        max(apart.extra_bytes, together.extra_bytes),
+        apart.warnings + together.warnings,
+    )
+
+
 def _random(name: str, bench: Bench, k: int) -> Outcome:
     problem = bench.problem
     n_genes = problem.cells.n_genes
@@ -265,6 +282,7 @@ METHODS = {
     "yoto": Method("YOTO", _yoto),
     "yoto_single": Method("YOTO per task", _yoto, several_tasks=True),
     "hard_k": Method("hard-k per task", _yoto),
+    "hard_k_joint": Method("hard-k, joint panel", _hard_k_joint, several_tasks=True),
     "top_k": Method("YOTO without noise", _yoto, only=(tuple(SETS), (32,), range(10, 15))),
     "persist": Method(
         "PERSIST-style", _persist, only=(("pbmc3k", "zheng", "paul15"), (32,), (10, 11))
@@ -281,8 +299,8 @@ METHODS = {
 def settings(name: str, k: int) -> dict[str, Any]:
     """Return what decides a method's panel beside the data and the seed; JSON-able."""
     base = name.removesuffix("_joint")
-    if METHODS[name].run is _yoto:
-        config = YOTOConfig(**{"n_genes": k, **OVERRIDES[name]})
+    if base in OVERRIDES:
+        config = YOTOConfig(**{"n_genes": k, **OVERRIDES[base]})
         trainings = [default_training(n) for n in (1_000, 2_000, 10_000)]
         return {
             "config": dataclasses.asdict(config),

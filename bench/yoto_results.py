@@ -12,7 +12,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-OTHERS = ("random", "hvg", "de", "de_joint", "l1", "l1_joint", "persist", "hard_k")
+OTHERS = (
+    "random", "hvg", "de", "de_joint", "l1", "l1_joint", "persist", "hard_k", "hard_k_joint",
+)  # fmt: skip
 """The methods that YOTO is compared with; the rest are variants of itself."""
 
 BySeed = dict[int, float]

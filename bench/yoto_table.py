@@ -12,7 +12,7 @@ import argparse
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -25,6 +25,7 @@ from yoto_costs import persist_part, scale_part, time_part
 from yoto_methods import METHODS
 from yoto_results import (
     OTHERS,
+    BySeed,
     Difference,
     Results,
     hardest,
@@ -36,6 +37,7 @@ from yoto_results import (
 from yoto_sets import SETS
 
 DOCS = ROOT / "docs" / "yoto.md"
+SINGLE_TASK = ("hard_k", "hard_k_joint")
 RESULTS = ROOT / "bench" / "results" / "systems"
 Lines = list[dict[str, Any]]
 
@@ -245,25 +247,35 @@ def tasks_part(lines: Lines) -> str:
 
 
 def _mean_over_tasks(results: Results) -> str:
-    """Return YOTO − hard-k per task, the mean over a data set's tasks, paired by seed."""
-    tasks: dict[tuple[str, int], list[str]] = {}
+    """Return YOTO − single-task trainings, the mean over a set's tasks and over all, by seed."""
+    tasks: dict[tuple[str, int], list[tuple[str, str]]] = {}
     for name, task, k in results.cases():
         if has_several_tasks(name):
-            tasks.setdefault((name, k), []).append(task)
+            tasks.setdefault((SETS[name].title, k), []).append((name, task))
+    for (_, k), of in list(tasks.items()):
+        tasks.setdefault(("all of them", k), []).extend(of)
+    columns = [(other, predictor) for other in SINGLE_TASK for predictor in ("own", "lr")]
     rows = []
-    for (name, k), of in tasks.items():
-        row = [SETS[name].title, str(k)]
-        for predictor in ("own", "lr"):
-            means = []
-            for method in ("yoto", "hard_k"):
-                scores = [
-                    results.score(task, predictor, set=name, k=k, method=method) for task in of
-                ]
-                seeds = set.intersection(*(set(score) for score in scores))
-                means.append({seed: mean(score[seed] for score in scores) for seed in seeds})
-            row.append(str(paired(*means) or ""))
+    for (title, k), of in tasks.items():
+        row = [title, str(k)]
+        for other, predictor in columns:
+            ours, theirs = (_mean_by_seed(results, of, k, m, predictor) for m in ("yoto", other))
+            row.append(str(paired(ours, theirs) or ""))
         rows.append(row)
-    return grid(["data set", "k", "own, − hard-k per task", "LR, − hard-k per task"], rows)
+    titles = {"own": "own", "lr": "LR"}
+    head = [f"{titles[predictor]}, − {METHODS[other].title}" for other, predictor in columns]
+    return grid(["data set", "k", *head], rows)
+
+
+def _mean_by_seed(
+    results: Results, of: Sequence[tuple[str, str]], k: int, method: str, predictor: str
+) -> BySeed:
+    """Return a method's mean over (set, task), for the seeds with all of them."""
+    scores = [results.score(task, predictor, set=name, k=k, method=method) for name, task in of]
+    return {
+        seed: mean(score[seed] for score in scores)
+        for seed in set.intersection(*(set(score) for score in scores))
+    }
 
 
 def partial_part(lines: Lines) -> str:

@@ -149,11 +149,11 @@ def test_some_methods_run_where_they_make_sense_only() -> None:
     runs = planned()
     persist = {(run.set, run.k, run.seed) for run in runs if run.method == "persist"}
     assert persist == {(s, 32, seed) for s in ("pbmc3k", "zheng", "paul15") for seed in (10, 11)}
-    for method in ("yoto_single", "de_joint", "l1_joint"):
+    for method in ("yoto_single", "de_joint", "l1_joint", "hard_k_joint"):
         found = {run.set for run in runs if run.method == method}
         assert found == {"zheng_2", "kang_2", "oligo_2"}
     partial = planned("--experiment", "partial")
-    assert len(partial) == 5 * 5 * 4  # scenarios, seeds, methods
+    assert len(partial) == 7 * 5 * 4  # scenarios, seeds, methods
     assert {run.k for run in partial} == {32}
 
 
@@ -278,6 +278,20 @@ def test_a_joint_panel_takes_the_best_gene_of_each_task_in_turn(
     assert panel.genes.tolist() == [3, 2]
     assert joint.n_trainings == 0
     assert joint.seconds == pytest.approx(de.seconds)
+
+
+def test_single_task_panels_are_joined_by_turns_and_predicted_from_together() -> None:
+    import yoto_methods
+
+    bench = yoto_methods.Bench(tiny_problem(), largest=3, smoke=True)
+    apart = yoto_methods.METHODS["hard_k"].run("hard_k", bench, 2)
+    joint = yoto_methods.METHODS["hard_k_joint"].run("hard_k_joint", bench, 2)
+    assert (len(apart.panels), apart.n_trainings, joint.n_trainings) == (2, 2, 3)
+    (panel,) = joint.panels
+    assert panel.tasks == tuple(panel.outputs) == ("kind", "place")
+    first, second = (found.genes for found in apart.panels)
+    of_second = next(gene for gene in second if gene != first[0])
+    assert set(panel.genes) == {first[0], of_second}
 
 
 def test_panels_for_one_task_are_averaged_and_own_predictors_scored() -> None:
