@@ -18,6 +18,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from scipy.stats import spearmanr
 
 from table import NOTHING, grid
 from txfm_runs import RESULTS, append, identity, run
@@ -73,7 +74,10 @@ def value(line: Mapping[str, Any], measure: Measure) -> float:
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Return a Markdown table: mean and difference from the default, beside the paper's figures."""
+    """Return a Markdown table: mean and difference from the default, beside the paper's figures.
+
+    Below it, how alike our order of the changes and the paper's are.
+    """
     runs: dict[str, dict[int, Mapping[str, Any]]] = {}
     for x in lines:
         if x["settings"] == identity(*settings_of(x["ablation"])):
@@ -93,7 +97,29 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
             cells.append(text)
         paper = " / ".join("–" if x is None else f"{x:.1f}" for x in ABLATIONS[name][1])
         rows.append([*cells, str(len(runs[name])), paper])
-    return grid(["change", *MEASURES, "runs", "paper: consistency / encoder / decoder"], rows)
+    head = ["change", *MEASURES, "runs", "paper: consistency / encoder / decoder"]
+    return f"{grid(head, rows)}\n\n{_order(runs)}"
+
+
+def _order(runs: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
+    """Return Spearman's correlation of our figures with the paper's, over the changes with both."""
+    said = []
+    pairs = {"kNN accuracy": 0, "linear accuracy": 0, "recall, encoder": 1, "recall, decoder": 2}
+    for name, place in pairs.items():
+        both = [
+            (mean(value(x, MEASURES[name]) for x in by.values()), ABLATIONS[change][1][place])
+            for change, by in runs.items()
+            if ABLATIONS[change][1][place] is not None
+        ]
+        if len(both) > 2:
+            found = spearmanr(*zip(*both, strict=True))
+            what = ("consistency", "recall, encoder", "recall, decoder")[place]
+            said.append(
+                f"- {name} and the paper's {what}: ρ = {found.statistic:.2f}, p = "
+                f"{found.pvalue:.3f}, {len(both)} settings".replace("= -", "= −")
+            )
+    title = "Rank correlation of the settings here and in the paper:"
+    return "\n".join([title, "", *said]) if said else ""
 
 
 def settings_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
