@@ -111,7 +111,7 @@ def _order(runs: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
             for change, by in runs.items()
             if ABLATIONS[change][1][place] is not None
         ]
-        if len(both) > 2:
+        if len(both) > 2 and len({ours for ours, _ in both}) > 1:
             found = spearmanr(*zip(*both, strict=True))
             what = ("consistency", "recall, encoder", "recall, decoder")[place]
             said.append(
