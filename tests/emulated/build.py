@@ -74,7 +74,7 @@ def _compile(compiler: str, folder: Path) -> None:
     """
     jobs = [(path, KERNEL_FLAGS) for path in KERNELS]
     jobs += [(path, BINDING_FLAGS) for path in BINDINGS]
-    jobs.append((HERE / "emulator.cpp", []))
+    jobs.append((HERE / "emulator.cpp", ["-O2"]))
 
     def compile_one(job: tuple[Path, list[str]]) -> None:
         path, flags = job

@@ -43,8 +43,13 @@ def _plain(x: Tensor) -> Tensor:
     return x.as_subclass(Tensor) if isinstance(x, Emulated) else x
 
 
+def _device(x: Any) -> str | None:
+    """Return the kind of device that an argument names."""
+    return str(x).partition(":")[0] if isinstance(x, str | torch.device) else None
+
+
 def _is_cuda(x: Any) -> bool:
-    return isinstance(x, str | torch.device) and torch.device(x).type == "cuda"
+    return _device(x) == "cuda"
 
 
 def _fill_with_garbage(x: Tensor) -> None:
@@ -61,8 +66,7 @@ class _Moves(TorchFunctionMode):
             func, args = Tensor.to, (args[0], "cpu")
         if func is Tensor.to_sparse_csr:
             args = (_plain(args[0]), *args[1:])
-        given = [a for a in (*args[1:], *kwargs.values()) if isinstance(a, str | torch.device)]
-        devices = {torch.device(a).type for a in given}
+        devices = set(map(_device, (*args[1:], *kwargs.values())))
         if "cuda" in devices:
             args = tuple(HOST if _is_cuda(a) else a for a in args)
             kwargs = {name: HOST if _is_cuda(value) else value for name, value in kwargs.items()}

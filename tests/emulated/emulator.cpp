@@ -55,6 +55,7 @@ struct Block {
   int count, returned, at_barrier, agreeing;
   int running = -1;
   unsigned in_warp[kMostThreads / kWarp];  // lanes that wait in a collective
+  unsigned gone[kMostThreads / kWarp];     // lanes that have returned, or never were
   int queue[kMostThreads], first, ready;   // a ring of those that may run
   int64_t resumptions;
   Context host;
@@ -97,6 +98,7 @@ void run_thread() {
   Thread& self = block.threads[block.running];
   self.state = State::kReturned;
   ++block.returned;
+  block.gone[block.running / kWarp] |= 1u << block.running % kWarp;
   resume_next(self.context);
   __builtin_unreachable();
 }
@@ -168,6 +170,10 @@ void run_block() {
   block.returned = block.at_barrier = block.agreeing = block.first = block.ready = 0;
   block.resumptions = 0;
   std::fill(std::begin(block.in_warp), std::end(block.in_warp), 0u);
+  for (int w = 0; w < kMostThreads / kWarp; ++w) {
+    const int lanes = std::clamp(block.count - w * kWarp, 0, kWarp);
+    block.gone[w] = lanes == kWarp ? 0u : ~0u << lanes;
+  }
   for (int t = 0; t < block.count; ++t) {
     make_context(block.threads[t].context, stacks + (t + 1) * kStack, kStack, run_thread);
     make_ready(t);
@@ -223,6 +229,27 @@ int wait_for_block(bool predicate, Site site) {
   return static_cast<int>(self.result);
 }
 
+// The collective of one of its lanes, if all have come to it: some may wait in another.
+static void answer_lanes(int warp, const Thread& last) {
+  Thread* lanes = block.threads + warp * kWarp;
+  Offer offers[kWarp];
+  for (unsigned rest = last.mask; rest != 0; rest &= rest - 1) {
+    const int i = __builtin_ctz(rest);
+    if (lanes[i].mask != last.mask) return;
+    if (lanes[i].answer != last.answer || lanes[i].site.line != last.site.line)
+      fail(("another collective than " + place(lanes[i].site)).c_str(), last.site);
+    offers[i] = lanes[i].offer;
+  }
+  block.in_warp[warp] &= ~last.mask;
+  uint64_t result = 0;
+  for (unsigned rest = last.mask; rest != 0; rest &= rest - 1) {
+    const int i = __builtin_ctz(rest);
+    if (rest == last.mask || last.offer.from != kNoLane) result = last.answer(offers, last.mask, i);
+    lanes[i].result = result;
+    make_ready(warp * kWarp + i);
+  }
+}
+
 uint64_t wait_for_lanes(unsigned mask, Offer offer, Answer answer, Site site) {
   const int warp = block.running / kWarp, first = warp * kWarp, mine = block.running % kWarp;
   Thread* lanes = block.threads + first;
@@ -233,32 +260,10 @@ uint64_t wait_for_lanes(unsigned mask, Offer offer, Answer answer, Site site) {
   self.mask = mask;
   self.answer = answer;
   self.offer = offer;
+  if ((block.gone[warp] & mask) != 0) fail("a collective of lanes that have returned", site);
   unsigned& waiting = block.in_warp[warp];
   waiting |= 1u << mine;
-  Offer offers[kWarp];
-  bool all = true;
-  for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
-    const int i = __builtin_ctz(rest);
-    if (first + i >= block.count || lanes[i].state == State::kReturned)
-      fail("a collective of lanes that have returned", site);
-    if ((waiting >> i & 1u) == 0) {
-      all = false;
-      break;
-    }
-    const Thread& other = lanes[i];
-    if (other.mask == mask && (other.answer != answer || other.site.line != site.line))
-      fail(("another collective than " + place(other.site)).c_str(), site);
-    all = all && other.mask == mask;
-    offers[i] = other.offer;
-  }
-  if (all) {
-    waiting &= ~mask;
-    for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
-      const int i = __builtin_ctz(rest);
-      lanes[i].result = answer(offers, mask, i);
-      make_ready(first + i);
-    }
-  }
+  if ((waiting & mask) == mask) answer_lanes(warp, self);
   resume_next(self.context);
   return self.result;
 }

@@ -34,7 +34,9 @@ struct Site {
   int line;
 };
 
-// What a lane brings to a collective: a value, and the lane whose value it wants.
+// What a lane brings to a collective: a value, and the lane whose value it wants; kNoLane where all
+// get the same.
+constexpr int kNoLane = -1;
 struct Offer {
   uint64_t word;
   int from;
@@ -92,7 +94,7 @@ T reduce(unsigned mask, T value, Site site) {
       result = kCombine(result, from_word<T>(offers[__builtin_ctz(rest)].word));
     return to_word(result);
   };
-  return from_word<T>(wait_for_lanes(mask, {to_word(value), 0}, answer, site));
+  return from_word<T>(wait_for_lanes(mask, {to_word(value), kNoLane}, answer, site));
 }
 
 }  // namespace emulated
