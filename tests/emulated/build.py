@@ -19,7 +19,7 @@ import pybind11
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
-KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
+KERNELS = [*sorted((CSRC / "cuda").glob("*.cu")), HERE / "faulty.cu"]
 BINDINGS = sorted(CSRC.glob("bindings_cuda*.cpp"))
 INCLUDES = [HERE / "include", sysconfig.get_path("include"), pybind11.get_include()]
 
@@ -61,7 +61,7 @@ def _digest(compiler: str) -> str:
         *(CSRC / "common").glob("*.*"),
         Path(__file__),
     ]
-    sources += [path for path in HERE.rglob("*") if path.suffix in (".h", ".cpp")]
+    sources += [path for path in HERE.rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
     for path in sorted(sources):
         digest.update(f"{path.name}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]

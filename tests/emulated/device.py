@@ -99,6 +99,13 @@ class Emulator:
         """Resume threads, and run blocks, in turn for 0 and else in an order of the seed's."""
         self._library.emulator_schedule(ctypes.c_uint(seed))
 
+    def run_faulty(self, name: str) -> tuple[str, list[int]]:
+        """Run a kernel of faulty.cu; return what the emulator says of it, and what it wrote."""
+        out = (ctypes.c_int * 64)()
+        run = self._library.emulator_run_faulty
+        run.restype = ctypes.c_char_p
+        return run(name.encode(), out).decode(), list(out)
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Put the emulated kernels in the place of the real ones, and this device in CUDA's."""

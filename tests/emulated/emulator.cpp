@@ -211,7 +211,7 @@ void fail(const char* what, Site site) {
 
 int wait_for_block(bool predicate, Site site) {
   Thread& self = block.threads[block.running];
-  if (block.returned > 0) fail("a barrier that other threads have passed by returning", site);
+  if (block.returned > 0) fail("a barrier before which other threads have returned", site);
   self.state = State::kAtBarrier;
   self.site = site;
   block.agreeing += predicate ? 1 : 0;

@@ -83,7 +83,13 @@ def emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["in_turn", "at_random"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(0, id="in_turn"),
+        pytest.param(1, id="at_random", marks=pytest.mark.slow),
+    ],
+)
 def emulated_cuda(request: pytest.FixtureRequest, emulator: Emulator) -> Iterator[Emulator]:
     """Run a module's tests on emulated kernels, whose threads take turns or run at random."""
     emulator.schedule(request.param)

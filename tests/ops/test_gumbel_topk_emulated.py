@@ -18,7 +18,7 @@ SHAPES = [
     (3, 31, 1),
     (3, 31, 31),
     (2, 1000, 64),
-    (140, 31, 7),
+    (133, 31, 7),
     (7, 3001, 64),
     (1, 20_000, 64),
     (1, 20_480, 600),
@@ -52,8 +52,11 @@ def test_all_genes(sizes: tuple[int, int, int], relaxation: str) -> None:
 
 @pytest.mark.parametrize("relaxation", RELAXATIONS)
 @pytest.mark.parametrize("kind", gpu.KINDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("sizes", [(3, 1000, 64), (132, 70, 20), (1, 25_000, 300)])
+@pytest.mark.parametrize(
+    ("sizes", "dtype"),
+    [((3, 1000, 64), torch.float32), ((3, 1000, 64), torch.float64),
+     ((132, 40, 9), torch.float32), ((1, 25_000, 300), torch.float32)],
+)  # fmt: skip
 def test_ties_forced_and_forbidden_genes(
     sizes: tuple[int, int, int], dtype: torch.dtype, kind: str, relaxation: str
 ) -> None:
@@ -61,6 +64,6 @@ def test_ties_forced_and_forbidden_genes(
 
 
 @pytest.mark.parametrize("relaxation", RELAXATIONS)
-@pytest.mark.parametrize(("genes", "k"), [(1000, 64), (25_000, 64), (21_000, 4000)])
+@pytest.mark.parametrize(("genes", "k"), [(1000, 64), (25_000, 64), (21_000, 3000)])
 def test_rows_with_data_errors(genes: int, k: int, relaxation: str) -> None:
     gpu.test_rows_with_data_errors_get_nan_and_indices_in_range(genes, k, relaxation)
