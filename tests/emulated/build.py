@@ -109,10 +109,12 @@ def build(cache: Path) -> tuple[ModuleType, ctypes.CDLL]:
     compiler = _compiler()
     folder = cache / _digest(compiler)
     if not folder.exists():
-        shutil.rmtree(cache, ignore_errors=True)
-        cache.mkdir(parents=True)
-        unfinished = Path(tempfile.mkdtemp(dir=cache))
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=cache))
         _compile(compiler, unfinished)
+        for other in cache.iterdir():
+            if not other.name.startswith("unfinished-"):  # perhaps another run's
+                shutil.rmtree(other, ignore_errors=True)
         unfinished.rename(folder)
     spec = importlib.util.spec_from_file_location("_cuda", folder / "_cuda.so")
     assert spec is not None
