@@ -24,6 +24,7 @@ from kernomics.ops import _native, _poisson_kernels
 CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 HOST = torch.device("cpu")
 UNSET = (Tensor.new_empty, torch.empty_like)
+GARBAGE = {torch.uint8: 0xA7, torch.int32: -77, torch.int64: -77}
 
 
 class Emulated(Tensor):
@@ -52,11 +53,6 @@ def _is_cuda(x: Any) -> bool:
     return _device(x) == "cuda"
 
 
-def _fill_with_garbage(x: Tensor) -> None:
-    """What is not set on a device holds anything."""
-    x.fill_(float("nan") if x.is_floating_point() else 0xA7 if x.dtype == torch.uint8 else -77)
-
-
 class _Moves(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -76,8 +72,16 @@ class _Moves(TorchFunctionMode):
             return _emulated(out.clone() if moved else out)
         if func is Tensor.to and "cpu" in devices:
             return _plain(out)
-        if func in UNSET and isinstance(out, Emulated):
-            _fill_with_garbage(out)
+        return out
+
+
+class _Unset(TorchFunctionMode):
+    """Within an op: what is not set on a device holds anything."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in UNSET:
+            out.fill_(float("nan") if out.is_floating_point() else GARBAGE[out.dtype])
         return out
 
 
@@ -86,7 +90,8 @@ class _Kernels(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace != "kernomics" or not any(isinstance(a, Emulated) for a in args):
             return func(*args, **kwargs)
-        return func.redispatch(CUDA, *map(_emulated, args), **kwargs)
+        with _Unset():
+            return func.redispatch(CUDA, *map(_emulated, args), **kwargs)
 
 
 class Emulator:
@@ -98,6 +103,11 @@ class Emulator:
     def schedule(self, seed: int) -> None:
         """Resume threads, and run blocks, in turn for 0 and else in an order of the seed's."""
         self._library.emulator_schedule(ctypes.c_uint(seed))
+
+    @property
+    def launches(self) -> int:
+        """How many kernels have been launched."""
+        return int(self._library.emulator_launches())
 
     def run_faulty(self, name: str) -> tuple[str, list[int]]:
         """Run a kernel of faulty.cu; return what the emulator says of it, and what it wrote."""

@@ -96,3 +96,15 @@ def emulated_cuda(request: pytest.FixtureRequest, emulator: Emulator) -> Iterato
     with emulator.in_place():
         yield emulator
     emulator.schedule(0)
+
+
+@pytest.fixture(autouse=True)
+def _emulated_kernels_run(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test on emulated kernels that launched none has compared the CPU with itself."""
+    if "emulated_cuda" not in request.fixturenames:
+        yield
+        return
+    emulated = request.getfixturevalue("emulated_cuda")
+    before = emulated.launches
+    yield
+    assert emulated.launches > before, "no emulated kernel was launched"
