@@ -45,6 +45,11 @@ def test_emulated_kernels_choose_the_cpus_genes(
     gpu.test_cuda_chooses_the_cpus_genes(sizes, relaxation)
 
 
+def test_many_long_rows_of_one_chunk() -> None:
+    """Only these are long enough for the short cut of the selection and not split."""
+    gpu.assert_same(gpu.draw(132, 4100, 64), 64, seed=gpu.seed())
+
+
 @pytest.mark.parametrize("relaxation", ["softsort", "softmax"])
 @pytest.mark.parametrize("sizes", [(1, 1000, 1000), (2, 20_001, 20_001)])
 def test_all_genes(sizes: tuple[int, int, int], relaxation: str) -> None:
