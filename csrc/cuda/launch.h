@@ -39,8 +39,13 @@ void launch(const char* name, void (*kernel)(Params...), int64_t blocks, int thr
     throw std::runtime_error(std::string("CUDA kernel ") + name + ": " + std::to_string(blocks) +
                              " blocks are more than a grid holds; split the rows into calls");
   if (shared > 0) allow_shared(name, reinterpret_cast<const void*>(kernel), shared);
+#ifdef __CUDACC__
   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, stream>>>(
       args...);
+#else  // tests/emulated
+  emulated::launch(kernel, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared,
+                   stream, args...);
+#endif
   check_cuda(cudaGetLastError(), name);
 }
 

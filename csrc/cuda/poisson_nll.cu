@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads)
   using A = Sum<Z>;
   constexpr int V = 16 / sizeof(Z), kVectors = kItems<A> / V;
   __shared__ BlockSlots slots;
-  __shared__ alignas(16) A rates[Sparse ? 2 * kTile<A> : 1];
+  __shared__ __align__(16) A rates[Sparse ? 2 * kTile<A> : 1];
   Block block(slots);
   const int64_t b = blockIdx.x / s.segments, segment = blockIdx.x % s.segments;
   const Z* row = static_cast<const Z*>(s.logits) + b * s.logits_stride;

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from emulated import Emulator, NoCompiler, build
 from torch import Tensor
 
 # The tests of this folder import problems/, whose assertions are to show their values as theirs do.
@@ -69,3 +70,41 @@ def draw_scores() -> Scores:
         return scores.to(dtype)
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    """Build the CUDA kernels for the host, once for the same sources."""
+    cache = getattr(request.config, "cache", None)
+    folder = tmp_path_factory.mktemp("kept") if cache is None else cache.mkdir("emulated")
+    try:
+        return Emulator(*build(folder / "cuda"))
+    except NoCompiler as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(0, id="in_turn"),
+        pytest.param(1, id="at_random", marks=pytest.mark.slow),
+    ],
+)
+def emulated_cuda(request: pytest.FixtureRequest, emulator: Emulator) -> Iterator[Emulator]:
+    """Run a module's tests on emulated kernels, whose threads take turns or run at random."""
+    emulator.schedule(request.param)
+    with emulator.in_place():
+        yield emulator
+    emulator.schedule(0)
+
+
+@pytest.fixture(autouse=True)
+def _emulated_kernels_run(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test on emulated kernels that launched none has compared the CPU with itself."""
+    if "emulated_cuda" not in request.fixturenames:
+        yield
+        return
+    emulated = request.getfixturevalue("emulated_cuda")
+    before = emulated.launches
+    yield
+    assert emulated.launches > before, "no emulated kernel was launched"

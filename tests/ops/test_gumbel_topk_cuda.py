@@ -168,9 +168,10 @@ def test_relaxed_mask_equals_the_cpus(relaxation: str, kind: str, dtype: torch.d
     assert (expected - found).abs().max() <= LIMIT[dtype][0] * expected.max()
 
 
+@pytest.mark.parametrize("columns", [1011, 1012])  # rows that fall out of step, or in step
 @pytest.mark.parametrize("offset", [0, 1, 2, 3])
-def test_rows_at_any_address(offset: int) -> None:
-    table = torch.randn((4, 1011), generator=torch.Generator().manual_seed(offset))
+def test_rows_at_any_address(offset: int, columns: int) -> None:
+    table = torch.randn((4, columns), generator=torch.Generator().manual_seed(offset))
     table = table.to(CUDA)  # before it is viewed: a move packs a view
     for genes in (1000, 1001):
         assert_same(table[:, offset : offset + genes], 40, seed=seed())

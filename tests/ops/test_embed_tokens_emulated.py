@@ -1,0 +1,41 @@
+"""embed_tokens' CUDA kernels, emulated on the host: the CPU's bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import test_embed_tokens_cuda as gpu
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems.common import FLOATS
+
+pytestmark = pytest.mark.usefixtures("emulated_cuda")
+
+test_inputs_at_any_address_and_stride = gpu.test_inputs_at_any_address_and_stride
+test_ids_out_of_range = gpu.test_ids_out_of_range_give_nan_or_are_named
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    cells=st.integers(0, 20),
+    tokens=st.integers(0, 50),
+    genes=st.integers(1, 60),
+    width=st.sampled_from([1, 2, 7, 8, 16, 33, 129, 384, 1100]),
+    combine=st.sampled_from(["concat", "add"]),
+    cls=st.booleans(),
+    padding=st.sampled_from([0.0, 0.3, 1.0]),
+    ids=st.sampled_from([torch.int32, torch.int64]),
+    dtype=st.sampled_from(FLOATS),
+    seed=st.integers(0, 2**20),
+)
+def test_emulated_kernels_equal_the_cpu_to_the_bit(
+    cells: int, tokens: int, genes: int, width: int, **options: Any
+) -> None:
+    gpu.assert_as_cpu(gpu.draw(cells, tokens, genes, width, **options))
+
+
+@pytest.mark.parametrize("sizes", [(4, 500, 2, 24), (90, 20, 3, 8), (2, 900, 700, 40)])
+def test_long_lists_and_many_genes(sizes: tuple[int, int, int, int]) -> None:
+    gpu.assert_as_cpu(gpu.draw(*sizes))

@@ -1,0 +1,30 @@
+"""masked_linear's CUDA kernels, emulated on the host: the CPU's results within roundoff.
+
+The bounds are those of test_masked_linear_cuda.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+import test_masked_linear_cuda as gpu
+import torch
+from problems.common import FLOATS
+
+pytestmark = pytest.mark.usefixtures("emulated_cuda")
+
+SIZES = [*gpu.SIZES[:4], (140, 70, 513, 66), (9, 300, 1100, 300)]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("name", ["dense", "columns_first", "csr32", "csr64"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_emulated_kernels_equal_the_cpu(
+    sizes: tuple[int, int, int, int], name: str, dtype: torch.dtype
+) -> None:
+    for half_counts in (False, True):
+        gpu.test_cuda_equals_the_cpu(sizes, name, dtype, half_counts)
+
+
+@pytest.mark.parametrize("name", ["dense", "csr32"])
+def test_grad_indices(name: str) -> None:
+    gpu.test_grad_indices_give_their_share_of_the_gradient(name)
