@@ -228,7 +228,7 @@ def tasks_part(lines: Lines) -> str:
         for predictor in ("own", "lr"):
             ours = results.score(task, predictor, method="yoto", **case)
             row.append(spread(ours.values()))
-            for method in ("yoto_single", "hard_k"):
+            for method in ("yoto_single", *SINGLE_TASK):
                 other = results.score(task, predictor, method=method, **case)
                 row.append(str(paired(ours, other) or ""))
         unions = [
@@ -239,7 +239,8 @@ def tasks_part(lines: Lines) -> str:
         rows.append(row)
     head = ["data set", "task", "k"]
     for predictor in ("own", "LR"):
-        head += [f"YOTO, {predictor}", "− YOTO per task", "− hard-k per task"]
+        head.append(f"YOTO, {predictor}")
+        head += [f"− {METHODS[method].title}" for method in ("yoto_single", *SINGLE_TASK)]
     head.append("genes together, YOTO per task")
     if not rows:
         return NOTHING
