@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems.common import FLOATS, U_RESULT, Results, unit_roundoff
-from problems.embed_tokens import Problem, call, draw, run
+from problems.embed_tokens import OPTIONS, Problem, call, draw, run
 from torch import Tensor
 
 from kernomics.ops import embed_tokens, reference
@@ -79,12 +79,7 @@ def test_a_small_case_by_hand() -> None:
     tokens=st.integers(0, 30),
     genes=st.integers(1, 40),
     width=st.sampled_from([1, 2, 7, 8, 16, 33, 129, 384]),
-    combine=st.sampled_from(["concat", "add"]),
-    cls=st.booleans(),
-    padding=st.sampled_from([0.0, 0.3, 1.0]),
-    ids=st.sampled_from([torch.int32, torch.int64]),
-    dtype=st.sampled_from(FLOATS),
-    seed=st.integers(0, 2**20),
+    **OPTIONS,
 )
 def test_results_and_gradients_equal_the_reference(
     cells: int,

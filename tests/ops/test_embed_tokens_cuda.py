@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import embed_tokens as problem
 from problems.common import FLOATS, Results
-from problems.embed_tokens import Problem
+from problems.embed_tokens import OPTIONS, Problem
 from torch import Tensor
 
 from kernomics.ops import embed_tokens
@@ -44,12 +44,7 @@ def assert_as_cpu(p: Problem) -> None:
     tokens=st.integers(0, 90),
     genes=st.integers(1, 60),
     width=st.sampled_from([1, 2, 7, 8, 16, 33, 129, 384, 768, 1100]),
-    combine=st.sampled_from(["concat", "add"]),
-    cls=st.booleans(),
-    padding=st.sampled_from([0.0, 0.3, 1.0]),
-    ids=st.sampled_from([torch.int32, torch.int64]),
-    dtype=st.sampled_from(FLOATS),
-    seed=st.integers(0, 2**20),
+    **OPTIONS,
 )
 def test_cuda_equals_the_cpu_to_the_bit(
     cells: int, tokens: int, genes: int, width: int, **options: Any

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import test_embed_tokens_cuda as gpu
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems.common import FLOATS
+from problems.embed_tokens import OPTIONS
 
 pytestmark = pytest.mark.usefixtures("emulated_cuda")
 
@@ -23,12 +22,7 @@ test_ids_out_of_range = gpu.test_ids_out_of_range_give_nan_or_are_named
     tokens=st.integers(0, 50),
     genes=st.integers(1, 60),
     width=st.sampled_from([1, 2, 7, 8, 16, 33, 129, 384, 1100]),
-    combine=st.sampled_from(["concat", "add"]),
-    cls=st.booleans(),
-    padding=st.sampled_from([0.0, 0.3, 1.0]),
-    ids=st.sampled_from([torch.int32, torch.int64]),
-    dtype=st.sampled_from(FLOATS),
-    seed=st.integers(0, 2**20),
+    **OPTIONS,
 )
 def test_emulated_kernels_equal_the_cpu_to_the_bit(
     cells: int, tokens: int, genes: int, width: int, **options: Any

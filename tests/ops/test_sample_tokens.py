@@ -23,8 +23,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from problems.common import FLOATS, Rows, as_rows, peak_resident_bytes
-from problems.sample_tokens import Problem, draw
+from problems.common import Rows, as_rows, peak_resident_bytes
+from problems.sample_tokens import OPTIONS, Problem, draw
 from torch import Tensor
 
 from kernomics.ops import Panels, _native, reference, sample_tokens
@@ -83,17 +83,9 @@ def test_a_small_case_by_hand() -> None:
     cells=st.integers(0, 9),
     genes=st.one_of(st.integers(1, 40), st.integers(250, 1100)),
     share=st.none() | st.floats(0, 1.1),
-    density=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
     layout=st.sampled_from(["csr32", "csr64", "rows32", "rows64"]),
-    dtype=st.sampled_from(FLOATS),
-    candidates=st.sampled_from(["observed", "expressed"]),
-    panels=st.integers(0, 3),
-    weighted=st.booleans(),
-    library=st.booleans(),
-    target_sum=st.sampled_from([None, 1e4, 1e5]),
-    transform=st.sampled_from(["log1p", "counts"]),
     ragged=st.booleans(),
-    seed=st.integers(0, 2**20),
+    **OPTIONS,
 )
 def test_tokens_equal_the_reference(
     cells: int,

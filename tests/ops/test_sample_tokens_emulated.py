@@ -13,8 +13,7 @@ import test_sample_tokens_cuda as gpu
 from emulated import Emulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems.common import FLOATS
-from problems.sample_tokens import draw
+from problems.sample_tokens import OPTIONS, draw
 
 pytestmark = pytest.mark.usefixtures("emulated_cuda")
 
@@ -29,17 +28,9 @@ test_a_wrong_guess_of_the_candidates = gpu.test_a_wrong_guess_of_the_candidates_
     cells=st.integers(0, 4),
     genes=st.one_of(st.integers(1, 40), st.integers(250, 1100), st.integers(4000, 5000)),
     share=st.none() | st.floats(0, 1.1),
-    density=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
     layout=st.sampled_from(["rows32", "rows64"]),
-    dtype=st.sampled_from(FLOATS),
-    candidates=st.sampled_from(["observed", "expressed"]),
-    panels=st.integers(0, 3),
-    weighted=st.booleans(),
-    library=st.booleans(),
-    target_sum=st.sampled_from([None, 1e4, 1e5]),
-    transform=st.sampled_from(["log1p", "counts"]),
     ragged=st.booleans(),
-    seed=st.integers(0, 2**20),
+    **OPTIONS,
 )
 def test_emulated_kernels_choose_the_cpus_genes(
     cells: int, genes: int, share: float | None, layout: str, ragged: bool, **options: Any

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
-from problems.common import Movable, Results
+from problems.common import FLOATS, Movable, Results
+
+OPTIONS: dict[str, Any] = {
+    "combine": st.sampled_from(["concat", "add"]),
+    "cls": st.booleans(),
+    "padding": st.sampled_from([0.0, 0.3, 1.0]),
+    "ids": st.sampled_from([torch.int32, torch.int64]),
+    "dtype": st.sampled_from(FLOATS),
+    "seed": st.integers(0, 2**20),
+}
+"""Of `draw`, as hypothesis varies them."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from kernomics.ops import Panels, sample_tokens
-from problems.common import LAYOUTS, Rows
+from problems.common import FLOATS, LAYOUTS, Rows
+
+OPTIONS: dict[str, Any] = {
+    "density": st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+    "dtype": st.sampled_from(FLOATS),
+    "candidates": st.sampled_from(["observed", "expressed"]),
+    "panels": st.integers(0, 3),
+    "weighted": st.booleans(),
+    "library": st.booleans(),
+    "target_sum": st.sampled_from([None, 1e4, 1e5]),
+    "transform": st.sampled_from(["log1p", "counts"]),
+    "seed": st.integers(0, 2**20),
+}
+"""Of `draw`, as hypothesis varies them."""
 
 
 @dataclass(frozen=True)
