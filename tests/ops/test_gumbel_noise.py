@@ -31,7 +31,7 @@ def drawn(
     scores = torch.zeros(rows, genes, dtype=dtype, device=device)
     ids = None if row_ids is None else torch.tensor(row_ids, device=device)
     seed_tensor = torch.tensor(list(seed), device=device)
-    options = (1, scale, stream, 1.0, 0, 0, True)
+    options = (1, torch.tensor(scale, dtype=torch.float64), stream, torch.tensor(1.0), 0, 0, True)
     y: Tensor = torch.ops.kernomics.gumbel_topk(scores, seed_tensor, ids, *options)[2]
     return y.cpu()
 

@@ -323,13 +323,13 @@ def test_the_registered_ops_pass_torchs_own_check(
     y = torch.randn(3, 40, dtype=dtype, device=device)
     seed, ids = SEED.to(device), torch.arange(3, device=device)
     reach = 0 if relaxation == 2 else 12
-    ops = torch.ops.kernomics
+    ops, tau, scale = torch.ops.kernomics, torch.tensor(0.5), torch.tensor(1.0)
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
     for keep_y in (False, True):
-        arguments = (y, seed, ids, 5, 1.0, 0, 0.5, relaxation, reach, keep_y)
+        arguments = (y, seed, ids, 5, scale, 0, tau, relaxation, reach, keep_y)
         torch.library.opcheck(ops.gumbel_topk.default, arguments, test_utils=tests)
-    indices = ops.gumbel_topk(y, None, None, 5, 0.0, 0, 0.5, relaxation, 0, False)[0]
+    indices = ops.gumbel_topk(y, None, None, 5, None, 0, tau, relaxation, 0, False)[0]
     torch.library.opcheck(
-        ops.gumbel_topk_backward.default, (y.clone(), y, indices, 0.5, relaxation), test_utils=tests
+        ops.gumbel_topk_backward.default, (y.clone(), y, indices, tau, relaxation), test_utils=tests
     )
-    torch.library.opcheck(ops.relaxed_mask.default, (y, indices, 0.5, relaxation), test_utils=tests)
+    torch.library.opcheck(ops.relaxed_mask.default, (y, indices, tau, relaxation), test_utils=tests)

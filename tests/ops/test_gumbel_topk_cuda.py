@@ -96,7 +96,8 @@ def perturbed(scores: Tensor, device: torch.device, **options: Any) -> Tensor:
     row_ids = arguments["row_ids"]
     return torch.ops.kernomics.gumbel_topk(
         scores.to(device), seed().to(device), None if row_ids is None else row_ids.to(device), 1,
-        arguments["scale"], arguments["stream"], 1.0, 0, 0, True,
+        torch.tensor(arguments["scale"], dtype=torch.float64), arguments["stream"],
+        torch.tensor(1.0), 0, 0, True,
     )[2].cpu()  # fmt: skip
 
 
@@ -337,9 +338,10 @@ def test_unkept_scores_are_not_allocated() -> None:
 @pytest.mark.parametrize("relaxation", [0, 1, 2])
 def test_registered_ops_pass_opcheck(relaxation: int) -> None:
     scores, k = draw(3, 500, 20).to(CUDA), 20
-    arguments = (scores, seed().to(CUDA), None, k, 1.0, 0, 0.5, relaxation, 0, True)
+    tau, scale = torch.tensor(0.5), torch.tensor(1.0)
+    arguments = (scores, seed().to(CUDA), None, k, scale, 0, tau, relaxation, 0, True)
     torch.library.opcheck(torch.ops.kernomics.gumbel_topk, arguments)
     indices, mask, y, _ = torch.ops.kernomics.gumbel_topk(*arguments)
-    slope = (torch.randn_like(mask), y, indices, 0.5, relaxation)
+    slope = (torch.randn_like(mask), y, indices, tau, relaxation)
     torch.library.opcheck(torch.ops.kernomics.gumbel_topk_backward, slope)
-    torch.library.opcheck(torch.ops.kernomics.relaxed_mask, (y, indices, 0.5, relaxation))
+    torch.library.opcheck(torch.ops.kernomics.relaxed_mask, (y, indices, tau, relaxation))

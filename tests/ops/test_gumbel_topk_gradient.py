@@ -50,7 +50,16 @@ def test_inference_keeps_no_scores(device: torch.device) -> None:
             mask = gumbel_topk(scores, 5, tau=1.0, seed=SEED.to(device))[1]
         assert not mask.requires_grad
     y = torch.ops.kernomics.gumbel_topk(
-        scores.detach(), SEED.to(device), None, 5, 1.0, 0, 1.0, 0, 0, False
+        scores.detach(),
+        SEED.to(device),
+        None,
+        5,
+        torch.tensor(1.0),
+        0,
+        torch.tensor(1.0),
+        0,
+        0,
+        False,
     )[2]
     assert y.numel() == 0
     assert not gumbel_topk(scores.detach(), 5, tau=1.0)[1].requires_grad

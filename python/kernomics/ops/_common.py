@@ -47,6 +47,11 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
+def as_float(number: float) -> float:
+    """Return a number as a float, left as it is where torch's compiler calls it a symbol."""
+    return number if isinstance(number, float | torch.SymFloat) else float(number)
+
+
 def require_float(tensor: Tensor, name: str) -> None:
     """Raise ``TypeError`` unless the tensor holds floating-point numbers."""
     if not tensor.is_floating_point():

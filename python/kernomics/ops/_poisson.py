@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ._common import SparseRows, csr_parts, require_float, require_same_device
+from ._common import SparseRows, as_float, csr_parts, require_float, require_same_device
 
 # The constants of csrc/common/activation.h, csrc/cpu/kernels.h and csrc/cuda/poisson.h.
 ACTIVATIONS = {
@@ -84,7 +83,7 @@ def _checked_panels(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     if observed is None:
         return None, None, None
-    panels = len(observed.counts)
+    panels = observed.counts.shape[0]
     expected: dict[str, tuple[Tensor, tuple[torch.dtype, ...], tuple[int, ...]]] = {
         "panel_id": (observed.panel_id, (torch.int32,), (cells,)),
         "mask": (observed.mask, (torch.uint8, torch.bool), (panels, genes)),
@@ -126,7 +125,7 @@ def checked_problem(
     _choice("activation", activation, ACTIVATIONS)
     _choice("target_kind", target_kind, TARGET_KINDS)
     _choice("reduction", reduction, reductions)
-    if not (math.isfinite(target_sum) and target_sum > 0):
+    if not 0.0 < target_sum < float("inf"):
         raise ValueError(f"target_sum is {target_sum}; a positive number is needed")
     cells, genes = shape
     if tuple(target.shape) != (cells, genes):
@@ -163,7 +162,7 @@ def checked_problem(
         values = values.contiguous()
     return Problem(
         values, indptr, columns, _checked_library(library, target_kind, cells), panel_id, mask,
-        counts, activation, target_kind, float(target_sum), float(eps), full,
+        counts, activation, target_kind, as_float(target_sum), as_float(eps), full,
     )  # fmt: skip
 
 

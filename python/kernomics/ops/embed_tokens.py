@@ -6,10 +6,10 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import _native
 from ._common import LIBRARY, SCALAR_KINDS, address, require_float, require_same_device
+from ._derivatives import apply, differentiates, once, register
 
 Combine = Literal["concat", "add"]
 
@@ -182,12 +182,6 @@ def _backward_cuda(
     return grads
 
 
-LIBRARY.impl("embed_tokens", _forward_cpu, "CPU")
-LIBRARY.impl("embed_tokens", _forward_cuda, "CUDA")
-LIBRARY.impl("embed_tokens_backward", _backward_cpu, "CPU")
-LIBRARY.impl("embed_tokens_backward", _backward_cuda, "CUDA")
-
-
 def _forward_fake(gene_ids: Tensor, values: Any, table: Tensor, cls: Tensor | None) -> Tensor:
     return _tokens(gene_ids, table, cls)
 
@@ -198,8 +192,8 @@ def _backward_fake(
     return _gradients(delta, gene_ids, genes, concat, *wanted)
 
 
-torch.library.register_fake("kernomics::embed_tokens", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("kernomics::embed_tokens_backward", _backward_fake, lib=LIBRARY)
+register("embed_tokens", "embed_tokens", _forward_cpu, _forward_cuda, _forward_fake)
+register("embed_tokens_backward", "embed_tokens", _backward_cpu, _backward_cuda, _backward_fake)
 
 
 class _EmbedTokens(torch.autograd.Function):
@@ -213,7 +207,7 @@ class _EmbedTokens(torch.autograd.Function):
         return tokens
 
     @staticmethod
-    @once_differentiable
+    @once("embed_tokens")  # linear: only what comes from above can make a second derivative
     def backward(ctx: Any, delta: Tensor) -> Any:
         wanted = ctx.needs_input_grad[1:]
         (gene_ids,) = ctx.saved_tensors
@@ -341,10 +335,9 @@ def embed_tokens(
         table,
         None if cls is None else cls.to(table.dtype),
     )
-    wants_gradient = any(t is not None and t.requires_grad for t in arguments)
     tokens: Tensor
-    if wants_gradient and torch.is_grad_enabled():
-        tokens = _EmbedTokens.apply(*arguments)
+    if differentiates(*arguments):
+        tokens = apply("embed_tokens", _EmbedTokens, *arguments)
     else:
         tokens = torch.ops.kernomics.embed_tokens(*arguments)
     return tokens

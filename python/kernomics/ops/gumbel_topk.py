@@ -6,7 +6,6 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import _native
 from ._common import (
@@ -21,20 +20,22 @@ from ._common import (
     require_stream,
     suffix,
 )
+from ._derivatives import apply, differentiates, once, register
 
 Relaxation = Literal["softsort", "neuralsort", "softmax"]
 RELAXATIONS: dict[str, int] = {"softsort": 0, "neuralsort": 1, "softmax": 2}
 
+# tau and noise_scale are numbers on the CPU, as tensors so that a compiled graph takes any value.
 LIBRARY.define(
-    "gumbel_topk(Tensor scores, Tensor? seed, Tensor? row_ids, int k, float noise_scale, "
-    "int stream, float tau, int relaxation, int reach, bool keep_y) "
+    "gumbel_topk(Tensor scores, Tensor? seed, Tensor? row_ids, SymInt k, Tensor? noise_scale, "
+    "int stream, Tensor tau, int relaxation, SymInt reach, bool keep_y) "
     "-> (Tensor indices, Tensor mask, Tensor y, Tensor grad_indices)"
 )
 LIBRARY.define(
-    "gumbel_topk_backward(Tensor grad_mask, Tensor y, Tensor indices, float tau, int relaxation)"
+    "gumbel_topk_backward(Tensor grad_mask, Tensor y, Tensor indices, Tensor tau, int relaxation)"
     " -> Tensor"
 )
-LIBRARY.define("relaxed_mask(Tensor y, Tensor indices, float tau, int relaxation) -> Tensor")
+LIBRARY.define("relaxed_mask(Tensor y, Tensor indices, Tensor tau, int relaxation) -> Tensor")
 
 
 def _outputs(scores: Tensor, k: int, reach: int, keep_y: bool) -> tuple[Tensor, ...]:
@@ -67,14 +68,30 @@ def _raise_fault(fault: int, row: int, count: int, first: int, k: int, genes: in
     )
 
 
+def _temperature(tau: Tensor | float) -> float:
+    """Return τ as a number, checked: a compiled graph may come with any."""
+    tau = float(tau)
+    if not 0.0 < tau < float("inf"):
+        raise ValueError(f"tau = {tau} must be positive and finite")
+    return tau
+
+
+def _scale(noise: Tensor | float | None) -> float:
+    """Return the noise's scale as a number, checked."""
+    scale = 0.0 if noise is None else float(noise)
+    if not 0.0 <= scale < float("inf"):
+        raise ValueError(f"noise = {scale} must be a finite scale, at least 0")
+    return scale
+
+
 def _forward_cpu(
     scores: Tensor,
     seed: Tensor | None,
     row_ids: Tensor | None,
     k: int,
-    noise_scale: float,
+    noise_scale: Tensor | None,
     stream: int,
-    tau: float,
+    tau: Tensor,
     relaxation: int,
     reach: int,
     keep_y: bool,
@@ -84,8 +101,9 @@ def _forward_cpu(
     indices, mask, y, grad_indices = _outputs(scores, k, reach, keep_y)
     kernel = getattr(_native.cpu(), "gumbel_topk_forward_" + suffix(scores))
     fault, row, count, first = kernel(
-        scores.data_ptr(), scores.stride(0), rows, genes, k, noise_scale, address(seed),
-        address(row_ids), stream, tau, relaxation, reach, y.data_ptr() if keep_y else 0,
+        scores.data_ptr(), scores.stride(0), rows, genes, k, _scale(noise_scale), address(seed),
+        address(row_ids), stream, _temperature(tau), relaxation, reach,
+        y.data_ptr() if keep_y else 0,
         mask.data_ptr(), indices.data_ptr(), grad_indices.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     if fault:
@@ -98,9 +116,9 @@ def _forward_cuda(
     seed: Tensor | None,
     row_ids: Tensor | None,
     k: int,
-    noise_scale: float,
+    noise_scale: Tensor | None,
     stream: int,
-    tau: float,
+    tau: Tensor,
     relaxation: int,
     reach: int,
     keep_y: bool,
@@ -114,8 +132,8 @@ def _forward_cuda(
         faults = scores.new_empty((rows, 2), dtype=torch.int32)
         scratch = _scratch("forward", scores, k, relaxation, reach, keep_y or check)
         getattr(kernels, "gumbel_topk_forward_" + suffix(scores))(
-            scores.data_ptr(), scores.stride(0), rows, genes, k, noise_scale, address(seed),
-            address(row_ids), stream, tau, relaxation, reach,
+            scores.data_ptr(), scores.stride(0), rows, genes, k, _scale(noise_scale),
+            address(seed), address(row_ids), stream, _temperature(tau), relaxation, reach,
             y.data_ptr() if keep_y or check else 0, mask.data_ptr(), indices.data_ptr(),
             grad_indices.data_ptr(), faults.data_ptr(), scratch.data_ptr(),
             torch.cuda.current_stream().cuda_stream,
@@ -144,7 +162,7 @@ def _forward_fake(
 
 
 def _from_kept(
-    kernel: str, y: Tensor, indices: Tensor, u: Tensor | None, tau: float, relaxation: int
+    kernel: str, y: Tensor, indices: Tensor, u: Tensor | None, tau: Tensor, relaxation: int
 ) -> Tensor:
     """Run a kernel that reads the kept y and indices, on either device."""
     rows, genes = y.shape
@@ -152,7 +170,7 @@ def _from_kept(
     u = None if u is None else u.contiguous()
     arguments = (
         y.data_ptr(), indices.data_ptr(), *(() if u is None else (u.data_ptr(),)), rows, genes, k,
-        tau, relaxation, out.data_ptr(),
+        _temperature(tau), relaxation, out.data_ptr(),
     )  # fmt: skip
     name = f"gumbel_topk_{kernel}_{suffix(y)}"
     if not y.is_cuda:
@@ -165,80 +183,107 @@ def _from_kept(
     return out
 
 
-def _backward(grad_mask: Tensor, y: Tensor, indices: Tensor, tau: float, relaxation: int) -> Tensor:
+def _backward(
+    grad_mask: Tensor, y: Tensor, indices: Tensor, tau: Tensor, relaxation: int
+) -> Tensor:
     return _from_kept("backward", y, indices, grad_mask, tau, relaxation)
 
 
-def _relaxed(y: Tensor, indices: Tensor, tau: float, relaxation: int) -> Tensor:
+def _relaxed(y: Tensor, indices: Tensor, tau: Tensor, relaxation: int) -> Tensor:
     return _from_kept("relaxed", y, indices, None, tau, relaxation)
 
 
-LIBRARY.impl("gumbel_topk", _forward_cpu, "CPU")
-LIBRARY.impl("gumbel_topk", _forward_cuda, "CUDA")
-torch.library.register_fake("kernomics::gumbel_topk", _forward_fake, lib=LIBRARY)
-LIBRARY.impl("gumbel_topk_backward", _backward, "CPU")
-LIBRARY.impl("gumbel_topk_backward", _backward, "CUDA")
-torch.library.register_fake(
-    "kernomics::gumbel_topk_backward",
-    lambda grad_mask, y, indices, tau, relaxation: torch.empty_like(y),
-    lib=LIBRARY,
-)
-LIBRARY.impl("relaxed_mask", _relaxed, "CPU")
-LIBRARY.impl("relaxed_mask", _relaxed, "CUDA")
-torch.library.register_fake(
-    "kernomics::relaxed_mask",
-    lambda y, indices, tau, relaxation: torch.empty_like(y),
-    lib=LIBRARY,
-)
+def _like_y(y: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(y)
+
+
+def _like_y_backward(_grad_mask: Tensor, y: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(y)
+
+
+register("gumbel_topk", "gumbel_topk", _forward_cpu, _forward_cuda, _forward_fake)
+register("gumbel_topk_backward", "gumbel_topk", _backward, _backward, _like_y_backward)
+register("relaxed_mask", "relaxed_mask", _relaxed, _relaxed, _like_y)
 
 
 class _GumbelTopk(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, seed: Tensor | None, row_ids: Tensor | None, *options: Any
+        ctx: Any,
+        scores: Tensor,
+        seed: Tensor | None,
+        row_ids: Tensor | None,
+        k: int,
+        noise_scale: Tensor | None,
+        stream: int,
+        tau: Tensor,
+        relaxation: int,
+        reach: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         indices, mask, y, grad_indices = torch.ops.kernomics.gumbel_topk(
-            scores, seed, row_ids, *options, True
+            scores, seed, row_ids, k, noise_scale, stream, tau, relaxation, reach, True
         )
-        ctx.save_for_backward(y, indices)
-        ctx.tau, ctx.relaxation = options[3], options[4]
+        ctx.save_for_backward(y, indices, tau, scores)  # the scores for `once` alone
+        ctx.relaxation = relaxation
         ctx.mark_non_differentiable(indices, grad_indices)
         return indices, mask, grad_indices
 
     @staticmethod
-    @once_differentiable
+    @once("gumbel_topk")
     def backward(ctx: Any, _indices: None, grad_mask: Tensor, _grad_indices: None) -> Any:
-        y, indices = ctx.saved_tensors
-        grad = torch.ops.kernomics.gumbel_topk_backward(
-            grad_mask, y, indices, ctx.tau, ctx.relaxation
-        )
+        y, indices, tau, _ = ctx.saved_tensors
+        grad = torch.ops.kernomics.gumbel_topk_backward(grad_mask, y, indices, tau, ctx.relaxation)
         return grad, None, None, None, None, None, None, None, None
 
 
 class _RelaxedMask(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, k: int, tau: float, relaxation: int) -> Tensor:
-        indices = torch.ops.kernomics.gumbel_topk(
-            y, None, None, k, 0.0, STREAM_GENE_SCORES, tau, relaxation, 0, False
-        )[0]
-        ctx.save_for_backward(y, indices)
-        ctx.tau, ctx.relaxation = tau, relaxation
-        gamma: Tensor = torch.ops.kernomics.relaxed_mask(y, indices, tau, relaxation)
+    def forward(ctx: Any, y: Tensor, k: int, tau: Tensor, relaxation: int) -> Tensor:
+        indices, gamma = _chosen_and_relaxed(y, k, tau, relaxation)
+        ctx.save_for_backward(y, indices, tau)
+        ctx.relaxation = relaxation
         return gamma
 
     @staticmethod
-    @once_differentiable
+    @once("relaxed_mask")
     def backward(ctx: Any, grad: Tensor) -> Any:
-        y, indices = ctx.saved_tensors
-        return (
-            torch.ops.kernomics.gumbel_topk_backward(grad, y, indices, ctx.tau, ctx.relaxation),
-            None,
-            None,
-            None,
+        y, indices, tau = ctx.saved_tensors
+        grad = torch.ops.kernomics.gumbel_topk_backward(grad, y, indices, tau, ctx.relaxation)
+        return grad, None, None, None
+
+
+def _chosen_and_relaxed(y: Tensor, k: int, tau: Tensor, relaxation: int) -> tuple[Tensor, Tensor]:
+    indices = torch.ops.kernomics.gumbel_topk(
+        y, None, None, k, None, STREAM_GENE_SCORES, tau, relaxation, 0, False
+    )[0]
+    return indices, torch.ops.kernomics.relaxed_mask(y, indices, tau, relaxation)
+
+
+def _number(name: str, value: float | Tensor, function: str) -> Tensor:
+    """Return a temperature or scale as a float64 tensor on the CPU.
+
+    Of a tensor the op itself looks at the value, where it runs: a compiled graph cannot.
+    """
+    if not isinstance(value, Tensor):
+        return torch.full((), value, dtype=torch.float64, device="cpu")
+    if value.shape != () or not value.is_floating_point():
+        raise ValueError(
+            f"{name} is {value.dtype} of shape {tuple(value.shape)}; a number or a floating-point "
+            "tensor of shape [] is needed"
         )
+    if value.device.type != "cpu":
+        raise ValueError(
+            f"{name} is on {value.device}, where reading it would wait for the device; keep it on "
+            "the CPU"
+        )
+    if torch.is_grad_enabled() and value.requires_grad:
+        raise ValueError(
+            f"{name} requires a gradient, and {function} gives it none; pass {name}.detach()"
+        )
+    return value.to(torch.float64)
 
 
-def _check(scores: Tensor, k: int, tau: float, relaxation: str) -> Tensor:
+def _check(scores: Tensor, k: int, tau: float | Tensor, relaxation: str) -> Tensor:
     """Check what both public functions share; return the scores as rows in a computing dtype."""
     require_float(scores, "scores")
     if scores.dim() not in (1, 2):
@@ -250,8 +295,8 @@ def _check(scores: Tensor, k: int, tau: float, relaxation: str) -> Tensor:
         raise ValueError(
             f"k = {k:,} genes cannot be chosen of {genes:,}; k must lie between 1 and {genes:,}"
         )
-    if not 0.0 < tau < float("inf"):
-        raise ValueError(f"tau = {tau} must be positive and finite")
+    if not isinstance(tau, Tensor):
+        _temperature(tau)
     if relaxation not in RELAXATIONS:
         raise ValueError(
             f"unknown relaxation {relaxation!r}; choose one of {', '.join(RELAXATIONS)}"
@@ -265,9 +310,9 @@ def gumbel_topk(
     scores: Tensor,
     k: int,
     *,
-    tau: float,
+    tau: float | Tensor,
     relaxation: Relaxation = ...,
-    noise: bool | float = ...,
+    noise: bool | float | Tensor = ...,
     seed: Tensor | None = ...,
     row_ids: Tensor | None = ...,
     stream: int = ...,
@@ -279,9 +324,9 @@ def gumbel_topk(
     scores: Tensor,
     k: int,
     *,
-    tau: float,
+    tau: float | Tensor,
     relaxation: Relaxation = ...,
-    noise: bool | float = ...,
+    noise: bool | float | Tensor = ...,
     seed: Tensor | None = ...,
     row_ids: Tensor | None = ...,
     stream: int = ...,
@@ -292,9 +337,9 @@ def gumbel_topk(
     scores: Tensor,
     k: int,
     *,
-    tau: float,
+    tau: float | Tensor,
     relaxation: Relaxation = "softsort",
-    noise: bool | float = True,
+    noise: bool | float | Tensor = True,
     seed: Tensor | None = None,
     row_ids: Tensor | None = None,
     stream: int = STREAM_GENE_SCORES,
@@ -326,11 +371,13 @@ def gumbel_topk(
     k
         Genes to choose, forced ones included, from 1 to genes.
     tau
-        Temperature τ of the relaxation, positive; used in backward alone.
+        Temperature τ of the relaxation, positive; used in backward alone. A number, or a
+        floating-point tensor of shape [] on the CPU: a compiled function is compiled anew for every
+        number, and takes any tensor.
     relaxation
         Which Γ backward uses.
     noise
-        False or 0: none. True: Gumbel(0, 1). A number: its scale.
+        False or 0: none. True: Gumbel(0, 1). A number, or a tensor as `tau`: its scale.
     seed
         int64 [2], (key, step), on the scores' device. The noise of a gene depends on seed, row id,
         stream and gene alone: not on batch split, threads or device. Drawn from ``generator``
@@ -364,15 +411,15 @@ def gumbel_topk(
         environment variable ``KERNOMICS_CHECK`` is 1; without it such a row gets a NaN mask.
     """
     rows = _check(scores, k, tau, relaxation)
-    scale = float(noise)
-    if not 0.0 <= scale < float("inf"):
-        raise ValueError(f"noise = {noise} must be a finite scale, at least 0")
+    scale: Tensor | None = None
+    if isinstance(noise, Tensor) or _scale(noise) > 0.0:
+        scale = _number("noise", noise, "gumbel_topk")
     require_stream(stream)
     if reach is not None and relaxation == "softmax":
         raise ValueError("softmax reaches every gene; leave reach out or use another relaxation")
     if reach is not None and reach < k:
         raise ValueError(f"reach = {reach:,} is below k = {k:,}; the chosen genes must fit")
-    if scale > 0.0:
+    if scale is not None:
         if seed is None:
             seed = draw_seed(generator, scores.device)
         seed = require_seed(seed)
@@ -380,9 +427,12 @@ def gumbel_topk(
     else:
         seed = row_ids = None
     require_same_device(scores, "scores", seed=seed, row_ids=row_ids)
-    options = (k, scale, stream, float(tau), RELAXATIONS[relaxation], reach or 0)
-    if torch.is_grad_enabled() and rows.requires_grad:
-        indices, mask, grad_indices = _GumbelTopk.apply(rows, seed, row_ids, *options)
+    temperature = _number("tau", tau, "gumbel_topk")
+    options = (k, scale, stream, temperature, RELAXATIONS[relaxation], reach or 0)
+    if differentiates(rows):
+        indices, mask, grad_indices = apply(
+            "gumbel_topk", _GumbelTopk, rows, seed, row_ids, *options
+        )
     else:
         indices, mask, _, grad_indices = torch.ops.kernomics.gumbel_topk(
             rows, seed, row_ids, *options, False
@@ -393,7 +443,7 @@ def gumbel_topk(
 
 
 def relaxed_mask(
-    scores: Tensor, k: int, *, tau: float, relaxation: Relaxation = "softsort"
+    scores: Tensor, k: int, *, tau: float | Tensor, relaxation: Relaxation = "softsort"
 ) -> Tensor:
     """Compute the relaxed top-k mask Γ that :func:`gumbel_topk` differentiates.
 
@@ -415,5 +465,10 @@ def relaxed_mask(
         As in :func:`gumbel_topk`.
     """
     rows = _check(scores, k, tau, relaxation).contiguous()
-    gamma: Tensor = _RelaxedMask.apply(rows, k, float(tau), RELAXATIONS[relaxation])
+    options = k, _number("tau", tau, "relaxed_mask"), RELAXATIONS[relaxation]
+    gamma: Tensor
+    if differentiates(rows):
+        gamma = apply("relaxed_mask", _RelaxedMask, rows, *options)
+    else:
+        _, gamma = _chosen_and_relaxed(rows, *options)
     return gamma[0] if scores.dim() == 1 else gamma

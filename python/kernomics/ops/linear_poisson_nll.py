@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ._common import LIBRARY, SparseRows, require_float, require_same_device
+from ._common import LIBRARY, SparseRows, as_float, require_float, require_same_device
+from ._derivatives import apply, differentiates, once, register
 from ._poisson import (
     PROBLEM_SCHEMA,
     REDUCTIONS,
@@ -30,7 +30,7 @@ from ._poisson_kernels import on_its_device, prepare, product, scaled
 # empty if not wanted.
 LIBRARY.define(
     f"linear_poisson_nll(Tensor hidden, Tensor weight, Tensor? bias, {PROBLEM_SCHEMA}, "
-    "str reduction, Tensor? upstream, int chunk_genes, bool want_hidden, bool want_weight, "
+    "str reduction, Tensor? upstream, float chunk_mb, bool want_hidden, bool want_weight, "
     "bool want_bias) -> (Tensor loss, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)"
 )
 
@@ -43,12 +43,25 @@ def _aligned(genes: int) -> int:
     return math.ceil(genes / ALIGNMENT) * ALIGNMENT
 
 
+def _genes_per_chunk(
+    cells: int, genes: int, chunk_mb: float, dtype: torch.dtype, multiple: int = 1
+) -> int:
+    """Return how many genes' logits fit, so that all chunks are about equal.
+
+    Where they are many, a multiple of a number.
+    """
+    at_most = max(1, int(chunk_mb * 1e6) // (max(1, cells) * dtype.itemsize))
+    equal = max(1, math.ceil(genes / max(1, math.ceil(genes / at_most))))
+    return min(at_most // multiple, math.ceil(equal / multiple)) * multiple or equal
+
+
 @torch.no_grad()
 def _cpu(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Results:
-    *fields, reduction, upstream, chunk_genes, want_hidden, want_weight, want_bias = options
+    *fields, reduction, upstream, chunk_mb, want_hidden, want_weight, want_bias = options
     problem = Problem(*fields)
     dtype = problem.target.dtype
     cells, genes = len(hidden), len(weight)
+    chunk_genes = _genes_per_chunk(cells, genes, chunk_mb, dtype)
     prepared = prepare(problem, (cells, genes), reduction)
     if upstream is not None:
         prepared.weights *= upstream
@@ -92,10 +105,11 @@ def _product_dtype(hidden: Tensor, problem: Problem) -> torch.dtype:
 
 @torch.no_grad()
 def _cuda(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Results:
-    *fields, reduction, upstream, chunk_genes, want_hidden, want_weight, want_bias = options
+    *fields, reduction, upstream, chunk_mb, want_hidden, want_weight, want_bias = options
     problem = Problem(*fields)
     dtype, wide = _product_dtype(hidden, problem), compute_dtype(problem.target)
     cells, genes = len(hidden), len(weight)
+    chunk_genes = _genes_per_chunk(cells, genes, chunk_mb, dtype, CUDA_TILE)
     prepared = prepare(problem, (cells, genes), reduction, chunk_genes)
     if upstream is not None:
         prepared.weights *= upstream
@@ -143,9 +157,7 @@ def _fake(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) ->
     )
 
 
-LIBRARY.impl("linear_poisson_nll", _cpu, "CPU")
-LIBRARY.impl("linear_poisson_nll", on_its_device(_cuda), "CUDA")
-torch.library.register_fake("kernomics::linear_poisson_nll", _fake, lib=LIBRARY)
+register("linear_poisson_nll", "linear_poisson_nll", _cpu, on_its_device(_cuda), _fake)
 
 
 class _LinearPoissonNLL(torch.autograd.Function):
@@ -158,24 +170,24 @@ class _LinearPoissonNLL(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         reduction: str,
-        chunk_genes: int,
+        chunk_mb: float,
         wanted: tuple[bool, bool, bool],
         *fields: Any,
     ) -> Tensor:
         loss: Tensor
         loss, *gradients = torch.ops.kernomics.linear_poisson_nll(
-            hidden, weight, bias, *fields, reduction, None, chunk_genes, *wanted
+            hidden, weight, bias, *fields, reduction, None, chunk_mb, *wanted
         )
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(*gradients, hidden, weight, bias)  # the inputs for `once` alone
         ctx.wanted = wanted
         return loss
 
     @staticmethod
-    @once_differentiable
+    @once("linear_poisson_nll")
     def backward(ctx: Any, upstream: Tensor) -> Any:
         gradients = [
             scaled(gradient, upstream) if want else None
-            for gradient, want in zip(ctx.saved_tensors, ctx.wanted, strict=True)
+            for gradient, want in zip(ctx.saved_tensors[:3], ctx.wanted, strict=True)
         ]
         return *gradients, None, None, None, *[None] * len(Problem._fields)
 
@@ -189,39 +201,27 @@ class _LinearPoissonNLLByCell(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        chunk_genes: int,
+        chunk_mb: float,
         wanted: tuple[bool, bool, bool],
         *fields: Any,
     ) -> Tensor:
         problem = Problem(*fields)
         ctx.save_for_backward(hidden, weight, bias, *problem[:7])
-        ctx.options, ctx.chunk_genes, ctx.wanted = problem[7:], chunk_genes, wanted
+        ctx.options, ctx.chunk_mb, ctx.wanted = problem[7:], chunk_mb, wanted
         loss: Tensor
         loss, *_ = torch.ops.kernomics.linear_poisson_nll(
-            hidden, weight, bias, *problem, "cell", None, chunk_genes, False, False, False
+            hidden, weight, bias, *problem, "cell", None, chunk_mb, False, False, False
         )
         return loss
 
     @staticmethod
-    @once_differentiable
+    @once("linear_poisson_nll")
     def backward(ctx: Any, upstream: Tensor) -> Any:
         _, *gradients = torch.ops.kernomics.linear_poisson_nll(
-            *ctx.saved_tensors, *ctx.options, "cell", upstream, ctx.chunk_genes, *ctx.wanted
+            *ctx.saved_tensors, *ctx.options, "cell", upstream, ctx.chunk_mb, *ctx.wanted
         )
         gradients = [g if want else None for g, want in zip(gradients, ctx.wanted, strict=True)]
         return *gradients, None, None, *[None] * len(Problem._fields)
-
-
-def _genes_per_chunk(
-    cells: int, genes: int, chunk_mb: float, dtype: torch.dtype, multiple: int = 1
-) -> int:
-    """Return how many genes' logits fit, so that all chunks are about equal.
-
-    Where they are many, a multiple of a number.
-    """
-    at_most = max(1, int(chunk_mb * 1e6) // (max(1, cells) * dtype.itemsize))
-    equal = max(1, math.ceil(genes / max(1, math.ceil(genes / at_most))))
-    return min(at_most // multiple, math.ceil(equal / multiple)) * multiple or equal
 
 
 def _as_autocast(hidden: Tensor) -> Tensor:
@@ -317,7 +317,7 @@ def linear_poisson_nll(
         raise ValueError(f"chunk_mb is {chunk_mb}; a positive number is needed")
     hidden = _as_autocast(hidden)
     dtype = compute_dtype(hidden, weight)
-    cells, genes = len(hidden), len(weight)
+    cells, genes = hidden.shape[0], weight.shape[0]
     narrow = None
     if hidden.is_cuda and hidden.dtype == torch.bfloat16 and dtype == torch.float32:
         narrow = hidden.dtype
@@ -327,17 +327,20 @@ def linear_poisson_nll(
         observed=observed, full=full, eps=eps, reduction=reduction, reductions=REDUCTIONS,
         narrow=narrow,
     )  # fmt: skip
-    multiple = CUDA_TILE if hidden.is_cuda else 1
-    chunk_genes = _genes_per_chunk(cells, genes, chunk_mb, narrow or dtype, multiple)
+    chunk_mb = as_float(chunk_mb)
     layer = (hidden, weight, bias)
-    wanted = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in layer)
+    wanted = tuple(differentiates(t) for t in layer)
     loss: Tensor
     if not any(wanted):
         loss, *_ = torch.ops.kernomics.linear_poisson_nll(
-            *layer, *problem, reduction, None, chunk_genes, False, False, False
+            *layer, *problem, reduction, None, chunk_mb, False, False, False
         )
     elif reduction == "cell":
-        loss = _LinearPoissonNLLByCell.apply(*layer, chunk_genes, wanted, *problem)
+        loss = apply(
+            "linear_poisson_nll", _LinearPoissonNLLByCell, *layer, chunk_mb, wanted, *problem
+        )
     else:
-        loss = _LinearPoissonNLL.apply(*layer, reduction, chunk_genes, wanted, *problem)
+        loss = apply(
+            "linear_poisson_nll", _LinearPoissonNLL, *layer, reduction, chunk_mb, wanted, *problem
+        )
     return loss

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import _native
 from ._common import (
@@ -20,6 +19,7 @@ from ._common import (
     require_same_device,
     suffix,
 )
+from ._derivatives import apply, differentiates, once, register
 
 # x is `values` [B, G], or CSR: `values` [nnz] with row pointers and columns. `chosen` and `reached`
 # are the public function's `indices` and `grad_indices`.
@@ -210,12 +210,6 @@ def _backward_cuda(
     return grad_mask, grad_weight, grad_bias
 
 
-LIBRARY.impl("masked_linear", _forward_cpu, "CPU")
-LIBRARY.impl("masked_linear", _forward_cuda, "CUDA")
-LIBRARY.impl("masked_linear_backward", _backward_cpu, "CPU")
-LIBRARY.impl("masked_linear_backward", _backward_cuda, "CUDA")
-
-
 def _forward_fake(
     values: Tensor, indptr: Tensor | None, columns: Any, mask: Any, chosen: Any, weight: Tensor,
     *_rest: Any,
@@ -230,8 +224,8 @@ def _backward_fake(
     return _gradients(mask, weight, *wanted)
 
 
-torch.library.register_fake("kernomics::masked_linear", _forward_fake, lib=LIBRARY)
-torch.library.register_fake("kernomics::masked_linear_backward", _backward_fake, lib=LIBRARY)
+register("masked_linear", "masked_linear", _forward_cpu, _forward_cuda, _forward_fake)
+register("masked_linear_backward", "masked_linear", _backward_cpu, _backward_cuda, _backward_fake)
 
 
 class _MaskedLinear(torch.autograd.Function):
@@ -254,7 +248,7 @@ class _MaskedLinear(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @once("masked_linear")
     def backward(ctx: Any, delta: Tensor) -> Any:
         wanted = [ctx.needs_input_grad[i] for i in (3, 5, 6)]
         grads = torch.ops.kernomics.masked_linear_backward(delta, *ctx.saved_tensors, *wanted)
@@ -368,7 +362,7 @@ def masked_linear(
     require_same_device(
         weight, "weight", x=values, mask=mask, indices=indices, bias=bias, grad_indices=grad_indices
     )
-    if grad_indices is not None and len(grad_indices) == 0:
+    if grad_indices is not None and grad_indices.shape[0] == 0:
         grad_indices = grad_indices.new_full((1,), -1)  # an address, so that it is not "every gene"
     exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
     compute = exact if weight.device.type == "cpu" else weight.dtype
@@ -384,10 +378,9 @@ def masked_linear(
         None if bias is None else bias.to(exact).contiguous(),
         None if grad_indices is None else grad_indices.contiguous(),
     )
-    wants_gradient = any(t is not None and t.requires_grad for t in (mask, weight, bias))
     y: Tensor
-    if wants_gradient and torch.is_grad_enabled():
-        y = _MaskedLinear.apply(*arguments)
+    if differentiates(mask, weight, bias):
+        y = apply("masked_linear", _MaskedLinear, *arguments)
     else:
         y = torch.ops.kernomics.masked_linear(*arguments)
     return y.to(weight.dtype)

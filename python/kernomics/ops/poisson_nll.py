@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ._common import LIBRARY, SparseRows, require_float
+from ._derivatives import apply, differentiates, register, wants_graph
 from ._poisson import (
     PROBLEM_SCHEMA,
     REDUCTIONS,
@@ -18,6 +18,7 @@ from ._poisson import (
     compute_dtype,
 )
 from ._poisson_kernels import on_its_device, prepare, scaled
+from ._poisson_slope import gradient_again
 
 # The gradient is that of the reduced loss, or of each cell's own; empty if it is not wanted.
 LIBRARY.define(
@@ -63,15 +64,6 @@ def _each_backward(upstream: Tensor, logits: Tensor, *fields: Any) -> Tensor:
     return gradient
 
 
-for _name, _function in (
-    ("poisson_nll", _sums),
-    ("poisson_nll_each", _each),
-    ("poisson_nll_each_backward", _each_backward),
-):
-    LIBRARY.impl(_name, _function, "CPU")
-    LIBRARY.impl(_name, on_its_device(_function), "CUDA")
-
-
 def _sums_fake(logits: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     *_, reduction, want_gradient = options
     shape = logits.shape[:1] if reduction == "cell" else ()
@@ -87,11 +79,12 @@ def _each_backward_fake(_upstream: Tensor, logits: Tensor, *_fields: Any) -> Ten
     return logits.new_empty(logits.shape)
 
 
-torch.library.register_fake("kernomics::poisson_nll", _sums_fake, lib=LIBRARY)
-torch.library.register_fake("kernomics::poisson_nll_each", _each_fake, lib=LIBRARY)
-torch.library.register_fake(
-    "kernomics::poisson_nll_each_backward", _each_backward_fake, lib=LIBRARY
-)
+for _name, _function, _fake in (
+    ("poisson_nll", _sums, _sums_fake),
+    ("poisson_nll_each", _each, _each_fake),
+    ("poisson_nll_each_backward", _each_backward, _each_backward_fake),
+):
+    register(_name, "poisson_nll", _function, on_its_device(_function), _fake)
 
 
 class _PoissonNLL(torch.autograd.Function):
@@ -99,14 +92,20 @@ class _PoissonNLL(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, reduction: str, *fields: Any) -> Tensor:
         loss: Tensor
         loss, gradient = torch.ops.kernomics.poisson_nll(logits, *fields, reduction, True)
-        ctx.save_for_backward(gradient)
+        problem = Problem(*fields)
+        ctx.save_for_backward(gradient, logits, *problem[:7])
+        ctx.reduction, ctx.options = reduction, problem[7:]
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        (gradient,) = ctx.saved_tensors
-        return scaled(gradient, upstream), None, *[None] * len(Problem._fields)
+        gradient, logits, *tensors = ctx.saved_tensors
+        if wants_graph():
+            problem = Problem(*tensors, *ctx.options)
+            found = gradient_again(upstream, logits, problem, ctx.reduction)
+        else:
+            found = scaled(gradient, upstream)
+        return found, None, *[None] * len(Problem._fields)
 
 
 class _PoissonNLLEach(torch.autograd.Function):
@@ -119,11 +118,15 @@ class _PoissonNLLEach(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        arguments = (upstream, *ctx.saved_tensors, *ctx.options)
-        gradient = torch.ops.kernomics.poisson_nll_each_backward(*arguments)
-        return gradient, *[None] * len(Problem._fields)
+        logits, *tensors = ctx.saved_tensors
+        if wants_graph():
+            found = gradient_again(upstream, logits, Problem(*tensors, *ctx.options), "none")
+        else:
+            found = torch.ops.kernomics.poisson_nll_each_backward(
+                upstream, logits, *tensors, *ctx.options
+            )
+        return found, *[None] * len(Problem._fields)
 
 
 def poisson_nll(
@@ -181,8 +184,12 @@ def poisson_nll(
 
     When a gradient is needed and the reduction is not ``"none"`` the same sweep writes it, and
     backward only multiplies by the gradient of the loss; where that is 1, as for a loss that is
-    differentiated itself, it does nothing. The logits are not kept. The same input gives the same
-    bits on every run, for any number of threads, and for a CSR target as for the same one dense.
+    differentiated itself, it does nothing. The same input gives the same bits on every run, for any
+    number of threads, and for a CSR target as for the same one dense.
+
+    Logits and target are kept until backward, for higher derivatives alone: with
+    ``create_graph=True`` backward computes the gradient, to rounding the same, from them in plain
+    torch. Forward mode and the transforms of ``torch.func`` raise ``NotImplementedError``.
 
     Parameters
     ----------
@@ -249,14 +256,14 @@ def poisson_nll(
             "target.to_dense(), or reduction='cell'"
         )
     z = logits if logits.dtype == narrow else logits.to(dtype)
-    differentiate = torch.is_grad_enabled() and logits.requires_grad
+    differentiate = differentiates(logits)
     loss: Tensor
     if reduction == "none" and differentiate:
-        loss = _PoissonNLLEach.apply(z, *problem)
+        loss = apply("poisson_nll", _PoissonNLLEach, z, *problem)
     elif reduction == "none":
         loss = torch.ops.kernomics.poisson_nll_each(z, *problem)
     elif differentiate:
-        loss = _PoissonNLL.apply(z, reduction, *problem)
+        loss = apply("poisson_nll", _PoissonNLL, z, reduction, *problem)
     else:
         loss, _ = torch.ops.kernomics.poisson_nll(z, *problem, reduction, False)
     return loss

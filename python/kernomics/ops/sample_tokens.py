@@ -13,6 +13,7 @@ from ._common import (
     STREAM_TOKENS,
     SparseRows,
     address,
+    as_float,
     csr_parts,
     raise_csr_fault,
     require_float,
@@ -22,6 +23,7 @@ from ._common import (
     require_stream,
     suffix,
 )
+from ._derivatives import register
 from .panels import Panels
 
 Candidates = Literal["observed", "expressed"]
@@ -29,8 +31,8 @@ Transform = Literal["log1p", "counts"]
 
 # CSR of shape [B, genes]. A target_sum of 0 divides by no library.
 LIBRARY.define(
-    "sample_tokens(Tensor values, Tensor indptr, Tensor columns, int genes, Tensor? cell_ids, "
-    "Tensor? seed, int stream, int n_tokens, Tensor? library, Tensor? panel_id, "
+    "sample_tokens(Tensor values, Tensor indptr, Tensor columns, SymInt genes, Tensor? cell_ids, "
+    "Tensor? seed, int stream, SymInt n_tokens, Tensor? library, Tensor? panel_id, "
     "Tensor? panel_mask, Tensor? panel_counts, Tensor? weights, bool expressed, bool log1p, "
     "float target_sum, bool ragged) -> (Tensor gene_ids, Tensor tokens, Tensor offsets)"
 )
@@ -163,9 +165,9 @@ def _forward_fake(
     return _outputs(values, indptr, n_tokens, rest[-1])
 
 
-LIBRARY.impl("sample_tokens", _forward_cpu, "CPU")
-LIBRARY.impl("sample_tokens", _forward_cuda, "CUDA")
-torch.library.register_fake("kernomics::sample_tokens", _forward_fake, lib=LIBRARY)
+register(
+    "sample_tokens", "sample_tokens", _forward_cpu, _forward_cuda, _forward_fake, gradient=False
+)
 
 
 def _check_options(
@@ -392,7 +394,7 @@ def sample_tokens(
         None if weights is None else weights.float().contiguous(),
         expressed,
         transform == "log1p",
-        0.0 if target_sum is None else float(target_sum),
+        0.0 if target_sum is None else as_float(target_sum),
         ragged,
     )
     return (gene_ids, tokens, offsets) if ragged else (gene_ids, tokens)
