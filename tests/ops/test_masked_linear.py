@@ -323,13 +323,3 @@ def test_it_compiles_into_one_graph(layout: str, device: torch.device) -> None:
     compiled = torch.compile(masked_linear, fullgraph=True, backend="aot_eager")
     x = LAYOUTS[layout](p.x)
     torch.testing.assert_close(run(compiled, p, x), run(masked_linear, p, x), rtol=0, atol=0)
-
-
-def test_a_second_derivative_is_refused() -> None:
-    p = draw(5, 12, 3, 4)
-    mask = p.mask.clone().requires_grad_()
-    weight = p.weight.clone().requires_grad_()
-    y = masked_linear(p.x, mask, p.indices, weight)
-    (grad,) = torch.autograd.grad(y.square().sum(), mask, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()

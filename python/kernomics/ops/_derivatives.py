@@ -12,9 +12,6 @@ from torch.autograd import forward_ad
 
 from ._common import LIBRARY
 
-# Who calls an op by its name gets no gradient from it: which function has one, or who needs none.
-_GRADIENTS: dict[str, str] = {}
-
 
 def register(
     name: str,
@@ -38,8 +35,9 @@ def register(
     gradient
         Whether the public function has one.
     """
-    remedy = f"call kernomics.ops.{function}, which has a gradient, or"
-    _GRADIENTS[name] = remedy if gradient else "detach the inputs, or"
+    detach = "detach the inputs"
+    otherwise = f"call kernomics.ops.{function}, which has a gradient" if gradient else detach
+    backward = "use backward" if gradient else detach
     LIBRARY.impl(name, cpu, "CPU")
     LIBRARY.impl(name, cuda, "CUDA")
     torch.library.register_fake(f"kernomics::{name}", fake, lib=LIBRARY)
@@ -49,12 +47,12 @@ def register(
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
             raise NotImplementedError(
                 f"torch.ops.kernomics.{name} passes on no gradient, and an input requires one; "
-                f"{_GRADIENTS[name]} {_reference(function)}"
+                f"{otherwise}, or use {_reference(function)}"
             )
         if getattr(forward_ad, "_current_level", 0) >= 0 and _has_tangent(arguments):
             raise NotImplementedError(
                 f"{function} has no forward-mode derivative (torch.func.jvp, "
-                f"torch.autograd.forward_ad); use backward, or {_reference(function)}"
+                f"torch.autograd.forward_ad); {backward}, or {_reference(function)}"
             )
         with torch._C._AutoDispatchBelowAutograd():
             return op.redispatch(keys & torch._C._after_autograd_keyset, *arguments)

@@ -254,7 +254,7 @@ class _RelaxedMask(torch.autograd.Function):
 
 def _chosen_and_relaxed(y: Tensor, k: int, tau: Tensor, relaxation: int) -> tuple[Tensor, Tensor]:
     indices = torch.ops.kernomics.gumbel_topk(
-        y, None, None, k, None, STREAM_GENE_SCORES, tau, relaxation, 0, False
+        y.detach(), None, None, k, None, STREAM_GENE_SCORES, tau, relaxation, 0, False
     )[0]
     return indices, torch.ops.kernomics.relaxed_mask(y, indices, tau, relaxation)
 
@@ -262,10 +262,11 @@ def _chosen_and_relaxed(y: Tensor, k: int, tau: Tensor, relaxation: int) -> tupl
 def _number(name: str, value: float | Tensor, function: str) -> Tensor:
     """Return a temperature or scale as a float64 tensor on the CPU.
 
-    Of a tensor the op itself looks at the value, where it runs: a compiled graph cannot.
+    The op itself looks at a tensor's value, where it runs: a compiled graph cannot.
     """
     if not isinstance(value, Tensor):
-        return torch.full((), value, dtype=torch.float64, device="cpu")
+        # A product is what torch's compiler makes of a float without compiling anew for each.
+        return value * torch.ones((), dtype=torch.float64, device="cpu")
     if value.shape != () or not value.is_floating_point():
         raise ValueError(
             f"{name} is {value.dtype} of shape {tuple(value.shape)}; a number or a floating-point "
@@ -372,8 +373,7 @@ def gumbel_topk(
         Genes to choose, forced ones included, from 1 to genes.
     tau
         Temperature τ of the relaxation, positive; used in backward alone. A number, or a
-        floating-point tensor of shape [] on the CPU: a compiled function is compiled anew for every
-        number, and takes any tensor.
+        floating-point tensor of shape [] on the CPU; a compiled function takes any value of either.
     relaxation
         Which Γ backward uses.
     noise
