@@ -159,7 +159,7 @@ def test_a_registered_op_called_by_itself_does_not_lose_the_graph(name: str) -> 
         if not isinstance(argument, Tensor):
             continue
         leaf = torch.ones(2, 2, requires_grad=True)
-        with pytest.raises(NotImplementedError, match=rf"torch\.ops\.kernomics\.{name} passes on"):
+        with pytest.raises(NotImplementedError, match=rf"torch\.ops\.kernomics\.{name}, .*no_grad"):
             op(*arguments[:i], leaf, *arguments[i + 1 :])
 
         def call(x: Tensor, i: int = i) -> Tensor:

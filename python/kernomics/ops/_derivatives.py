@@ -46,7 +46,8 @@ def register(
     def check(keys: Any, *arguments: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
             raise NotImplementedError(
-                f"torch.ops.kernomics.{name} passes on no gradient, and an input requires one; "
+                f"torch.ops.kernomics.{name}, called by itself or by an exported graph, passes on "
+                f"no gradient, and an input requires one; call it under torch.no_grad(), or "
                 f"{otherwise}, or use {_reference(function)}"
             )
         if getattr(forward_ad, "_current_level", 0) >= 0 and _has_tangent(arguments):
