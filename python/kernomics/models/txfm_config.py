@@ -62,7 +62,7 @@ class TxFMConfig:
         K, the genes revealed to the encoder; all others are masked.
     masking_power
         τ: a gene is drawn with weight m^τ, m the share of the training cells that have it
-        (ablation); 0 draws uniformly.
+        (ablation); 0 draws uniformly, and −4 to 4 are possible (ours).
     target_sum
         L: counts are scaled to this total per cell before the logarithm.
     normalise
