@@ -225,7 +225,7 @@ def test_cells_without_known_genes_are_scored_if_kept(cells, split):
     dense[5, :20], dense[5, 30] = 0, 3
     adata.X = dense
     silent = CellCollection.from_anndata(adata, labels_key="cell_type", batch_key="batch")
-    with pytest.raises(DataError, match="1 of [0-9]+ cells have no count of the model's 20 genes"):
+    with pytest.raises(DataError, match=r"1 of [0-9]+ cells have no count of the model's 20 genes"):
         compare_representations(some, silent, split)
     kept = compare_representations(some, silent, split, empty_cells="keep", others={"again": some})
     assert np.isfinite(kept.table).all().all()
