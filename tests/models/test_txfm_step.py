@@ -87,6 +87,7 @@ def test_traced_steps_equal_eager_ones_whatever_the_batch(
     assert [agrees_with_eager(module, cells_of(rows)) for rows in (4, 4, 7)] == [True] * 3
 
 
+@pytest.mark.slow
 def test_traced_steps_leave_padding_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_ = torch.compile
     monkeypatch.setattr(
