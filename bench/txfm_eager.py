@@ -46,7 +46,7 @@ def block(
 
 def training_loss(module: TxFMModule, cells: Cells) -> Tensor:
     """Compute what `TxFMModule.training_loss` computes, by the Poisson loss of counts."""
-    gene_ids, values = module.tokens(cells, module.config.n_tokens)
+    gene_ids, values, _ = module.tokens(cells, module.config.n_tokens)
     table = module.embedding.table
     tokens = torch.cat((F.embedding(gene_ids, table)[..., :-1], values[..., None]), -1)
     x = torch.cat((module.embedding.cls.expand(len(cells), 1, -1), tokens), 1)

@@ -127,6 +127,63 @@ def test_embedding_as_a_table_or_an_array(folder, run, tmp_path, suffix):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_more_tokens_than_genes_are_all_genes(folder, run, tmp_path, capsys):
+    found = []
+    for i, more in enumerate(([], ["--n-tokens", "60"], ["--n-tokens", "2048", "--n-draws", "2"])):
+        out = tmp_path / f"{i}.npy"
+        line = ["embed", str(run), str(folder / "other.h5ad"), "--out", str(out), "--quiet"]
+        assert main([*line, *more]) == 0
+        capsys.readouterr()
+        line = ["evaluate", str(run), str(folder / "cells.h5ad"), "--labels-key", "cell_type"]
+        assert main([*line, "--json", *more]) == 0
+        found.append((np.load(out), capsys.readouterr().out))
+    for latent, scores in found[1:]:
+        np.testing.assert_array_equal(latent, found[0][0])
+        assert scores == found[0][1]
+
+
+def test_a_chunk_of_a_file_is_embedded_as_the_whole(folder, run, tmp_path):
+    cells = anndata.read_h5ad(folder / "other.h5ad")
+    cells[25:].copy().write_h5ad(tmp_path / "chunk.h5ad")
+    found = []
+    for source in (folder / "other.h5ad", tmp_path / "chunk.h5ad"):
+        line = ["embed", str(run), str(source), "--out", str(tmp_path / "x.npy"), "--quiet"]
+        assert main([*line, "--n-tokens", "10"]) == 0
+        found.append(np.load(tmp_path / "x.npy"))
+    np.testing.assert_allclose(found[1], found[0][25:], rtol=1e-5, atol=1e-6)
+
+
+def test_cells_without_counts_of_known_genes_are_refused_or_kept(folder, tmp_path, capsys):
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    genes = cells.var_names[:30]
+    (tmp_path / "genes.txt").write_text("\n".join(genes))
+    run = tmp_path / "run"
+    assert pretrain(folder, run, "--genes", str(tmp_path / "genes.txt"), "--max-epochs", "1") == 0
+    dense = cells.X.toarray()
+    dense[7, :30], dense[7, 40] = 0, 3
+    cells.X = dense
+    cells.write_h5ad(tmp_path / "silent.h5ad")
+    name = cells.obs_names[7]
+    for line in (
+        ["embed", str(run), str(tmp_path / "silent.h5ad"), "--out", str(tmp_path / "x.h5ad")],
+        ["evaluate", str(run), str(tmp_path / "silent.h5ad"), "--labels-key", "cell_type"],
+    ):
+        error = error_of(capsys, *line)
+        assert "cells have no count of the model's 30 genes, first" in error
+        assert name in error
+        assert "--keep-empty" in error
+        assert main([*line, "--keep-empty"]) == 0
+    assert np.isfinite(anndata.read_h5ad(tmp_path / "x.h5ad").obsm["X_txfm"]).all()
+
+
+def test_the_file_says_how_it_was_embedded(folder, run, tmp_path):
+    out = tmp_path / "out.h5ad"
+    line = ["embed", str(run), str(folder / "other.h5ad"), "--out", str(out), "--quiet"]
+    assert main([*line, "--n-tokens", "10", "--n-draws", "2", "--at-layer", "1"]) == 0
+    params = anndata.read_h5ad(out).uns["txfm"]["params"]
+    assert (params["n_tokens"], params["n_draws"], params["at_layer"]) == (10, 2, 1)
+
+
 def test_evaluate_scores_other_cells(folder, run, capsys):
     line = ["evaluate", str(run), str(folder / "cells.h5ad"), "--labels-key", "cell_type"]
     assert main([*line, "--json"]) == 0
@@ -177,6 +234,18 @@ def test_what_cannot_be_used_is_named(folder, run, tmp_path, capsys):
         (["embed", str(run), other, "--out", f"{out}.txt"], "must end in .h5ad, .csv or .npy"),
         (["embed", str(run), other, "--out", other], "is the data file"),
         (["embed", str(tmp_path), other, "--out", f"{out}.npy"], "manifest.json"),
+        (["embed", str(run), other, "--out", f"{out}/y.npy"], "there is no folder"),
+        *(
+            (["embed", str(run), other, "--out", f"{out}.npy", option, value], f"is {value}: ")
+            for option, value in (
+                ("--batch-size", "0"),
+                ("--batch-size", "-1"),
+                ("--n-draws", "0"),
+                ("--n-tokens", "0"),
+                ("--n-tokens", "-4"),
+                ("--at-layer", "3"),
+            )
+        ),
         (["pretrain", cells, "--out", out, "--threads", "0"], "at least 1 is needed"),
         (["pretrain", cells, "--out", out, "--n-tokens", "60"], "none would be masked"),
         (["pretrain", cells, "--out", out, "--labels-key", "celltype"], "cell_type"),

@@ -187,3 +187,47 @@ def test_scvi_itself_represents_cells(cells, split):
     assert train.shape == (140, 3)
     assert test.shape == (60, 3)
     np.testing.assert_array_equal(test, again[1])
+
+
+def test_representations_that_cannot_be_scored_are_named(cells, split):
+    train, test = (np.ones((len(rows), 3)) for rows in (split.train, split.test))
+    test[4, 1] = np.nan
+    row = split.test[4]
+    with pytest.raises(DataError) as caught:
+        score_representations(
+            {"good": (train, train[: len(test)]), "bad": (train, test)}, cells, split
+        )
+    assert str(caught.value) == (
+        "the representation 'bad' is NaN or infinite for 1 of the 60 test cells, first "
+        f"{cells.cell_names[row]!r} (row {row}); leave these cells out of the split, or represent "
+        "them anew"
+    )
+    with pytest.raises(DataError, match=r"'short' has shape \(139, 3\) for 140 training cells"):
+        score_representations({"short": (train[1:], test)}, cells, split)
+    nobody = make_split(cells.n_cells, how="random", fractions=(0.7, 0.3, 0.0), seed=1)
+    with pytest.raises(DataError, match="the split has no test cells"):
+        score_representations({"any": (train, test[:0])}, cells, nobody)
+
+
+def test_blocks_are_checked_before_anything_is_represented(model, cells, split, monkeypatch):
+    monkeypatch.setattr(
+        type(model), "get_latent_representation", lambda *_, **__: pytest.fail("ran")
+    )
+    with pytest.raises(ConfigError, match="at_layer is 5: this model has blocks 1 to 2"):
+        compare_representations(model, cells, split, layers=(1, 5))
+
+
+def test_cells_without_known_genes_are_scored_if_kept(cells, split):
+    genes = cells.genes[:20].tolist()
+    some = TxFM(cells, "XS", genes=genes, **SMALL).train(1, progress=False).trained
+    adata = datasets.simulate(200, 60, 4, 5, n_batches=4, seed=3)
+    dense = adata.X.toarray()
+    dense[5, :20], dense[5, 30] = 0, 3
+    adata.X = dense
+    silent = CellCollection.from_anndata(adata, labels_key="cell_type", batch_key="batch")
+    with pytest.raises(DataError, match=r"1 of [0-9]+ cells have no count of the model's 20 genes"):
+        compare_representations(some, silent, split)
+    kept = compare_representations(some, silent, split, empty_cells="keep", others={"again": some})
+    assert np.isfinite(kept.table).all().all()
+    own, again = (kept.table.loc[("cell_type", name)].tolist() for name in ("TxFM", "again"))
+    assert own == again

@@ -10,7 +10,7 @@ import numpy as np
 
 from kernomics import __version__
 from kernomics._uns import without_none
-from kernomics.errors import DataError, closest
+from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import RelationshipRecall
 from kernomics.metrics import relationship_recall as _relationship_recall
 from kernomics.models import CellEncoder, TxFM
@@ -44,7 +44,7 @@ def represent_cells(
     progress
         Whether to show a progress bar.
     **options
-        Of `CellEncoder.get_latent_representation`.
+        Of `CellEncoder.get_latent_representation`, but for `rows`: all cells are represented.
 
     Adds
     ----
@@ -56,6 +56,11 @@ def represent_cells(
     ``uns[key_added]["params"]``
         Version, seed and options.
     """
+    if "rows" in options:
+        raise ConfigError(
+            "rows was given, and obsm has a row for every cell: represent a part of the cells, "
+            "such as adata[rows].copy()"
+        )
     if isinstance(model, (str, Path)):
         model = CellEncoder.load(model)
     encoder = model.trained if isinstance(model, TxFM) else model

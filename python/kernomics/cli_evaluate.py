@@ -17,7 +17,8 @@ OF_LABELS = ("unlabelled", "split_key", "metrics", "layers")
 OF_PERTURBATIONS = ("control", "null")
 OF_TXFM = (
     *("labels_key", *OF_LABELS, "perturbation_key", *OF_PERTURBATIONS, "batch_key"),
-    *("n_tokens", "n_draws", "min_gene_overlap", "relations", "n_components", "seed"),
+    *("n_tokens", "n_draws", "min_gene_overlap", "keep_empty"),
+    *("relations", "n_components", "seed"),
 )
 
 
@@ -41,6 +42,10 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
         help="share of the model's genes that the data must have",
+    )  # fmt: skip
+    group.add_argument(
+        "--keep-empty", action="store_true",
+        help="score cells without counts of the model's genes too; they are refused otherwise",
     )  # fmt: skip
     group.add_argument(
         "--metrics", nargs="+", metavar="NAME", default=["probes"], choices=METRICS,
@@ -104,6 +109,7 @@ def evaluate(args: argparse.Namespace) -> None:
         labels_key=args.labels_key,
         batch_key=args.batch_key,
         unlabelled_category=args.unlabelled,
+        empty_cells="keep" if args.keep_empty else "error",
     )
     found: dict[str, Any] = {}
     if args.labels_key:

@@ -9,6 +9,9 @@ from typing import Any
 from kernomics import cli_options, cli_scores
 from kernomics.errors import ConfigError
 
+OF_EMBEDDING = ("n_tokens", "n_draws", "at_layer", "min_gene_overlap")
+"""Options that decide a representation."""
+
 
 def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
     """Add ``kernomics pretrain`` to the subcommands."""
@@ -131,7 +134,8 @@ def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
     )  # fmt: skip
     embed.add_argument(
         "--keep-empty", action="store_true",
-        help="represent cells without counts too, all alike; they are refused otherwise",
+        help="represent cells without counts of the model's genes too, all alike; they are refused "
+        "otherwise",
     )  # fmt: skip
     embed.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     embed.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -266,6 +270,8 @@ def _embed(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out is {args.out!r}: its name must end in .h5ad, .csv or .npy")
     if out.exists() and out.samefile(args.data):
         raise ConfigError(f"--out is the data file {args.data}: choose another, it stays as it is")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out is {args.out!r}, and there is no folder {str(out.parent)!r}")
     model = CellEncoder.load(args.run_or_model)
     cells = CellCollection.from_anndata(
         args.data,
@@ -275,12 +281,9 @@ def _embed(args: argparse.Namespace) -> None:
     )
     found = model.get_latent_representation(
         cells,
-        n_tokens=args.n_tokens,
-        n_draws=args.n_draws,
-        at_layer=args.at_layer,
         batch_size=args.batch_size,
-        min_gene_overlap=args.min_gene_overlap,
         progress=not args.quiet,
+        **{name: getattr(args, name) for name in OF_EMBEDDING},
     )
     if out.suffix == ".npy":
         np.save(out, found)
@@ -293,7 +296,8 @@ def _embed(args: argparse.Namespace) -> None:
         from kernomics._tl_txfm import add_representation
 
         adata = anndata.read_h5ad(args.data)
-        add_representation(adata, model, found)
+        params = {name: getattr(args, name) for name in ("layer", *OF_EMBEDDING)}
+        add_representation(adata, model, found, **params)
         adata.write_h5ad(out)
     print(f"cells      {len(found):,}   dimensions {found.shape[1]}")
     print(f"written    {out}")

@@ -101,6 +101,7 @@ def run_pretraining(
                 model.cells,
                 model.split,
                 n_tokens=_tokens(model),
+                empty_cells="keep",  # trained on as they are
                 seed=model.seed,
                 others={} if model.start is None else {NOT_TUNED: model.start.encoder},
             )
@@ -133,7 +134,9 @@ def accuracy_figures(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:
 
     def figures(encoder: CellEncoder) -> dict[str, float]:
         train, held_out = (
-            encoder.get_latent_representation(model.cells, rows=rows, n_tokens=_tokens(model))
+            encoder.get_latent_representation(
+                model.cells, rows=rows, n_tokens=_tokens(model), empty_cells="keep"
+            )
             for rows in (split.train, split.validation)
         )
         found = {}

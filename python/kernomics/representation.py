@@ -13,6 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kernomics.data import CellCollection, Labels, Split, make_split
+from kernomics.data.checks import named_cells
+from kernomics.data.collection import EmptyCells
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import (
     clustering_scores,
@@ -107,6 +109,7 @@ def compare_representations(
     n_tokens: int | None = None,
     n_draws: int = 1,
     min_gene_overlap: float = 0.8,
+    empty_cells: EmptyCells = "error",
     seed: int = 0,
     others: Mapping[str, CellEncoder] = MappingProxyType({}),
     layers: Sequence[int] = (),
@@ -125,12 +128,12 @@ def compare_representations(
         Labelled cells.
     split
         Classifiers and baselines are fitted on its training cells and scored on its test cells.
-    n_tokens, n_draws, min_gene_overlap
+    n_tokens, n_draws, min_gene_overlap, empty_cells
         As in `CellEncoder.get_latent_representation`.
     seed
         Of the PCA, scVI, probes and clusters.
     others
-        Further models by name, of which the cells need not have all genes.
+        Further models by name, of which the cells need not have all genes, nor counts of any.
     layers
         Score the representation after these blocks too, from 1, as ``"TxFM, block 1"``.
     n_components, n_variable
@@ -141,8 +144,15 @@ def compare_representations(
         What to score by, as in `score_representations`.
     """
     _check_metrics(metrics, cells, split)
-
-    usual = {"n_tokens": n_tokens, "n_draws": n_draws, "min_gene_overlap": min_gene_overlap}
+    for layer in layers:
+        model.checked_layer(layer)
+    usual = {
+        "n_tokens": n_tokens,
+        "n_draws": n_draws,
+        "min_gene_overlap": min_gene_overlap,
+        "empty_cells": empty_cells,
+    }
+    unlike = {"min_gene_overlap": 0.0, "empty_cells": "keep"}
 
     def represent(encoder: CellEncoder, **options: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         train, test = (
@@ -157,7 +167,7 @@ def compare_representations(
         found[f"TxFM, block {layer}"] = represent(model, at_layer=layer)
     with warnings.catch_warnings():  # whoever names other models knows whose genes these are
         warnings.filterwarnings("ignore", "[0-9,]+ of the model's", UserWarning)
-        found |= {name: represent(other, min_gene_overlap=0.0) for name, other in others.items()}
+        found |= {name: represent(other, **unlike) for name, other in others.items()}
     found |= baseline_representations(
         cells, split, width, seed, n_components=n_components, n_variable=n_variable
     )
@@ -199,11 +209,14 @@ def score_representations(
     ------
     DataError
         When the cells have no categorical label; for ``"ilisi"`` no batches; for ``"top"`` no label
-        of more than five classes.
+        of more than five classes; when the split has no training or no test cells; when a
+        representation has another shape, or numbers that are not finite.
     ConfigError
         For an unknown metric.
     """
     labels = _check_metrics(metrics, cells, split)
+    for name, parts in found.items():
+        _check_representation(name, parts, cells, split)
     mixing = {}
     if "ilisi" in metrics:
         batches = _batches(cells).values[split.test]
@@ -235,6 +248,12 @@ def _check_metrics(metrics: Sequence[Metric], cells: CellCollection, split: Spli
             raise ConfigError(f"there is no metric {name!r}; {closest(name, known)}")
     if not metrics:
         raise ConfigError(f"metrics is empty; there are {', '.join(known)}")
+    for part in ("train", "test"):
+        if not len(getattr(split, part)):
+            raise DataError(
+                f"the split has no {part} cells: representations are scored by classifiers that "
+                "are fitted on its training cells, on its test cells"
+            )
     labels = [label for label in cells.labels.values() if label.kind == "categorical"]
     if not labels:
         raise DataError(
@@ -248,6 +267,27 @@ def _check_metrics(metrics: Sequence[Metric], cells: CellCollection, split: Spli
             f"among the training cells, which metric 'top' needs"
         )
     return labels
+
+
+def _check_representation(
+    name: str, parts: tuple[NDArray[Any], NDArray[Any]], cells: CellCollection, split: Split
+) -> None:
+    for part, values, rows in zip(
+        ("training", "test"), parts, (split.train, split.test), strict=True
+    ):
+        if values.ndim != 2 or len(values) != len(rows):
+            raise DataError(
+                f"the representation {name!r} has shape {values.shape} for {len(rows):,} {part} "
+                "cells: one row per cell is needed"
+            )
+        wrong = rows[~np.isfinite(values).all(axis=1)]
+        if len(wrong):
+            raise DataError(
+                f"the representation {name!r} is NaN or infinite for {len(wrong):,} of the "
+                f"{len(rows):,} {part} cells, first "
+                f"{named_cells(wrong.tolist(), cells.cell_names, len(wrong))}; leave these cells "
+                "out of the split, or represent them anew"
+            )
 
 
 def _many(label: Labels, split: Split) -> bool:

@@ -76,10 +76,11 @@ def test_cells_keep_the_genes_of_their_data_set(adata: Any) -> None:
     ("rows", "message"),
     [
         ([], "none of the 60 cells"),
-        ([1, 1], "at most once"),
-        ([60], "cells 0 … 59"),
-        ([-1], "cells 0 … 59"),
-        ([True, False], "a mask of 2 is given for 60"),
+        ([1, 7, 1], "1 of the 3 cells given once more, first cell 1; name each once"),
+        ([60], "there are 60 cells, counted from 0: 1 of the 1 rows are no cell, first 60"),
+        ([3, -1], "1 of the 2 rows are no cell, first -1"),
+        ([0.0, 1.0], "rows are of type float64"),
+        ([True, False], r"a mask of shape \(2,\) for 60 cells"),
     ],
 )
 def test_bad_rows_are_named(adata: Any, rows: Any, message: str) -> None:

@@ -1,6 +1,7 @@
 """TxFM: training, representation, reconstruction, saving, and what it refuses."""
 
 import math
+from dataclasses import replace
 
 import anndata
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from kernomics import datasets
 from kernomics.data import CellCollection, join
+from kernomics.data.random import keys_of_names
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import CellEncoder, TxFM, TxFMConfig, txfm_losses
 from kernomics.models.txfm_module import TxFMModule
@@ -128,6 +130,8 @@ def test_rows_are_those_asked_for_and_draws_are_averaged(adata, trained):
     some = trained.get_latent_representation(adata, rows=rows, n_tokens=10, n_draws=2)
     np.testing.assert_allclose(some, whole[rows], rtol=1e-4, atol=1e-5)
     module, cells = trained.module, trained.cells.batch(rows)
+    keys = torch.from_numpy(keys_of_names(adata.obs_names[rows]))
+    cells = replace(cells, cell_ids=keys)
     with torch.no_grad():
         draws = [module.encode(*module.tokens(cells, 10, draw)) for draw in (-1, -2)]
     np.testing.assert_allclose(some, torch.stack(draws).mean(0), rtol=1e-4, atol=1e-5)
@@ -164,10 +168,11 @@ def test_genes_are_matched_by_name_and_absent_ones_are_not_revealed(adata, train
     module = trained.module
     cells = trained.cells.batch(np.arange(160))
     with torch.no_grad():
-        gene_ids, values = module.tokens(cells, None, -1)
+        gene_ids, values, padding = module.tokens(cells, None, -1)
+        assert padding is None
         seen = np.isin(trained.genes, fewer.var_names)
         kept = torch.from_numpy(np.flatnonzero(seen))
-        expected = module.encode(gene_ids[:, kept], values[:, kept])
+        expected = module.encode(gene_ids[:, kept], values[:, kept], None)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(DataError, match="of the model's"):
         trained.get_latent_representation(adata[:, :20].copy())
@@ -222,7 +227,7 @@ def test_masking_weights_follow_how_often_genes_are_seen(adata):
     module = model._module()
     share = np.asarray((adata.X[model.split.train] > 0).mean(0)).ravel()
     np.testing.assert_allclose(module.gene_weights, share**-4.0, rtol=1e-4)
-    gene_ids, _ = module.tokens(model.cells.batch(np.arange(160)), 12, 0)
+    gene_ids, *_ = module.tokens(model.cells.batch(np.arange(160)), 12, 0)
     drawn = np.bincount(gene_ids.flatten().numpy(), minlength=len(share))
     order = np.argsort(share)
     assert drawn[order[:15]].min() > drawn[order[-15:]].max()
@@ -329,7 +334,7 @@ def test_only_genes_that_a_set_has_are_revealed_and_reconstructed(two_sets):
     module = model._module().eval()
     cells = model.cells.batch([0, 1, 159])
     seen = cells.observed.mask[cells.observed.panel_id.long()]
-    gene_ids, _ = module.tokens(cells, 12, 0)
+    gene_ids, *_ = module.tokens(cells, 12, 0)
     assert (seen.gather(1, gene_ids.long()) == 1).all()
     loss = module.reconstruction_loss(cells, 0).detach()
     outputs = module.decoder(module.encode(*module.tokens(cells, 12, 0))).double()

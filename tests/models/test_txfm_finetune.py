@@ -252,7 +252,7 @@ def test_several_data_sets_reveal_and_score_their_own_genes(first, adata):
     model = TxFM.from_pretrained(first, cells)
     assert model.start.description["genes"] == {"kept": 50, "new": 10, "dropped": 0}
     batch = model.cells.batch([0, 159])
-    ids, _ = model._module().tokens(batch, 12, 0)
+    ids, *_ = model._module().tokens(batch, 12, 0)
     seen = batch.observed.mask[batch.observed.panel_id.long()]
     assert (seen.gather(1, ids.long()) == 1).all()
     model.train(10, learning_rate=1e-3, **FAST)

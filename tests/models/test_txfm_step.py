@@ -32,6 +32,13 @@ def cells_of(rows: int) -> Cells:
     return Cells.from_scipy(torch.poisson(torch.ones(rows, GENES), generator=generator).numpy())
 
 
+def cells_of_two_panels(rows: int) -> Cells:
+    """Of 25 and of 50 genes, in turn."""
+    lists = [torch.arange(0, 25), torch.arange(10, GENES)]
+    panel_id = torch.arange(rows, dtype=torch.int32) % 2
+    return replace(cells_of(rows), observed=Panels.from_lists(lists, GENES, panel_id))
+
+
 def module_of(**options: Any) -> TxFMModule:
     torch.manual_seed(0)
     shape = {"d_model": 16, "n_layers": 2, "n_heads": 2, "n_tokens": 12, "decoder_layers": 1}
@@ -46,17 +53,21 @@ def loss_and_gradients(module: TxFMModule, cells: Cells) -> list[Tensor]:
     return [loss.detach(), *(p.grad for p in module.parameters() if p.grad is not None)]
 
 
-def test_the_step_is_one_graph() -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_step_is_one_graph(padded: bool) -> None:
     # dynamo alone, which finds the breaks; what it traced runs as it is.
-    explained = torch._dynamo.explain(module_of().training_loss)(cells_of(4))
+    cells = cells_of_two_panels(4) if padded else cells_of(4)
+    module = module_of(n_tokens=30)
+    assert (module.tokens(cells, 30).padding is not None) == padded
+    explained = torch._dynamo.explain(module.training_loss)(cells)
     assert explained.graph_count == 1
     assert explained.graph_break_count == 0
 
 
-def agrees_with_eager(module: TxFMModule, rows: int) -> bool:
+def agrees_with_eager(module: TxFMModule, cells: Cells) -> bool:
     """Whether loss and gradients of a batch are those of a module that is not compiled."""
-    cells = cells_of(rows)
-    found, expected = loss_and_gradients(module, cells), loss_and_gradients(module_of(), cells)
+    plain = module_of(n_tokens=module.config.n_tokens)
+    found, expected = loss_and_gradients(module, cells), loss_and_gradients(plain, cells)
     return len(found) == len(expected) and all(
         torch.allclose(one, other, rtol=1e-4, atol=1e-5)
         for one, other in zip(found, expected, strict=True)
@@ -73,7 +84,19 @@ def test_traced_steps_equal_eager_ones_whatever_the_batch(
     )
     module = module_of(recompute=recompute)
     module.compile_step()
-    assert [agrees_with_eager(module, rows) for rows in (4, 4, 7)] == [True] * 3
+    assert [agrees_with_eager(module, cells_of(rows)) for rows in (4, 4, 7)] == [True] * 3
+
+
+@pytest.mark.slow
+def test_traced_steps_leave_padding_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda *a, **options: compile_(*a, **options, backend="aot_eager")
+    )
+    module = module_of(n_tokens=30)
+    module.compile_step()
+    batches = cells_of(4), cells_of_two_panels(4), cells_of_two_panels(7)
+    assert [agrees_with_eager(module, cells) for cells in batches] == [True] * 3
 
 
 @pytest.mark.slow
@@ -81,7 +104,7 @@ def test_traced_steps_equal_eager_ones_whatever_the_batch(
 def test_compiled_steps_equal_eager_ones() -> None:
     module = module_of()
     module.compile_step()
-    assert [agrees_with_eager(module, 4) for _ in range(2)] == [True] * 2
+    assert [agrees_with_eager(module, cells_of(4)) for _ in range(2)] == [True] * 2
 
 
 class Noting(TorchDispatchMode):
@@ -136,18 +159,15 @@ def test_what_makes_a_step_wait_is_seen() -> None:
 )
 def test_no_loss_asks_the_device_for_a_number(loss: Any, activation: Any, panels: bool) -> None:
     module = module_of(loss=loss, activation=activation)
-    cells = cells_of(4)
-    if panels:
-        lists = [torch.arange(0, 25), torch.arange(10, GENES)]
-        seen = Panels.from_lists(lists, GENES, torch.tensor([0, 1, 1, 0]))
-        cells = replace(cells, observed=seen)
+    cells = cells_of_two_panels(4) if panels else cells_of(4)
     with Noting() as noting:
         module.training_loss(cells)
     assert noting.seen & WAITING == set()
 
 
-def test_a_step_neither_asks_the_device_for_a_number_nor_copies_one_to_it() -> None:
-    module, cells = module_of(), cells_of(4)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_step_neither_asks_the_device_for_a_number_nor_copies_one_to_it(padded: bool) -> None:
+    module, cells = module_of(n_tokens=30), cells_of_two_panels(4) if padded else cells_of(4)
     with Noting() as noting:
         module.on_step(3, 10)
         module.training_loss(cells)

@@ -176,6 +176,28 @@ class CountCheck:
             )
 
 
+def require_amounts(rows: Rows, cell_names: npt.NDArray[Any]) -> None:
+    """Refuse NaN, infinite and negative numbers in rows that were read without a check.
+
+    Parameters
+    ----------
+    rows
+        Canonical rows.
+    cell_names
+        [n], of these rows.
+    """
+    values = rows.values
+    if not values.size or (values.min() >= 0 and values.max() < np.inf):  # false for NaN
+        return
+    wrong = np.flatnonzero(~((values >= 0) & (values < np.inf)))
+    row = int(np.searchsorted(rows.indptr, wrong[0], side="right")) - 1
+    raise DataError(
+        f"{wrong.size:,} of {values.size:,} counts read are NaN, infinite or negative, first "
+        f"{values[wrong[0]]:.6g} at cell {str(cell_names[row])!r}; the cells were read with "
+        "check=False: read them with the check, which finds all such counts, and mend them"
+    )
+
+
 def scan(source: Source, where: str, visit: Callable[[int, Rows], None]) -> CountCheck:
     """Read a whole source once, in blocks; check every value and hand each block on.
 

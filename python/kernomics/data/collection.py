@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from kernomics.data.cells import Cells
 from kernomics.data.labels import Kind, Labels, read_labels
 from kernomics.data.match import Absent, match_genes
 from kernomics.data.reading import read_batches, read_library, read_through
+from kernomics.data.row_numbers import row_numbers
 from kernomics.data.rows import Rows, canonical
 from kernomics.data.sampler import Sampler
 from kernomics.data.sources import CsrSource, Source
@@ -27,6 +28,9 @@ from kernomics.ops import Panels
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+EmptyCells: TypeAlias = Literal["error", "keep"]
+"""What to do with cells without counts."""
 
 
 class CellCollection:
@@ -43,6 +47,8 @@ class CellCollection:
     library_is_subset
         Whether row totals stand in for library sizes although the source says that its genes are
         a subset of those measured.
+    empty_cells
+        ``"keep"`` where cells without counts were asked to be kept, else ``"error"``.
     """
 
     def __init__(
@@ -56,6 +62,8 @@ class CellCollection:
         batch_labels: Labels | None = None,
         library: npt.NDArray[np.float32] | None = None,
         library_is_subset: bool = False,
+        empty_cells: EmptyCells = "error",
+        checked: bool = True,
     ) -> None:
         self._source = source
         self._obs = obs
@@ -69,6 +77,8 @@ class CellCollection:
         self.labels = dict(labels)
         self.batch_labels = batch_labels
         self.library_is_subset = library_is_subset
+        self.empty_cells: EmptyCells = empty_cells
+        self._checked = checked
 
     @classmethod
     def from_anndata(
@@ -82,7 +92,7 @@ class CellCollection:
         label_kinds: Mapping[str, Kind] | None = None,
         library_key: str | None = None,
         in_memory: bool = False,
-        empty_cells: Literal["error", "keep"] = "error",
+        empty_cells: EmptyCells = "error",
         check: bool = True,
     ) -> CellCollection:
         """Read an AnnData, which is never modified.
@@ -112,10 +122,12 @@ class CellCollection:
         in_memory
             Load a path or a backed AnnData.
         empty_cells
-            What to do with cells without counts.
+            What to do with cells without counts; models that represent cells keep, of a collection
+            that keeps them, those without a count of the model's genes too.
         check
-            Check every value. False trusts the source and, when it stays on disk, skips reading
-            it through.
+            Check every value. False takes numbers that are no integers and, when the source stays
+            on disk, skips reading it through; NaN, infinite and negative numbers are then refused
+            where a batch has them.
 
         Raises
         ------
@@ -155,6 +167,8 @@ class CellCollection:
             batch_labels=batch_labels,
             library=library,
             library_is_subset=given.genes_are_subset and library_key is None,
+            empty_cells=empty_cells,
+            checked=check,
         )
 
     def __len__(self) -> int:
@@ -196,27 +210,25 @@ class CellCollection:
         Parameters
         ----------
         rows
-            int [B], indices of cells, in any order.
+            int [B], indices of cells, in any order, or bool [n_cells].
 
         Returns
         -------
         Cells
-            Those cells in that order, on the CPU; `cell_ids` are `rows`.
+            Those cells in that order, on the CPU; `cell_ids` are their indices.
 
         Raises
         ------
         DataError
-            When a row is out of range.
+            When rows are neither, or out of range; when numbers that were not checked before are
+            NaN, infinite or negative.
         """
-        wanted = np.array(rows, dtype=np.int64).reshape(-1)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= self.n_cells):
-            raise DataError(
-                f"rows {wanted.min():,} … {wanted.max():,} asked for; there are {self.n_cells:,} "
-                "cells, counted from 0"
-            )
+        wanted = row_numbers(rows, self.n_cells)
         found = self._source.read(wanted)
         if self.on_disk:  # in memory it was made canonical once
             found = canonical(found, self._source.shape[1])
+        if not self._checked:
+            checks.require_amounts(found, self.cell_names[wanted])
         library = found.totals() if self._library is None else self._library[wanted]
         labels = {name: label.values[wanted] for name, label in self.labels.items()}
         cells = Cells.from_rows(found, self._source.shape[1], wanted, library, labels)
@@ -373,11 +385,13 @@ class CellCollection:
         Parameters
         ----------
         rows
-            Cells to look at; all by default.
+            Cells to look at, int [n] or bool [n_cells]; all by default.
         by
             A categorical label; unlabelled cells are then left out.
         """
-        wanted = np.arange(self.n_cells) if rows is None else np.sort(np.asarray(rows, np.int64))
+        wanted = np.arange(self.n_cells)
+        if rows is not None:
+            wanted = np.sort(row_numbers(rows, self.n_cells))
         if by is None:
             one = np.zeros(self.n_cells, np.int64)
             found = summarise(self._batches_of(wanted), self.n_genes, one, 1)

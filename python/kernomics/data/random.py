@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -55,3 +57,24 @@ def permutation(n: int, seed: int, stream: Stream, step: int = 0) -> npt.NDArray
     """
     words = philox(seed, stream, step).random_raw(n)
     return np.argsort(words, kind="stable").astype(np.int64, copy=False)
+
+
+def keys_of_names(names: Iterable[object]) -> npt.NDArray[np.int64]:
+    """Return a number for each cell's name, by which inference draws.
+
+    It is BLAKE2b of the name in UTF-8, 48 bits, as an integer whose first byte is the lowest. So
+    a chunk, a file in another order and the whole draw alike for one cell; cells of equal names,
+    such as "0" of two files, get equal draws. About one microsecond a name.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 [n], each below 2⁴⁸.
+    """
+    digests = b"".join(
+        hashlib.blake2b(str(name).encode("utf-8", "surrogatepass"), digest_size=6).digest()
+        for name in names
+    )
+    keys = np.zeros((len(digests) // 6, 8), np.uint8)
+    keys[:, :6] = np.frombuffer(digests, np.uint8).reshape(-1, 6)
+    return keys.view("<i8").reshape(-1).astype(np.int64)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernomics.data.collection import CellCollection
+from kernomics.data.row_numbers import row_numbers
 from kernomics.data.rows import Rows
 from kernomics.errors import DataError
 
@@ -67,18 +68,14 @@ def select_cells(cells: CellCollection, rows: npt.ArrayLike) -> CellCollection:
     DataError
         For no cells, a cell twice, or one that there is not.
     """
-    wanted = np.asarray(rows)
-    if wanted.dtype == bool:
-        if wanted.shape != (cells.n_cells,):
-            raise DataError(f"a mask of {wanted.size:,} is given for {cells.n_cells:,} cells")
-        wanted = np.flatnonzero(wanted)
-    wanted = wanted.astype(np.int64, copy=True)
+    wanted = row_numbers(rows, cells.n_cells)
     if not wanted.size:
         raise DataError(f"none of the {cells.n_cells:,} cells is selected")
-    if wanted.min() < 0 or wanted.max() >= cells.n_cells or len(np.unique(wanted)) < wanted.size:
+    found, times = np.unique(wanted, return_counts=True)
+    if len(found) < wanted.size:
         raise DataError(
-            f"rows must name cells 0 … {cells.n_cells - 1:,}, each at most once; "
-            f"{wanted.size:,} are given, from {wanted.min():,} to {wanted.max():,}"
+            f"rows name {wanted.size - len(found):,} of the {wanted.size:,} cells given once more, "
+            f"first cell {found[times > 1][0]:,}; name each once"
         )
     batches = cells.batch_labels
     selected = CellCollection(
@@ -90,6 +87,7 @@ def select_cells(cells: CellCollection, rows: npt.ArrayLike) -> CellCollection:
         batch_labels=None if batches is None else batches.subset(wanted),
         library=cells.library[wanted],
         library_is_subset=cells.library_is_subset,
+        empty_cells=cells.empty_cells,
     )
     if cells.observed is None or cells.panel_of_cell is None:
         return selected

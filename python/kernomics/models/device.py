@@ -23,7 +23,7 @@ def usable_device(name: str | torch.device) -> torch.device:
     """
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ConfigError(f"device {name!r} does not exist; use 'cpu' or 'cuda'") from None
     if device.type == "cpu":
         return device

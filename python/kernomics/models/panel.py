@@ -17,6 +17,7 @@ from torch import Tensor
 from kernomics import metrics
 from kernomics.data import CellCollection, Labels
 from kernomics.data.labels import column
+from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.panel_network import PanelNetwork, Task
 from kernomics.models.saved import read_saved
@@ -102,7 +103,7 @@ class Panel:
         cells
             A collection that has the panel's genes.
         rows
-            Which cells, int [n]; all by default.
+            Which cells, int [n] or bool [n_cells]; all by default.
 
         Returns
         -------
@@ -110,7 +111,7 @@ class Panel:
             Per task, probabilities float32 [n, classes] or numbers float32 [n].
         """
         view = cells.with_genes(self.genes, min_gene_overlap=1.0)
-        wanted = np.arange(cells.n_cells) if rows is None else np.asarray(rows, dtype=np.int64)
+        wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
         found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
         device = next(self.network.parameters()).device
         with torch.inference_mode():

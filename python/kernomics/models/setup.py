@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,24 @@ def checked_seed(seed: int) -> int:
         return int(np.int64(operator.index(seed)))
     except (TypeError, OverflowError):
         raise ConfigError(f"seed is {seed!r}: it must be an integer of 64 bits") from None
+
+
+def checked_integer(name: str, value: Any, least: int = 1) -> int:
+    """Return a parameter as a plain integer, if it is one and not below `least`."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} is {value!r}: it must be an integer") from None
+    if number < least:
+        raise ConfigError(f"{name} is {number}: at least {least} is needed")
+    return number
+
+
+def checked_names(names: str | Iterable[str]) -> list[str]:
+    """Return names of genes as a list; a single one may come by itself."""
+    return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
 def as_collection(adata: AnnData | str | Path | CellCollection, **reading: Any) -> CellCollection:

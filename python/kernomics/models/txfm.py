@@ -93,7 +93,7 @@ class TxFM:
         *,
         layer: str | None = None,
         library_key: str | None = None,
-        genes: Sequence[str] | None = None,
+        genes: str | Sequence[str] | None = None,
         n_genes: int | None = None,
         min_cells: int = 1,
         validation: float = 0.1,

@@ -17,6 +17,10 @@ GeneStart = Literal["random", "components"]
 RECTIFIED = ("rectified_tanh", "relu", "clamped_relu")
 NEGATIVE_BINOMIALS = ("negative_binomial", "zinb")
 
+MOST_POWER = 4
+"""Of the masking weights: a gene that one cell in a million has, the rarest told apart, then has
+1e24 or 1e-24, within what a weighted draw tells apart in float32."""
+
 SIZES: dict[str, dict[str, Any]] = {
     "XXS": {
         "d_model": 64,
@@ -58,7 +62,7 @@ class TxFMConfig:
         K, the genes revealed to the encoder; all others are masked.
     masking_power
         τ: a gene is drawn with weight m^τ, m the share of the training cells that have it
-        (ablation); 0 draws uniformly.
+        (ablation); 0 draws uniformly, and −4 to 4 are possible (ours).
     target_sum
         L: counts are scaled to this total per cell before the logarithm.
     normalise
@@ -130,8 +134,11 @@ class TxFMConfig:
             value = getattr(self, name)
             if not _is_number(value) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} is {value!r}: it must be a number above 0")
-        if not _is_number(self.masking_power) or not math.isfinite(self.masking_power):
-            raise ConfigError(f"masking_power is {self.masking_power!r}: it must be a number")
+        if not _is_number(self.masking_power) or not abs(self.masking_power) <= MOST_POWER:
+            raise ConfigError(
+                f"masking_power is {self.masking_power!r}: it must be a number from {-MOST_POWER} "
+                f"to {MOST_POWER}, beyond which weights of rare genes leave float32's range"
+            )
         if not _is_number(self.stochastic_depth) or not 0 <= self.stochastic_depth < 1:
             raise ConfigError(
                 f"stochastic_depth is {self.stochastic_depth!r}: it is a rate, 0 to below 1"

@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from kernomics.data import CellCollection, Cells
+from kernomics.data.collection import EmptyCells
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.saved import read_saved
-from kernomics.models.setup import as_collection
+from kernomics.models.setup import checked_integer, checked_names
 from kernomics.models.txfm_config import TxFMConfig
-from kernomics.models.txfm_module import TxFMModule
+from kernomics.models.txfm_input import KnownCells
+from kernomics.models.txfm_module import Tokens, TxFMModule
 from kernomics.train import save_model_dir
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class CellEncoder:
         at_layer: int | None = None,
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
+        empty_cells: EmptyCells = "error",
         progress: bool = False,
     ) -> NDArray[np.float32]:
         """Return each cell's CLS token after the last block.
@@ -89,10 +91,11 @@ class CellEncoder:
         library_key
             obs column with each cell's total over all genes; the row total by default.
         rows
-            Which cells, int [n]; all by default.
+            Which cells, int [n] in any order, or bool with one value per cell; all by default.
         n_tokens
-            How many genes to reveal, chosen by the seed and the cell's number; None for all,
-            whose time grows with their square.
+            How many genes to reveal, chosen by the seed and the cell's name, wherever the cell
+            stands and whatever file it is in; cells of equal names get equal choices. None for
+            all, whose time grows with their square; as many as a cell has, or more, are all too.
         n_draws
             With `n_tokens`, how many choices of genes to average over.
         at_layer
@@ -101,6 +104,9 @@ class CellEncoder:
             Cells at a time; by default what keeps a layer's activations near 32 MB.
         min_gene_overlap
             The share of the vocabulary that the data must have.
+        empty_cells
+            What to do with cells that have no count of the vocabulary: ``"keep"`` represents them,
+            all alike. A collection read with ``"keep"`` keeps them in either case.
         progress
             Whether to show a progress bar.
 
@@ -112,29 +118,22 @@ class CellEncoder:
         Raises
         ------
         DataError
-            When too few genes match, or the counts are none.
+            When too few genes match, the counts are none, `rows` are no cells, or a cell has no
+            count of the vocabulary.
         ConfigError
             When a number makes no sense.
         """
-        if n_draws < 1:
-            raise ConfigError(f"n_draws is {n_draws}: at least 1 is needed")
-        blocks = self.config.n_layers
-        if at_layer is not None and not 1 <= at_layer <= blocks:
-            raise ConfigError(f"at_layer is {at_layer}: this model has blocks 1 to {blocks}")
-        parts = []
-        for cells, padded in self._batches(
-            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, progress
-        ):
-            total: Tensor | None = None
-            draws = n_draws if n_tokens is not None and n_tokens < len(self.genes) else 1
-            for draw in range(draws):
-                tokens = self.module.tokens(cells, n_tokens, -1 - draw)
-                found = self.module.encode(*tokens, padded=padded, at_layer=at_layer)
-                total = found if total is None else total + found
-            assert total is not None
-            parts.append((total / draws).float().cpu().numpy())
-        if not parts:
-            return np.empty((0, self.config.d_model), np.float32)
+        n_draws = checked_integer("n_draws", n_draws)
+        if at_layer is not None:
+            at_layer = self.checked_layer(at_layer)
+        parts = [np.empty((0, self.config.d_model), np.float32)]
+        for cells in self._batches(
+            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, empty_cells,
+            progress,
+        ):  # fmt: skip
+            draws = self._draws(cells, n_tokens, n_draws)
+            found = [self.module.encode(*tokens, at_layer=at_layer) for tokens in draws]
+            parts.append(torch.stack(found).mean(0).float().cpu().numpy())
         return np.concatenate(parts)
 
     @torch.inference_mode()
@@ -149,6 +148,7 @@ class CellEncoder:
         n_draws: int = 1,
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
+        empty_cells: EmptyCells = "error",
         progress: bool = False,
     ) -> list[NDArray[np.float32]]:
         """Return each cell's CLS token after each block, from one pass through the network.
@@ -160,21 +160,15 @@ class CellEncoder:
         list of numpy.ndarray
             float32 [n, d] for each block; the last is what `get_latent_representation` returns.
         """
-        if n_draws < 1:
-            raise ConfigError(f"n_draws is {n_draws}: at least 1 is needed")
-        draws = n_draws if n_tokens is not None and n_tokens < len(self.genes) else 1
-        parts = []
-        for cells, padded in self._batches(
-            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, progress
-        ):
-            total: Tensor | float = 0.0
-            for draw in range(draws):
-                tokens = self.module.tokens(cells, n_tokens, -1 - draw)
-                total = total + torch.stack(self.module.encode_layers(*tokens, padded=padded))
-            assert isinstance(total, Tensor)
-            parts.append((total / draws).float().cpu().numpy())
-        if not parts:
-            return [np.empty((0, self.config.d_model), np.float32)] * self.config.n_layers
+        n_draws = checked_integer("n_draws", n_draws)
+        parts = [np.empty((self.config.n_layers, 0, self.config.d_model), np.float32)]
+        for cells in self._batches(
+            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, empty_cells,
+            progress,
+        ):  # fmt: skip
+            draws = self._draws(cells, n_tokens, n_draws)
+            found = [torch.stack(self.module.encode_layers(*tokens)) for tokens in draws]
+            parts.append(torch.stack(found).mean(0).float().cpu().numpy())
         return list(np.concatenate(parts, axis=1))
 
     @torch.inference_mode()
@@ -185,10 +179,11 @@ class CellEncoder:
         layer: str | None = None,
         library_key: str | None = None,
         rows: ArrayLike | None = None,
-        genes: Sequence[str] | None = None,
+        genes: str | Sequence[str] | None = None,
         n_tokens: int | None = None,
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
+        empty_cells: EmptyCells = "error",
         progress: bool = False,
     ) -> NDArray[np.float32]:
         """Return the reconstructed expression x̂ = log(1 + L·rate), float32 [n, genes].
@@ -199,21 +194,22 @@ class CellEncoder:
         Parameters
         ----------
         genes
-            Which genes of the vocabulary, by name; all by default.
+            Which genes of the vocabulary, by name, or the name of one; all by default.
 
         The other parameters are those of `get_latent_representation`.
         """
-        columns = slice(None) if genes is None else self._columns(genes)
-        parts = []
-        for cells, padded in self._batches(
-            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, progress
-        ):
-            tokens = self.module.tokens(cells, n_tokens, -1)
-            hidden = self.module.decoder.hidden(self.module.encode(*tokens, padded=padded))
-            found = self.module.expression(hidden, cells.observed, columns)
-            parts.append(found.float().cpu().numpy())
-        n_columns = len(self.genes) if genes is None else len(genes)
-        return np.concatenate(parts) if parts else np.empty((0, n_columns), np.float32)
+        columns = np.arange(len(self.genes)) if genes is None else self._columns(genes)
+        parts = [np.empty((0, len(columns)), np.float32)]
+        for cells in self._batches(
+            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, empty_cells,
+            progress,
+        ):  # fmt: skip
+            for tokens in self._draws(cells, n_tokens, 1):
+                hidden = self.module.decoder.hidden(self.module.encode(*tokens))
+                wanted = slice(None) if genes is None else columns
+                found = self.module.expression(hidden, cells.observed, wanted)
+                parts.append(found.float().cpu().numpy())
+        return np.concatenate(parts)
 
     def get_gene_embeddings(
         self, which: Literal["encoder", "decoder"] = "encoder"
@@ -228,12 +224,28 @@ class CellEncoder:
         )
         return tensor.detach().float().cpu().numpy().copy()
 
-    def _columns(self, genes: Sequence[str]) -> NDArray[np.int64]:
-        columns: NDArray[np.int64] = pd.Index(self.genes).get_indexer(pd.Index(genes))
-        absent = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
+    def checked_layer(self, at_layer: int) -> int:
+        """Return the number of a block, from 1, if this model has it.
+
+        Raises
+        ------
+        ConfigError
+            When it has not.
+        """
+        number, blocks = checked_integer("at_layer", at_layer, -1), self.config.n_layers
+        if not 1 <= number <= blocks:
+            raise ConfigError(f"at_layer is {number}: this model has blocks 1 to {blocks}")
+        return number
+
+    def _columns(self, genes: str | Sequence[str]) -> NDArray[np.int64]:
+        names = checked_names(genes)
+        if not names:
+            raise DataError("genes names no genes: leave it out for all, or name some")
+        columns: NDArray[np.int64] = pd.Index(self.genes).get_indexer(pd.Index(names))
+        absent = [gene for gene, column in zip(names, columns, strict=True) if column < 0]
         if absent:
             raise DataError(
-                f"{len(absent):,} of the {len(genes):,} genes asked for are not among the model's "
+                f"{len(absent):,} of the {len(names):,} genes asked for are not among the model's "
                 f"{len(self.genes):,}, first {absent[0]!r}; {closest(absent[0], self.genes)}"
             )
         return columns
@@ -247,26 +259,35 @@ class CellEncoder:
         n_tokens: int | None,
         batch_size: int | None,
         min_gene_overlap: float,
+        empty_cells: EmptyCells,
         progress: bool,
-    ) -> Iterator[tuple[Cells, bool]]:
-        """Read cells over the vocabulary, and whether some have fewer genes than are revealed."""
-        collection = as_collection(adata, layer=layer, library_key=library_key)
-        if n_tokens is not None and n_tokens < 1:
-            raise ConfigError(f"n_tokens is {n_tokens}: at least 1 is needed")
-        view = collection.with_genes(self.genes, min_gene_overlap, absent="unobserved")
-        wanted = np.arange(view.n_cells) if rows is None else np.asarray(rows, dtype=np.int64)
-        observed = view.observed
-        length = len(self.genes) if observed is None else observed.largest
+    ) -> Iterator[Cells]:
+        """Read cells over the vocabulary; their `cell_ids` are keys of their names."""
         if n_tokens is not None:
-            length = min(n_tokens, length)
-        padded = observed is not None and observed.smallest < length
+            n_tokens = checked_integer("n_tokens", n_tokens)
+        if batch_size is not None:
+            batch_size = checked_integer("batch_size", batch_size)
+        known = KnownCells.of(
+            adata,
+            self.genes,
+            layer=layer,
+            library_key=library_key,
+            rows=rows,
+            min_gene_overlap=min_gene_overlap,
+            empty_cells=empty_cells,
+        )
+        length = known.most_genes if n_tokens is None else min(n_tokens, known.most_genes)
         size = batch_size or max(1, NUMBERS_AT_A_TIME // ((length + 1) * self.config.d_model))
         device = next(self.module.parameters()).device
-        with tqdm(total=len(wanted), unit="cell", desc="cells", disable=not progress) as bar:
-            for start in range(0, len(wanted), size):
-                cells = view.batch(wanted[start : start + size]).to(device)
-                yield cells, padded
+        with tqdm(total=len(known.rows), unit="cell", desc="cells", disable=not progress) as bar:
+            for cells in known.batches(size):
+                yield cells.to(device)
                 bar.update(len(cells))
+
+    def _draws(self, cells: Cells, n_tokens: int | None, n_draws: int) -> Iterator[Tokens]:
+        """Reveal genes several times, or once where all are revealed."""
+        for draw in range(1 if self.module.revealed(cells, n_tokens) is None else n_draws):
+            yield self.module.tokens(cells, n_tokens, -1 - draw)
 
     # -- saving ----------------------------------------------------------------------------------
 

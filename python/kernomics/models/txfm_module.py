@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,24 @@ from kernomics.ops import Panels, sample_tokens
 DROPOUT_START = -3.0
 """Logit of the share of counts that are lost at first, 5 %: near no loss, where the gradient of the
 logit is not small yet."""
+
+
+class Tokens(NamedTuple):
+    """What is revealed of B cells.
+
+    Attributes
+    ----------
+    gene_ids
+        int32 [B, K], ascending in each cell; −1 is padding.
+    values
+        float32 [B, K], log(1 + L·count/library); 0 at padding.
+    padding
+        bool [B, K], where there is no gene; None where no cell can have any.
+    """
+
+    gene_ids: Tensor
+    values: Tensor
+    padding: Tensor | None
 
 
 class TxFMModule(nn.Module):
@@ -92,9 +110,12 @@ class TxFMModule(nn.Module):
         other[1].fill_(draw)
         return other
 
-    def tokens(
-        self, cells: Cells, n_tokens: int | None, draw: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def revealed(self, cells: Cells, n_tokens: int | None) -> int | None:
+        """Return `n_tokens`, or None where that is as many genes as any cell can have: all."""
+        most = cells.n_genes if cells.observed is None else cells.observed.largest
+        return None if n_tokens is None or n_tokens >= most else n_tokens
+
+    def tokens(self, cells: Cells, n_tokens: int | None, draw: int | None = None) -> Tokens:
         """Reveal some genes of each cell.
 
         Parameters
@@ -102,34 +123,39 @@ class TxFMModule(nn.Module):
         cells
             B cells.
         n_tokens
-            K; None for all genes.
+            How many; None for all genes, and so are as many as a cell can have and more.
         draw
             Which of the many draws of one seed; that of the optimiser step by default.
 
         Returns
         -------
-        gene_ids, values : Tensor
-            int32 and float32 [B, K]: genes and log(1 + L·count/library); −1 and 0 as padding.
+        Tokens
+            [B, K], K no more than the largest data set has genes.
         """
-        config = self.config
+        config, observed = self.config, cells.observed
+        n_tokens = self.revealed(cells, n_tokens)
         gene_ids, values = sample_tokens(
             cells,
             n_tokens,
             cell_ids=cells.cell_ids,
             seed=self.seed_of(draw),
             library=cells.library,
-            observed=cells.observed,
+            observed=observed,
             weights=self.gene_weights if config.masking_power else None,
             target_sum=config.target_sum if config.normalise else None,
         )
-        return gene_ids, values
+        # Told from numbers on the host: a device is not asked, and without a mask attention is
+        # faster. A gene of weight 0 is never drawn.
+        fewest = cells.n_genes if observed is None else observed.smallest
+        full = fewest >= gene_ids.shape[1] and not config.masking_power
+        return Tokens(gene_ids, values, None if full else gene_ids < 0)
 
     def encode(
         self,
         gene_ids: Tensor,
         values: Tensor,
+        padding: Tensor | None,
         *,
-        padded: bool = False,
         uniform: Tensor | None = None,
         at_layer: int | None = None,
     ) -> Tensor:
@@ -137,26 +163,24 @@ class TxFMModule(nn.Module):
 
         Parameters
         ----------
-        gene_ids, values
+        gene_ids, values, padding
             [B, K], as from `tokens`.
-        padded
-            Whether some cells have fewer tokens than others.
         uniform
             [B, 2·n_layers], for stochastic depth.
         at_layer
             After which block, from 1; the last by default.
         """
         if at_layer is not None:
-            return self.encode_layers(gene_ids, values, padded=padded)[at_layer - 1]
+            return self.encode_layers(gene_ids, values, padding)[at_layer - 1]
         tokens = self.embedding(gene_ids, values)
-        return self.encoder(tokens, _padding(gene_ids, padded), uniform)  # type: ignore[no-any-return]
+        return self.encoder(tokens, _behind_cls(padding), uniform)  # type: ignore[no-any-return]
 
     def encode_layers(
-        self, gene_ids: Tensor, values: Tensor, *, padded: bool = False
+        self, gene_ids: Tensor, values: Tensor, padding: Tensor | None
     ) -> list[Tensor]:
         """Return each cell's representation after each block, [B, d] each, as `encode` does."""
         tokens = self.embedding(gene_ids, values)
-        return self.encoder.layers(tokens, _padding(gene_ids, padded))
+        return self.encoder.layers(tokens, _behind_cls(padding))
 
     @property
     def head(self) -> txfm_losses.Head:
@@ -193,9 +217,9 @@ class TxFMModule(nn.Module):
 
         `draw` is as for `tokens`.
         """
-        gene_ids, values = self.tokens(cells, self.config.n_tokens, draw)
+        tokens = self.tokens(cells, self.config.n_tokens, draw)
         hidden_of = self.compiled if self.training and self.compiled is not None else self.hidden
-        hidden = hidden_of(gene_ids, values, self.depth_uniforms(cells, draw))
+        hidden = hidden_of(*tokens, self.depth_uniforms(cells, draw))
         return txfm_losses.reconstruction_loss(self.config, self.head, hidden, cells)
 
     def compile_step(self) -> None:
@@ -213,9 +237,11 @@ class TxFMModule(nn.Module):
         columns = 2 * self.config.n_layers
         return uniforms(self.seed_of(draw), cells.cell_ids, columns, STREAM_DEPTH)
 
-    def hidden(self, gene_ids: Tensor, values: Tensor, uniform: Tensor | None) -> Tensor:
+    def hidden(
+        self, gene_ids: Tensor, values: Tensor, padding: Tensor | None, uniform: Tensor | None
+    ) -> Tensor:
         """Return what the decoder's last layer takes, [B, d]: all between tokens and genes."""
-        return self.decoder.hidden(self.encode(gene_ids, values, uniform=uniform))
+        return self.decoder.hidden(self.encode(gene_ids, values, padding, uniform=uniform))
 
     def targets(self, cells: Cells) -> Cells:
         """Return the cells with log-normalised expression x in place of counts."""
@@ -226,5 +252,5 @@ class TxFMModule(nn.Module):
         return {"loss": self.reconstruction_loss(cells)}
 
 
-def _padding(gene_ids: Tensor, padded: bool) -> Tensor | None:
-    return F.pad(gene_ids < 0, (1, 0)) if padded else None  # CLS is never padding
+def _behind_cls(padding: Tensor | None) -> Tensor | None:
+    return None if padding is None else F.pad(padding, (1, 0))  # CLS is never padding

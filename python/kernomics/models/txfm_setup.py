@@ -16,7 +16,7 @@ from kernomics.data.expression import most_variable_genes
 from kernomics.data.match import mismatch_cause
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models.setup import split_cells
+from kernomics.models.setup import checked_integer, checked_names, split_cells
 from kernomics.train import TrainConfig
 
 NARROW = 128
@@ -66,7 +66,7 @@ def require_counts(cells: CellCollection, split: Split) -> None:
 def over_vocabulary(
     cells: CellCollection,
     train: NDArray[np.int64],
-    genes: Sequence[str] | None,
+    genes: str | Sequence[str] | None,
     n_genes: int | None,
     min_cells: int,
 ) -> CellCollection:
@@ -76,13 +76,14 @@ def over_vocabulary(
     """
     if genes is not None and n_genes is not None:
         raise ConfigError("genes and n_genes both say what the vocabulary is; give one")
-    if n_genes is not None and n_genes < 2:
-        raise ConfigError(f"n_genes is {n_genes}: at least 2 are needed")
-    if min_cells < 1:
+    if n_genes is not None:
+        n_genes = checked_integer("n_genes", n_genes, 2)
+    if checked_integer("min_cells", min_cells, 0) < 1:
         raise ConfigError(f"min_cells is {min_cells}: a gene no cell has says nothing")
     if genes is not None:
-        _require_genes(cells, genes)
-        return cells.with_genes(list(genes), 1.0)
+        names = checked_names(genes)
+        _require_genes(cells, names)
+        return cells.with_genes(names, 1.0)
     seen = cells.summary(train).n_expressing >= min_cells
     if not seen.any():
         raise DataError(

@@ -1,0 +1,55 @@
+"""Which cells are meant by what a caller gives as rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from kernomics.errors import DataError
+
+
+def row_numbers(rows: npt.ArrayLike, n_cells: int) -> npt.NDArray[np.int64]:
+    """Return the numbers of the cells that rows mean.
+
+    Parameters
+    ----------
+    rows
+        int [n], numbers of cells in any order, repeats allowed; or a mask, bool [n_cells].
+    n_cells
+        How many cells there are.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 [n]; of a mask those that are true, ascending. Never `rows` itself.
+
+    Raises
+    ------
+    DataError
+        For a mask of another length, what is neither integers nor a mask, or a number that no
+        cell has.
+    """
+    given = np.asarray(rows)
+    if given.dtype == bool:
+        if given.shape != (n_cells,):
+            raise DataError(
+                f"rows are a mask of shape {given.shape} for {n_cells:,} cells: give one value for "
+                "each cell, or the cells' numbers"
+            )
+        return np.flatnonzero(given).astype(np.int64, copy=False)
+    if given.ndim > 1:
+        raise DataError(f"rows have shape {given.shape}: give one list of numbers, or a mask")
+    given = given.reshape(-1)
+    if given.size and given.dtype.kind not in "iu":
+        raise DataError(
+            f"rows are of type {given.dtype}, first {given[0]!r}: give the cells' numbers as "
+            "integers, or a mask of bool"
+        )
+    wrong = np.flatnonzero((given < 0) | (given >= n_cells)) if given.size else given
+    if wrong.size:
+        raise DataError(
+            f"rows {given.min():,} … {given.max():,} asked for; there are {n_cells:,} cells, "
+            f"counted from 0: {wrong.size:,} of the {given.size:,} rows are no cell, first "
+            f"{given[wrong[0]]:,}"
+        )
+    return given.astype(np.int64, copy=True)
