@@ -58,7 +58,10 @@ def split_cells(
     fractions: tuple[float, float, float],
     seed: int,
 ) -> Split:
-    """Divide the cells as asked for, or check the division given."""
+    """Divide the cells as asked for, or check the division given.
+
+    Groups are divided so that every class of the labels stays in training, where that can be.
+    """
     if isinstance(split, Split):
         rows = np.concatenate([split.train, split.validation, split.test])
         if rows.size and not 0 <= rows.min() <= rows.max() < cells.n_cells:
@@ -70,11 +73,12 @@ def split_cells(
     labels = next((v for v in cells.labels.values() if v.kind == "categorical"), None)
     if split == "stratified" and labels is None:
         split = "random"
-    groups = None
+    groups, keep = None, []
     if split == "group":
         if key is None:
             raise ConfigError("split='group' needs split_key, the obs column of the groups")
         groups = Labels.from_series(column(cells.obs, key), key, kind="categorical")
+        keep = [label for name, label in cells.labels.items() if name != key]
     elif key is not None:
         raise ConfigError(f"split_key is {key!r}, but split={split!r} uses no groups")
     return make_split(
@@ -83,5 +87,6 @@ def split_cells(
         fractions=fractions,
         labels=labels if split == "stratified" else None,
         groups=groups,
+        keep=keep,
         seed=seed,
     )
