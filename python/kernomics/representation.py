@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kernomics.data import CellCollection, Labels, Split, make_split
+from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import (
     clustering_scores,
@@ -198,12 +199,14 @@ def score_representations(
     Raises
     ------
     DataError
-        When the cells have no categorical label; for ``"ilisi"`` no batches; for ``"top"`` no label
-        of more than five classes.
+        When the cells have no categorical label, or the split leaves nothing to learn of one; for
+        ``"ilisi"`` no batches; for ``"top"`` no label of more than five classes.
     ConfigError
         For an unknown metric.
     """
-    labels = _check_metrics(metrics, cells, split)
+    labels, weak = _check_metrics(metrics, cells, split)
+    for told in weak:
+        warnings.warn(told, UserWarning, stacklevel=2)
     mixing = {}
     if "ilisi" in metrics:
         batches = _batches(cells).values[split.test]
@@ -227,27 +230,33 @@ def score_representations(
     )
 
 
-def _check_metrics(metrics: Sequence[Metric], cells: CellCollection, split: Split) -> list[Labels]:
-    """Refuse what cannot be scored before anything takes time; return the labels to score by."""
+def _check_metrics(
+    metrics: Sequence[Metric], cells: CellCollection, split: Split
+) -> tuple[list[Labels], list[str]]:
+    """Refuse what cannot be scored before anything takes time.
+
+    Returns the labels to score by, and what is weak about them; see `trained_classes`.
+    """
     known = get_args(Metric)
     for name in metrics:
         if name not in known:
             raise ConfigError(f"there is no metric {name!r}; {closest(name, known)}")
     if not metrics:
         raise ConfigError(f"metrics is empty; there are {', '.join(known)}")
-    labels = [label for label in cells.labels.values() if label.kind == "categorical"]
+    labels = {k: v for k, v in cells.labels.items() if v.kind == "categorical"}
     if not labels:
         raise DataError(
             "the cells have no categorical label to score a representation by: give labels_key"
         )
     if "ilisi" in metrics:
         _batches(cells)
-    if "top" in metrics and not any(_many(label, split) for label in labels):
+    known, weak = trained_classes(labels, split)
+    if "top" in metrics and not any(_many(label, split) for label in known.values()):
         raise DataError(
-            f"none of the labels {[label.name for label in labels]} has more than {TOP} classes "
+            f"none of the labels {list(labels)} has more than {TOP} classes "
             f"among the training cells, which metric 'top' needs"
         )
-    return labels
+    return list(known.values()), weak
 
 
 def _many(label: Labels, split: Split) -> bool:

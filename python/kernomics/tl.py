@@ -94,6 +94,8 @@ def select_genes(
         "forced_genes": model.cells.genes[model.bounds.forced].tolist(),
         "forbidden_genes": model.bounds.forbidden_names,
         **model.constraints.description,
+        "label_kinds": {name: label.kind for name, label in model.cells.labels.items()},
+        "library": model.cells.library_source,
         "split": model.split.how,
         "split_key": model.split.by,
     }

@@ -16,8 +16,9 @@ from kernomics.data import checks
 from kernomics.data.anndata_input import AnnDataInput
 from kernomics.data.cells import Cells
 from kernomics.data.labels import Kind, Labels, read_labels
+from kernomics.data.library import LibraryRule, find_library, rows_rule
 from kernomics.data.match import Absent, match_genes
-from kernomics.data.reading import read_batches, read_library, read_through
+from kernomics.data.reading import read_batches, read_through
 from kernomics.data.rows import Rows, canonical
 from kernomics.data.sampler import Sampler
 from kernomics.data.sources import CsrSource, Source
@@ -40,9 +41,8 @@ class CellCollection:
         Label columns by name.
     batch_labels
         The column named by `batch_key`, or None.
-    library_is_subset
-        Whether row totals stand in for library sizes although the source says that its genes are
-        a subset of those measured.
+    library_rule
+        Where the library sizes come from, and what is known of them; see `LibraryRule`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class CellCollection:
         labels: Mapping[str, Labels],
         batch_labels: Labels | None = None,
         library: npt.NDArray[np.float32] | None = None,
-        library_is_subset: bool = False,
+        library_rule: LibraryRule | None = None,
     ) -> None:
         self._source = source
         self._obs = obs
@@ -68,7 +68,7 @@ class CellCollection:
         self.cell_names = cell_names
         self.labels = dict(labels)
         self.batch_labels = batch_labels
-        self.library_is_subset = library_is_subset
+        self.library_rule = library_rule or rows_rule(len(genes))
 
     @classmethod
     def from_anndata(
@@ -97,7 +97,7 @@ class CellCollection:
             An AnnData, a view of one, a backed one, or the path of an ``.h5ad`` file. Counts may
             be dense, CSR or CSC (converted, with a warning), of any integer or float type.
         layer
-            Where the counts are; X by default. ``adata.raw`` is never used, only hinted at.
+            Where the counts are; X by default. ``adata.raw`` gives library sizes at most.
         labels_key
             obs column or columns to learn; see `Labels.from_series`.
         batch_key
@@ -107,15 +107,18 @@ class CellCollection:
         label_kinds
             Per label ``"categorical"`` or ``"continuous"``, where the inference is not wanted.
         library_key
-            obs column with each cell's total over all genes measured. By default the row total
-            over the genes of `adata`, a view's own genes included.
+            obs column with each cell's total over all genes measured. By default the first of
+            these that is there: the totals of ``raw``, if it holds the same counts over more
+            genes; ``obs["total_counts"]``, ``"n_counts"`` or ``"nCount_RNA"``, if integers and in
+            no cell less than the row total; the row totals over the genes of `adata`, a view's own
+            genes included. `library_source` says which.
         in_memory
             Load a path or a backed AnnData.
         empty_cells
             What to do with cells without counts.
         check
             Check every value. False trusts the source and, when it stays on disk, skips reading
-            it through.
+            it through, unless a total found in it has to be compared with the counts.
 
         Raises
         ------
@@ -143,9 +146,7 @@ class CellCollection:
         source, totals = read_through(
             given, in_memory=in_memory or not given.on_disk, check=check, empty_cells=empty_cells
         )
-        library = totals
-        if library_key is not None:
-            library = read_library(given, library_key, totals)
+        library, rule = find_library(given, library_key, totals)
         return cls(
             source,
             genes=given.genes,
@@ -154,7 +155,7 @@ class CellCollection:
             labels=labels,
             batch_labels=batch_labels,
             library=library,
-            library_is_subset=given.genes_are_subset and library_key is None,
+            library_rule=rule,
         )
 
     def __len__(self) -> int:
@@ -308,6 +309,16 @@ class CellCollection:
             parts = [cells.library for cells in self._batches_of(np.arange(self.n_cells))]
             self._library = np.concatenate([p.numpy() for p in parts if p is not None])
         return self._library
+
+    @property
+    def library_source(self) -> str:
+        """Where the library sizes come from, in words, such as ``"row totals over 765 genes"``."""
+        return self.library_rule.source
+
+    @property
+    def library_is_subset(self) -> bool:
+        """Whether they are totals over a part, known to be one, of the genes measured."""
+        return bool(self.library_rule.partial)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Cut all rows into ranges that fit in memory with ease."""

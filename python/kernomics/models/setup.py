@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kernomics.data import CellCollection, Labels, Split, make_split
+from kernomics.data.anndata_input import obs_columns
 from kernomics.data.labels import column
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError
@@ -49,6 +51,18 @@ def as_collection(adata: AnnData | str | Path | CellCollection, **reading: Any) 
             "pass it to CellCollection.from_anndata"
         )
     return adata
+
+
+def same_library_key(adata: AnnData | str | Path, known: Mapping[str, Any]) -> str | None:
+    """Return the obs column of library sizes that a model was trained with, if the data have it.
+
+    `known` is the `LibraryRule.description` that the model keeps.
+    """
+    key = known.get("key")
+    if key is None:
+        return None
+    names = obs_columns(adata)
+    return key if key in names else None
 
 
 def split_cells(

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from kernomics.data import CellCollection, Cells
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.saved import read_saved
-from kernomics.models.setup import as_collection
+from kernomics.models.setup import as_collection, same_library_key
 from kernomics.models.txfm_config import TxFMConfig
 from kernomics.models.txfm_module import TxFMModule
 from kernomics.train import save_model_dir
@@ -87,7 +87,8 @@ class CellEncoder:
         layer
             Where the counts are; X by default.
         library_key
-            obs column with each cell's total over all genes; the row total by default.
+            obs column with each cell's total over all genes; by default that of the training,
+            where the data have it, else as in `CellCollection.from_anndata`.
         rows
             Which cells, int [n]; all by default.
         n_tokens
@@ -250,7 +251,11 @@ class CellEncoder:
         progress: bool,
     ) -> Iterator[tuple[Cells, bool]]:
         """Read cells over the vocabulary, and whether some have fewer genes than are revealed."""
+        known = self.info.get("library", {})
+        if library_key is None and not isinstance(adata, CellCollection):
+            library_key = same_library_key(adata, known)
         collection = as_collection(adata, layer=layer, library_key=library_key)
+        collection.library_rule.tell(known, stacklevel=4)
         if n_tokens is not None and n_tokens < 1:
             raise ConfigError(f"n_tokens is {n_tokens}: at least 1 is needed")
         view = collection.with_genes(self.genes, min_gene_overlap, absent="unobserved")

@@ -179,12 +179,8 @@ class YOTO:
             self.constraints.start.check(
                 self.cells.genes, self.tasks, self.config.hidden, self.config.transform
             )
-        if self.config.transform == "lognorm" and self.cells.library_is_subset:
-            warnings.warn(
-                "transform='lognorm' divides by library sizes, and these are totals over a subset "
-                "of the genes measured; pass library_key, the obs column of the whole totals",
-                stacklevel=2,
-            )
+        if self.config.transform == "lognorm":
+            self.cells.library_rule.tell()
         self.training = default_training(len(self.split.train))
         self.history = History()
         self.weak = [note for note in (self.split.note, *self.weak) if note]
@@ -341,6 +337,11 @@ class YOTO:
                 "training": dataclasses.asdict(self.training),
                 "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
                 "trained_on": {"cells": len(self.split.train), "genes": self.cells.n_genes},
+                "library": self.cells.library_rule.description,
+                "labels": {
+                    name: {"kind": label.kind, "description": label.description}
+                    for name, label in self.cells.labels.items()
+                },
                 **self.constraints.outcome(ranked.numpy()),
             },
         )
