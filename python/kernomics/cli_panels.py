@@ -209,8 +209,8 @@ def _print_panel(
         f"split      {split.how}{f' by {split.by}' if split.by else ''}: {found.n_train:,} to "
         f"train, {found.n_test:,} held out"
     )
-    for name, one in cells.labels.items():
-        print(f"label      {name}: {one.description}")
+    for label_name, one in cells.labels.items():
+        print(f"label      {label_name}: {one.description}")
     print(f"panel      {len(found.genes)} genes: {', '.join(found.genes)}")
     if found.missing:
         asked = len(found.genes) + len(found.missing)

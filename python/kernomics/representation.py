@@ -243,7 +243,7 @@ def _check_metrics(
             raise ConfigError(f"there is no metric {name!r}; {closest(name, known)}")
     if not metrics:
         raise ConfigError(f"metrics is empty; there are {', '.join(known)}")
-    labels = {k: v for k, v in cells.labels.items() if v.kind == "categorical"}
+    labels = {name: one for name, one in cells.labels.items() if one.kind == "categorical"}
     if not labels:
         raise DataError(
             "the cells have no categorical label to score a representation by: give labels_key"

@@ -185,9 +185,9 @@ def find_library(
     """
     rule, n_genes = rows_rule(given.shape[1]), given.shape[1]
     if key is not None:
-        library = _named(given, key, totals)
-        share = _share(totals, library) if totals is not None else 0.0
-        return library, LibraryRule(f"obs[{key!r}], as named", n_genes, key=key, share=share)
+        named = _named(given, key, totals)
+        share = _share(totals, named) if totals is not None else 0.0
+        return named, LibraryRule(f"obs[{key!r}], as named", n_genes, key=key, share=share)
     more = given.raw_genes is not None and len(given.raw_genes) > n_genes
     columns = [name for name in TOTALS if name in given.obs.columns]
     if totals is None:

@@ -71,7 +71,13 @@ class Split:
                 f"{twice.size:,} rows of the saved split are in two parts, first row {twice[0]:,}"
             )
         return cls(
-            *rows, cast(How, saved["how"]), saved["by"], int(saved["seed"]), saved.get("note", "")
+            rows[0],
+            rows[1],
+            rows[2],
+            cast(How, saved["how"]),
+            saved["by"],
+            int(saved["seed"]),
+            saved.get("note", ""),
         )
 
 
