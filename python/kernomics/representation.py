@@ -250,13 +250,13 @@ def _check_metrics(
         )
     if "ilisi" in metrics:
         _batches(cells)
-    known, weak = trained_classes(labels, split)
-    if "top" in metrics and not any(_many(label, split) for label in known.values()):
+    learnable, weak = trained_classes(labels, split)
+    if "top" in metrics and not any(_many(label, split) for label in learnable.values()):
         raise DataError(
             f"none of the labels {list(labels)} has more than {TOP} classes "
             f"among the training cells, which metric 'top' needs"
         )
-    return list(known.values()), weak
+    return list(learnable.values()), weak
 
 
 def _many(label: Labels, split: Split) -> bool:

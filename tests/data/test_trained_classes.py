@@ -41,7 +41,7 @@ def test_classes_of_few_training_cells_are_named():
     values = ["a"] * 9 + ["b"] * 4 + ["a", "b"]
     found, weak = trained_classes({"kind": labels(values)}, divided(range(13), [13, 14]))
     assert found["kind"].values.tolist() == [0] * 9 + [1] * 4 + [0, 1]
-    assert [told for told in weak] == [
+    assert weak == [
         "label 'kind': 1 of 2 classes has fewer than 5 training cells: 'b' (4 training cells); "
         "little can be learnt of them: merge them, or add cells"
     ]
@@ -62,8 +62,8 @@ def test_nothing_is_said_of_labels_that_are_well_divided():
         (
             ["a", "b"] * 5 + ["c", "d"],
             divided(range(10), [10, 11]),
-            r"none of its 2 test cells is of a class that training cells have \('c' \(1 test cell\), "
-            r"'d' \(1\)\): the division gives each class to one part",
+            r"none of its 2 test cells is of a class that training cells have "
+            r"\('c' \(1 test cell\), 'd' \(1\)\): the division gives each class to one part",
         ),
         (
             ["a", "b"] * 5 + ["c", "d"],
@@ -114,7 +114,7 @@ def test_every_class_stays_in_training_exactly_where_some_division_allows_it(fra
     held_out, random = (2 if fractions[1] else 1), np.random.default_rng(0)
     outcomes = []
     for seed in range(60):
-        n_groups = int(random.integers(3, 8))
+        n_groups = int(random.integers(held_out + 1, 8))
         groups = np.concatenate([np.arange(n_groups), random.integers(0, n_groups, 25)])
         kinds = random.integers(0, 4, (n_groups, 2))[groups, random.integers(0, 2, groups.size)]
         split = make_split(
