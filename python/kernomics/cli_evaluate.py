@@ -101,7 +101,7 @@ def evaluate(args: argparse.Namespace) -> None:
     cells = CellCollection.from_anndata(
         args.data,
         layer=args.layer,
-        library_key=args.library_key,
+        library_key=cli_txfm.library_key(args, model),
         labels_key=args.labels_key,
         batch_key=args.batch_key,
         unlabelled_category=args.unlabelled,

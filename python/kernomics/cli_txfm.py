@@ -169,14 +169,24 @@ def _pretrain(args: argparse.Namespace) -> None:
     run_training(args, model, training)
 
 
-def read_divided(args: argparse.Namespace) -> tuple[Any, Any]:
-    """Read the cells and divide them; a fifth is held out where there are labels."""
+def library_key(args: argparse.Namespace, model: Any) -> str | None:
+    """Return the obs column of library sizes: that named, else a model's own if it is there."""
+    from kernomics.models.setup import same_library_key
+
+    key: str | None = args.library_key
+    return key or same_library_key(
+        args.data, {} if model is None else model.info.get("library", {})
+    )
+
+
+def read_divided(args: argparse.Namespace, model: Any = None) -> tuple[Any, Any]:
+    """Read cells, for a trained model if any, and divide them; with labels a fifth is held out."""
     from kernomics.data import CellCollection
 
     cells = CellCollection.from_anndata(
         args.data,
         layer=args.layer,
-        library_key=args.library_key,
+        library_key=library_key(args, model),
         labels_key=args.labels_key,
         unlabelled_category=args.unlabelled,
         label_kinds=cli_options.label_kinds(args),
@@ -260,7 +270,7 @@ def _embed(args: argparse.Namespace) -> None:
     cells = CellCollection.from_anndata(
         args.data,
         layer=args.layer,
-        library_key=args.library_key,
+        library_key=library_key(args, model),
         empty_cells="keep" if args.keep_empty else "error",
     )
     found = model.get_latent_representation(
@@ -283,7 +293,8 @@ def _embed(args: argparse.Namespace) -> None:
         from kernomics._tl_txfm import add_representation
 
         adata = anndata.read_h5ad(args.data)
-        add_representation(adata, model, found)
+        add_representation(adata, model, found, library=cells.library_source)
         adata.write_h5ad(out)
     print(f"cells      {len(found):,}   dimensions {found.shape[1]}")
+    print(f"library    {cells.library_source}")
     print(f"written    {out}")

@@ -61,8 +61,7 @@ def same_library_key(adata: AnnData | str | Path, known: Mapping[str, Any]) -> s
     key = known.get("key")
     if key is None:
         return None
-    names = obs_columns(adata)
-    return key if key in names else None
+    return key if key in obs_columns(adata) else None
 
 
 def split_cells(

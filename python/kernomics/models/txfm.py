@@ -185,7 +185,7 @@ class TxFM:
         if not isinstance(encoder, CellEncoder):
             encoder = CellEncoder.load(encoder)
         config = fine_tuned_config(encoder.config, **overrides)
-        cells = as_collection(adata, layer=layer, library_key=library_key)
+        cells = encoder.read(adata, layer=layer, library_key=library_key)
         split = divide(cells, split, validation, split_key, checked_seed(seed))
         start = Pretrained.match(
             encoder,

@@ -229,6 +229,24 @@ class CellEncoder:
         )
         return tensor.detach().float().cpu().numpy().copy()
 
+    def read(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        layer: str | None = None,
+        library_key: str | None = None,
+    ) -> CellCollection:
+        """Read cells with library sizes like those of the training, and warn where they are not.
+
+        The parameters are those of `get_latent_representation`.
+        """
+        known = self.info.get("library", {})
+        if library_key is None and not isinstance(adata, CellCollection):
+            library_key = same_library_key(adata, known)
+        collection = as_collection(adata, layer=layer, library_key=library_key)
+        collection.library_rule.tell(known)
+        return collection
+
     def _columns(self, genes: Sequence[str]) -> NDArray[np.int64]:
         columns: NDArray[np.int64] = pd.Index(self.genes).get_indexer(pd.Index(genes))
         absent = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
@@ -251,11 +269,7 @@ class CellEncoder:
         progress: bool,
     ) -> Iterator[tuple[Cells, bool]]:
         """Read cells over the vocabulary, and whether some have fewer genes than are revealed."""
-        known = self.info.get("library", {})
-        if library_key is None and not isinstance(adata, CellCollection):
-            library_key = same_library_key(adata, known)
-        collection = as_collection(adata, layer=layer, library_key=library_key)
-        collection.library_rule.tell(known, stacklevel=4)
+        collection = self.read(adata, layer=layer, library_key=library_key)
         if n_tokens is not None and n_tokens < 1:
             raise ConfigError(f"n_tokens is {n_tokens}: at least 1 is needed")
         view = collection.with_genes(self.genes, min_gene_overlap, absent="unobserved")
