@@ -236,16 +236,13 @@ class CellEncoder:
         layer: str | None = None,
         library_key: str | None = None,
     ) -> CellCollection:
-        """Read cells with library sizes like those of the training, and warn where they are not.
+        """Read cells with library sizes like those of the training, where the data have them.
 
         The parameters are those of `get_latent_representation`.
         """
-        known = self.info.get("library", {})
         if library_key is None and not isinstance(adata, CellCollection):
-            library_key = same_library_key(adata, known)
-        collection = as_collection(adata, layer=layer, library_key=library_key)
-        collection.library_rule.tell(known)
-        return collection
+            library_key = same_library_key(adata, self.info.get("library", {}))
+        return as_collection(adata, layer=layer, library_key=library_key)
 
     def _columns(self, genes: Sequence[str]) -> NDArray[np.int64]:
         columns: NDArray[np.int64] = pd.Index(self.genes).get_indexer(pd.Index(genes))
@@ -273,6 +270,7 @@ class CellEncoder:
         if n_tokens is not None and n_tokens < 1:
             raise ConfigError(f"n_tokens is {n_tokens}: at least 1 is needed")
         view = collection.with_genes(self.genes, min_gene_overlap, absent="unobserved")
+        collection.library_rule.tell(self.info.get("library"), stacklevel=3)
         wanted = np.arange(view.n_cells) if rows is None else np.asarray(rows, dtype=np.int64)
         observed = view.observed
         length = len(self.genes) if observed is None else observed.largest
