@@ -173,6 +173,11 @@ def train_yoto(bench: Bench, k: int, overrides: Mapping[str, Any], per_task: boo
             place = {gene: i for i, gene in enumerate(cells.genes)}
             genes = np.array([place[gene] for gene in model.genes], dtype=np.int64)
             outputs = model.trained.outputs(cells, problem.split.test)
+            for task in model.tasks:  # a class without training cells has probability 0
+                label = cells.labels[task.name]
+                whole = np.zeros((len(problem.split.test), label.n_classes), np.float32)
+                whole[:, np.isin(label.categories, task.classes)] = outputs[task.name]
+                outputs[task.name] = whole
             panels.append(JudgedPanel(tasks, genes, outputs))
     return cost.outcome(panels, len(groups))
 

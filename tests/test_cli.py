@@ -172,8 +172,8 @@ def test_options_take_precedence_over_the_file_of_settings(folder, tmp_path, und
 
 def test_numbers_can_be_classes_and_a_class_can_mean_unlabelled(folder, tmp_path, undrawn, capsys):
     line = select(folder, tmp_path, "--compare", "--quiet", labels=["cluster"], epochs=1)
-    assert main([*line, "--categorical", "cluster", "--unlabelled", "2"]) == 0
-    assert "task       cluster (2 classes)" in capsys.readouterr().out
+    assert main([*line, "--label-kinds", "cluster=categorical", "--unlabelled", "2"]) == 0
+    assert "task       cluster: 2 classes\n" in capsys.readouterr().out
 
 
 def test_group_split_forced_and_forbidden_genes_are_passed_on(folder, tmp_path, undrawn, capsys):
@@ -260,7 +260,8 @@ def error_of(capsys, *line):
         (["--layer", "raw"], "there is no layer 'raw'"),
         (["--library-key", "n_count"], "n_count"),
         (["--unlabelled", "Unknown"], "'Unknown' occurs in none of the label columns"),
-        (["--categorical", "cluster"], "label_kinds names 'cluster', no label"),
+        (["--label-kinds", "x=categorical"], "label_kinds names 'x', no label"),
+        (["--label-kinds", "x=number"], "write LABEL=categorical or LABEL=continuous"),
         (["--force", "gene_1", "--forbid", "gene_1"], "1 gene is both forced and forbidden"),
         (["--split", "group"], "needs split_key"),
         (["--compare", "dee"], "cannot compare with 'dee'; closest: 'de'"),

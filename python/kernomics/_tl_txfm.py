@@ -25,6 +25,7 @@ def represent_cells(
     model: CellEncoder | TxFM | str | Path,
     *,
     layer: str | None = None,
+    library_key: str | None = None,
     key_added: str = "txfm",
     progress: bool = True,
     **options: Any,
@@ -37,8 +38,8 @@ def represent_cells(
         Cells with raw counts.
     model
         A trained TxFM, or the path of a run or a saved model.
-    layer
-        Where the counts are; X by default.
+    layer, library_key
+        As in `CellEncoder.get_latent_representation`.
     key_added
         First part of the names of what is added.
     progress
@@ -54,7 +55,7 @@ def represent_cells(
         float32 [n_vars, d − 1] and [n_vars, d]: what the model knows of each gene; NaN for genes
         outside its vocabulary.
     ``uns[key_added]["params"]``
-        Version, seed and options.
+        Version, seed, options, and ``library``: where the library sizes come from.
     """
     if "rows" in options:
         raise ConfigError(
@@ -64,8 +65,15 @@ def represent_cells(
     if isinstance(model, (str, Path)):
         model = CellEncoder.load(model)
     encoder = model.trained if isinstance(model, TxFM) else model
-    found = encoder.get_latent_representation(adata, layer=layer, progress=progress, **options)
-    add_representation(adata, encoder, found, key_added=key_added, layer=layer, **options)
+    cells = encoder.read(
+        adata,
+        layer=layer,
+        library_key=library_key,
+        empty_cells=options.get("empty_cells", "error"),
+    )
+    found = encoder.get_latent_representation(cells, progress=progress, **options)
+    options |= {"layer": layer, "library": cells.library_source}
+    add_representation(adata, encoder, found, key_added=key_added, **options)
 
 
 def add_representation(

@@ -64,10 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     select.add_argument("--layer", help="layer that holds the counts (X if not given)")
     select.add_argument("--library-key", help="obs column with each cell's total over all genes")
-    select.add_argument(
-        "--categorical", nargs="+", default=[], metavar="COLUMN",
-        help="label(s) whose numbers are classes, such as cluster numbers",
-    )  # fmt: skip
+    cli_options.add_label_kinds(select)
     select.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     select.add_argument(
         "--split", choices=("stratified", "random", "group"), default="stratified",
@@ -225,7 +222,7 @@ def _select(args: argparse.Namespace) -> None:
         labels_key=args.labels_key,
         library_key=args.library_key,
         unlabelled_category=args.unlabelled,
-        label_kinds=dict.fromkeys(args.categorical, "categorical"),
+        label_kinds=cli_options.label_kinds(args),
     )
     _run(args, cells, Path(args.data).name, [], split=args.split, split_key=args.split_key,
          **cli_options.constraints(args))  # fmt: skip
@@ -268,8 +265,8 @@ def _run(
     for line in cli_options.excluded(model):
         print(line)
     for task in model.tasks:
-        what = f"{len(task.classes)} classes" if task.classes else "a number"
-        print(f"task       {task.name} ({what})")
+        print(f"task       {task.name}: {model.cells.labels[task.name].description}")
+    print(f"library    {cells.library_source}")
     result = run_selection(
         model,
         args.out,

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kernomics import cli_perturbations, cli_scores, cli_txfm
+from kernomics import cli_options, cli_perturbations, cli_scores, cli_txfm
 from kernomics.errors import ConfigError
 
 METRICS = ("probes", "top", "mlp", "clusters")  # and mixing, where batches are named
 
 OF_PANEL = ("label", "predictions")
-OF_LABELS = ("unlabelled", "split_key", "metrics", "layers")
+OF_LABELS = ("label_kinds", "unlabelled", "split_key", "metrics", "layers")
 OF_PERTURBATIONS = ("control", "null")
 OF_TXFM = (
     *("labels_key", *OF_LABELS, "perturbation_key", *OF_PERTURBATIONS, "batch_key"),
@@ -28,6 +28,7 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--labels-key", nargs="+", default=[], metavar="COLUMN", help="obs column(s) of classes"
     )
+    cli_options.add_label_kinds(group)
     group.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     group.add_argument(
         "--split-key", metavar="COLUMN",
@@ -105,11 +106,12 @@ def evaluate(args: argparse.Namespace) -> None:
     cells = CellCollection.from_anndata(
         args.data,
         layer=args.layer,
-        library_key=args.library_key,
+        library_key=cli_txfm.library_key(args, model),
         labels_key=args.labels_key,
         batch_key=args.batch_key,
         unlabelled_category=args.unlabelled,
         empty_cells="keep" if args.keep_empty else "error",
+        label_kinds=cli_options.label_kinds(args),
     )
     found: dict[str, Any] = {}
     if args.labels_key:

@@ -53,7 +53,7 @@ def _finetune(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out is {args.out!r}, where the model lies: choose another directory")
     encoder = CellEncoder.load(args.model)
     settings, training = cli_txfm.training_settings(args, encoder.config)
-    cells, split = cli_txfm.read_divided(args)
+    cells, split = cli_txfm.read_divided(args, encoder)
     model = TxFM.from_pretrained(
         encoder,
         cells,

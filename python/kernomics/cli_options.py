@@ -13,7 +13,31 @@ from typing import TYPE_CHECKING, Any
 from kernomics.errors import ConfigError, closest
 
 if TYPE_CHECKING:
+    from kernomics.data.labels import Kind
     from kernomics.models import YOTO
+
+
+def add_label_kinds(command: argparse._ActionsContainer) -> None:
+    """Add the option that `label_kinds` reads."""
+    command.add_argument(
+        "--label-kinds", nargs="+", default=[], metavar="LABEL=KIND",
+        help="what label(s) are, where it is not to be inferred: categorical (classes, such as "
+        "cluster numbers) or continuous (numbers); integers of at most 20 values are taken for "
+        "classes",
+    )  # fmt: skip
+
+
+def label_kinds(args: argparse.Namespace) -> dict[str, Kind]:
+    """Return the kinds that the option names."""
+    found: dict[str, Kind] = {}
+    for pair in args.label_kinds:
+        name, equals, kind = pair.rpartition("=")
+        if not equals or kind not in ("categorical", "continuous"):
+            raise ConfigError(
+                f"--label-kinds {pair!r}: write LABEL=categorical or LABEL=continuous"
+            )
+        found[name] = kind
+    return found
 
 
 def add_constraints(command: argparse.ArgumentParser) -> None:

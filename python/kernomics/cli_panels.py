@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernomics import __version__
+from kernomics import __version__, cli_options
 from kernomics.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ def add_panel(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
         "--labels-key", nargs="+", required=True, metavar="COLUMN", help="obs column(s) to predict"
     )
     panel.add_argument("--layer", help="layer that holds the counts (X if not given)")
-    panel.add_argument(
-        "--categorical", nargs="+", default=[], metavar="COLUMN",
-        help="label(s) whose numbers are classes, such as cluster numbers",
-    )  # fmt: skip
+    cli_options.add_label_kinds(panel)
     panel.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     panel.add_argument(
         "--split", choices=("stratified", "random", "group"), default="stratified",
@@ -134,7 +131,7 @@ def _panel(args: argparse.Namespace) -> None:
         layer=args.layer,
         labels_key=args.labels_key,
         unlabelled_category=args.unlabelled,
-        label_kinds=dict.fromkeys(args.categorical, "categorical"),
+        label_kinds=cli_options.label_kinds(args),
     )
     split = split_cells(cells, args.split, args.split_key, (0.7, 0.1, 0.2), args.seed)
     found = evaluate_panel(
@@ -212,6 +209,8 @@ def _print_panel(
         f"split      {split.how}{f' by {split.by}' if split.by else ''}: {found.n_train:,} to "
         f"train, {found.n_test:,} held out"
     )
+    for label_name, one in cells.labels.items():
+        print(f"label      {label_name}: {one.description}")
     print(f"panel      {len(found.genes)} genes: {', '.join(found.genes)}")
     if found.missing:
         asked = len(found.genes) + len(found.missing)

@@ -63,6 +63,7 @@ def add_data(command: argparse.ArgumentParser) -> None:
         "--labels-key", nargs="+", default=[], metavar="COLUMN",
         help="obs column(s) of classes to score the representation by; never trained on",
     )  # fmt: skip
+    cli_options.add_label_kinds(command)
     command.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     command.add_argument(
         "--score-epochs", action="store_true",
@@ -172,16 +173,27 @@ def _pretrain(args: argparse.Namespace) -> None:
     run_training(args, model, training)
 
 
-def read_divided(args: argparse.Namespace) -> tuple[Any, Any]:
-    """Read the cells and divide them; a fifth is held out where there are labels."""
+def library_key(args: argparse.Namespace, model: Any) -> str | None:
+    """Return the obs column of library sizes: that named, else a model's own if it is there."""
+    from kernomics.models.setup import same_library_key
+
+    key: str | None = args.library_key
+    return key or same_library_key(
+        args.data, {} if model is None else model.info.get("library", {})
+    )
+
+
+def read_divided(args: argparse.Namespace, model: Any = None) -> tuple[Any, Any]:
+    """Read cells, for a trained model if any, and divide them; with labels a fifth is held out."""
     from kernomics.data import CellCollection
 
     cells = CellCollection.from_anndata(
         args.data,
         layer=args.layer,
-        library_key=args.library_key,
+        library_key=library_key(args, model),
         labels_key=args.labels_key,
         unlabelled_category=args.unlabelled,
+        label_kinds=cli_options.label_kinds(args),
     )
     held_out = 0.2 if cells.labels else 0.0
     return cells, divide(cells, args.split_key, (0.9 - held_out, 0.1, held_out), args.seed)
@@ -202,6 +214,7 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
         f"{config.d_model}, {config.n_heads} heads; "
         f"{min(config.n_tokens, len(model.genes)):,} genes revealed"
     )
+    print(f"library    {model.cells.library_source}")
     result = run_pretraining(
         model,
         args.out,
@@ -220,22 +233,9 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
 
 def divide(cells: Any, key: str | None, fractions: tuple[float, float, float], seed: int) -> Any:
     """Divide cells by group if a column is named, else within each class, else at random."""
-    from kernomics.data import Labels, make_split
-    from kernomics.data.labels import column
+    from kernomics.models.setup import split_cells
 
-    groups = None
-    if key is not None:
-        groups = Labels.from_series(column(cells.obs, key), key, kind="categorical")
-    label = next((v for v in cells.labels.values() if v.kind == "categorical"), None)
-    how = "group" if groups is not None else "stratified" if label is not None else "random"
-    return make_split(
-        cells.n_cells,
-        how=how,  # type: ignore[arg-type]
-        fractions=fractions,
-        labels=label if how == "stratified" else None,
-        groups=groups,
-        seed=seed,
-    )
+    return split_cells(cells, "stratified" if key is None else "group", key, fractions, seed)
 
 
 def training_settings(args: argparse.Namespace, base: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -276,7 +276,7 @@ def _embed(args: argparse.Namespace) -> None:
     cells = CellCollection.from_anndata(
         args.data,
         layer=args.layer,
-        library_key=args.library_key,
+        library_key=library_key(args, model),
         empty_cells="keep" if args.keep_empty else "error",
     )
     found = model.get_latent_representation(
@@ -297,7 +297,8 @@ def _embed(args: argparse.Namespace) -> None:
 
         adata = anndata.read_h5ad(args.data)
         params = {name: getattr(args, name) for name in ("layer", *OF_EMBEDDING)}
-        add_representation(adata, model, found, **params)
+        add_representation(adata, model, found, library=cells.library_source, **params)
         adata.write_h5ad(out)
     print(f"cells      {len(found):,}   dimensions {found.shape[1]}")
+    print(f"library    {cells.library_source}")
     print(f"written    {out}")

@@ -30,9 +30,9 @@ def pbmc68k() -> AnnData:
     -------
     anndata.AnnData
         X and ``layers["counts"]``: float32 CSR [700, 765], integers. obs: ``bulk_labels`` (10 cell
-        types; the same as ``cell_type``), ``n_counts`` (total over all genes measured: pass it as
-        ``library_key``), and what else scanpy's file has. ``uns["kernomics"]``: what to know about
-        the data, among it that the genes are a subset of those measured.
+        types; the same as ``cell_type``), ``n_counts`` (total over all genes measured, which is
+        taken for the library size), and what else scanpy's file has. ``uns["kernomics"]``: what to
+        know about the data, among it that the genes are a subset of those measured.
 
     Raises
     ------

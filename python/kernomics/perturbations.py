@@ -170,7 +170,8 @@ def evaluate_perturbations(
     given = _given(data, representations)
     cells = data
     if not isinstance(cells, CellCollection):
-        cells = CellCollection.from_anndata(cells, layer=layer, library_key=library_key)
+        read = CellCollection.from_anndata if model is None else model.read
+        cells = read(cells, layer=layer, library_key=library_key)
     obs = cells.obs
     labels = perturbation_labels(column(obs, perturbation_key), cells.n_cells, control)
     rows = np.flatnonzero(labels.values >= 0)

@@ -160,6 +160,7 @@ def run_config(model: TxFM, dataset: str) -> dict[str, Any]:
         "dataset": dataset,
         "data_sha256": model.cells.fingerprint,
         "n_genes": len(model.genes),
+        "library": model.cells.library_source,
         "seed": model.seed,
         "split": {
             "how": model.split.how,

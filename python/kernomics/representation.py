@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kernomics.data import CellCollection, Labels, Split, make_split
 from kernomics.data.checks import named_cells
 from kernomics.data.collection import EmptyCells
+from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import (
     clustering_scores,
@@ -208,13 +209,16 @@ def score_representations(
     Raises
     ------
     DataError
-        When the cells have no categorical label; for ``"ilisi"`` no batches; for ``"top"`` no label
-        of more than five classes; when the split has no training or no test cells; when a
-        representation has another shape, or numbers that are not finite.
+        When the cells have no categorical label, or the split leaves nothing to learn of one; for
+        ``"ilisi"`` no batches; for ``"top"`` no label of more than five classes; when the split
+        has no training or no test cells; when a representation has another shape, or numbers that
+        are not finite.
     ConfigError
         For an unknown metric.
     """
-    labels = _check_metrics(metrics, cells, split)
+    labels, weak = _check_metrics(metrics, cells, split)
+    for told in weak:
+        warnings.warn(told, UserWarning, stacklevel=2)
     for name, parts in found.items():
         _check_representation(name, parts, cells, split)
     mixing = {}
@@ -240,8 +244,13 @@ def score_representations(
     )
 
 
-def _check_metrics(metrics: Sequence[Metric], cells: CellCollection, split: Split) -> list[Labels]:
-    """Refuse what cannot be scored before anything takes time; return the labels to score by."""
+def _check_metrics(
+    metrics: Sequence[Metric], cells: CellCollection, split: Split
+) -> tuple[list[Labels], list[str]]:
+    """Refuse what cannot be scored before anything takes time.
+
+    Returns the labels to score by, and what is weak about them; see `trained_classes`.
+    """
     known = get_args(Metric)
     for name in metrics:
         if name not in known:
@@ -254,19 +263,20 @@ def _check_metrics(metrics: Sequence[Metric], cells: CellCollection, split: Spli
                 f"the split has no {part} cells: representations are scored by classifiers that "
                 "are fitted on its training cells, on its test cells"
             )
-    labels = [label for label in cells.labels.values() if label.kind == "categorical"]
+    labels = {name: one for name, one in cells.labels.items() if one.kind == "categorical"}
     if not labels:
         raise DataError(
             "the cells have no categorical label to score a representation by: give labels_key"
         )
     if "ilisi" in metrics:
         _batches(cells)
-    if "top" in metrics and not any(_many(label, split) for label in labels):
+    learnable, weak = trained_classes(labels, split)
+    if "top" in metrics and not any(_many(label, split) for label in learnable.values()):
         raise DataError(
-            f"none of the labels {[label.name for label in labels]} has more than {TOP} classes "
+            f"none of the labels {list(labels)} has more than {TOP} classes "
             f"among the training cells, which metric 'top' needs"
         )
-    return labels
+    return list(learnable.values()), weak
 
 
 def _check_representation(

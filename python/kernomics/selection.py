@@ -172,6 +172,8 @@ def run_config(model: YOTO, dataset: str, compare: Sequence[str]) -> dict[str, A
         "dataset": dataset,
         "data_sha256": model.cells.fingerprint,
         "labels": list(model.cells.labels),
+        "label_kinds": {name: one.description for name, one in model.cells.labels.items()},
+        "library": model.cells.library_source,
         "seed": model.seed,
         "split": {
             "how": model.split.how,

@@ -158,6 +158,9 @@ def _class_notes(model: YOTO) -> list[str]:
     """Warn of classes so small that their score says little."""
     notes = []
     for task in model.tasks:
+        inferred = model.cells.labels[task.name].inferred
+        if inferred:
+            notes.append(f"{task.name}: {model.cells.labels[task.name].description}.")
         if not task.classes:
             continue
         held_out = model.cells.labels[task.name].subset(model.split.test).counts()
@@ -168,10 +171,11 @@ def _class_notes(model: YOTO) -> list[str]:
                 f"{len(few)} of {len(held_out)} classes of {task.name} have fewer than 10 held-out "
                 f"cells, so their scores are uncertain: {listed}."
             )
-    if model.cells.library_is_subset:
+    rule = model.cells.library_rule
+    if rule.partial:
         notes.append(
-            "The genes are a subset of those measured, so a cell's total over them is not its "
-            "library size."
+            f"The genes are a subset of those measured ({rule.partial}), so a cell's total over "
+            "them is not its library size."
         )
     return notes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from kernomics.data import Split
+    from kernomics.data.labels import Kind
     from kernomics.data.splits import How
 
 
@@ -94,6 +95,8 @@ def select_genes(
         "forced_genes": model.cells.genes[model.bounds.forced].tolist(),
         "forbidden_genes": model.bounds.forbidden_names,
         **model.constraints.description,
+        "label_kinds": {name: label.kind for name, label in model.cells.labels.items()},
+        "library": model.cells.library_source,
         "split": model.split.how,
         "split_key": model.split.by,
     }
@@ -118,6 +121,7 @@ def evaluate_panel(
     labels_key: str | Sequence[str],
     *,
     layer: str | None = None,
+    label_kinds: Mapping[str, Kind] | None = None,
     split: How | Split = "stratified",
     split_key: str | None = None,
     n_random: int = 0,
@@ -137,6 +141,8 @@ def evaluate_panel(
         obs column or columns to predict.
     layer
         Where the counts are; X by default.
+    label_kinds
+        As in :class:`kernomics.models.YOTO`.
     split, split_key, seed
         How cells are divided to train and test the judge, as in :class:`kernomics.models.YOTO`;
         with the same arguments it is the same split.
@@ -156,12 +162,21 @@ def evaluate_panel(
     DataError, ConfigError
         As in :func:`kernomics.panels.evaluate_panel`; `adata` is then as it was.
     """
-    cells = CellCollection.from_anndata(adata, layer=layer, labels_key=labels_key)
+    cells = CellCollection.from_anndata(
+        adata, layer=layer, labels_key=labels_key, label_kinds=label_kinds
+    )
     parts = split_cells(cells, split, split_key, (0.7, 0.1, 0.2), seed)
     found = _evaluate_panel(
         cells, genes, parts, n_random=n_random, seed=seed, allow_missing=allow_missing
     )
-    params = {"labels_key": labels_key, "layer": layer, "split": parts.how, "split_key": parts.by}
+    kinds = {name: label.kind for name, label in cells.labels.items()}
+    params: dict[str, Any] = {
+        "labels_key": labels_key,
+        "layer": layer,
+        "split": parts.how,
+        "split_key": parts.by,
+    }
+    params |= {"label_kinds": kinds}
     adata.uns[key_added] = {
         "genes": names(found.genes),
         "missing": names(found.missing),

@@ -187,29 +187,11 @@ def test_library_is_exact_where_float32_sums_are_not():
     assert collection.batch([0]).library.item() == np.float32((1 << 24) + 299)
 
 
-def test_library_is_subset_only_when_the_source_says_so(tmp_path):
-    counts = random_counts() + 1
-    adata = make(counts, total=counts.sum(axis=1))
-    assert not CellCollection.from_anndata(adata).library_is_subset
-    adata.uns["kernomics"] = {"genes_are_subset": True}
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    assert CellCollection.from_anndata(adata).library_is_subset
-    assert CellCollection.from_anndata(tmp_path / "a.h5ad").library_is_subset
-    assert not CellCollection.from_anndata(adata, library_key="total").library_is_subset
-    with_raw = make(counts)
-    with_raw.raw = with_raw
-    assert not CellCollection.from_anndata(with_raw).library_is_subset
-    fewer = with_raw[:, :5].copy()
-    fewer.write_h5ad(tmp_path / "b.h5ad")
-    assert CellCollection.from_anndata(fewer).library_is_subset
-    assert CellCollection.from_anndata(tmp_path / "b.h5ad").library_is_subset
-
-
 def test_labels_come_with_each_batch():
     adata = make(
         random_counts(6) + 1,
         kind=pd.Categorical(["b", "a", None, "b", "none", "a"]),
-        age=[1.0, np.nan, 3, 4, 5, 6],
+        age=[1.5, np.nan, 3, 4, 5, 6],
         run=list("xyxyxy"),
     )
     collection = CellCollection.from_anndata(

@@ -1,3 +1,4 @@
+import datetime
 import json
 
 import numpy as np
@@ -47,14 +48,91 @@ def test_numbers_become_a_continuous_label(values):
     assert label.counts() == {}
 
 
-def test_integers_with_few_values_are_taken_as_numbers_with_a_warning():
-    with pytest.warns(
-        UserWarning, match=r"'x' is an integer column with 2 distinct values .*'categorical'"
-    ):
-        assert read([0, 1, 1]).kind == "continuous"
-    assert read(np.arange(21)).kind == "continuous"  # many values: no warning
-    assert read([0, 1, 1], kind="continuous").values.tolist() == [0, 1, 1]
-    assert read([10, 9, 9], kind="categorical").categories == ("9", "10")
+FEW = [
+    [10, 2, 10],
+    np.array([10, 2, 10], np.uint8),
+    [10.0, 2.0, 10.0],
+    pd.array([10, 2, 10], dtype="Int64"),
+    pd.array([10, 2, 10], dtype="Float32"),
+    np.array([10, 2, 10], dtype=object),
+    np.array([10, 2.0, 10], dtype=object),
+]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("values", FEW)
+def test_few_integers_are_classes_in_every_type_with_and_without_missing_ones(values, missing):
+    series = pd.Series(values)
+    if missing:
+        series = series.reindex(range(4))  # an int64 column becomes float64, the others keep type
+    said = r"'x' holds integers of 2 distinct values, which are taken for classes: pass label_kinds"
+    with pytest.warns(UserWarning, match=said):
+        label = Labels.from_series(series, "x")
+    assert label.kind == "categorical"
+    assert label.categories == ("2", "10")
+    assert label.values.tolist() == [1, 0, 1] + [-1] * missing
+    assert label.description == (
+        "2 classes (numbers taken for classes; label_kinds={'x': 'continuous'} "
+        "(--label-kinds x=continuous) for a regression)"
+    )
+    numbers = Labels.from_series(series, "x", kind="continuous")
+    assert np.array_equal(numbers.values, [10, 2, 10] + [np.nan] * missing, equal_nan=True)
+    named = Labels.from_series(series, "x", kind="categorical")  # no warning
+    assert named.categories == ("2", "10")
+    assert named.description == "2 classes"
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize(
+    "values",
+    [["10", "2", "10"], pd.Categorical([10, 2, 10]), pd.Categorical([10.0, 2.0, 10.0])],
+)
+def test_words_of_digits_and_categories_are_the_same_classes(values, missing):
+    label = Labels.from_series(pd.Series(values).reindex(range(3 + missing)), "x")
+    assert sorted(label.categories) == ["10", "2"]
+    assert [label.categories[code] for code in label.values[:3]] == ["10", "2", "10"]
+    assert label.description == "2 classes"
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("dtype", ["int64", "float64", "Int64", "Float64", object])
+def test_many_integers_are_numbers_and_it_says_so(dtype, missing):
+    label = Labels.from_series(
+        pd.Series(np.arange(21), dtype=dtype).reindex(range(21 + missing)), "x"
+    )
+    assert label.kind == "continuous"
+    assert label.values[:21].tolist() == list(range(21))
+    assert label.description == (
+        "a number (integers of 21 values; label_kinds={'x': 'categorical'} "
+        "(--label-kinds x=categorical) for classes)"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float64", "Float64", object])
+def test_fractions_are_numbers_however_few(dtype):
+    label = Labels.from_series(pd.Series([0.5, 1, None], dtype=dtype), "x")
+    assert label.kind == "continuous"
+    assert label.description == "a number"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pd.to_datetime(["2020-01-01", None]), "'x' holds dates, .* 'categorical'"),
+        (pd.to_datetime(["2020-01-01"]).tz_localize("UTC"), "'x' holds dates"),
+        ([datetime.date(2020, 1, 1), None], "'x' holds dates"),
+        (pd.period_range("2020", periods=2, freq="Y"), "'x' holds dates"),
+        (pd.to_timedelta([1, None], unit="D"), "'x' holds durations or times"),
+        ([1 + 2j, 3], "'x' holds complex numbers"),
+    ],
+)
+def test_what_is_no_number_without_a_unit_is_refused(values, message):
+    with pytest.raises(DataError, match=message):
+        read(values)
+
+
+def test_dates_can_be_classes_if_that_is_said():
+    assert read(pd.to_datetime(["2020-01-01", "2021-01-01"]), kind="categorical").n_classes == 2
 
 
 def test_words_that_are_numbers_can_be_made_continuous():
@@ -123,7 +201,7 @@ def test_a_label_with_nothing_to_learn_is_refused(values, message):
 
 
 def test_read_labels_reports_what_is_missing():
-    obs = pd.DataFrame({"cell_type": ["a", "b"], "age": [1.0, 2.0]})
+    obs = pd.DataFrame({"cell_type": ["a", "b"], "age": [1.5, 2.0]})
     assert list(read_labels(obs, ["age", "cell_type"])) == ["age", "cell_type"]
     with pytest.raises(DataError, match="obs has no column 'celltype'; closest: 'cell_type'"):
         read_labels(obs, ["celltype"])

@@ -58,8 +58,9 @@ class PanelScore:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The scores that panels are compared by."""
-        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "auprc": self.auprc}
+        """The scores that panels are compared by; no AUPRC where none is defined."""
+        found = {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "auprc": self.auprc}
+        return {name: value for name, value in found.items() if not np.isnan(value)}
 
 
 @dataclass(frozen=True, kw_only=True)

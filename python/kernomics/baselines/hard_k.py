@@ -95,20 +95,25 @@ class PanelPredictor:
     genes
         int64 [k], the columns it reads.
     network
-        The panel's network, with one task.
+        The panel's network, with one task, whose classes are numbers.
+    n_classes
+        How many there are; one that no training cell has is never predicted.
     """
 
     genes: NDArray[np.int64]
     network: PanelNetwork
+    n_classes: int
 
     def __call__(self, counts: Any) -> NDArray[np.float32]:
         """Return class probabilities, float32 [n, n_classes], for counts [n, G]."""
         panel = sparse.csr_matrix(counts)[:, self.genes]
-        parts = [np.empty((0, self.network.tasks[0].n_out), np.float32)]
+        known = [int(code) for code in self.network.tasks[0].classes]
+        parts = [np.empty((0, self.n_classes), np.float32)]
         with torch.inference_mode():
             for start in range(0, panel.shape[0], CELLS_AT_A_TIME):
                 cells = Cells.from_scipy(panel[start : start + CELLS_AT_A_TIME])
-                parts.append(self.network(cells)[0].float().softmax(1).numpy())
+                parts.append(np.zeros((len(cells), self.n_classes), np.float32))
+                parts[-1][:, known] = self.network(cells)[0].float().softmax(1).numpy()
         return np.concatenate(parts)
 
 
@@ -171,7 +176,7 @@ class _YOTOBaseline:
         epochs = [record for record in model.history if record["split"] == "train"]
         return TrainedBaseline(
             genes=genes,
-            predict=PanelPredictor(genes, model.trained.network),
+            predict=PanelPredictor(genes, model.trained.network, n_classes),
             n_trainings=1,
             losses={"training": [float(record["loss"]) for record in epochs]},
             info={

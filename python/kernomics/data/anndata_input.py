@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,9 +48,11 @@ class AnnDataInput:
         A copy of the table of cells.
     genes, cell_names
         Object arrays of str.
-    genes_are_subset
-        Whether the AnnData says that it lacks genes that were measured: by
-        ``uns["kernomics"]["genes_are_subset"]``, or by a ``raw`` that has more.
+    said_subset
+        How the AnnData says, beside raw and obs, that it lacks genes that were measured: by
+        ``uns["kernomics"]["genes_are_subset"]``, or by a var in which all are highly variable.
+    raw_genes
+        Object array of str, the names of the genes of ``raw``; None without one.
     """
 
     def __init__(self, adata: AnnData | str | Path, layer: str | None) -> None:
@@ -77,14 +80,16 @@ class AnnDataInput:
             if "obs" not in file or "var" not in file:
                 raise DataError(f"'{path}' is not an .h5ad file: it holds {sorted(file)}")
             self.obs = _read_elem(file["obs"])
-            self.genes = _names(_read_elem(file["var"]).index)
+            var = _read_elem(file["var"])
+            self.genes = _names(var.index)
             self.cell_names = _names(self.obs.index)
             layers = list(file["layers"]) if "layers" in file else []
             self._require_layer(layers, has_x="X" in file)
-            n_raw = len(_read_elem(file["raw/var"])) if "raw" in file else 0
+            has_raw = "raw/X" in file and "raw/var" in file
+            self.raw_genes = _names(_read_elem(file["raw/var"]).index) if has_raw else None
             flag = "uns/kernomics/genes_are_subset"
             flagged = bool(file[flag][()]) if flag in file else False
-        self.genes_are_subset = flagged or n_raw > len(self.genes)
+        self.said_subset = _said_subset(flagged, var)
         self.source: Source = h5_source(path, self._key, self.where)
 
     def _open_anndata(self, adata: AnnData) -> None:
@@ -94,8 +99,8 @@ class AnnDataInput:
         self._require_layer(list(adata.layers), has_x=adata.X is not None)
         said = adata.uns.get("kernomics")
         flagged = isinstance(said, Mapping) and bool(said.get("genes_are_subset", False))
-        n_raw = 0 if adata.raw is None else adata.raw.n_vars
-        self.genes_are_subset = flagged or n_raw > adata.n_vars
+        self.raw_genes = None if adata.raw is None else _names(adata.raw.var_names)
+        self.said_subset = _said_subset(flagged, adata.var)
         if self._path is not None and self.layer is None:  # anndata loads layers
             self.source = self._backed(adata, self._path)
         else:
@@ -128,6 +133,22 @@ class AnnDataInput:
                 )
         return SubsetSource(source, obs.get_indexer(self.cell_names), var.get_indexer(self.genes))
 
+    def raw_source(self) -> Source:
+        """Open the counts of ``raw`` for these cells."""
+        with warnings.catch_warnings():  # how raw is stored is nobody's concern
+            warnings.simplefilter("ignore", UserWarning)
+            if self._path is None:
+                return memory_source(self._adata.raw.X, "adata.raw")
+            source = h5_source(self._path, "raw/X", "adata.raw")
+            with h5py.File(self._path, "r") as file:
+                stored = pd.Index(_names(_read_elem(file["obs"]).index))
+        if self._adata is None or stored.equals(pd.Index(self.cell_names)):
+            return source
+        rows = stored.get_indexer(pd.Index(self.cell_names))
+        if (rows < 0).any():
+            return SubsetSource(source, rows[rows >= 0], np.arange(source.shape[1]))
+        return SubsetSource(source, rows, np.arange(source.shape[1]))
+
     def where_counts_may_be(self) -> str:
         """Return a hint: which other matrix of this AnnData holds counts, at first glance."""
         for name, remedy, values in self._samples():
@@ -155,6 +176,29 @@ class AnnDataInput:
             ):
                 if matrix is not None:
                     yield name, remedy, _first_values(matrix)
+
+
+def obs_columns(adata: AnnData | str | Path) -> list[str]:
+    """Return the names of the columns of obs; none of what is no ``.h5ad`` file."""
+    if not isinstance(adata, str | Path):
+        return list(adata.obs.columns)
+    if not (Path(adata).is_file() and h5py.is_hdf5(adata)):
+        return []
+    with h5py.File(adata, "r") as file:
+        return (
+            [str(name) for name in file["obs"].attrs.get("column-order", ())]
+            if "obs" in file
+            else []
+        )
+
+
+def _said_subset(flagged: bool, var: pd.DataFrame) -> str:
+    if flagged:
+        return 'uns["kernomics"]["genes_are_subset"] says so'
+    chosen = var["highly_variable"] if "highly_variable" in var.columns else None
+    if chosen is not None and len(chosen) and chosen.dtype == bool and bool(chosen.all()):
+        return 'var["highly_variable"] is true of all'
+    return ""
 
 
 def _first_values(matrix: Any) -> npt.NDArray[Any]:

@@ -252,6 +252,11 @@ def require_unique(names: npt.NDArray[Any], what: str, remedy: str) -> None:
         )
 
 
+def lowest_library(totals: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the smallest library sizes that fit row totals, rounding considered."""
+    return totals.astype(np.float64) * (1 - 1e-5) - 0.5
+
+
 def require_library(
     library: npt.NDArray[np.float64],
     totals: npt.NDArray[np.float32],
@@ -272,7 +277,7 @@ def require_library(
     wrong: Sequence[tuple[str, npt.NDArray[np.bool_]]] = (
         ("is NaN or infinite", ~np.isfinite(library)),
         ("is negative", library < 0),
-        ("is smaller than the cell's own counts", library < totals * (1 - 1e-5) - 0.5),
+        ("is smaller than the cell's own counts", library < lowest_library(totals)),
     )
     for fault, mask in wrong:
         if mask.any():

@@ -16,8 +16,9 @@ from kernomics.data import checks
 from kernomics.data.anndata_input import AnnDataInput
 from kernomics.data.cells import Cells
 from kernomics.data.labels import Kind, Labels, read_labels
+from kernomics.data.library import LibraryRule, find_library, rows_rule
 from kernomics.data.match import Absent, match_genes
-from kernomics.data.reading import read_batches, read_library, read_through
+from kernomics.data.reading import read_batches, read_through
 from kernomics.data.row_numbers import row_numbers
 from kernomics.data.rows import Rows, canonical
 from kernomics.data.sampler import Sampler
@@ -44,9 +45,8 @@ class CellCollection:
         Label columns by name.
     batch_labels
         The column named by `batch_key`, or None.
-    library_is_subset
-        Whether row totals stand in for library sizes although the source says that its genes are
-        a subset of those measured.
+    library_rule
+        Where the library sizes come from, and what is known of them; see `LibraryRule`.
     empty_cells
         ``"keep"`` where cells without counts were asked to be kept, else ``"error"``.
     """
@@ -61,7 +61,7 @@ class CellCollection:
         labels: Mapping[str, Labels],
         batch_labels: Labels | None = None,
         library: npt.NDArray[np.float32] | None = None,
-        library_is_subset: bool = False,
+        library_rule: LibraryRule | None = None,
         empty_cells: EmptyCells = "error",
         checked: bool = True,
     ) -> None:
@@ -76,7 +76,7 @@ class CellCollection:
         self.cell_names = cell_names
         self.labels = dict(labels)
         self.batch_labels = batch_labels
-        self.library_is_subset = library_is_subset
+        self.library_rule = library_rule or rows_rule(len(genes))
         self.empty_cells: EmptyCells = empty_cells
         self._checked = checked
 
@@ -107,7 +107,7 @@ class CellCollection:
             An AnnData, a view of one, a backed one, or the path of an ``.h5ad`` file. Counts may
             be dense, CSR or CSC (converted, with a warning), of any integer or float type.
         layer
-            Where the counts are; X by default. ``adata.raw`` is never used, only hinted at.
+            Where the counts are; X by default. ``adata.raw`` gives library sizes at most.
         labels_key
             obs column or columns to learn; see `Labels.from_series`.
         batch_key
@@ -117,8 +117,11 @@ class CellCollection:
         label_kinds
             Per label ``"categorical"`` or ``"continuous"``, where the inference is not wanted.
         library_key
-            obs column with each cell's total over all genes measured. By default the row total
-            over the genes of `adata`, a view's own genes included.
+            obs column with each cell's total over all genes measured. By default the first of
+            these that is there: the totals of ``raw``, if it holds the same counts over more
+            genes; ``obs["total_counts"]``, ``"n_counts"`` or ``"nCount_RNA"``, if integers and in
+            no cell less than the row total; the row totals over the genes of `adata`, a view's own
+            genes included. `library_source` says which.
         in_memory
             Load a path or a backed AnnData.
         empty_cells
@@ -126,8 +129,8 @@ class CellCollection:
             that keeps them, those without a count of the model's genes too.
         check
             Check every value. False takes numbers that are no integers and, when the source stays
-            on disk, skips reading it through; NaN, infinite and negative numbers are then refused
-            where a batch has them.
+            on disk, skips reading it through, unless a total found in it has to be compared with
+            the counts; NaN, infinite and negative numbers are then refused where a batch has them.
 
         Raises
         ------
@@ -155,9 +158,7 @@ class CellCollection:
         source, totals = read_through(
             given, in_memory=in_memory or not given.on_disk, check=check, empty_cells=empty_cells
         )
-        library = totals
-        if library_key is not None:
-            library = read_library(given, library_key, totals)
+        library, rule = find_library(given, library_key, totals)
         return cls(
             source,
             genes=given.genes,
@@ -166,7 +167,7 @@ class CellCollection:
             labels=labels,
             batch_labels=batch_labels,
             library=library,
-            library_is_subset=given.genes_are_subset and library_key is None,
+            library_rule=rule,
             empty_cells=empty_cells,
             checked=check,
         )
@@ -320,6 +321,16 @@ class CellCollection:
             parts = [cells.library for cells in self._batches_of(np.arange(self.n_cells))]
             self._library = np.concatenate([p.numpy() for p in parts if p is not None])
         return self._library
+
+    @property
+    def library_source(self) -> str:
+        """Where the library sizes come from, in words, such as ``"row totals over 765 genes"``."""
+        return self.library_rule.source
+
+    @property
+    def library_is_subset(self) -> bool:
+        """Whether they are totals over a part, known to be one, of the genes measured."""
+        return bool(self.library_rule.partial)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Cut all rows into ranges that fit in memory with ease."""

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from kernomics.data.collection import CellCollection
-from kernomics.data.labels import Labels, read_labels
+from kernomics.data.labels import Kind, Labels, read_labels
+from kernomics.data.library import joined_rule
 from kernomics.data.match import gene_id_kind, mismatch_cause
 from kernomics.data.rows import Rows, canonical, gather
 from kernomics.errors import DataError
@@ -78,6 +79,7 @@ def join(
     collections: Mapping[str, CellCollection],
     *,
     labels_key: str | Sequence[str] | None = None,
+    label_kinds: Mapping[str, Kind] | None = None,
 ) -> CellCollection:
     """Put data sets with different genes together.
 
@@ -90,6 +92,8 @@ def join(
         The data sets by name. Names of cells become ``"<data set>:<cell>"``.
     labels_key
         obs column or columns to take as labels, where a set has them; unlabelled elsewhere.
+    label_kinds
+        As in `CellCollection.from_anndata`.
 
     Returns
     -------
@@ -145,10 +149,12 @@ def join(
         genes=np.array(genes, dtype=object),
         cell_names=cells,
         obs=obs,
-        labels=read_labels(obs, keys),
+        labels=read_labels(obs, keys, label_kinds=label_kinds),
         batch_labels=Labels.from_series(obs[SOURCE_COLUMN], SOURCE_COLUMN, kind="categorical"),
         library=np.concatenate(libraries),
-        library_is_subset=any(part.library_is_subset for part in parts),
+        library_rule=joined_rule(
+            {name: part.library_rule for name, part in collections.items()}, len(genes)
+        ),
         empty_cells="keep" if any(part.empty_cells == "keep" for part in parts) else "error",
     )
     panel_of_cell = np.repeat(np.arange(len(parts), dtype=np.int32), [p.n_cells for p in parts])

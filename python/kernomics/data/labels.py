@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,7 +16,16 @@ from kernomics.errors import ConfigError, DataError, closest
 Kind = Literal["categorical", "continuous"]
 
 FEW_VALUES = 20
-"""An integer column with at most this many values is probably a set of classes."""
+"""Numbers that are all integers, with at most this many distinct values, are taken for classes."""
+
+TIMES = {
+    **dict.fromkeys(("datetime64", "datetime", "date", "period"), "dates"),
+    **dict.fromkeys(("timedelta64", "timedelta", "time"), "durations or times"),
+}
+"""What pandas calls columns of dates and times, and what a message does."""
+
+NUMBERS = ("integer", "floating", "mixed-integer-float", "decimal")
+"""What pandas calls columns of objects that are all numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +43,15 @@ class Labels:
         unlabelled.
     categories
         Names of the classes in the order of their codes; empty for a continuous label.
+    inferred
+        Where numbers left the kind open: what they were taken for, and how to say otherwise.
     """
 
     name: str
     kind: Kind
     values: npt.NDArray[Any]
     categories: tuple[str, ...] = ()
+    inferred: str = ""
 
     def __len__(self) -> int:
         return int(self.values.shape[0])
@@ -54,9 +66,11 @@ class Labels:
     ) -> Labels:
         """Read a column.
 
-        Category, object, string and boolean columns are categorical, numbers continuous, unless
-        `kind` says otherwise. Classes are those that occur, in the order of a categorical dtype,
-        else sorted (numbers by value). Missing values are unlabelled.
+        Words, truth values and categories are classes. Numbers are classes when all are integers
+        with at most 20 distinct values, in whatever type they are stored and whether or not some
+        are missing; other numbers are continuous. `kind` says otherwise. Classes are those that
+        occur, in the order of a categorical dtype, else sorted (numbers by value); integers are
+        written without a point. Missing values are unlabelled.
 
         Parameters
         ----------
@@ -72,24 +86,23 @@ class Labels:
         Raises
         ------
         DataError
-            When the column cannot be read as that kind.
+            When the column cannot be read as that kind, or holds dates or durations.
 
         Warns
         -----
         UserWarning
-            When an integer column with at most 20 values is taken as continuous.
+            When numbers are taken for classes and `kind` does not say so.
         """
         if kind not in (None, "categorical", "continuous"):
             raise ConfigError(f"label {name!r}: kind must be 'categorical' or 'continuous'")
+        _refuse_times(series, name, kind)
+        inferred = ""
         if kind is None:
-            numeric = pd.api.types.is_numeric_dtype(series.dtype)
-            numeric = numeric and not pd.api.types.is_bool_dtype(series.dtype)
-            kind = "continuous" if numeric else "categorical"
-            if kind == "continuous" and pd.api.types.is_integer_dtype(series.dtype):
-                _warn_if_classes(series, name)
+            kind, inferred = _kind_of(series, name)
         if kind == "continuous":
-            return cls(name, kind, _numbers(series, name))
-        return cls._categorical(series, name, unlabelled_category)
+            return cls(name, kind, _numbers(series, name), inferred=inferred)
+        label = cls._categorical(series, name, unlabelled_category)
+        return replace(label, inferred=inferred)
 
     @classmethod
     def _categorical(
@@ -106,7 +119,7 @@ class Labels:
             except TypeError:  # a mixture, such as numbers and words
                 found = sorted(found, key=str)
             codes = pd.Categorical(objects, categories=found).codes.astype(np.int64)
-        names = [str(value) for value in found]
+        names = [_written(value) for value in found]
         if len(set(names)) != len(names):
             twice = next(value for i, value in enumerate(names) if value in names[:i])
             raise DataError(
@@ -119,6 +132,12 @@ class Labels:
         renumber = np.append(np.where(used, np.cumsum(used) - 1, -1), -1)  # the last is for −1
         categories = tuple(value for value, keep in zip(names, used, strict=True) if keep)
         return cls(name, "categorical", renumber[codes].astype(np.int64), categories)
+
+    @property
+    def description(self) -> str:
+        """What the label is, such as ``"8 classes"``, and how that was found where it was open."""
+        what = f"{self.n_classes} classes" if self.kind == "categorical" else "a number"
+        return f"{what} ({self.inferred})" if self.inferred else what
 
     @property
     def n_classes(self) -> int:
@@ -141,7 +160,7 @@ class Labels:
 
     def subset(self, rows: npt.ArrayLike) -> Labels:
         """Return the labels of some cells, with the same classes."""
-        return Labels(self.name, self.kind, self.values[np.asarray(rows)], self.categories)
+        return replace(self, values=self.values[np.asarray(rows)])
 
     def aligned(self, categories: Iterable[str]) -> Labels:
         """Return the labels coded by another list of classes, that of a trained model.
@@ -151,7 +170,7 @@ class Labels:
         target = tuple(categories)
         code = {category: i for i, category in enumerate(target)}
         renumber = np.array([code.get(name, -1) for name in self.categories] + [-1], dtype=np.int64)
-        return Labels(self.name, self.kind, renumber[self.values], target)
+        return replace(self, values=renumber[self.values], categories=target)
 
     def require_usable(self) -> None:
         """Refuse a label that leaves nothing to learn: no labelled cell, or one value only."""
@@ -193,16 +212,55 @@ class Labels:
         return cls(saved["name"], kind, values, tuple(saved["categories"]))
 
 
-def _warn_if_classes(series: pd.Series[Any], name: str) -> None:
-    n_values = series.nunique()
-    if n_values <= FEW_VALUES:
+def _refuse_times(series: pd.Series[Any], name: str, kind: Kind | None) -> None:
+    """Refuse complex numbers, and dates and durations, which need a unit to be numbers."""
+    found = pd.api.types.infer_dtype(series, skipna=True)
+    if found == "complex":
+        raise DataError(f"label {name!r} holds complex numbers: choose their size or another part")
+    if found in TIMES and kind != "categorical":
+        raise DataError(
+            f"label {name!r} holds {TIMES[found]}, which are no numbers until a unit is chosen: "
+            "make them numbers, such as days, in another column, or take each value for a class "
+            f"with label_kinds={{{name!r}: 'categorical'}}"
+        )
+
+
+def _kind_of(series: pd.Series[Any], name: str) -> tuple[Kind, str]:
+    """Infer a kind; also what to say of it, where numbers leave it open."""
+    if isinstance(series.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(series.dtype):
+        return "categorical", ""
+    known = series.dropna()
+    numeric = pd.api.types.is_numeric_dtype(series.dtype)
+    if not numeric and pd.api.types.infer_dtype(known) not in NUMBERS:
+        return "categorical", ""
+    distinct = np.unique(known.to_numpy(dtype=np.float64))
+    whole = bool(np.all(np.isfinite(distinct)) and np.all(np.floor(distinct) == distinct))
+    if not whole or not distinct.size:
+        return "continuous", ""
+    if distinct.size > FEW_VALUES:
+        told = f"integers of {distinct.size:,} values; {_otherwise(name, 'categorical')} classes"
+        return "continuous", told
+    told = f"numbers taken for classes; {_otherwise(name, 'continuous')} a regression"
+    if distinct.size > 1:
         warnings.warn(
-            f"label {name!r} is an integer column with {n_values} distinct values and is taken as "
-            f"continuous; if they are classes, pass label_kinds={{{name!r}: 'categorical'}} (on "
-            f"the command line --categorical {name}), or store the column with .astype('category')",
+            f"label {name!r} holds integers of {distinct.size} distinct values, which are taken "
+            f"for classes: pass {_otherwise(name, 'continuous')} a regression, or 'categorical' "
+            "to say that they are classes",
             UserWarning,
             stacklevel=4,
         )
+    return "categorical", told
+
+
+def _otherwise(name: str, kind: Kind) -> str:
+    return f"label_kinds={{{name!r}: {kind!r}}} (--label-kinds {name}={kind}) for"
+
+
+def _written(value: object) -> str:
+    """Write a value as the name of a class; an integer alike in every type of number."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
 
 
 def _numbers(series: pd.Series[Any], name: str) -> npt.NDArray[np.float32]:
@@ -243,7 +301,7 @@ def read_labels(
         series = column(obs, key)
         labels[key] = Labels.from_series(series, key, unlabelled_category, kinds.get(key))
         if labels[key].kind == "categorical":
-            seen.update(str(value) for value in series.dropna().unique())
+            seen.update(_written(value) for value in series.dropna().unique())
     if unlabelled_category is not None and unlabelled_category not in seen:
         raise DataError(
             f"unlabelled_category {unlabelled_category!r} occurs in none of the label columns "

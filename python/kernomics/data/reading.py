@@ -86,17 +86,3 @@ def read_batches(obs: pd.DataFrame, key: str) -> Labels:
             f"{missing[0]:,}; every cell needs a batch: name these cells' batch, or drop them"
         )
     return batches
-
-
-def read_library(
-    given: AnnDataInput, key: str, totals: npt.NDArray[np.float32] | None
-) -> npt.NDArray[np.float32]:
-    """Read the column of library sizes, none of which may be below the row total."""
-    series = column(given.obs, key)
-    try:
-        library = series.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"obs[{key!r}] cannot be read as library sizes: {error}") from error
-    smallest = np.zeros(library.size, np.float32) if totals is None else totals
-    checks.require_library(library, smallest, key, given.cell_names)
-    return library.astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -11,15 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics.data.groups import grouped
 from kernomics.data.labels import Labels
 from kernomics.data.random import Stream, permutation
 from kernomics.errors import ConfigError, DataError, closest
 
 How = Literal["random", "stratified", "group"]
 PARTS = ("train", "validation", "test")
-
-GROUP_ORDERS = 16
-"""Random orders of the groups tried; the one nearest to the fractions wins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +34,8 @@ class Split:
         The label or group column, if any.
     seed
         What it was drawn with.
+    note
+        What was done, or could not be, to keep every class in train; often nothing.
     """
 
     train: npt.NDArray[np.int64]
@@ -44,11 +44,12 @@ class Split:
     how: How
     by: str | None
     seed: int
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form, rows included."""
         rows = {part: getattr(self, part).tolist() for part in PARTS}
-        return {"how": self.how, "by": self.by, "seed": self.seed, **rows}
+        return {"how": self.how, "by": self.by, "seed": self.seed, "note": self.note, **rows}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Split:
@@ -70,7 +71,13 @@ class Split:
                 f"{twice.size:,} rows of the saved split are in two parts, first row {twice[0]:,}"
             )
         return cls(
-            rows[0], rows[1], rows[2], cast(How, saved["how"]), saved["by"], int(saved["seed"])
+            rows[0],
+            rows[1],
+            rows[2],
+            cast(How, saved["how"]),
+            saved["by"],
+            int(saved["seed"]),
+            saved.get("note", ""),
         )
 
 
@@ -81,6 +88,7 @@ def make_split(
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     labels: Labels | npt.ArrayLike | None = None,
     groups: Labels | npt.ArrayLike | None = None,
+    keep: Sequence[Labels] = (),
     seed: int = 0,
 ) -> Split:
     """Split cells; the same arguments always give the same split.
@@ -90,7 +98,9 @@ def make_split(
       their own. Every class is represented in train, so that classes with few cells go to train
       first and may be absent elsewhere; a warning names those.
     - ``"group"``: whole groups (donors, batches) go to one part each, so that sizes only come near
-      the fractions.
+      the fractions. Where the draw would leave a class of `keep` without a training cell, groups
+      are drawn again so that every class keeps one, if any division does; a warning says so, and
+      names the classes if none does.
 
     Parameters
     ----------
@@ -104,6 +114,9 @@ def make_split(
         [n_cells], for ``"stratified"``: categorical `Labels`, or one value per cell.
     groups
         [n_cells], for ``"group"``: likewise; no cell without one.
+    keep
+        For ``"group"``: labels [n_cells] whose classes should all stay in train; continuous ones
+        are of no account.
     seed
         Any integer.
 
@@ -117,9 +130,9 @@ def make_split(
     Warns
     -----
     UserWarning
-        When a class is too small to be in every part.
+        When a class is too small to be in every part, or groups were drawn again for a class.
     """
-    fractions = _require_fractions(fractions)
+    fractions, note = _require_fractions(fractions), ""
     wanted = {"random": (False, False), "stratified": (True, False), "group": (False, True)}
     if how not in wanted:
         raise ConfigError(f"how={how!r} is no way to split; {closest(how, wanted)}")
@@ -130,6 +143,8 @@ def make_split(
             raise ConfigError(f"how={how!r} needs {name}, one per cell")
         if value is not None and not needed:
             raise ConfigError(f"{name} given, but how={how!r} does not use them")
+    if keep and how != "group":
+        raise ConfigError(f"keep given, but how={how!r} does not use it")
     if how == "random":
         part, by = _random(n_cells, fractions, seed), None
     elif how == "stratified":
@@ -137,9 +152,12 @@ def make_split(
         part, by = _stratified(column, fractions, seed), column.name or None
     else:
         column = _as_labels(groups, n_cells, "groups")
-        part, by = _grouped(column, fractions, seed), column.name or None
+        classes = [label for label in keep if label.kind == "categorical"]
+        kept = [_as_labels(label, n_cells, "keep") for label in classes]
+        part, note = grouped(column, kept, fractions, seed)
+        by = column.name or None
     train, validation, test = (np.flatnonzero(part == i).astype(np.int64) for i in range(3))
-    return Split(train, validation, test, how, by, seed)
+    return Split(train, validation, test, how, by, seed, note)
 
 
 def _require_fractions(fractions: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -223,56 +241,3 @@ def _stratified(
             stacklevel=3,
         )
     return part
-
-
-def _grouped(
-    groups: Labels, fractions: tuple[float, float, float], seed: int
-) -> npt.NDArray[np.int64]:
-    missing = np.flatnonzero(~groups.labelled)
-    if missing.size:
-        raise DataError(
-            f"{missing.size:,} of {len(groups):,} cells have no group in {groups.name!r}, first in "
-            f"row {missing[0]:,}; name their group or drop them"
-        )
-    n_parts = sum(fraction > 0 for fraction in fractions)
-    if groups.n_classes < n_parts:
-        raise DataError(
-            f"{groups.n_classes} groups in {groups.name!r} ({', '.join(groups.categories)}) cannot "
-            f"fill {n_parts} parts; set a fraction to 0, or use a column with more groups"
-        )
-    cells = np.bincount(groups.values, minlength=groups.n_classes)
-    target = np.array(fractions) * len(groups)
-    best: tuple[float, npt.NDArray[np.int64]] | None = None
-    for attempt in range(GROUP_ORDERS):
-        order = permutation(groups.n_classes, seed, Stream.SPLIT, 1 + attempt)
-        part_of_group, filled = _fill(order, cells, target)
-        off = float(np.abs(filled - target).sum())
-        if best is None or off < best[0]:
-            best = off, part_of_group
-    assert best is not None
-    return np.asarray(best[1][groups.values])
-
-
-def _fill(
-    order: npt.NDArray[np.int64], cells: npt.NDArray[np.int64], target: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Give each group in turn to the part that lacks most, and the last ones to parts still empty.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 [n_groups], the part of each group.
-    numpy.ndarray
-        float64 [3], the cells in each part.
-    """
-    part_of_group = np.empty(order.size, dtype=np.int64)
-    filled = np.zeros(3)
-    for place, group in enumerate(order):
-        lacking = np.where(target > 0, target - filled, -np.inf)
-        waiting = (filled == 0) & (target > 0)
-        if waiting.sum() == order.size - place:
-            lacking = np.where(waiting, lacking, -np.inf)
-        part = int(np.argmax(lacking))
-        part_of_group[group] = part
-        filled[part] += cells[group]
-    return part_of_group, filled

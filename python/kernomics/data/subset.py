@@ -86,7 +86,7 @@ def select_cells(cells: CellCollection, rows: npt.ArrayLike) -> CellCollection:
         labels={name: label.subset(wanted) for name, label in cells.labels.items()},
         batch_labels=None if batches is None else batches.subset(wanted),
         library=cells.library[wanted],
-        library_is_subset=cells.library_is_subset,
+        library_rule=cells.library_rule,
         empty_cells=cells.empty_cells,
     )
     if cells.observed is None or cells.panel_of_cell is None:

@@ -167,7 +167,8 @@ def auprc(truth: ArrayLike, scores: ArrayLike) -> float:
 
     The area is the average precision Σ_n (R_n − R_{n−1})·P_n over distinct thresholds, without
     interpolation, as scikit-learn's ``average_precision_score``. The mean is over the classes
-    present in the truth.
+    present in the truth. Where that is one class alone every order of the cells has the area 1,
+    whatever the scores, so there is none.
 
     Parameters
     ----------
@@ -180,7 +181,7 @@ def auprc(truth: ArrayLike, scores: ArrayLike) -> float:
     Returns
     -------
     float
-        Between 0 and 1; NaN if no cell is labelled.
+        Between 0 and 1; NaN if no cell is labelled, or all are of one class.
 
     Raises
     ------
@@ -203,7 +204,7 @@ def auprc(truth: ArrayLike, scores: ArrayLike) -> float:
             f"labelled cell {int(rows[0])}"
         )
     present = np.unique(codes)
-    if present.size == 0:
+    if present.size < 2:
         return float("nan")
     return float(np.mean([_average_precision(codes == c, values[:, c]) for c in present]))
 
@@ -223,13 +224,16 @@ def classification_metrics(
     Returns
     -------
     dict
-        Keys ``accuracy``, ``macro_f1``, ``n_cells`` (labelled ones) and, with scores, ``auprc``.
+        Keys ``accuracy``, ``macro_f1``, ``n_cells`` (labelled ones) and, with scores, ``auprc``,
+        which is left out where the labelled cells are of one class and none is defined.
     """
     found: dict[str, Any] = {
         "accuracy": accuracy(truth, predicted),
         "macro_f1": macro_f1(truth, predicted),
     }
     if scores is not None:
-        found["auprc"] = auprc(truth, scores)
+        area = auprc(truth, scores)
+        if not np.isnan(area):
+            found["auprc"] = area
     found["n_cells"] = int(np.count_nonzero(np.asarray(truth) >= 0))
     return found

@@ -21,6 +21,7 @@ from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.panel_network import PanelNetwork, Task
 from kernomics.models.saved import read_saved
+from kernomics.models.setup import same_library_key
 from kernomics.train import save_model_dir
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Panel:
     tasks : tuple of Task
         What is predicted.
     info : dict
-        How it came about: configuration, seed, version, split.
+        How it came about: configuration, seed, version, split, kinds of the labels, and
+        ``library``, the rule of the library sizes.
     """
 
     def __init__(
@@ -143,7 +145,9 @@ class Panel:
         layer
             Where the counts are; X by default.
         library_key
-            obs column with each cell's total over all genes, for ``transform="lognorm"``.
+            obs column with each cell's total over all genes, for ``transform="lognorm"``; by
+            default that of the training, where the data have it, else as in
+            `CellCollection.from_anndata`.
 
         Returns
         -------
@@ -232,21 +236,26 @@ class Panel:
         layer: str | None,
         library_key: str | None,
     ) -> CellCollection:
+        lognorm, known = self.network.transform == "lognorm", self.info.get("library", {})
+        if lognorm and library_key is None and not isinstance(adata, CellCollection):
+            library_key = same_library_key(adata, known)
+        cells = self._read(adata, layer, library_key)
+        if lognorm:
+            cells.library_rule.tell(known, stacklevel=3)
+        return cells
+
+    def _read(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        layer: str | None,
+        library_key: str | None,
+    ) -> CellCollection:
         if isinstance(adata, CellCollection):
             return adata
         # A cell may have none of the panel's genes, and a panel-only data set such cells.
-        cells = CellCollection.from_anndata(
+        return CellCollection.from_anndata(
             adata, layer=layer, library_key=library_key, empty_cells="keep"
         )
-        fewer = cells.n_genes < len(self.ranking)
-        if self.network.transform == "lognorm" and library_key is None and fewer:
-            warnings.warn(
-                f"library sizes are totals over the {cells.n_genes:,} genes of these data, and the "
-                f"panel was trained on data with {len(self.ranking):,}; pass library_key, the obs "
-                "column of the totals over all genes",
-                stacklevel=3,
-            )
-        return cells
 
     # -- saving ----------------------------------------------------------------------------------
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kernomics.data import CellCollection, Labels, Split, make_split
+from kernomics.data.anndata_input import obs_columns
 from kernomics.data.labels import column
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError
@@ -70,6 +71,17 @@ def as_collection(adata: AnnData | str | Path | CellCollection, **reading: Any) 
     return adata
 
 
+def same_library_key(adata: AnnData | str | Path, known: Mapping[str, Any]) -> str | None:
+    """Return the obs column of library sizes that a model was trained with, if the data have it.
+
+    `known` is the `LibraryRule.description` that the model keeps.
+    """
+    key = known.get("key")
+    if key is None:
+        return None
+    return key if key in obs_columns(adata) else None
+
+
 def split_cells(
     cells: CellCollection,
     split: How | Split,
@@ -77,7 +89,10 @@ def split_cells(
     fractions: tuple[float, float, float],
     seed: int,
 ) -> Split:
-    """Divide the cells as asked for, or check the division given."""
+    """Divide the cells as asked for, or check the division given.
+
+    Groups are divided so that every class of the labels stays in training, where that can be.
+    """
     if isinstance(split, Split):
         rows = np.concatenate([split.train, split.validation, split.test])
         if rows.size and not 0 <= rows.min() <= rows.max() < cells.n_cells:
@@ -89,11 +104,12 @@ def split_cells(
     labels = next((v for v in cells.labels.values() if v.kind == "categorical"), None)
     if split == "stratified" and labels is None:
         split = "random"
-    groups = None
+    groups, keep = None, []
     if split == "group":
         if key is None:
             raise ConfigError("split='group' needs split_key, the obs column of the groups")
         groups = Labels.from_series(column(cells.obs, key), key, kind="categorical")
+        keep = [label for name, label in cells.labels.items() if name != key]
     elif key is not None:
         raise ConfigError(f"split_key is {key!r}, but split={split!r} uses no groups")
     return make_split(
@@ -102,5 +118,6 @@ def split_cells(
         fractions=fractions,
         labels=labels if split == "stratified" else None,
         groups=groups,
+        keep=keep,
         seed=seed,
     )

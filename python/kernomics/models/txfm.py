@@ -110,6 +110,7 @@ class TxFM:
         )
         self.seed = checked_seed(seed)
         collection = as_collection(adata, layer=layer, library_key=library_key)
+        collection.library_rule.tell()
         self.split = divide(collection, split, validation, split_key, self.seed)
         require_counts(collection, self.split)
         self.cells = over_vocabulary(collection, self.split.train, genes, n_genes, min_cells)
@@ -184,7 +185,7 @@ class TxFM:
         if not isinstance(encoder, CellEncoder):
             encoder = CellEncoder.load(encoder)
         config = fine_tuned_config(encoder.config, **overrides)
-        cells = as_collection(adata, layer=layer, library_key=library_key)
+        cells = encoder.read(adata, layer=layer, library_key=library_key)
         split = divide(cells, split, validation, split_key, checked_seed(seed))
         start = Pretrained.match(
             encoder,
@@ -329,6 +330,7 @@ class TxFM:
             "training": dataclasses.asdict(self.training),
             "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
             "trained_on": {"cells": len(self.split.train), "genes": len(self.genes)},
+            "library": self.cells.library_rule.description,
             **({} if self.start is None else {"fine_tuned_from": self.start.description}),
         }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +15,10 @@ from kernomics.data.checks import named_cells
 from kernomics.data.collection import EmptyCells
 from kernomics.data.random import keys_of_names
 from kernomics.data.row_numbers import row_numbers
-from kernomics.errors import ConfigError, DataError
-from kernomics.models.setup import as_collection
+from kernomics.errors import DataError
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    pass
 
 
 @dataclass(frozen=True)
@@ -41,22 +39,14 @@ class KnownCells:
     @classmethod
     def of(
         cls,
-        adata: AnnData | str | Path | CellCollection,
+        cells: CellCollection,
         genes: NDArray[Any],
         *,
-        layer: str | None,
-        library_key: str | None,
         rows: ArrayLike | None,
         min_gene_overlap: float,
         empty_cells: EmptyCells,
     ) -> KnownCells:
-        """Read cells, for parameters as of `CellEncoder.get_latent_representation`."""
-        if empty_cells not in ("error", "keep"):
-            raise ConfigError(f"empty_cells must be 'error' or 'keep', not {empty_cells!r}")
-        reading: dict[str, Any] = {"layer": layer, "library_key": library_key}
-        if not isinstance(adata, CellCollection):
-            reading["empty_cells"] = empty_cells
-        cells = as_collection(adata, **reading)
+        """Take cells, for parameters as of `CellEncoder.get_latent_representation`."""
         wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
         view = cells.with_genes(genes, min_gene_overlap, absent="unobserved")
         if "keep" not in (empty_cells, cells.empty_cells):

@@ -17,7 +17,7 @@ from kernomics.data import CellCollection, Cells
 from kernomics.data.collection import EmptyCells
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.saved import read_saved
-from kernomics.models.setup import checked_integer, checked_names
+from kernomics.models.setup import as_collection, checked_integer, checked_names, same_library_key
 from kernomics.models.txfm_config import TxFMConfig
 from kernomics.models.txfm_input import KnownCells
 from kernomics.models.txfm_module import Tokens, TxFMModule
@@ -89,7 +89,8 @@ class CellEncoder:
         layer
             Where the counts are; X by default.
         library_key
-            obs column with each cell's total over all genes; the row total by default.
+            obs column with each cell's total over all genes; by default that of the training,
+            where the data have it, else as in `CellCollection.from_anndata`.
         rows
             Which cells, int [n] in any order, or bool with one value per cell; all by default.
         n_tokens
@@ -224,6 +225,27 @@ class CellEncoder:
         )
         return tensor.detach().float().cpu().numpy().copy()
 
+    def read(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        layer: str | None = None,
+        library_key: str | None = None,
+        empty_cells: EmptyCells = "error",
+    ) -> CellCollection:
+        """Read cells with library sizes like those of the training, where the data have them.
+
+        The parameters are those of `get_latent_representation`.
+        """
+        if empty_cells not in ("error", "keep"):
+            raise ConfigError(f"empty_cells must be 'error' or 'keep', not {empty_cells!r}")
+        reading: dict[str, Any] = {"layer": layer, "library_key": library_key}
+        if not isinstance(adata, CellCollection):
+            reading["empty_cells"] = empty_cells
+            if library_key is None:
+                reading["library_key"] = same_library_key(adata, self.info.get("library", {}))
+        return as_collection(adata, **reading)
+
     def checked_layer(self, at_layer: int) -> int:
         """Return the number of a block, from 1, if this model has it.
 
@@ -267,15 +289,15 @@ class CellEncoder:
             n_tokens = checked_integer("n_tokens", n_tokens)
         if batch_size is not None:
             batch_size = checked_integer("batch_size", batch_size)
+        collection = self.read(adata, layer=layer, library_key=library_key, empty_cells=empty_cells)
         known = KnownCells.of(
-            adata,
+            collection,
             self.genes,
-            layer=layer,
-            library_key=library_key,
             rows=rows,
             min_gene_overlap=min_gene_overlap,
             empty_cells=empty_cells,
         )
+        collection.library_rule.tell(self.info.get("library"), stacklevel=3)
         length = known.most_genes if n_tokens is None else min(n_tokens, known.most_genes)
         size = batch_size or max(1, NUMBERS_AT_A_TIME // ((length + 1) * self.config.d_model))
         device = next(self.module.parameters()).device

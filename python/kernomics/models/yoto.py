@@ -17,6 +17,7 @@ from kernomics import __version__
 from kernomics.data import CellCollection, Sampler, Split
 from kernomics.data.labels import Kind
 from kernomics.data.splits import How
+from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError
 from kernomics.models.device import require_precision, usable_device
 from kernomics.models.marker_prior import marker_scores
@@ -51,7 +52,9 @@ class YOTO:
         As in `CellCollection.from_anndata`.
     split
         ``"stratified"`` (by the first categorical label), ``"random"``, ``"group"`` (no group of
-        `split_key`, such as a donor, in two parts), or a `Split`.
+        `split_key`, such as a donor, in two parts, and every class in training where some division
+        allows it), or a `Split`. Classes without a training cell are left out, their cells being
+        unlabelled from then on, with a warning.
     split_key
         obs column of the groups.
     fractions
@@ -97,8 +100,8 @@ class YOTO:
     panel : Panel
         The panel with its predictor (after training).
     warnings : list of str
-        What the monitors of scores and task losses noticed; `train` gives them as
-        `TrainingWarning` too.
+        What is weak in the division of the labels (given as `UserWarning` too), and what the
+        monitors of scores and task losses noticed (`TrainingWarning`, by `train`).
 
     Raises
     ------
@@ -146,6 +149,10 @@ class YOTO:
             label_kinds=label_kinds,
         )
         self.split = split_cells(self.cells, split, split_key, fractions, self.seed)
+        labels, self.weak = trained_classes(self.cells.labels, self.split)
+        self.cells = self.cells.with_labels(labels)
+        for weak in self.weak:
+            warnings.warn(weak, UserWarning, stacklevel=2)
         weights = dict(task_weights or {})
         self.tasks = make_tasks(
             self.cells, self.split.train, weights, class_weights=self.config.class_weights
@@ -172,15 +179,12 @@ class YOTO:
             self.constraints.start.check(
                 self.cells.genes, self.tasks, self.config.hidden, self.config.transform
             )
-        if self.config.transform == "lognorm" and self.cells.library_is_subset:
-            warnings.warn(
-                "transform='lognorm' divides by library sizes, and these are totals over a subset "
-                "of the genes measured; pass library_key, the obs column of the whole totals",
-                stacklevel=2,
-            )
+        if self.config.transform == "lognorm":
+            self.cells.library_rule.tell()
         self.training = default_training(len(self.split.train))
         self.history = History()
-        self.warnings: list[str] = []
+        self.weak = [note for note in (self.split.note, *self.weak) if note]
+        self.warnings: list[str] = list(self.weak)
         self.module: YOTOModule | None = None
         self.panel: Panel | None = None
 
@@ -236,11 +240,12 @@ class YOTO:
             optimizer_factory=self._optimizer,
         )
         self.panel = self._panel()
-        self.warnings = training_warnings(
+        found = training_warnings(
             self.history, self.tasks, free=self.config.n_genes < self.bounds.usable
         )
-        for warning in self.warnings:
+        for warning in found:
             warnings.warn(warning, TrainingWarning, stacklevel=2)
+        self.warnings = [*self.weak, *found]
         return self
 
     def _module(self) -> YOTOModule:
@@ -332,6 +337,11 @@ class YOTO:
                 "training": dataclasses.asdict(self.training),
                 "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
                 "trained_on": {"cells": len(self.split.train), "genes": self.cells.n_genes},
+                "library": self.cells.library_rule.description,
+                "labels": {
+                    name: {"kind": label.kind, "description": label.description}
+                    for name, label in self.cells.labels.items()
+                },
                 **self.constraints.outcome(ranked.numpy()),
             },
         )

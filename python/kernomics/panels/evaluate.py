@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from kernomics import baselines
 from kernomics.data import CellCollection, Labels, Split
+from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError
 from kernomics.panels._reading import counts_of_genes, find_genes
 
@@ -28,7 +30,7 @@ class PanelEvaluation:
         Per label, ``accuracy``, ``macro_f1`` and ``auprc``, or ``r2``, ``mae`` and ``pearson``.
     per_class
         Per categorical label a table with index ``class`` and columns ``f1`` (NaN for a class
-        without a test cell), ``n_train``, ``n_test`` (labelled cells of the class).
+        without a test or without a training cell), ``n_train``, ``n_test`` (cells of the class).
     n_train, n_test
         Cells of the two parts, whether labelled or not.
     missing
@@ -86,11 +88,17 @@ def evaluate_panel(
     Raises
     ------
     DataError
-        When a gene is named twice or is not in the data, or a part has no labelled cell.
+        When a gene is named twice or is not in the data, a part has no labelled cell, or the
+        split leaves nothing to learn of a label; see `trained_classes`.
     ConfigError
         Without labels, training or test cells, or with too few genes for random panels.
     ImportError
         For a categorical label, without scikit-learn (extra ``report``).
+
+    Warns
+    -----
+    UserWarning
+        When a class has no training cell (its test cells are left out) or few.
     """
     if not cells.labels:
         raise ConfigError("the cells have no label to predict; read them with labels_key")
@@ -99,6 +107,9 @@ def evaluate_panel(
     for part in ("train", "test"):
         if not len(getattr(split, part)):
             raise ConfigError(f"the split has no {part} cells; give that part a share above 0")
+    known, weak = trained_classes(cells.labels, split)
+    for told in weak:
+        warnings.warn(told, UserWarning, stacklevel=2)
     panel, missing = find_genes(genes, cells.genes, allow_missing=allow_missing)
     drawn = _random_panels(cells, split, len(panel), n_random, seed) if n_random else []
     read = list(dict.fromkeys([*panel, *(gene for one in drawn for gene in one)]))
@@ -121,11 +132,11 @@ def evaluate_panel(
             raise DataError(f"label {label.name!r}: {error}") from None
 
     scores, per_class, random = {}, {}, {}
-    for name, label in cells.labels.items():
+    for name, label in known.items():
         score = judge(label, panel)
         scores[name] = score.metrics
         if label.kind == "categorical":
-            per_class[name] = _per_class(label, split, score.f1)
+            per_class[name] = _per_class(cells.labels[name], label.categories, split, score.f1)
         if drawn:
             random[name] = _spread([judge(label, one).metrics for one in drawn])
     return PanelEvaluation(
@@ -153,10 +164,13 @@ def _random_panels(
     return [pool[baselines.random_panel(len(pool), k, one)].tolist() for one in seeds]
 
 
-def _per_class(label: Labels, split: Split, f1: NDArray[np.float64]) -> pd.DataFrame:
-    # The judge knows classes up to the largest code it met.
+def _per_class(
+    label: Labels, known: Sequence[str], split: Split, f1: NDArray[np.float64]
+) -> pd.DataFrame:
+    # The judge knows classes of training cells, up to the largest code it met.
+    place = {name: i for i, name in enumerate(label.categories)}
     found = np.full(label.n_classes, np.nan)
-    found[: len(f1)] = f1
+    found[[place[name] for name in known[: len(f1)]]] = f1
     return pd.DataFrame(
         {
             "f1": found,

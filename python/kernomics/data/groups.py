@@ -1,0 +1,189 @@
+"""Dividing whole groups of cells into three parts, with every class left in the first."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from kernomics.data.labels import Labels
+from kernomics.data.random import Stream, permutation
+from kernomics.errors import DataError
+
+GROUP_ORDERS = 16
+"""Random orders of the groups tried; the one nearest to the fractions wins."""
+
+
+def grouped(
+    groups: Labels, keep: Sequence[Labels], fractions: tuple[float, float, float], seed: int
+) -> tuple[npt.NDArray[np.int64], str]:
+    """Give each group to a part, int64 [n_cells], and say what was done for `keep`."""
+    missing = np.flatnonzero(~groups.labelled)
+    if missing.size:
+        raise DataError(
+            f"{missing.size:,} of {len(groups):,} cells have no group in {groups.name!r}, first in "
+            f"row {missing[0]:,}; name their group or drop them"
+        )
+    n_parts = sum(fraction > 0 for fraction in fractions)
+    if groups.n_classes < n_parts:
+        raise DataError(
+            f"{groups.n_classes} groups in {groups.name!r} ({', '.join(groups.categories)}) cannot "
+            f"fill {n_parts} parts; set a fraction to 0, or use a column with more groups"
+        )
+    cells = np.bincount(groups.values, minlength=groups.n_classes)
+    target = np.array(fractions) * len(groups)
+    orders = [
+        permutation(groups.n_classes, seed, Stream.SPLIT, 1 + attempt)
+        for attempt in range(GROUP_ORDERS)
+    ]
+    held = _classes_of_groups(groups, keep)
+    fills = [_fill(order, cells, target) for order in orders]
+    found = _nearest(fills, target)
+    lost = _lost(held, found)
+    if not lost.any():
+        return np.asarray(found[groups.values]), ""
+    again = _keeping(orders, cells, target, held)
+    if again is None:  # then as few as these orders allow
+        fewest = min(int(_lost(held, parts).sum()) for parts, _ in fills)
+        some = [fill for fill in fills if _lost(held, fill[0]).sum() == fewest]
+        found = _nearest(some, target)
+        lost = _lost(held, found)
+    note = _note(groups, keep, lost, again is not None)
+    warnings.warn(note, UserWarning, stacklevel=3)
+    return np.asarray((found if again is None else again)[groups.values]), note
+
+
+Filled = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+"""The part of each group, int64 [n_groups], and the cells in each part, float64 [3]."""
+
+
+def _classes_of_groups(groups: Labels, keep: Sequence[Labels]) -> npt.NDArray[np.bool_]:
+    """Which classes, of all labels one after the other, each group has: bool [n_groups, C]."""
+    held = np.zeros((groups.n_classes, sum(label.n_classes for label in keep)), bool)
+    start = 0
+    for label in keep:
+        known = label.labelled
+        held[groups.values[known], start + label.values[known]] = True
+        start += label.n_classes
+    return held
+
+
+def _nearest(fills: Sequence[Filled], target: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return the division, of several, whose parts are nearest to the sizes wanted."""
+    return min(fills, key=lambda filled: float(np.abs(filled[1] - target).sum()))[0]
+
+
+def _lost(
+    held: npt.NDArray[np.bool_], part_of_group: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Which classes are in some group, and in none to train on: bool [C]."""
+    return np.asarray(held.any(axis=0) & ~held[part_of_group == 0].any(axis=0))
+
+
+def _fill(
+    order: npt.NDArray[np.int64],
+    cells: npt.NDArray[np.int64],
+    target: npt.NDArray[np.float64],
+    held: npt.NDArray[np.bool_] | None = None,
+    first: Sequence[tuple[int, int]] = (),
+) -> Filled:
+    """Give each group in turn to the part that lacks most, and the last ones to parts still empty.
+
+    Parameters
+    ----------
+    order, cells
+        int64 [n_groups], the groups in turn, and the cells of each.
+    target
+        float64 [3], the cells wanted in each part.
+    held
+        Classes of each group that must not be lost: a group goes to the first part if it is the
+        last that could.
+    first
+        Groups whose part is given, each with it.
+    """
+    part_of_group = np.full(order.size, -1, dtype=np.int64)
+    filled = np.zeros(3)
+    left = None if held is None else held.sum(axis=0)  # groups of each class not held out
+
+    def put(group: int, part: int) -> None:
+        part_of_group[group] = part
+        filled[part] += cells[group]
+        if part and held is not None and left is not None:
+            left[held[group]] -= 1
+
+    for group, part in first:
+        put(group, part)
+    waiting_groups = [int(group) for group in order if part_of_group[group] < 0]
+    for place, group in enumerate(waiting_groups):
+        lacking = np.where(target > 0, target - filled, -np.inf)
+        waiting = (filled == 0) & (target > 0)
+        if waiting.sum() == len(waiting_groups) - place:
+            lacking = np.where(waiting, lacking, -np.inf)
+        if held is not None and left is not None and (left[held[group]] < 2).any():
+            lacking[1:] = -np.inf  # its class would be lost
+            lacking[0] = 0.0
+        put(group, int(np.argmax(lacking)))
+    return part_of_group, filled
+
+
+def _keeping(
+    orders: Sequence[npt.NDArray[np.int64]],
+    cells: npt.NDArray[np.int64],
+    target: npt.NDArray[np.float64],
+    held: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.int64] | None:
+    """Divide so that no class is lost, as near to the sizes as the orders allow; None if none does.
+
+    Each order is filled as it comes, and once more with the first groups in it that can be held
+    out together, so that a division is found wherever there is one.
+    """
+    wanted = np.flatnonzero(target > 0)
+    found = []
+    for order in orders:
+        seeds = _can_be_held_out(order, held, int((wanted > 0).sum()))
+        if seeds is None:
+            return None
+        parts = [int(part) for part in wanted if part > 0]
+        for first in ((), tuple(zip(seeds, parts, strict=True))):
+            filled = _fill(order, cells, target, held, first)
+            if (filled[1][wanted] > 0).all():
+                found.append(filled)
+    return _nearest(found, target) if found else None
+
+
+def _can_be_held_out(
+    order: npt.NDArray[np.int64], held: npt.NDArray[np.bool_], n: int
+) -> list[int] | None:
+    """Return the first n groups, at most two, that leave all classes when both are held out."""
+    left = held.sum(axis=0)
+    alone = [int(g) for g in order if (left[held[g]] > 1).all()]
+    if n == 0:
+        return []
+    if n == 1:
+        return alone[:1] or None
+    for place, one in enumerate(alone):
+        rest = np.array(alone[place + 1 :], dtype=np.int64)
+        after = left - held[one]
+        fits = ~((after < 2) & held[rest]).any(axis=1)
+        if fits.any():
+            return [one, int(rest[np.argmax(fits)])]
+    return None
+
+
+def _note(groups: Labels, keep: Sequence[Labels], lost: npt.NDArray[np.bool_], mended: bool) -> str:
+    names = [f"{name!r} of {label.name!r}" for label in keep for name in label.categories]
+    without = [name for name, gone in zip(names, lost, strict=True) if gone]
+    listed = f"{', '.join(without[:5])}{', …' if len(without) > 5 else ''}"
+    classes = "1 class" if len(without) == 1 else f"{len(without)} classes"
+    by = groups.name or "groups"
+    if mended:
+        return (
+            f"dividing by {by!r} as drawn would have left {classes} without a training cell "
+            f"({listed}), so other groups are held out, with which every class keeps some"
+        )
+    return (
+        f"every division by {by!r} leaves some class without a training cell, this one {classes}: "
+        f"{listed}; such classes are in too few groups: merge or drop them"
+    )

@@ -1,0 +1,130 @@
+"""What a division of the cells leaves of each label to learn from and to be scored by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from kernomics.data.labels import Labels
+from kernomics.data.splits import Split
+from kernomics.errors import DataError
+
+FEW_CELLS = 5
+"""A class of fewer training cells is named in a warning."""
+
+Named = Mapping[str, Labels]
+
+
+def trained_classes(labels: Named, split: Split) -> tuple[dict[str, Labels], list[str]]:
+    """Leave out classes that no training cell has, and say what is weak.
+
+    Nobody can predict a class from no example. Its cells become unlabelled, so that they count in
+    no score: as those of a class that a saved panel does not know.
+
+    Parameters
+    ----------
+    labels
+        By name.
+    split
+        The division; it must have training cells.
+
+    Returns
+    -------
+    labels : dict
+        Over the classes that training cells have; continuous ones as they are.
+    weak : list of str
+        A sentence each on classes without training cells, with few, and on a test in which all
+        labelled cells are of one class, where no curve of precision and recall is defined.
+
+    Raises
+    ------
+    DataError
+        When a label is the column by whose groups the cells are divided, training cells have fewer
+        than two values of it, or none of its test cells is of a class that training cells have.
+    """
+    found, weak = {}, []
+    for name, label in labels.items():
+        if label.kind == "continuous":
+            _require_two(label, split)
+            found[name] = label
+            continue
+        if split.how == "group" and split.by == name:
+            raise DataError(
+                f"label {name!r} is also the split key: no class of a held-out cell is ever in "
+                "training, so nothing can be learnt for it; divide by another column, or choose "
+                "another label"
+            )
+        _require_two(label, split)
+        found[name], told = _of_classes(label, split)
+        weak += told
+    return found, weak
+
+
+def _require_two(label: Labels, split: Split) -> None:
+    try:
+        label.subset(split.train).require_usable()
+    except DataError as error:
+        raise DataError(f"among the training cells, {error}; or change the split") from None
+
+
+def _of_classes(label: Labels, split: Split) -> tuple[Labels, list[str]]:
+    n_train = _counts(label, split.train)
+    tested = split.test if len(split.test) else split.validation
+    n_test = _counts(label, tested)
+    part = "test" if len(split.test) else "validation"
+    known = n_train > 0
+    if n_test.sum() and not n_test[known].sum():
+        by = f" by {split.by!r}" if split.by else ""
+        raise DataError(
+            f"label {label.name!r}: none of its {n_test.sum():,} {part} cells is of a class that "
+            f"training cells have ({_listed(label, n_test, n_test > 0, part)}): the division{by} "
+            "gives each class to one part; divide in another way, or choose another label"
+        )
+    told = []
+    absent = ~known & (_counts(label, np.arange(len(label))) > 0)
+    if absent.any():
+        told.append(
+            f"label {label.name!r}: {absent.sum()} of {label.n_classes} classes "
+            f"{_have(absent)} no training cell and cannot be predicted: "
+            f"{_listed(label, n_test, absent, part)}; these cells are left out of the scores"
+        )
+    few = known & (n_train < FEW_CELLS)
+    if few.any():
+        told.append(
+            f"label {label.name!r}: {few.sum()} of {label.n_classes} classes {_have(few)} fewer "
+            f"than {FEW_CELLS} training cells: {_listed(label, n_train, few, 'training')}; little "
+            "can be learnt of them: merge them, or add cells"
+        )
+    scored = known & (n_test > 0)
+    if len(tested) and scored.sum() == 1:
+        told.append(
+            f"label {label.name!r}: all {part} cells that can be scored are of class "
+            f"{label.categories[int(np.argmax(scored))]!r}, so no AUPRC is defined, and the other "
+            "scores say nothing of telling classes apart"
+        )
+    if known.all():
+        return label, told
+    return label.aligned(np.array(label.categories, dtype=object)[known].tolist()), told
+
+
+def _counts(label: Labels, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    codes = label.values[rows]
+    return np.bincount(codes[codes >= 0], minlength=label.n_classes).astype(np.int64)
+
+
+def _have(which: npt.NDArray[np.bool_]) -> str:
+    return "has" if which.sum() == 1 else "have"
+
+
+def _listed(
+    label: Labels, cells: npt.NDArray[np.int64], which: npt.NDArray[np.bool_], part: str
+) -> str:
+    """Name the first classes, with their cells: ``"'rare' (37 test cells), 'b' (1)"``."""
+    named = [(label.categories[i], cells[i]) for i in np.flatnonzero(which)]
+    first = named[0]
+    unit = f"{part} cell{'' if first[1] == 1 else 's'}"
+    shown = [f"{first[0]!r} ({first[1]:,} {unit})"]
+    shown += [f"{name!r} ({number:,})" for name, number in named[1:5]]
+    return ", ".join(shown) + (", …" if len(named) > 5 else "")

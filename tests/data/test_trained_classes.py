@@ -1,0 +1,145 @@
+"""What a division leaves of each label to learn from, and what is said or refused."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kernomics.data import Labels, Split, make_split
+from kernomics.data.trained_classes import trained_classes
+from kernomics.errors import ConfigError, DataError
+
+NONE = np.empty(0, np.int64)
+
+
+def labels(values, name="kind") -> Labels:
+    return Labels.from_series(pd.Series(values, dtype=object), name)
+
+
+def divided(train, test, validation=NONE, by=None) -> Split:
+    rows = [np.asarray(part, np.int64) for part in (train, validation, test)]
+    return Split(*rows, "random" if by is None else "group", by, 0)
+
+
+def test_a_class_without_training_cells_is_left_out_and_named_with_its_test_cells():
+    values = ["a", "b"] * 6 + ["rare", "b", "rare", "odd", None]
+    split = divided(range(12), range(12, 17))
+    found, weak = trained_classes({"kind": labels(values)}, split)
+    assert found["kind"].categories == ("a", "b")
+    assert found["kind"].values[12:].tolist() == [-1, 1, -1, -1, -1]
+    assert weak[0] == (
+        "label 'kind': 2 of 4 classes have no training cell and cannot be predicted: 'odd' (1 test "
+        "cell), 'rare' (2); these cells are left out of the scores"
+    )
+    # What is left to score is of one class.
+    assert "all test cells that can be scored are of class 'b', so no AUPRC" in weak[1]
+    assert len(weak) == 2
+
+
+def test_classes_of_few_training_cells_are_named():
+    values = ["a"] * 9 + ["b"] * 4 + ["a", "b"]
+    found, weak = trained_classes({"kind": labels(values)}, divided(range(13), [13, 14]))
+    assert found["kind"].values.tolist() == [0] * 9 + [1] * 4 + [0, 1]
+    assert weak == [
+        "label 'kind': 1 of 2 classes has fewer than 5 training cells: 'b' (4 training cells); "
+        "little can be learnt of them: merge them, or add cells"
+    ]
+
+
+def test_nothing_is_said_of_labels_that_are_well_divided():
+    values = ["a", "b"] * 10
+    numbers = Labels.from_series(pd.Series(np.linspace(0, 1, 20)), "age")
+    given = {"kind": labels(values), "age": numbers}
+    found, weak = trained_classes(given, divided(range(10), range(10, 20)))
+    assert weak == []
+    assert found == given
+
+
+@pytest.mark.parametrize(
+    ("values", "split", "message"),
+    [
+        (
+            ["a", "b"] * 5 + ["c", "d"],
+            divided(range(10), [10, 11]),
+            r"none of its 2 test cells is of a class that training cells have "
+            r"\('c' \(1 test cell\), 'd' \(1\)\): the division gives each class to one part",
+        ),
+        (
+            ["a", "b"] * 5 + ["c", "d"],
+            divided(range(10), NONE, [10, 11], by="donor"),
+            "none of its 2 validation cells .* the division by 'donor' gives",
+        ),
+        (["a"] * 10 + ["b"], divided(range(10), [10]), "among the training cells, .* one value"),
+        (
+            [None] * 10 + ["b", "a"],
+            divided(range(10), [10, 11]),
+            "among the training cells, .* all",
+        ),
+        (["a", "b"] * 6, divided(range(10), [10, 11], by="kind"), "'kind' is also the split key"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused(values, split, message):
+    with pytest.raises(DataError, match=message):
+        trained_classes({"kind": labels(values)}, split)
+
+
+# -- divisions by group that keep every class ------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_group_that_alone_has_a_class_is_never_held_out(seed):
+    donors = np.repeat(np.arange(6), 50)
+    kind = np.where(np.arange(300) % 2, "a", "b").astype(object)
+    kind[[260, 270, 280]] = "rare"  # of donor 5 alone
+    plain = make_split(300, how="group", groups=donors, seed=seed)
+    if 260 in plain.train:
+        split = make_split(300, how="group", groups=donors, keep=[labels(kind)], seed=seed)
+        assert np.array_equal(split.test, plain.test)  # as drawn, where nothing is lost
+        assert split.note == ""
+        return
+    with pytest.warns(
+        UserWarning, match=r"would have left 1 class without .* \('rare' of 'kind'\)"
+    ):
+        split = make_split(300, how="group", groups=donors, keep=[labels(kind)], seed=seed)
+    assert set(kind[split.train]) == {"a", "b", "rare"}
+    assert [len(split.train), len(split.validation), len(split.test)] == [200, 50, 50]
+    assert "every class keeps some" in split.note
+    assert Split.from_dict(split.to_dict()).note == split.note
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("fractions", [(0.7, 0.1, 0.2), (0.8, 0.0, 0.2)])
+def test_every_class_stays_in_training_exactly_where_some_division_allows_it(fractions):
+    held_out, random = (2 if fractions[1] else 1), np.random.default_rng(0)
+    outcomes = []
+    for seed in range(60):
+        n_groups = int(random.integers(held_out + 1, 8))
+        groups = np.concatenate([np.arange(n_groups), random.integers(0, n_groups, 25)])
+        kinds = random.integers(0, 4, (n_groups, 2))[groups, random.integers(0, 2, groups.size)]
+        split = make_split(
+            groups.size, how="group", groups=groups, keep=[labels(kinds.astype(str))],
+            fractions=fractions, seed=seed,
+        )  # fmt: skip
+        possible = any(
+            set(kinds[~np.isin(groups, some)]) == set(kinds)
+            for some in itertools.combinations(range(n_groups), held_out)
+        )
+        assert (set(kinds[split.train]) == set(kinds)) == possible
+        assert len(split.test)
+        assert bool(len(split.validation)) == bool(fractions[1])
+        outcomes.append(possible)
+    assert 0 < sum(outcomes) < len(outcomes)
+
+
+def test_where_no_division_keeps_a_class_it_is_named():
+    groups = np.repeat(["x", "y", "z"], 10)
+    with pytest.warns(UserWarning, match="every division by 'groups' leaves some class") as caught:
+        split = make_split(30, how="group", groups=groups, keep=[labels(groups)])
+    assert "2 classes: " in str(caught[0].message)
+    assert len(split.train) == 10
+
+
+def test_keep_is_for_groups_alone():
+    with pytest.raises(ConfigError, match="keep given, but how='random'"):
+        make_split(10, how="random", keep=[labels(["a"] * 10)])
