@@ -61,8 +61,8 @@ def test_the_run_scores_the_model_before_and_after(tuned):
 def test_the_run_says_what_it_came_from(model, tuned):
     encoder = CellEncoder.load(tuned)
     origin = encoder.info["fine_tuned_from"]
-    assert origin["genes"] == {"kept": 45, "new": 10, "dropped": 5}
-    assert len(encoder.genes) == 55
+    assert origin["genes"] == {"kept": 45, "new": 0, "left_out": 10, "dropped": 5}
+    assert len(encoder.genes) == 45
     assert encoder.config == CellEncoder.load(model).config
     config = json.loads((tuned / "config.json").read_text())["config"]
     assert config["fine_tuned_from"] == origin
@@ -71,12 +71,34 @@ def test_the_run_says_what_it_came_from(model, tuned):
     assert config["train"]["weight_decay"] == before["weight_decay"]
 
 
-def test_genes_kept_new_and_absent_are_printed(folder, model, tmp_path, capsys):
-    assert main(finetune(folder, model, tmp_path / "run", "--known-genes-only")) == 0
+def test_genes_known_missing_new_and_left_out_are_printed(folder, model, tmp_path, capsys):
+    assert main(finetune(folder, model, tmp_path / "run")) == 0
     printed = capsys.readouterr().out
-    assert f"from       {model}: 45 genes kept, 0 new, 5 not in the data" in printed
+    known = f"from       {model}: 45 of its 50 genes are in the data, 5 missing; "
+    assert f"{known}0 new, 10 left out (--new-genes N adds those that vary most)\n" in printed
     assert "genes 45" in printed
-    assert len(CellEncoder.load(tmp_path / "run").genes) == 45
+    assert main(finetune(folder, model, tmp_path / "more", "--new-genes", "6")) == 0
+    printed = capsys.readouterr().out
+    assert f"{known}6 new, 4 left out\n" in printed
+    assert "genes 51" in printed
+    assert "17 genes revealed" in printed  # 15 · 51/45
+    assert len(CellEncoder.load(tmp_path / "more").genes) == 51
+
+
+def test_which_weights_are_kept_is_printed(folder, model, tmp_path, capsys):
+    better = finetune(folder, model, tmp_path / "better", "--learning-rate", "0.003")
+    assert main(better) == 0
+    assert (
+        "kept       the weights after epoch 2, best of the validations" in capsys.readouterr().out
+    )
+    (tmp_path / "spoil.json").write_text('{"weight_decay": 900}')  # nine tenths in each step
+    worse = finetune(folder, model, tmp_path / "worse", "--learning-rate", "0.001")
+    worse += ["--config", str(tmp_path / "spoil.json")]
+    assert main(worse) == 0
+    said = "kept       the model as it was: no epoch made the validation's figure better"
+    assert said in capsys.readouterr().out
+    found = [json.loads((tmp_path / x / "results.json").read_text()) for x in ("better", "worse")]
+    assert [x["best_epoch"] for x in found] == [1, -1]
 
 
 def test_a_run_continues_with_its_own_model_alone(folder, model, tuned, tmp_path, capsys):
@@ -126,7 +148,10 @@ def test_what_cannot_be_used_is_named(folder, model, tmp_path, capsys):
         (["finetune", str(model), ensembl, "--out", out], "set adata.var_names to gene symbols"),
         (["finetune", str(tmp_path / "no"), ensembl, "--out", out], "there is no saved model"),
         (["finetune", str(model), str(tmp_path / "no.h5ad"), "--out", out], "there is no file"),
-        ([*line, "--n-tokens", "55"], "none would be masked"),
+        ([*line, "--n-tokens", "45"], "none would be masked"),
+        ([*line, "--new-genes", "-1"], "new_genes is -1: it is how many genes to add"),
+        ([*line, "--new-genes", "11"], "ask for at most 10, or lower min_cells"),
+        ([*line, "--max-epochs", "0"], "max_epochs is 0: it must be an integer of at least 1"),
         ([*line, "--min-gene-overlap", "0.95"], "95% of the fewer of the two (min_gene_overlap)"),
         ([*line, "--device", "gpu"], "device 'gpu' does not exist"),
         ([*line, "--threads", "0"], "--threads is 0"),

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kernomics.data import CellCollection
+from kernomics.data import CellCollection, Split
+from kernomics.data.expression import most_variable_genes
 from kernomics.data.match import mismatch_cause
 from kernomics.errors import ConfigError, DataError
 from kernomics.models.txfm_config import TxFMConfig
@@ -32,16 +33,20 @@ WELL_KNOWN = 0.8
 """Below this share of known genes a warning says so (ours)."""
 
 
-def fine_tuning(n_train: int, d_model: int) -> TrainConfig:
-    """Return the settings of a fine-tuning on a number of cells, for a width.
+def fine_tuning(split: Split, d_model: int) -> TrainConfig:
+    """Return the settings of a fine-tuning on the cells of a split, for a width.
 
-    Those of `default_training`, but (all ours) a learning rate of 0.0001, 50
-    epochs, and a validation every 5. The weight decay, which the paper ties to the steps of a
-    training, stays that of the first one: tied to the fewer steps and the lower rate of this one,
-    it would take as much off the weights as a whole pre-training does.
+    Those of `default_training`, but (all ours) a learning rate of 0.0001, 50 epochs, and a
+    validation before the first and after every 5, the best of which is kept: where no epoch makes
+    the loss of the validation cells less, the model stays as it is. Without such cells the last
+    weights are kept. The weight decay, which the paper ties to the steps of a training, stays that
+    of the first one: tied to the fewer steps and the lower rate of this one, it would take as much
+    off the weights as a whole pre-training does.
     """
-    changes = {"max_epochs": 50, "learning_rate": 1e-4, "validate_every": 5}
-    return override(default_training(n_train, d_model), **changes)
+    changes: dict[str, Any] = {"max_epochs": 50, "learning_rate": 1e-4, "validate_every": 5}
+    if len(split.validation):
+        changes |= {"validate_start": True, "patience": 10}
+    return override(default_training(len(split.train), d_model), **changes)
 
 
 def fine_tuned_config(config: TxFMConfig, **overrides: Any) -> TxFMConfig:
@@ -81,6 +86,8 @@ class Pretrained:
         Its genes that the data have, in its order.
     new
         Genes of the data that are added, in the data's order.
+    left_out
+        Genes of the data that are not: the model does not know them, and nobody asked for them.
     dropped
         Its genes that the data lack.
     """
@@ -88,6 +95,7 @@ class Pretrained:
     encoder: CellEncoder
     kept: list[str]
     new: list[str]
+    left_out: list[str]
     dropped: list[str]
 
     @classmethod
@@ -97,7 +105,7 @@ class Pretrained:
         cells: CellCollection,
         train: NDArray[np.int64],
         *,
-        new_genes: bool,
+        new_genes: int,
         min_cells: int,
         min_gene_overlap: float,
     ) -> Pretrained:
@@ -114,14 +122,15 @@ class Pretrained:
         new_genes, min_cells, min_gene_overlap
             As in `TxFM.from_pretrained`.
         """
+        n_new = _checked_new_genes(new_genes)
         if min_cells < 1:
             raise ConfigError(f"min_cells is {min_cells}: a gene no cell has says nothing")
         if not 0 <= min_gene_overlap <= 1:
             raise ConfigError(f"min_gene_overlap is a fraction from 0 to 1, not {min_gene_overlap}")
         here = np.isin(encoder.genes, cells.genes)
         kept, dropped = encoder.genes[here].tolist(), encoder.genes[~here].tolist()
-        frequent = cells.summary(train).n_expressing >= min_cells
-        new = cells.genes[frequent & ~np.isin(cells.genes, encoder.genes)].tolist()
+        unknown = ~np.isin(cells.genes, encoder.genes)
+        new = cells.genes[unknown & (cells.summary(train).n_expressing >= min_cells)].tolist()
         possible = min(len(encoder.genes), len(kept) + len(new))
         found = (
             f"{len(kept):,} of the model's {len(encoder.genes):,} genes are in the data, "
@@ -138,12 +147,33 @@ class Pretrained:
         if len(kept) < WELL_KNOWN * possible:
             share = f"{len(kept) / possible:.0%} of the fewer of the two"
             warnings.warn(f"{found}: {share} are known, little to build on{cause}", stacklevel=3)
-        return cls(encoder, kept, new if new_genes else [], dropped)
+        if n_new > len(new):
+            raise ConfigError(
+                f"new_genes is {n_new:,}, and {len(new):,} genes that {min_cells:,} training cells "
+                f"have are new to the model: ask for at most {len(new):,}, or lower min_cells"
+            )
+        if n_new < len(new):
+            which = most_variable_genes(cells.with_genes(new, 1.0), train, n_new) if n_new else []
+            new = [new[i] for i in which]
+        left_out = cells.genes[unknown & ~np.isin(cells.genes, new)].tolist()
+        return cls(encoder, kept, new, left_out, dropped)
 
     @property
     def genes(self) -> list[str]:
         """The new vocabulary: `kept`, then `new`."""
         return self.kept + self.new
+
+    @property
+    def n_tokens(self) -> int:
+        """How many genes to reveal, so that the known ones keep their share (ours).
+
+        As many of `kept` as the model was trained with, on average; where it has no more than
+        those, the share of its genes that was revealed.
+        """
+        of_kept, n_kept = self.encoder.config.n_tokens, len(self.kept)
+        if of_kept >= n_kept:
+            of_kept = max(1, of_kept * n_kept // len(self.encoder.genes))
+        return max(1, round(of_kept * len(self.genes) / n_kept))
 
     @property
     def weight_decay(self) -> float:
@@ -190,9 +220,20 @@ class Pretrained:
             "genes": {
                 "kept": len(self.kept),
                 "new": len(self.new),
+                "left_out": len(self.left_out),
                 "dropped": len(self.dropped),
             },
         }
+
+
+def _checked_new_genes(new_genes: int) -> int:
+    """Return how many genes to add, if it is a number of genes."""
+    what = "it is how many genes to add that the model does not know, those that vary most"
+    if isinstance(new_genes, bool | np.bool_) or not isinstance(new_genes, int | np.integer):
+        raise ConfigError(f"new_genes is {new_genes!r}: {what}; 0 adds none")
+    if new_genes < 0:
+        raise ConfigError(f"new_genes is {new_genes}: {what}, 0 or more")
+    return int(new_genes)
 
 
 def model_sha256(encoder: CellEncoder) -> str:
