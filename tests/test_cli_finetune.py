@@ -7,11 +7,13 @@ import pytest
 
 from kernomics import datasets
 from kernomics.cli import main
+from kernomics.metrics import probe_metrics
 from kernomics.models import CellEncoder
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+HELD_OUT = 250
 SETTINGS = {"d_model": 16, "n_layers": 2, "n_heads": 2, "decoder_layers": 1, "n_tokens": 15}
 
 
@@ -91,9 +93,9 @@ def test_which_weights_are_kept_is_printed(folder, model, tmp_path, capsys):
     assert (
         "kept       the weights after epoch 2, best of the validations" in capsys.readouterr().out
     )
-    (tmp_path / "spoil.json").write_text('{"weight_decay": 900}')  # nine tenths in each step
-    worse = finetune(folder, model, tmp_path / "worse", "--learning-rate", "0.001")
-    worse += ["--config", str(tmp_path / "spoil.json")]
+    (tmp_path / "contrary.json").write_text('{"mode": "max"}')  # a loss that falls is worse
+    worse = finetune(folder, model, tmp_path / "worse", "--learning-rate", "0.003")
+    worse += ["--config", str(tmp_path / "contrary.json")]
     assert main(worse) == 0
     said = "kept       the model as it was: no epoch made the validation's figure better"
     assert said in capsys.readouterr().out
@@ -185,3 +187,43 @@ def test_cells_without_counts_are_named_and_embedded_if_asked_for(folder, model,
     assert main(["embed", str(model), data, "--out", str(out), "--keep-empty", "--quiet"]) == 0
     found = np.load(out)
     np.testing.assert_allclose(found[3], found[8], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_leave_a_model_no_worse_on_ten_times_its_genes(tmp_path):
+    """Real cells, of 765 genes beside the model's 76: as they are printed, but for sizes.
+
+    One of n cells is told right or wrong, so that an accuracy p has a standard error of
+    √(p(1 − p)/n); what is lost must be within two.
+    """
+    pytest.importorskip("scanpy", reason="pbmc68k() reads cells that come with scanpy")
+    cells = datasets.pbmc68k()
+    cells.X = cells.layers["counts"].copy()
+    order = np.random.default_rng(0).permutation(cells.n_obs)
+    parts = {"cells": order[:250], "other": order[250:-HELD_OUT], "held_out": order[-HELD_OUT:]}
+    for name, rows in parts.items():
+        cells[rows].copy().write_h5ad(tmp_path / f"{name}.h5ad")
+    file = {name: str(tmp_path / f"{name}.h5ad") for name in parts}
+    runs = {name: str(tmp_path / name) for name in ("txfm", "tuned")}
+    more = ["--quiet", "--threads", "1"]
+    line = ["pretrain", file["cells"], "--n-genes", "76", "--labels-key", "cell_type"]
+    assert main([*line, "--n-tokens", "38", "--out", runs["txfm"], *more]) == 0
+    assert main(["finetune", runs["txfm"], file["other"], "--out", runs["tuned"], *more]) == 0
+    assert len(CellEncoder.load(runs["tuned"]).genes) == 76
+
+    classes = cells.obs["cell_type"].cat.codes.to_numpy()
+    found = {}
+    for name, run in runs.items():
+        vectors = []
+        for part in ("other", "held_out"):
+            out = str(tmp_path / f"{name}_{part}.npy")
+            assert main(["embed", run, file[part], "--out", out, *more]) == 0
+            vectors.append(np.load(out))
+        learnt, judged = (classes[parts[part]] for part in ("other", "held_out"))
+        found[name] = probe_metrics(vectors[0], learnt, vectors[1], judged)
+    for metric in ("knn_accuracy", "linear_accuracy"):
+        before, after = (found[name][metric] for name in ("txfm", "tuned"))
+        assert before > 0.6, "a model that knows nothing cannot get worse"
+        assert after > before - 2 * (before * (1 - before) / HELD_OUT) ** 0.5, metric
+    assert main(["evaluate", runs["tuned"], file["held_out"], "--metrics", "probes",
+                 "--labels-key", "cell_type", *more]) == 0  # fmt: skip
