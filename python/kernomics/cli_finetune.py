@@ -11,7 +11,6 @@ from kernomics.errors import ConfigError
 
 if TYPE_CHECKING:
     from kernomics.models.txfm_finetune import Pretrained
-    from kernomics.train import History
 
 
 def add_finetune(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
@@ -78,7 +77,7 @@ def _finetune(args: argparse.Namespace) -> None:
     print(f"from       {args.model}: {genes_taken(model.start)}")
     cli_txfm.run_training(args, model, training)
     if model.history.best_epoch is not None:
-        print(f"kept       {weights_kept(model.history)}")
+        print(f"kept       {weights_kept(model.history.best_epoch)}")
 
 
 def genes_taken(start: Pretrained) -> str:
@@ -91,8 +90,8 @@ def genes_taken(start: Pretrained) -> str:
     return said + (" (--new-genes N adds those that vary most)" if left_out and not new else "")
 
 
-def weights_kept(history: History) -> str:
+def weights_kept(best_epoch: int) -> str:
     """Say of which validation the weights are that a fine-tuning ends with."""
-    if history.best_epoch == -1:
+    if best_epoch == -1:
         return "the model as it was: no epoch made the validation's figure better"
-    return f"the weights after epoch {history.best_epoch + 1}, best of the validations"
+    return f"the weights after epoch {best_epoch + 1}, best of the validations"

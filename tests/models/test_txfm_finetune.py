@@ -10,6 +10,7 @@ from kernomics import datasets
 from kernomics.data import CellCollection, join
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import CellEncoder, TxFM
+from kernomics.models.gene_components import gene_components
 from kernomics.models.txfm_finetune import _gene_tensors, fine_tuning, model_sha256
 from kernomics.models.txfm_module import TxFMModule
 
@@ -131,8 +132,9 @@ def test_new_genes_begin_at_their_best_constant(first, other):
     torch.testing.assert_close(found, best.expand_as(found), rtol=1e-5, atol=1e-5)
 
 
-def test_new_tokens_are_drawn_like_the_models_own(first, adata):
+def test_new_tokens_are_drawn_like_the_models_own_where_those_began_at_random(adata):
     """Mean and spread of many new tokens, within 5 standard errors of those of the model."""
+    first = TxFM(adata[:, :50].copy(), "XS", gene_start="random", **TINY).train(1, **FAST)
     many = datasets.simulate(60, 2000, 4, 5, seed=1)
     many.var_names = [*adata.var_names[:50], *(f"new_{i}" for i in range(1950))]
     n = 1200
@@ -146,6 +148,20 @@ def test_new_tokens_are_drawn_like_the_models_own(first, adata):
     # The standard error of a standard deviation of n normal draws is σ/√(2n).
     error = (drawn[:, :-1].std(0) - spread) / (spread / (2 * n) ** 0.5)
     assert error.abs().max() < 5
+
+
+def test_new_tokens_begin_where_known_ones_map_their_components_to(first, other):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    model = TxFM.from_pretrained(first, other, new_genes=10)
+    tokens = model._module().embedding.gene_embeddings.detach().double().numpy()
+    components = gene_components(model.cells, model.split.train, 15, model.seed).double().numpy()
+    known = components[:40]
+    alpha = 1e-3 * ((known - known.mean(0)) ** 2).sum(0).mean()
+    by_ridge = linear_model.Ridge(alpha=alpha, solver="svd").fit(known, tokens[:40])
+    expected = by_ridge.predict(components[40:])
+    # Both in float64, of float32 numbers; what is compared was rounded to float32.
+    np.testing.assert_allclose(tokens[40:], expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(tokens[40:] - tokens[:40].mean(0)).max() > 0.1  # each has its own place
 
 
 def test_untrained_it_represents_cells_as_the_model_does(first, other):

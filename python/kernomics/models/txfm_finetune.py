@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kernomics.data import CellCollection, Split
 from kernomics.data.expression import most_variable_genes
@@ -31,6 +32,9 @@ CHANGEABLE = ("n_tokens", "masking_power", "loss", "stochastic_depth", "recomput
 
 WELL_KNOWN = 0.8
 """Below this share of known genes a warning says so (ours)."""
+
+RIDGE = 1e-3
+"""Of the map to the model's tokens, as a share of the mean variance of what is mapped."""
 
 
 def fine_tuning(split: Split, d_model: int) -> TrainConfig:
@@ -72,11 +76,13 @@ def fine_tuned_config(config: TxFMConfig, **overrides: Any) -> TxFMConfig:
 class Pretrained:
     """A trained model at the beginning of another training.
 
-    All weights are copied, of the genes that both know by name. A gene that is new begins as one
-    of the model's would look from afar (ours): its token is drawn from the normal distribution
-    whose mean and standard deviation are, in each dimension, those of the model's tokens; its row
-    of the decoder is zero and its bias that of the gene's best constant, so that nothing that the
-    model says of it is wrong before something has been learnt.
+    All weights are copied, of the genes that both know by name. Where the model's genes began at
+    principal components, the token of a gene that is new begins at its own in the new cells, mapped
+    to the model's tokens as those of the known genes map best (ours); where they began at random,
+    it is drawn from the normal distribution whose mean and standard deviation are, in each
+    dimension, those of the model's tokens. Its row of the decoder is zero and its bias that of the
+    gene's best constant, so that nothing that the model says of it is wrong before something has
+    been learnt.
 
     Attributes
     ----------
@@ -186,14 +192,14 @@ class Pretrained:
         Parameters
         ----------
         module
-            On the CPU, with the biases of its decoder at each gene's best constant. New tokens
-            are drawn from torch's generator.
+            On the CPU, as `start_from` leaves it. Of torch's generator only new tokens are drawn.
         """
         given, of_genes = self.encoder.module.state_dict(), _gene_tensors(module.config)
         place = {gene: i for i, gene in enumerate(self.encoder.genes)}
         rows = torch.tensor([place[gene] for gene in self.kept])
         n_kept = len(rows)
         with torch.no_grad():
+            began = module.embedding.gene_embeddings.clone()
             for name, tensor in module.state_dict().items():
                 if name not in given or name == "gene_weights":  # these follow from the new data
                     continue
@@ -201,9 +207,13 @@ class Pretrained:
                     tensor[:n_kept] = given[name].cpu()[rows]
                 else:
                     tensor.copy_(given[name])
-            known = self.encoder.module.embedding.gene_embeddings.cpu()
-            tokens = module.embedding.gene_embeddings[n_kept:]
-            tokens.copy_(torch.randn(tokens.shape) * known.std(0, correction=0) + known.mean(0))
+            table = module.embedding.gene_embeddings
+            if module.config.gene_start == "components":
+                table[n_kept:] = _mapped(began[n_kept:], began[:n_kept], table[:n_kept])
+            else:
+                known = self.encoder.module.embedding.gene_embeddings.cpu()
+                drawn = torch.randn(table[n_kept:].shape)
+                table[n_kept:] = drawn * known.std(0, correction=0) + known.mean(0)
             module.decoder.genes.weight[n_kept:] = 0
 
     @property
@@ -243,6 +253,17 @@ def model_sha256(encoder: CellEncoder) -> str:
     for name, tensor in sorted(encoder.module.state_dict().items()):
         whole.update(name.encode() + tensor.cpu().contiguous().numpy().astype("<f4").tobytes())
     return whole.hexdigest()
+
+
+def _mapped(points: Tensor, given: Tensor, found: Tensor) -> Tensor:
+    """Map points as `given` maps to `found` by a ridge regression, [n, d] each."""
+    x, y = given.double(), found.double()
+    centred = x - x.mean(0)
+    squares = centred.T @ centred
+    ridge = (RIDGE * squares.diagonal().mean()).clamp_min(1e-12) * torch.eye(len(squares))
+    slopes = torch.linalg.solve(squares + ridge, centred.T @ (y - y.mean(0)))
+    mapped: Tensor = (points.double() - x.mean(0)) @ slopes + y.mean(0)
+    return mapped.to(points.dtype)
 
 
 def _gene_tensors(config: TxFMConfig) -> set[str]:
