@@ -80,11 +80,12 @@ def recall_part(lines: Lines) -> str:
     return grid(["cells", "vectors of genes", "recall"], rows) if rows else NOTHING
 
 
-def transfer_part(lines: Lines) -> str:
+def transfer_part(lines: Lines, target: str = "pbmc3k") -> str:
     """Return what fine-tuning is worth by number of cells: the others, and it minus each."""
+    of_target = [line for line in newest(lines) if line["set"] == target]
     rows = []
-    for n in sorted({x["n_train"] for x in newest(lines)}):
-        runs = {x["seed"]: x for x in newest(lines) if x["n_train"] == n}
+    for n in sorted({x["n_train"] for x in of_target}):
+        runs = {x["seed"]: x for x in of_target if x["n_train"] == n}
         (label,) = {label for x in runs.values() for label in x["scores"]}
         by = {seed: x["scores"][label] for seed, x in runs.items()}
         for i, other in enumerate(next(iter(by.values()))):
@@ -98,6 +99,11 @@ def transfer_part(lines: Lines) -> str:
                 cells.append(text)
             rows.append(cells)
     return grid(["cells", "representation", *MEASURES], rows) if rows else NOTHING
+
+
+def new_genes_part(lines: Lines) -> str:
+    """Return what fine-tuning is worth where the data have many times the model's genes."""
+    return transfer_part(lines, "marrow")
 
 
 def memory_part(lines: Lines) -> str:
@@ -119,6 +125,7 @@ PARTS: dict[str, tuple[str, Callable[[Lines], str]]] = {
     "representations": ("txfm", representations_part),
     "recall": ("txfm", recall_part),
     "transfer": ("txfm_transfer", transfer_part),
+    "new genes": ("txfm_transfer", new_genes_part),
     "memory": ("txfm_step", memory_part),
     "ablation": ("txfm_ablation", txfm_ablation.table),
 }

@@ -82,6 +82,8 @@ FINE_AND_COARSE_SETS = {
 """One label divides the classes of the other; for the experiment with few labels alone."""
 
 SETS = MAIN_SETS | FINE_AND_COARSE_SETS
+MANY_GENES_SETS = {"marrow": DataSet("Human bone marrow", "human_bone_marrow", ("cluster",))}
+"""Cells of 27,899 genes, which a TxFM of 1,000 is fine-tuned on."""
 
 
 def data_folder() -> Path:
@@ -171,11 +173,11 @@ def load(name: str, *, smoke: bool = False) -> Loaded:
     Parameters
     ----------
     name
-        One of `SETS`.
+        One of `SETS` or `MANY_GENES_SETS`.
     smoke
         Take 500 of the cells and the 250 genes with most counts.
     """
-    what = SETS[name]
+    what = (SETS | MANY_GENES_SETS)[name]
     path = data_folder() / f"{what.file}.h5ad"
     if not path.is_file():
         raise SystemExit(f"no cells at {path}; set KERNOMICS_DATA to the folder of real cells")

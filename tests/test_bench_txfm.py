@@ -74,7 +74,7 @@ def test_every_ablation_is_a_setting_and_stands_beside_the_papers_figure() -> No
 
 
 def test_fine_tuning_is_compared_by_number_of_cells() -> None:
-    from txfm_table import transfer_part
+    from txfm_table import new_genes_part, transfer_part
 
     lines = [
         {
@@ -84,7 +84,10 @@ def test_fine_tuning_is_compared_by_number_of_cells() -> None:
         for n in (200, 1839)
         for seed, tuned in ((0, 0.8), (1, 0.9))
     ]  # fmt: skip
+    lines.append({**lines[-1], "set": "marrow", "n_train": 900})
+    assert "| 900 (1 seed) | fine-tuned | 0.900 |" in new_genes_part(lines)
     rows = transfer_part(lines).splitlines()
+    assert len(rows) == 6
     assert rows[2].startswith("| 200 (2 seeds) | fine-tuned | 0.850 | 0.860 |")
     assert rows[3].startswith("|  | PCA | 0.700 (**+0.150 ± 0.050**) |")
     assert rows[4].startswith("| 1,839 (2 seeds) | fine-tuned |")
@@ -137,14 +140,19 @@ def test_a_smoke_run_is_recorded_once(data_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_smoke_run_of_transfer_is_recorded_once(data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("target", "others"),
+    [("pbmc3k", "trained on these cells alone"), ("marrow", "fine-tuned, 20 new genes")],
+)
+def test_a_smoke_run_of_transfer_is_recorded_once(
+    target: str, others: str, data_dir: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "transfer.jsonl"
     command = [sys.executable, str(BENCH / "txfm_transfer.py"), "--smoke", "--seeds", "0"]
-    command += ["--cells", "100", "--out", str(out)]
+    command += ["--sets", target, "--cells", "100", "--sources", str(tmp_path), "--out", str(out)]
     for _ in range(2):
         subprocess.run(command, check=True, env={**os.environ, "KERNOMICS_DATA": str(data_dir)})
     (found,) = [json.loads(text) for text in out.read_text().splitlines()]
     assert found["n_train"] == 100
-    assert set(found["scores"]["cell_type"]) == {
-        "fine-tuned", "as it is", "trained on these cells alone", "PCA",
-    }  # fmt: skip
+    ((_, scores),) = found["scores"].items()
+    assert set(scores) == {"fine-tuned", "as it is", others, "PCA"}

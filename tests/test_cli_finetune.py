@@ -7,11 +7,13 @@ import pytest
 
 from kernomics import datasets
 from kernomics.cli import main
+from kernomics.metrics import probe_metrics
 from kernomics.models import CellEncoder
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+HELD_OUT = 250
 SETTINGS = {"d_model": 16, "n_layers": 2, "n_heads": 2, "decoder_layers": 1, "n_tokens": 15}
 
 
@@ -61,8 +63,8 @@ def test_the_run_scores_the_model_before_and_after(tuned):
 def test_the_run_says_what_it_came_from(model, tuned):
     encoder = CellEncoder.load(tuned)
     origin = encoder.info["fine_tuned_from"]
-    assert origin["genes"] == {"kept": 45, "new": 10, "dropped": 5}
-    assert len(encoder.genes) == 55
+    assert origin["genes"] == {"kept": 45, "new": 0, "left_out": 10, "dropped": 5}
+    assert len(encoder.genes) == 45
     assert encoder.config == CellEncoder.load(model).config
     config = json.loads((tuned / "config.json").read_text())["config"]
     assert config["fine_tuned_from"] == origin
@@ -71,12 +73,34 @@ def test_the_run_says_what_it_came_from(model, tuned):
     assert config["train"]["weight_decay"] == before["weight_decay"]
 
 
-def test_genes_kept_new_and_absent_are_printed(folder, model, tmp_path, capsys):
-    assert main(finetune(folder, model, tmp_path / "run", "--known-genes-only")) == 0
+def test_genes_known_missing_new_and_left_out_are_printed(folder, model, tmp_path, capsys):
+    assert main(finetune(folder, model, tmp_path / "run")) == 0
     printed = capsys.readouterr().out
-    assert f"from       {model}: 45 genes kept, 0 new, 5 not in the data" in printed
+    known = f"from       {model}: 45 of its 50 genes are in the data, 5 missing; "
+    assert f"{known}0 new, 10 left out (--new-genes N adds those that vary most)\n" in printed
     assert "genes 45" in printed
-    assert len(CellEncoder.load(tmp_path / "run").genes) == 45
+    assert main(finetune(folder, model, tmp_path / "more", "--new-genes", "6")) == 0
+    printed = capsys.readouterr().out
+    assert f"{known}6 new, 4 left out\n" in printed
+    assert "genes 51" in printed
+    assert "17 genes revealed" in printed  # 15 · 51/45
+    assert len(CellEncoder.load(tmp_path / "more").genes) == 51
+
+
+def test_which_weights_are_kept_is_printed(folder, model, tmp_path, capsys):
+    better = finetune(folder, model, tmp_path / "better", "--learning-rate", "0.003")
+    assert main(better) == 0
+    assert (
+        "kept       the weights after epoch 2, best of the validations" in capsys.readouterr().out
+    )
+    (tmp_path / "contrary.json").write_text('{"mode": "max"}')  # a loss that falls is worse
+    worse = finetune(folder, model, tmp_path / "worse", "--learning-rate", "0.003")
+    worse += ["--config", str(tmp_path / "contrary.json")]
+    assert main(worse) == 0
+    said = "kept       the model as it was: no epoch made the validation's figure better"
+    assert said in capsys.readouterr().out
+    found = [json.loads((tmp_path / x / "results.json").read_text()) for x in ("better", "worse")]
+    assert [x["best_epoch"] for x in found] == [1, -1]
 
 
 def test_a_run_continues_with_its_own_model_alone(folder, model, tuned, tmp_path, capsys):
@@ -126,7 +150,10 @@ def test_what_cannot_be_used_is_named(folder, model, tmp_path, capsys):
         (["finetune", str(model), ensembl, "--out", out], "set adata.var_names to gene symbols"),
         (["finetune", str(tmp_path / "no"), ensembl, "--out", out], "there is no saved model"),
         (["finetune", str(model), str(tmp_path / "no.h5ad"), "--out", out], "there is no file"),
-        ([*line, "--n-tokens", "55"], "none would be masked"),
+        ([*line, "--n-tokens", "45"], "none would be masked"),
+        ([*line, "--new-genes", "-1"], "new_genes is -1: it is how many genes to add"),
+        ([*line, "--new-genes", "11"], "ask for at most 10, or lower min_cells"),
+        ([*line, "--max-epochs", "0"], "max_epochs is 0: it must be an integer of at least 1"),
         ([*line, "--min-gene-overlap", "0.95"], "95% of the fewer of the two (min_gene_overlap)"),
         ([*line, "--device", "gpu"], "device 'gpu' does not exist"),
         ([*line, "--threads", "0"], "--threads is 0"),
@@ -160,3 +187,43 @@ def test_cells_without_counts_are_named_and_embedded_if_asked_for(folder, model,
     assert main(["embed", str(model), data, "--out", str(out), "--keep-empty", "--quiet"]) == 0
     found = np.load(out)
     np.testing.assert_allclose(found[3], found[8], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_leave_a_model_no_worse_on_ten_times_its_genes(tmp_path):
+    """Real cells, of 765 genes beside the model's 76: as they are printed, but for sizes.
+
+    One of n cells is told right or wrong, so that an accuracy p has a standard error of
+    √(p(1 − p)/n); what is lost must be within two.
+    """
+    pytest.importorskip("scanpy", reason="pbmc68k() reads cells that come with scanpy")
+    cells = datasets.pbmc68k()
+    cells.X = cells.layers["counts"].copy()
+    order = np.random.default_rng(0).permutation(cells.n_obs)
+    parts = {"cells": order[:250], "other": order[250:-HELD_OUT], "held_out": order[-HELD_OUT:]}
+    for name, rows in parts.items():
+        cells[rows].copy().write_h5ad(tmp_path / f"{name}.h5ad")
+    file = {name: str(tmp_path / f"{name}.h5ad") for name in parts}
+    runs = {name: str(tmp_path / name) for name in ("txfm", "tuned")}
+    more = ["--quiet", "--threads", "1"]
+    line = ["pretrain", file["cells"], "--n-genes", "76", "--labels-key", "cell_type"]
+    assert main([*line, "--n-tokens", "38", "--out", runs["txfm"], *more]) == 0
+    assert main(["finetune", runs["txfm"], file["other"], "--out", runs["tuned"], *more]) == 0
+    assert len(CellEncoder.load(runs["tuned"]).genes) == 76
+
+    classes = cells.obs["cell_type"].cat.codes.to_numpy()
+    found = {}
+    for name, run in runs.items():
+        vectors = []
+        for part in ("other", "held_out"):
+            out = str(tmp_path / f"{name}_{part}.npy")
+            assert main(["embed", run, file[part], "--out", out, *more]) == 0
+            vectors.append(np.load(out))
+        learnt, judged = (classes[parts[part]] for part in ("other", "held_out"))
+        found[name] = probe_metrics(vectors[0], learnt, vectors[1], judged)
+    for metric in ("knn_accuracy", "linear_accuracy"):
+        before, after = (found[name][metric] for name in ("txfm", "tuned"))
+        assert before > 0.6, "a model that knows nothing cannot get worse"
+        assert after > before - 2 * (before * (1 - before) / HELD_OUT) ** 0.5, metric
+    assert main(["evaluate", runs["tuned"], file["held_out"], "--metrics", "probes",
+                 "--labels-key", "cell_type", *more]) == 0  # fmt: skip

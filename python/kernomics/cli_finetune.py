@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernomics import cli_txfm
 from kernomics.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kernomics.models.txfm_finetune import Pretrained
 
 
 def add_finetune(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
@@ -16,17 +19,20 @@ def add_finetune(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
         "finetune",
         help="train a TxFM further on other cells, whose genes may be others",
         description="Train a TxFM further on the cells of a file. Genes are matched by name: those "
-        "that the model knows keep its weights, those that it does not are added, and those that "
-        "the data lack are left out. With --labels-key the representation is scored on held-out "
-        "cells beside that of the model as it was, PCA and normalised counts. Writes a run "
-        "directory as kernomics pretrain does; the model given stays as it is.",
+        "that the model knows keep its weights, of the others as many are added as --new-genes "
+        "says, and those that the data lack are left out. Of all validations, the one before "
+        "training included, the best weights are kept. With --labels-key the representation is "
+        "scored on held-out cells beside that of the model as it was, PCA and normalised counts. "
+        "Writes a run directory as kernomics pretrain does; the model given stays as it is.",
         formatter_class=formatter,
     )
     finetune.add_argument("model", help="the model: a run directory, or a saved model")
     cli_txfm.add_data(finetune)
     finetune.add_argument(
-        "--known-genes-only", action="store_true", help="add no genes that the model does not know"
-    )
+        "--new-genes", type=int, default=0, metavar="N",
+        help="add the N genes that vary most over the training cells of those that the model does "
+        "not know",
+    )  # fmt: skip
     finetune.add_argument(
         "--min-cells", type=int, default=3, metavar="N",
         help="add no genes that fewer training cells have",
@@ -37,7 +43,10 @@ def add_finetune(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
         "are fewer",
     )  # fmt: skip
     cli_txfm.add_training(
-        finetune, tokens="genes revealed in training (as before)", epochs="50", rate="0.0001"
+        finetune,
+        tokens="genes revealed in training (as before; more with new genes)",
+        epochs="50",
+        rate="0.0001",
     )
     finetune.set_defaults(run=_finetune)
 
@@ -57,7 +66,7 @@ def _finetune(args: argparse.Namespace) -> None:
     model = TxFM.from_pretrained(
         encoder,
         cells,
-        new_genes=not args.known_genes_only,
+        new_genes=args.new_genes,
         min_cells=args.min_cells,
         min_gene_overlap=args.min_gene_overlap,
         split=split,
@@ -65,9 +74,24 @@ def _finetune(args: argparse.Namespace) -> None:
         **settings,
     )
     assert model.start is not None
-    start = model.start
-    print(
-        f"from       {args.model}: {len(start.kept):,} genes kept, {len(start.new):,} new, "
-        f"{len(start.dropped):,} not in the data"
-    )
+    print(f"from       {args.model}: {genes_taken(model.start)}")
     cli_txfm.run_training(args, model, training)
+    if model.history.best_epoch is not None:
+        print(f"kept       {weights_kept(model.history.best_epoch)}")
+
+
+def genes_taken(start: Pretrained) -> str:
+    """Say which genes a fine-tuning goes on with, and how to add some that it leaves out."""
+    known, new, left_out = len(start.kept), len(start.new), len(start.left_out)
+    said = (
+        f"{known:,} of its {len(start.encoder.genes):,} genes are in the data, "
+        f"{len(start.dropped):,} missing; {new:,} new, {left_out:,} left out"
+    )
+    return said + (" (--new-genes N adds those that vary most)" if left_out and not new else "")
+
+
+def weights_kept(best_epoch: int) -> str:
+    """Say of which validation the weights are that a fine-tuning ends with."""
+    if best_epoch == -1:
+        return "the model as it was: no epoch made the validation's figure better"
+    return f"the weights after epoch {best_epoch + 1}, best of the validations"

@@ -107,6 +107,7 @@ def run_pretraining(
             )
         results = {
             "seconds": round(seconds, 2),
+            "best_epoch": model.history.best_epoch,
             "last": {r["split"]: r["loss"] for r in model.history if "loss" in r},
         }
         if scores is not None:

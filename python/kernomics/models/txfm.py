@@ -132,7 +132,7 @@ class TxFM:
         model: CellEncoder | TxFM | str | Path,
         adata: AnnData | str | Path | CellCollection,
         *,
-        new_genes: bool = True,
+        new_genes: int = 0,
         min_cells: int = 3,
         min_gene_overlap: float = 0.5,
         layer: str | None = None,
@@ -145,9 +145,9 @@ class TxFM:
     ) -> TxFM:
         """Return a TxFM whose `train` begins with the weights of a trained one: fine-tuning.
 
-        Its vocabulary are the model's genes that the data have, in the model's order, then genes
-        of the data that are new to the model. What is copied and how a new gene begins is said at
-        `Pretrained`; by what settings it trains at `fine_tuning`.
+        Its vocabulary are the model's genes that the data have, in the model's order, then as many
+        genes as asked for that are new to the model. What is copied and how a new gene begins is
+        said at `Pretrained`; by what settings it trains at `fine_tuning`.
 
         Parameters
         ----------
@@ -156,7 +156,9 @@ class TxFM:
         adata
             The cells to fine-tune on, as for `TxFM`. Genes are matched by name.
         new_genes
-            Whether to add genes that the model does not know. (Ours.)
+            How many genes to add that the model does not know: those whose log expression varies
+            most over the training cells. (Ours: none.) `n_tokens` grows with them, so that as many
+            known genes are revealed as before.
         min_cells
             How many training cells must have a new gene. (Ours: 3.)
         min_gene_overlap
@@ -172,7 +174,7 @@ class TxFM:
         DataError
             When too few genes are known, with the likely cause; and as `TxFM`.
         ConfigError
-            When a setting of the network is to change.
+            When a setting of the network is to change, or there are fewer new genes.
         CheckpointError
             When there is no model at a path.
 
@@ -195,8 +197,10 @@ class TxFM:
             min_cells=min_cells,
             min_gene_overlap=min_gene_overlap,
         )
+        if "n_tokens" not in overrides:
+            config = override(config, n_tokens=start.n_tokens)
         made = cls(cells, genes=start.genes, split=split, seed=seed, config=config)
-        made.start, made.training = start, fine_tuning(len(split.train), made.config.d_model)
+        made.start, made.training = start, fine_tuning(split, made.config.d_model)
         return made
 
     # -- training --------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from kernomics.data import CellCollection
+from kernomics.data import CellCollection, Split
+from kernomics.data.expression import most_variable_genes
 from kernomics.data.match import mismatch_cause
 from kernomics.errors import ConfigError, DataError
 from kernomics.models.txfm_config import TxFMConfig
@@ -31,17 +33,24 @@ CHANGEABLE = ("n_tokens", "masking_power", "loss", "stochastic_depth", "recomput
 WELL_KNOWN = 0.8
 """Below this share of known genes a warning says so (ours)."""
 
+RIDGE = 1e-3
+"""Of the map to the model's tokens, as a share of the mean variance of what is mapped."""
 
-def fine_tuning(n_train: int, d_model: int) -> TrainConfig:
-    """Return the settings of a fine-tuning on a number of cells, for a width.
 
-    Those of `default_training`, but (all ours) a learning rate of 0.0001, 50
-    epochs, and a validation every 5. The weight decay, which the paper ties to the steps of a
-    training, stays that of the first one: tied to the fewer steps and the lower rate of this one,
-    it would take as much off the weights as a whole pre-training does.
+def fine_tuning(split: Split, d_model: int) -> TrainConfig:
+    """Return the settings of a fine-tuning on the cells of a split, for a width.
+
+    Those of `default_training`, but (all ours) a learning rate of 0.0001, 50 epochs, and a
+    validation before the first and after every 5, the best of which is kept: where no epoch makes
+    the loss of the validation cells less, the model stays as it is. Without such cells the last
+    weights are kept. The weight decay, which the paper ties to the steps of a training, stays that
+    of the first one: tied to the fewer steps and the lower rate of this one, it would take as much
+    off the weights as a whole pre-training does.
     """
-    changes = {"max_epochs": 50, "learning_rate": 1e-4, "validate_every": 5}
-    return override(default_training(n_train, d_model), **changes)
+    changes: dict[str, Any] = {"max_epochs": 50, "learning_rate": 1e-4, "validate_every": 5}
+    if len(split.validation):
+        changes |= {"validate_start": True, "patience": 10}
+    return override(default_training(len(split.train), d_model), **changes)
 
 
 def fine_tuned_config(config: TxFMConfig, **overrides: Any) -> TxFMConfig:
@@ -67,11 +76,13 @@ def fine_tuned_config(config: TxFMConfig, **overrides: Any) -> TxFMConfig:
 class Pretrained:
     """A trained model at the beginning of another training.
 
-    All weights are copied, of the genes that both know by name. A gene that is new begins as one
-    of the model's would look from afar (ours): its token is drawn from the normal distribution
-    whose mean and standard deviation are, in each dimension, those of the model's tokens; its row
-    of the decoder is zero and its bias that of the gene's best constant, so that nothing that the
-    model says of it is wrong before something has been learnt.
+    All weights are copied, of the genes that both know by name. Where the model's genes began at
+    principal components, the token of a gene that is new begins at its own in the new cells, mapped
+    to the model's tokens as those of the known genes map best (ours); where they began at random,
+    it is drawn from the normal distribution whose mean and standard deviation are, in each
+    dimension, those of the model's tokens. Its row of the decoder is zero and its bias that of the
+    gene's best constant, so that nothing that the model says of it is wrong before something has
+    been learnt.
 
     Attributes
     ----------
@@ -81,6 +92,8 @@ class Pretrained:
         Its genes that the data have, in its order.
     new
         Genes of the data that are added, in the data's order.
+    left_out
+        Genes of the data that are not: the model does not know them, and nobody asked for them.
     dropped
         Its genes that the data lack.
     """
@@ -88,6 +101,7 @@ class Pretrained:
     encoder: CellEncoder
     kept: list[str]
     new: list[str]
+    left_out: list[str]
     dropped: list[str]
 
     @classmethod
@@ -97,7 +111,7 @@ class Pretrained:
         cells: CellCollection,
         train: NDArray[np.int64],
         *,
-        new_genes: bool,
+        new_genes: int,
         min_cells: int,
         min_gene_overlap: float,
     ) -> Pretrained:
@@ -114,14 +128,15 @@ class Pretrained:
         new_genes, min_cells, min_gene_overlap
             As in `TxFM.from_pretrained`.
         """
+        n_new = _checked_new_genes(new_genes)
         if min_cells < 1:
             raise ConfigError(f"min_cells is {min_cells}: a gene no cell has says nothing")
         if not 0 <= min_gene_overlap <= 1:
             raise ConfigError(f"min_gene_overlap is a fraction from 0 to 1, not {min_gene_overlap}")
         here = np.isin(encoder.genes, cells.genes)
         kept, dropped = encoder.genes[here].tolist(), encoder.genes[~here].tolist()
-        frequent = cells.summary(train).n_expressing >= min_cells
-        new = cells.genes[frequent & ~np.isin(cells.genes, encoder.genes)].tolist()
+        unknown = ~np.isin(cells.genes, encoder.genes)
+        new = cells.genes[unknown & (cells.summary(train).n_expressing >= min_cells)].tolist()
         possible = min(len(encoder.genes), len(kept) + len(new))
         found = (
             f"{len(kept):,} of the model's {len(encoder.genes):,} genes are in the data, "
@@ -138,12 +153,33 @@ class Pretrained:
         if len(kept) < WELL_KNOWN * possible:
             share = f"{len(kept) / possible:.0%} of the fewer of the two"
             warnings.warn(f"{found}: {share} are known, little to build on{cause}", stacklevel=3)
-        return cls(encoder, kept, new if new_genes else [], dropped)
+        if n_new > len(new):
+            raise ConfigError(
+                f"new_genes is {n_new:,}, and {len(new):,} genes that {min_cells:,} training cells "
+                f"have are new to the model: ask for at most {len(new):,}, or lower min_cells"
+            )
+        if n_new < len(new):
+            which = most_variable_genes(cells.with_genes(new, 1.0), train, n_new) if n_new else []
+            new = [new[i] for i in which]
+        left_out = cells.genes[unknown & ~np.isin(cells.genes, new)].tolist()
+        return cls(encoder, kept, new, left_out, dropped)
 
     @property
     def genes(self) -> list[str]:
         """The new vocabulary: `kept`, then `new`."""
         return self.kept + self.new
+
+    @property
+    def n_tokens(self) -> int:
+        """How many genes to reveal, so that the known ones keep their share (ours).
+
+        As many of `kept` as the model was trained with, on average; where it has no more than
+        those, the share of its genes that was revealed.
+        """
+        of_kept, n_kept = self.encoder.config.n_tokens, len(self.kept)
+        if of_kept >= n_kept:
+            of_kept = max(1, of_kept * n_kept // len(self.encoder.genes))
+        return max(1, round(of_kept * len(self.genes) / n_kept))
 
     @property
     def weight_decay(self) -> float:
@@ -156,14 +192,14 @@ class Pretrained:
         Parameters
         ----------
         module
-            On the CPU, with the biases of its decoder at each gene's best constant. New tokens
-            are drawn from torch's generator.
+            On the CPU, as `start_from` leaves it. Of torch's generator only new tokens are drawn.
         """
         given, of_genes = self.encoder.module.state_dict(), _gene_tensors(module.config)
         place = {gene: i for i, gene in enumerate(self.encoder.genes)}
         rows = torch.tensor([place[gene] for gene in self.kept])
         n_kept = len(rows)
         with torch.no_grad():
+            began = module.embedding.gene_embeddings.clone()
             for name, tensor in module.state_dict().items():
                 if name not in given or name == "gene_weights":  # these follow from the new data
                     continue
@@ -171,9 +207,13 @@ class Pretrained:
                     tensor[:n_kept] = given[name].cpu()[rows]
                 else:
                     tensor.copy_(given[name])
-            known = self.encoder.module.embedding.gene_embeddings.cpu()
-            tokens = module.embedding.gene_embeddings[n_kept:]
-            tokens.copy_(torch.randn(tokens.shape) * known.std(0, correction=0) + known.mean(0))
+            table = module.embedding.gene_embeddings
+            if module.config.gene_start == "components":
+                table[n_kept:] = _mapped(began[n_kept:], began[:n_kept], table[:n_kept])
+            else:
+                known = self.encoder.module.embedding.gene_embeddings.cpu()
+                drawn = torch.randn(table[n_kept:].shape)
+                table[n_kept:] = drawn * known.std(0, correction=0) + known.mean(0)
             module.decoder.genes.weight[n_kept:] = 0
 
     @property
@@ -190,9 +230,20 @@ class Pretrained:
             "genes": {
                 "kept": len(self.kept),
                 "new": len(self.new),
+                "left_out": len(self.left_out),
                 "dropped": len(self.dropped),
             },
         }
+
+
+def _checked_new_genes(new_genes: int) -> int:
+    """Return how many genes to add, if it is a number of genes."""
+    what = "it is how many genes to add that the model does not know, those that vary most"
+    if isinstance(new_genes, bool | np.bool_) or not isinstance(new_genes, int | np.integer):
+        raise ConfigError(f"new_genes is {new_genes!r}: {what}; 0 adds none")
+    if new_genes < 0:
+        raise ConfigError(f"new_genes is {new_genes}: {what}, 0 or more")
+    return int(new_genes)
 
 
 def model_sha256(encoder: CellEncoder) -> str:
@@ -202,6 +253,17 @@ def model_sha256(encoder: CellEncoder) -> str:
     for name, tensor in sorted(encoder.module.state_dict().items()):
         whole.update(name.encode() + tensor.cpu().contiguous().numpy().astype("<f4").tobytes())
     return whole.hexdigest()
+
+
+def _mapped(points: Tensor, given: Tensor, found: Tensor) -> Tensor:
+    """Map points as `given` maps to `found` by a ridge regression, [n, d] each."""
+    x, y = given.double(), found.double()
+    centred = x - x.mean(0)
+    squares = centred.T @ centred
+    ridge = (RIDGE * squares.diagonal().mean()).clamp_min(1e-12) * torch.eye(len(squares))
+    slopes = torch.linalg.solve(squares + ridge, centred.T @ (y - y.mean(0)))
+    mapped: Tensor = (points.double() - x.mean(0)) @ slopes + y.mean(0)
+    return mapped.to(points.dtype)
 
 
 def _gene_tensors(config: TxFMConfig) -> set[str]:

@@ -60,6 +60,9 @@ class TrainConfig:
         before the first step.
     validate_every
         Epochs between two validations; the last epoch is always validated.
+    validate_start
+        Whether the weights that the training begins with are validated too, before its first step.
+        With `patience` they are what remains where no later ones are better.
     monitor
         The validation figure that early stopping watches: its name in what the validation
         returns, with or without ``validation_`` in front.
@@ -97,6 +100,7 @@ class TrainConfig:
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
     validate_every: int = 1
+    validate_start: bool = False
     monitor: str = "validation_loss"
     mode: Literal["min", "max"] = "min"
     patience: int | None = None
@@ -135,8 +139,9 @@ class TrainConfig:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}: it is a share of all steps, 0 to 1"
                 )
-        if not isinstance(self.compile, bool):
-            raise ConfigError(f"compile is {self.compile!r}: it must be true or false")
+        for name in ("validate_start", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be true or false")
         for name, options in {
             "optimizer": ("adamw",),
             "schedule": ("constant", "one_cycle"),

@@ -24,7 +24,7 @@ class History(list[dict[str, Any]]):
     Attributes
     ----------
     best_epoch, best_value : int, float or None
-        Where the monitored figure was best, if early stopping watched it.
+        Where the monitored figure was best, if early stopping watched it; epoch −1 is the start.
     stopped_early : bool
         Whether training ended before its last epoch.
     """

@@ -127,6 +127,8 @@ def fit(
         run.begin(resume, loggers, stack)
         if config.compile and compile_step is not None:
             compile_step()
+        if config.validate_start and run.state == State():  # not of a run that goes on
+            run.validate_start()
         while not run.state.finished:
             run.train_epoch()
             run.end_epoch(callbacks)
@@ -310,13 +312,8 @@ class _Run:
             seconds=seconds,
             cells_per_second=self.epoch_cells / seconds if seconds > 0 else 0.0,
         )
-        stop = False
-        if self.validate is not None and ((state.epoch + 1) % config.validate_every == 0 or last):
-            self.module.eval()
-            with torch.no_grad():
-                figures = {name: float(value) for name, value in self.validate().items()}
-            self._log("validation", **figures)
-            stop = config.patience is not None and self._out_of_patience(figures, config.patience)
+        due = (state.epoch + 1) % config.validate_every == 0 or last
+        stop = due and self._validated()
         for callback in callbacks:
             stop = bool(callback(state.epoch, self.module)) or stop
         state.stopped_early = stop and not last
@@ -325,6 +322,23 @@ class _Run:
         state.epoch += 1
         state.batch = 0
         self._save_or_leave(due=state.finished or state.epoch % config.checkpoint_every_epochs == 0)
+
+    def validate_start(self) -> None:
+        """Validate the weights given, as those of epoch −1."""
+        self.state.epoch = -1
+        self._validated()
+        self.state.epoch = 0
+
+    def _validated(self) -> bool:
+        """Validate, if there is how; tell whether patience is at its end."""
+        if self.validate is None:
+            return False
+        self.module.eval()
+        with torch.no_grad():
+            figures = {name: float(value) for name, value in self.validate().items()}
+        self._log("validation", **figures)
+        patience = self.config.patience
+        return patience is not None and self._out_of_patience(figures, patience)
 
     def _out_of_patience(self, figures: Mapping[str, float], patience: int) -> bool:
         """Keep the weights if the monitored figure improved; tell whether to stop."""
