@@ -91,6 +91,9 @@ class YOTO:
         All genes by score.
     history : History
         One record per epoch and validation.
+    division : tuple or None
+        How the split was drawn (how, split_key, fractions), so that others can be drawn like it;
+        None where it was given.
     options : dict
         The arguments on genes, costs, start and task weights, as read: with the same cells, split
         and config, ``YOTO(cells, seed=…, **options)`` is the same selection by another seed.
@@ -146,6 +149,7 @@ class YOTO:
             label_kinds=label_kinds,
         )
         self.split = split_cells(self.cells, split, split_key, fractions, self.seed)
+        self.division = None if isinstance(split, Split) else (split, split_key, fractions)
         weights = dict(task_weights or {})
         self.tasks = make_tasks(
             self.cells, self.split.train, weights, class_weights=self.config.class_weights
