@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kernomics import __version__, cli_evaluate, cli_finetune, cli_options, cli_panels, cli_txfm
+from kernomics import (
+    __version__,
+    cli_evaluate,
+    cli_finetune,
+    cli_options,
+    cli_panels,
+    cli_scores,
+    cli_txfm,
+)
 from kernomics.errors import ConfigError, KernomicsError
 
 EXAMPLES = """examples:
@@ -83,7 +91,9 @@ def parser() -> argparse.ArgumentParser:
         description="Select 32 genes for the 10 cell types of the 700 real PBMC that scanpy ships.",
         formatter_class=_Help,
     )
-    _add_training(demo, out="runs/demo", n_genes=32)
+    _add_training(
+        demo, out="runs/demo", n_genes=32, splits=5, compare=("de", "l1", "hvg", "random")
+    )
     # Batches of 64 cells leave a second thread nothing to do but wait.
     demo.set_defaults(run=_demo, threads=1)
 
@@ -123,7 +133,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_training(
-    command: argparse.ArgumentParser, *, out: str | None = None, n_genes: int = 64
+    command: argparse.ArgumentParser,
+    *,
+    out: str | None = None,
+    n_genes: int = 64,
+    splits: int = 1,
+    compare: Sequence[str] = ("de", "random"),
 ) -> None:
     # Their defaults come last, after --config: see _settings.
     command.set_defaults(least={"n_genes": n_genes, "seed": 0})
@@ -151,8 +166,13 @@ def _add_training(
         "options of this command take precedence",
     )  # fmt: skip
     command.add_argument(
-        "--compare", nargs="*", default=["de", "random"], metavar="METHOD",
+        "--compare", nargs="*", default=list(compare), metavar="METHOD",
         help="panels to put beside this one: de, l1, hvg, random, or nothing",
+    )  # fmt: skip
+    command.add_argument(
+        "--splits", type=int, default=splits, metavar="N",
+        help="select and compare on so many splits of the cells, this run's included: mean ± "
+        "standard error, and which methods can be told apart",
     )  # fmt: skip
     command.add_argument(
         "--stability", type=int, metavar="SEEDS",
@@ -275,6 +295,7 @@ def _run(
         overwrite=args.overwrite,
         compare=args.compare,
         notes=notes,
+        splits=args.splits,
         stability=args.stability or 0,
         curve=args.curve,
         device=args.device,
@@ -283,7 +304,7 @@ def _run(
     print(f"panel      {', '.join(model.genes)}")
     for line in cli_options.spent(model):
         print(line)
-    _print_scores(result.scores)
+    cli_scores.print_selection(result)
     if result.stability is not None:
         print(f"stability  {result.stability}")
         print(f"consensus  {', '.join(result.stability.consensus)}")
@@ -312,18 +333,6 @@ def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
     }
     least, given = args.least, {k: v for k, v in given.items() if v is not None}
     return cli_options.settings(args.config, YOTOConfig(), least=least, given=given)
-
-
-def _print_scores(scores: Any) -> None:
-    for task, found in scores.items():
-        keys = [key for key in ("accuracy", "macro_f1", "r2", "mae") if key in found[0].metrics]
-        heads = {"accuracy": "accuracy", "macro_f1": "macro-F1", "r2": "R²", "mae": "MAE"}
-        print(f"held out   {task:<34}" + "".join(f"{heads[key]:>10}" for key in keys))
-        for score in found:
-            name = f"{score.method}, {score.predictor}"
-            print(
-                f"           {name:<34}" + "".join(f"{score.metrics[key]:>10.3f}" for key in keys)
-            )
 
 
 # -- evaluate and info -----------------------------------------------------------------------------

@@ -94,6 +94,9 @@ class YOTO:
         All genes by score.
     history : History
         One record per epoch and validation.
+    division : tuple or None
+        How the split was drawn (how, split_key, fractions), so that others can be drawn like it;
+        None where it was given.
     options : dict
         The arguments on genes, costs, start and task weights, as read: with the same cells, split
         and config, ``YOTO(cells, seed=…, **options)`` is the same selection by another seed.
@@ -149,6 +152,7 @@ class YOTO:
             label_kinds=label_kinds,
         )
         self.split = split_cells(self.cells, split, split_key, fractions, self.seed)
+        self.division = None if isinstance(split, Split) else (split, split_key, fractions)
         labels, self.weak = trained_classes(self.cells.labels, self.split)
         self.cells = self.cells.with_labels(labels)
         for weak in self.weak:
