@@ -218,7 +218,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _select(args: argparse.Namespace) -> None:
     from kernomics.data import CellCollection
 
-    _settings(args)  # a mistake there is told before the data are read
+    settings = _settings(args)  # a mistake there is told before the data are read
     cells = CellCollection.from_anndata(
         args.data,
         layer=args.layer,
@@ -227,20 +227,22 @@ def _select(args: argparse.Namespace) -> None:
         unlabelled_category=args.unlabelled,
         label_kinds=dict.fromkeys(args.categorical, "categorical"),
     )
-    _run(args, cells, Path(args.data).name, [], split=args.split, split_key=args.split_key,
-         **cli_options.constraints(args))  # fmt: skip
+    _run(args, settings, cells, Path(args.data).name, [], split=args.split,
+         split_key=args.split_key, **cli_options.constraints(args))  # fmt: skip
 
 
 def _demo(args: argparse.Namespace) -> None:
     from kernomics import datasets
     from kernomics.data import CellCollection
 
+    settings = _settings(args)
     adata = datasets.pbmc68k()
     cells = CellCollection.from_anndata(
         adata, layer="counts", labels_key="cell_type", library_key="n_counts"
     )
     _run(
         args,
+        settings,
         cells,
         "700 PBMC (10x Genomics), shipped with scanpy",
         [adata.uns["kernomics"]["note"]],
@@ -248,7 +250,12 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _run(
-    args: argparse.Namespace, cells: Any, dataset: str, notes: Sequence[str], **options: Any
+    args: argparse.Namespace,
+    settings: tuple[dict[str, Any], dict[str, Any]],
+    cells: Any,
+    dataset: str,
+    notes: Sequence[str],
+    **options: Any,
 ) -> None:
     import torch
 
@@ -257,7 +264,7 @@ def _run(
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    selecting, training = _settings(args)
+    selecting, training = settings
     model = YOTO(cells, seed=training["seed"], **options, **selecting)
     split = model.split
     print(f"cells      {cells.n_cells:,}   genes {cells.n_genes:,}   {dataset}")
