@@ -109,6 +109,10 @@ def parser() -> argparse.ArgumentParser:
         help="obs column of a label, where it is not called as in training",
     )  # fmt: skip
     evaluate.add_argument("--predictions", metavar="CSV", help="write each cell's prediction here")
+    evaluate.add_argument(
+        "--report", metavar="HTML",
+        help="write the scores, with errors and figures, as a page to this file too",
+    )  # fmt: skip
     cli_evaluate.add_evaluation(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
     evaluate.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
@@ -346,6 +350,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from kernomics.train.storage import jsonable
 
     cli_txfm.use_threads(args.threads)
+    cli_evaluate.check_report(args.report)
     if saved_format(args.run_or_model) == FORMAT:
         cli_evaluate.evaluate(args)
         return
@@ -361,6 +366,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     scores = panel.evaluate(args.data, labels=labels, **reading)
     if args.predictions:
         panel.predict(args.data, **reading).to_csv(args.predictions)
+    if args.report is not None:
+        cli_evaluate.report_panel(args, panel, labels)
     if args.json:
         print(json.dumps(jsonable(scores), indent=1))
         return
@@ -369,6 +376,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"{task:<10} " + "   ".join(f"{key} {value:.4g}" for key, value in found.items()))
     if args.predictions:
         print(f"predictions {args.predictions}")
+    if args.report is not None:
+        print(f"report     {args.report}")
 
 
 def _info(args: argparse.Namespace) -> None:

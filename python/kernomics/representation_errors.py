@@ -39,7 +39,7 @@ def score_errors(
         if metric in table:
             errors[metric] = [
                 proportion_error(share, n_labelled[label])
-                for (label, _), share in table[metric].items()
+                for (label, _), share in table[metric].to_dict().items()
             ]
     differences = []
     for label in dict.fromkeys(label for label, _ in probes):
