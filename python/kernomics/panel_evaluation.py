@@ -8,6 +8,7 @@ import numpy as np
 
 from kernomics.data import CellCollection
 from kernomics.metrics import bootstrap_scores, class_expression, confusion_matrix
+from kernomics.metrics.uncertainty import spread
 from kernomics.models import Panel
 from kernomics.models.panel import score_task
 from kernomics.report import MethodScore, Provenance, ReportData, SplitReport, TaskReport
@@ -42,19 +43,13 @@ def panel_evaluation_data(
             confusion = confusion_matrix(truth, guess, len(task.classes))
             class_cells = confusion.sum(axis=1)
             drawn = bootstrap_scores(truth, {"panel": guess})["panel"]
-            errors[task.name] = {name: float(v.std(ddof=1)) for name, v in drawn.items()}
+            errors[task.name] = {name: spread(values) for name, values in drawn.items()}
             expression.append(class_expression(counts, truth, task.classes, task=task.name))
         tasks.append(
             TaskReport(
                 name=task.name,
                 kind=task.kind,
-                scores=[
-                    MethodScore(
-                        method="panel",
-                        predictor="its own network",
-                        metrics=score_task(task, truth, outputs),
-                    )
-                ],
+                scores=[MethodScore(method="panel", predictor="its own network", metrics=own)],
                 n_train=0,
                 n_validation=0,
                 n_test=n_labelled,

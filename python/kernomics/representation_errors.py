@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from kernomics.metrics import bootstrap_scores, proportion_error
+from kernomics.metrics.uncertainty import spread
 
 Probes = dict[tuple[str, str], tuple[NDArray[np.int64], dict[str, NDArray[np.int64]]]]
 """By label and representation what `kernomics.metrics.probe_predictions` returned."""
@@ -51,11 +53,10 @@ def score_errors(
         for (kind, name), scores in drawn.items():
             for part, values in scores.items():
                 metric = f"{kind}_{part}"
-                errors.loc[(label, name), metric] = values.std(ddof=1)
+                errors.loc[(label, name), metric] = spread(values)
                 if name != first:
-                    gap = float(
-                        table.loc[(label, first), metric] - table.loc[(label, name), metric]
-                    )
-                    error = float((drawn[kind, first][part] - values).std(ddof=1))
+                    of_metric: dict[Any, float] = table[metric].to_dict()
+                    gap = of_metric[label, first] - of_metric[label, name]
+                    error = spread(drawn[kind, first][part] - values)
                     differences.append((label, name, metric, gap, error))
     return errors, pd.DataFrame(differences, columns=DIFFERENCES)

@@ -81,5 +81,13 @@ def bootstrap_scores(
 
 
 def proportion_error(share: float, n: int) -> float:
-    """Return the standard error √(p(1 − p)/n) of a share of n independent cells; NaN for none."""
-    return float(np.sqrt(share * (1 - share) / n)) if n else float("nan")
+    """Return the standard error √(p(1 − p)/n) of a share of n independent cells.
+
+    NaN for a share of 0 or 1, of which it would be 0 however few the cells are.
+    """
+    return float(np.sqrt(share * (1 - share) / n)) if n and 0 < share < 1 else float("nan")
+
+
+def spread(draws: NDArray[np.float64]) -> float:
+    """Return the standard deviation over draws, NaN where all are alike and so tell of none."""
+    return float(draws.std(ddof=1)) if np.ptp(draws) > 0 else float("nan")

@@ -81,12 +81,13 @@ def representation_map(
     else:
         values, name = np.log10(np.maximum(maps.library_size, 1.0)), "log10 library size"
     ax = map_axes(title, ax, colors, bottom=0.75)
-    ax.scatter(*points[np.isnan(values)].T, s=2, color=colors.quiet, linewidths=0, rasterized=True)
+    x, y = points[np.isnan(values)].T
+    ax.scatter(x, y, s=2, color=colors.quiet, linewidths=0, rasterized=True)
     order = np.flatnonzero(~np.isnan(values))
     dots = draw_cells(ax, points, order, c=values[order], cmap=style.sequential(colors))
     scale = ax.inset_axes((0.0, -0.13, 0.45, 0.03))
     bar = ax.figure.colorbar(dots, cax=scale, orientation="horizontal")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     scale.tick_params(labelsize=style.SMALL, colors=colors.ink, length=0, pad=2)
     scale.text(
         1.05, 0.5, style.shorten([name], 24)[0], transform=scale.transAxes, va="center",

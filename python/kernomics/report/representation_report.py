@@ -76,7 +76,7 @@ def render_representation_report(data: RepresentationReport) -> str:
         config=source.config,
         versions=source.versions,
     )
-    trained = "" if data.history is None else shared_sections.training(data.history)
+    trained = "" if data.history is None else sections.training(data.history)
     return render_page(
         title=data.title,
         kind="cell representation report",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 from kernomics import pl
 from kernomics.metrics import proportion_error
 from kernomics.pl.cell_map import largest_classes
+from kernomics.report import shared_sections
 from kernomics.report.figures import figure_html
 from kernomics.report.html import Cell, count, figures, paragraph, show, table
 from kernomics.report.shared_sections import warning_jump
@@ -68,19 +70,21 @@ def key_figures(data: RepresentationReport) -> str:
     return "\n".join(filter(None, parts))
 
 
+def _with_error(value: float, error: float) -> str:
+    return show(value) if math.isnan(error) else f"{show(value)} ± {show(error)}"
+
+
 def _tile(scores: RepresentationScores, label: str) -> str:
     metric = "linear_accuracy"
     values, errors = scores.table[metric].to_dict(), scores.errors[metric].to_dict()
     names = [name for of, name in scores.table.index if of == label]
     own, others = names[0], names[1:]
     lines = [f"Linear accuracy of {own} on {count(scores.n_test, 'held-out cell')}"]
-    lines += [
-        f"{name} {show(values[label, name])} ± {show(errors[label, name])}" for name in others
-    ]
+    lines += [f"{name} {_with_error(values[label, name], errors[label, name])}" for name in others]
     small = "".join(f'<span class="small">{escape(line)}</span>' for line in lines)
     return (
         f'<li><span class="task">{escape(label)}</span> '
-        f'<span class="value">{show(values[label, own])} ± {show(errors[label, own])}</span>'
+        f'<span class="value">{_with_error(values[label, own], errors[label, own])}</span>'
         f"{small}</li>"
     )
 
@@ -129,8 +133,9 @@ def _difference_table(scores: RepresentationScores) -> str:
                 for metric in PROBES:
                     gap, error = lookup[label, name, metric]
                     sign = "+" if gap > 0 else ""
-                    css = "number best" if gap > 2 * error else "number"
-                    cells.append(Cell(sign + show(gap), css, small=f"± {show(error)}"))
+                    css = "number best" if gap > 2 * error else "number"  # NaN: no draw differs
+                    small = "" if math.isnan(error) else f"± {show(error)}"
+                    cells.append(Cell(sign + show(gap), css, small=small))
                 rows.append([Cell(f"minus {name}", "name", heads_row=True), *cells])
     return table(
         [Cell(f"{first} …"), *(Cell(METRICS[metric], "number") for metric in PROBES)],
@@ -161,6 +166,8 @@ def _what_scores_tell(data: RepresentationReport, scores: RepresentationScores) 
         )
     shown = [metric for metric in METRICS if metric in scores.table]
     bare = [METRICS[m] for m in shown if scores.errors[m].isna().all()]
+    if "linear_accuracy" in shown:
+        errors += " A score that no draw changes, such as 1, has none."
     if bare:
         errors += f" No error is given for {', '.join(bare)}."
     parts = [paragraph(said + errors, "note")]
@@ -284,7 +291,7 @@ def perturbations(data: RepresentationReport) -> str:
             rows,
             caption="Consistent: the share of perturbations whose cells point in one direction "
             "more than the null's. ± is the standard error √(p(1 − p)/n) over n perturbations, as "
-            "if these were drawn from many. Spearman and structural integrity: how much of the "
+            "if these were drawn from many; a share of 0 or 1 has none. Spearman and structural integrity: how much of the "
             f"expression can be got back, on {count(found.n_reconstructed, 'cell')}, without an "
             "error.",
         ),
@@ -323,7 +330,7 @@ def relationships(data: RepresentationReport) -> str:
         return ""
     databases = list(dict.fromkeys(found.table["database"]))
     lookup = {
-        (r["representation"], r["n_components"], r["database"]): (r["recall"], r["spread"])
+        (r["representation"], r["n_components"], r["database"]): (r["recall"], r["n_pairs"])
         for r in found.table.to_dict("records")
     }
     rows = []
@@ -331,8 +338,8 @@ def relationships(data: RepresentationReport) -> str:
     for (name, size), mean in averages.items():
         cells = [Cell(name, "name", heads_row=True), Cell(f"{size:,}", "number")]
         for database in databases:
-            recall, spread = lookup.get((name, size, database), (math.nan, math.nan))
-            cells.append(scored(float(recall), float(spread)))
+            recall, n = lookup.get((name, size, database), (math.nan, 0))
+            cells.append(scored(float(recall), proportion_error(float(recall), int(n))))
         rows.append([*cells, Cell(show(float(mean)), "number")])
     n_pairs = found.table.drop_duplicates("database").set_index("database")["n_pairs"]
     said = ", ".join(f"{name} {n:,}" for name, n in n_pairs.items())
@@ -350,8 +357,8 @@ def relationships(data: RepresentationReport) -> str:
             ],
             rows,
             caption="Recall: the share of known pairs that are more alike or more unlike than 90 % "
-            "of random pairs; 0.100 by chance. ± is the standard deviation over draws of the "
-            "random pairs, which says nothing of other pairs or other trainings.",
+            "of random pairs; 0.100 by chance. ± is the standard error √(p(1 − p)/n) over n known "
+            "pairs, as if they were independent; pairs share genes, so it is too small.",
             tall=len(rows) > 16,
         ),
     ]
@@ -369,3 +376,16 @@ def relationships(data: RepresentationReport) -> str:
         "profiles and PCA of the same cells show how much the counts say without a model."
     )
     return "\n".join([*parts, paragraph(note, "note")])
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+def training(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the curves of the training, and how to read them."""
+    return shared_sections.training(history) + paragraph(
+        "The loss is of reconstructing counts, up to a constant, so its level says nothing across "
+        "data sets or losses. Where it falls on the training cells and rises on the validation "
+        "cells, the model learns its cells by heart.",
+        "note",
+    )
