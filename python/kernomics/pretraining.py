@@ -117,16 +117,26 @@ def run_pretraining(
         if scores is not None:
             results["representation"] = scores.to_dict()
         write_json(run.results, results)
-        shown = training_report(
-            model, scores, dataset, seconds, run.config, n_tokens=_tokens(model)
-        )
-        for name in [] if shown.maps is None else shown.maps.labels or [pl.LIBRARY_SIZE]:
-            assert shown.maps is not None
-            figure = pl.representation_maps(shown.maps, name)
+        write_training_report(run, model, scores, dataset, seconds)
+        return PretrainingResult(model, seconds, run.report, scores)
+
+
+def write_training_report(
+    run: RunDirectory,
+    model: TxFM,
+    scores: RepresentationScores | None,
+    dataset: str,
+    seconds: float,
+) -> None:
+    """Draw the maps and write the report of a training."""
+    shown = training_report(model, scores, dataset, seconds, run.config, n_tokens=_tokens(model))
+    maps = shown.maps
+    if maps is not None:
+        for name in maps.labels or [pl.LIBRARY_SIZE]:
+            figure = pl.representation_maps(maps, name)
             plain = re.sub(r"[^\w.-]+", "-", name)
             figure.savefig(run.plots / f"maps-{plain}.svg", bbox_inches="tight")
-        write_representation_report(run.report, shown)
-        return PretrainingResult(model, seconds, run.report, scores)
+    write_representation_report(run.report, shown)
 
 
 def accuracy_figures(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:

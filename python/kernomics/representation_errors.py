@@ -39,9 +39,9 @@ def score_errors(
     errors = pd.DataFrame(np.nan, index=table.index, columns=table.columns)
     for metric in SHARES:
         if metric in table:
+            shares: dict[Any, float] = table[metric].to_dict()
             errors[metric] = [
-                proportion_error(share, n_labelled[label])
-                for (label, _), share in table[metric].to_dict().items()
+                proportion_error(share, n_labelled[key[0]]) for key, share in shares.items()
             ]
     differences = []
     for label in dict.fromkeys(label for label, _ in probes):

@@ -89,6 +89,7 @@ def perturbations() -> PerturbationScores:
         threshold=0.01,
         null="cells",
         n_null=100,
+        n_components=20,
         null_histogram=np.r_[np.zeros(30), np.arange(20), np.zeros(50)].astype(int),
     )
     return PerturbationScores(

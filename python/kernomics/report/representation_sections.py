@@ -291,9 +291,9 @@ def perturbations(data: RepresentationReport) -> str:
             rows,
             caption="Consistent: the share of perturbations whose cells point in one direction "
             "more than the null's. ± is the standard error √(p(1 − p)/n) over n perturbations, as "
-            "if these were drawn from many; a share of 0 or 1 has none. Spearman and structural integrity: how much of the "
-            f"expression can be got back, on {count(found.n_reconstructed, 'cell')}, without an "
-            "error.",
+            "if these were drawn from many; a share of 0 or 1 has none. Spearman and structural "
+            "integrity: how much of the expression can be got back, on "
+            f"{count(found.n_reconstructed, 'cell')}, without an error.",
         ),
     ]
     drawn = []
