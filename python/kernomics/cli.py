@@ -116,6 +116,10 @@ def parser() -> argparse.ArgumentParser:
         help="obs column of a label, where it is not called as in training",
     )  # fmt: skip
     evaluate.add_argument("--predictions", metavar="CSV", help="write each cell's prediction here")
+    evaluate.add_argument(
+        "--report", metavar="HTML",
+        help="write the scores, with errors and figures, as a page to this file too",
+    )  # fmt: skip
     cli_evaluate.add_evaluation(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
     evaluate.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
@@ -235,7 +239,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _select(args: argparse.Namespace) -> None:
     from kernomics.data import CellCollection
 
-    _settings(args)  # a mistake there is told before the data are read
+    settings = _settings(args)  # a mistake there is told before the data are read
     cells = CellCollection.from_anndata(
         args.data,
         layer=args.layer,
@@ -244,20 +248,22 @@ def _select(args: argparse.Namespace) -> None:
         unlabelled_category=args.unlabelled,
         label_kinds=cli_options.label_kinds(args),
     )
-    _run(args, cells, Path(args.data).name, [], split=args.split, split_key=args.split_key,
-         **cli_options.constraints(args))  # fmt: skip
+    _run(args, settings, cells, Path(args.data).name, [], split=args.split,
+         split_key=args.split_key, **cli_options.constraints(args))  # fmt: skip
 
 
 def _demo(args: argparse.Namespace) -> None:
     from kernomics import datasets
     from kernomics.data import CellCollection
 
+    settings = _settings(args)
     adata = datasets.pbmc68k()
     cells = CellCollection.from_anndata(
         adata, layer="counts", labels_key="cell_type", library_key="n_counts"
     )
     _run(
         args,
+        settings,
         cells,
         "700 PBMC (10x Genomics), shipped with scanpy",
         [adata.uns["kernomics"]["note"]],
@@ -265,7 +271,12 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _run(
-    args: argparse.Namespace, cells: Any, dataset: str, notes: Sequence[str], **options: Any
+    args: argparse.Namespace,
+    settings: tuple[dict[str, Any], dict[str, Any]],
+    cells: Any,
+    dataset: str,
+    notes: Sequence[str],
+    **options: Any,
 ) -> None:
     import torch
 
@@ -274,7 +285,7 @@ def _run(
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    selecting, training = _settings(args)
+    selecting, training = settings
     model = YOTO(cells, seed=training["seed"], **options, **selecting)
     split = model.split
     print(f"cells      {cells.n_cells:,}   genes {cells.n_genes:,}   {dataset}")
@@ -345,6 +356,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from kernomics.train.storage import jsonable
 
     cli_txfm.use_threads(args.threads)
+    cli_evaluate.check_report(args.report)
     if saved_format(args.run_or_model) == FORMAT:
         cli_evaluate.evaluate(args)
         return
@@ -360,6 +372,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     scores = panel.evaluate(args.data, labels=labels, **reading)
     if args.predictions:
         panel.predict(args.data, **reading).to_csv(args.predictions)
+    if args.report is not None:
+        cli_evaluate.report_panel(args, panel, labels)
     if args.json:
         print(json.dumps(jsonable(scores), indent=1))
         return
@@ -368,6 +382,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"{task:<10} " + "   ".join(f"{key} {value:.4g}" for key, value in found.items()))
     if args.predictions:
         print(f"predictions {args.predictions}")
+    if args.report is not None:
+        print(f"report     {args.report}")
 
 
 def _info(args: argparse.Namespace) -> None:

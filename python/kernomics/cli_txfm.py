@@ -21,7 +21,8 @@ def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
         description="Train a masked autoencoder of counts: a transformer sees a random few genes "
         "of each cell and reconstructs all. No labels are used in training; with --labels-key the "
         "representation is scored on held-out cells beside PCA and normalised counts. Writes a run "
-        "directory with the model (model/), its history, curves and results.json.",
+        "directory with the model (model/), its history, curves, results.json and a report "
+        "(report.html).",
         formatter_class=formatter,
     )
     add_data(pretrain)
@@ -229,6 +230,7 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
     if result.scores is not None:
         cli_scores.print_scores(result.scores)
     print(f"model      {Path(args.out) / 'model'}")
+    print(f"report     {result.report}")
 
 
 def divide(cells: Any, key: str | None, fractions: tuple[float, float, float], seed: int) -> Any:

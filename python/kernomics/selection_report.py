@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import re
-import shlex
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +29,7 @@ from kernomics.panels._reading import counts_of
 from kernomics.panels.comparison import SplitComparison, certainty
 from kernomics.report import MethodScore, ReportData, SplitReport, TaskReport
 from kernomics.report.data import LEAST_CELLS, MAIN_METRIC, METRICS
+from kernomics.report.provenance import package_versions, this_command
 
 
 def report_data(
@@ -115,13 +112,9 @@ def report_data(
         omitted=omitted,
         history=model.history,
         warnings=[*notes, *_class_notes(model)],
-        command=shlex.join(["kernomics", *sys.argv[1:]]),
+        command=this_command(),
         config=config,
-        versions={
-            "kernomics": __version__,
-            "python": platform.python_version(),
-            **{name: package_version(name) for name in ("torch", "numpy", "scipy", "anndata")},
-        },
+        versions=package_versions(),
         seed=model.seed,
         version=__version__,
         created=time.strftime("%Y-%m-%d %H:%M"),

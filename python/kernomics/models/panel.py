@@ -206,12 +206,34 @@ class Panel:
         UserWarning
             When cells have classes that the panel does not know; they are left out of the scores.
         """
+        found = self.labelled_outputs(self._collection(adata, layer, library_key), labels)
+        return {
+            task.name: score_task(task, *found[task.name])
+            for task in self.tasks
+            if task.name in found
+        }
+
+    def labelled_outputs(
+        self, cells: CellCollection, labels: Mapping[str, str] | None = None
+    ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """Return what `evaluate` scores: each task's truth [n] and what `outputs` gives for it.
+
+        Parameters
+        ----------
+        cells, labels
+            As in `evaluate`, which says what is raised and warned of.
+
+        Returns
+        -------
+        dict
+            Per task found in the data the class int64 [n], −1 for cells without a class that the
+            panel knows, or the number float [n], NaN without; and the outputs of all cells.
+        """
         given = dict(labels or {})
         known = [task.name for task in self.tasks]
         for name in given:
             if name not in known:
                 raise ConfigError(f"the panel has no task {name!r}; {closest(name, known)}")
-        cells = self._collection(adata, layer, library_key)
         obs = cells.obs
         truths = {
             task.name: _truth(task, column(obs, given.get(task.name, task.name)))
@@ -225,7 +247,7 @@ class Panel:
             )
         outputs = self.outputs(cells)
         return {
-            task.name: score_task(task, truths[task.name], outputs[task.name])
+            task.name: (truths[task.name], outputs[task.name])
             for task in self.tasks
             if task.name in truths
         }

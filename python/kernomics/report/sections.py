@@ -17,6 +17,7 @@ from kernomics.report.data import LEAST_CELLS, MAIN_METRIC, METRICS, ReportData,
 from kernomics.report.figures import figure_html
 from kernomics.report.html import Cell, count, figures, number, paragraph, show, table
 from kernomics.report.panel_sections import reasons
+from kernomics.report.shared_sections import warning_jump
 
 GENES_PER_FIGURE = 32
 MOST_DOTS = 8_000  # more would take a large part of a minute and several megabytes
@@ -127,12 +128,7 @@ def _comparison(task: TaskReport) -> str:
 
 def key_figures(data: ReportData) -> str:
     """Return the headline numbers, the table of scores and a bar chart per task."""
-    parts = []
-    if data.warnings:
-        parts.append(
-            f'<p class="notice jump">{count(len(data.warnings), "warning")} to read before using '
-            'this panel: <a href="#warnings">see below</a>.</p>'
-        )
+    parts = [warning_jump(data.warnings, "this panel")]
     parts.append(f'<ul class="tiles">{"".join(_tile(task) for task in data.tasks)}</ul>')
     parts.append(paragraph(data.split.sentence()))
     for task in data.tasks:
@@ -333,60 +329,3 @@ def confusions(data: ReportData) -> str:
         )
         parts.append(_class_table(task, counts))
     return "\n".join(parts) or paragraph("No task has a confusion matrix.")
-
-
-# Training ---------------------------------------------------------------------------------------
-
-
-def training(data: ReportData) -> str:
-    """Return one small plot per recorded quantity."""
-    panels = pl.training_panels(data.history)
-    if not panels:
-        return paragraph("The run recorded no training history.")
-    drawn = []
-    for shown in panels:
-        ends = "; ".join(
-            f"{curve.split} from {curve.values[0]:.3g} to {curve.values[-1]:.3g}"
-            for curve in shown.curves
-        )
-        drawn.append(
-            figure_html(
-                partial(pl.training_panel, shown),
-                alt=f"Training curve, {shown.title} by step: {ends}.",
-            )
-        )
-    return figures(drawn)
-
-
-# Warnings and reproducibility -------------------------------------------------------------------
-
-
-def warning_list(data: ReportData) -> str:
-    """Return the warnings as a list."""
-    if not data.warnings:
-        return paragraph("None.")
-    return f'<ul class="notice">{"".join(f"<li>{escape(w)}</li>" for w in data.warnings)}</ul>'
-
-
-def reproducibility(data: ReportData, config: str) -> str:
-    """Return the command, the gene list to copy, the configuration and the versions."""
-    genes = "\n".join(data.genes)
-    versions = table(
-        [Cell("Package"), Cell("Version")],
-        [[Cell(name, heads_row=True), Cell(v)] for name, v in data.versions.items()],
-        caption="The packages that ran.",
-    )
-    return "\n".join(
-        [
-            "<h3>Command</h3>",
-            f'<pre class="copy" tabindex="0">{escape(data.command)}</pre>',
-            paragraph(f"Seed {data.seed}. {data.split.sentence()}"),
-            "<h3>Genes, ranked</h3>",
-            paragraph("One click selects the list.", "note"),
-            f'<pre class="copy" tabindex="0">{escape(genes)}</pre>',
-            "<h3>Configuration</h3>",
-            f'<pre tabindex="0">{escape(config)}</pre>',
-            "<h3>Versions</h3>",
-            versions,
-        ]
-    )
