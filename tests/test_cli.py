@@ -124,7 +124,7 @@ def test_select_prints_what_it_wrote(run):
     sizes = [len(split[part]) for part in ("train", "validation", "test")]
     said = "stratified by cell_type: {} to train, {} to validate, {} held out".format(*sizes)
     assert f"split      {said}\n" in text
-    assert "task       cell_type (3 classes)" in text
+    assert "task       cell_type: 3 classes\nlibrary    row totals over 60 genes\n" in text
     assert f"panel      {', '.join(results['genes'])}\n" in text
     assert f"report     {out / 'report.html'}\n" in text
     printed = re.findall(r"^           (.+?)\s+([\d.]+)\s+([\d.]+)$", text, re.MULTILINE)
@@ -222,7 +222,7 @@ def test_demo_selects_from_real_cells(tmp_path, capsys):
     assert main(line) == 0
     text = capsys.readouterr().out
     assert "cells      700   genes 765" in text
-    assert "task       cell_type (10 classes)" in text
+    assert "task       cell_type: 10 classes\n" in text
     assert len(pd.read_csv(tmp_path / "panel.csv")) == 32
     assert "11% to 28%" in (tmp_path / "report.html").read_text()
 
