@@ -34,12 +34,6 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Leave the report out, which takes longer than all the rest."""
-    monkeypatch.setattr("kernomics.pretraining.write_training_report", lambda *_, **__: None)
-
-
 def pretrain(folder, out, *more):
     line = ["pretrain", str(folder / "cells.h5ad"), "--labels-key", "cell_type", "--quiet"]
     line += ["--config", str(folder / "settings.json"), "--n-tokens", "15"]
@@ -71,6 +65,7 @@ def test_a_run_directory_holds_model_history_curves_and_scores(run):
     assert config["train"]["weight_decay"] == pytest.approx(1 / (3e-3 * steps))
 
 
+@pytest.mark.usefixtures("unreported")
 def test_epochs_are_scored_where_asked(folder, tmp_path, capsys):
     out = tmp_path / "scored"
     assert pretrain(folder, out, "--score-epochs", "--max-epochs", "12") == 0
@@ -147,6 +142,7 @@ def test_settings_may_come_from_a_pipe(folder, tmp_path):
     assert "there are no labels" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("unreported")
 def test_scores_are_printed_with_the_split(folder, tmp_path, capsys):
     assert pretrain(folder, tmp_path / "run", "--split-key", "batch") == 0
     printed = capsys.readouterr().out
@@ -155,7 +151,9 @@ def test_scores_are_printed_with_the_split(folder, tmp_path, capsys):
     assert "kNN acc." in printed
 
 
-def test_a_finished_run_is_not_trained_again_nor_overwritten_by_accident(folder, run, capsys):
+def test_a_finished_run_is_not_trained_again_nor_overwritten_by_accident(
+    folder, run, capsys, unreported
+):
     before = (run / "model" / "model.safetensors").read_bytes()
     assert pretrain(folder, run, "--resume") == 0
     assert (run / "model" / "model.safetensors").read_bytes() == before
@@ -319,6 +317,7 @@ def test_what_cannot_be_used_is_named(folder, run, tmp_path, capsys):
     assert "n_tokens" in error_of(capsys, *line)
 
 
+@pytest.mark.usefixtures("unreported")
 def test_the_config_of_another_run_is_taken(folder, run, tmp_path):
     line = ["pretrain", str(folder / "cells.h5ad"), "--quiet", "--out", str(tmp_path / "again")]
     assert main([*line, "--config", str(run / "config.json"), "--max-epochs", "1"]) == 0
@@ -328,7 +327,9 @@ def test_the_config_of_another_run_is_taken(folder, run, tmp_path):
     assert config["train"]["batch_size"] == 32
 
 
-def test_scores_of_a_large_vocabulary_reveal_some_genes_only(folder, tmp_path, monkeypatch):
+def test_scores_of_a_large_vocabulary_reveal_some_genes_only(
+    folder, tmp_path, monkeypatch, unreported
+):
     from kernomics import pretraining
 
     asked = []
@@ -345,6 +346,7 @@ def test_scores_of_a_large_vocabulary_reveal_some_genes_only(folder, tmp_path, m
     assert asked == [None, 20]
 
 
+@pytest.mark.usefixtures("unreported")
 def test_loss_and_activation_come_from_the_file_of_settings(folder, tmp_path, capsys):
     settings = {**SETTINGS, "loss": "zinb", "activation": "softmax"}
     (tmp_path / "zinb.json").write_text(json.dumps(settings))

@@ -13,6 +13,7 @@ import numpy as np
 from kernomics import pl
 from kernomics.metrics import proportion_error
 from kernomics.pl.cell_map import largest_classes
+from kernomics.relationships import PROFILES
 from kernomics.report import shared_sections
 from kernomics.report.figures import figure_html
 from kernomics.report.html import Cell, count, figures, paragraph, show, table
@@ -336,7 +337,10 @@ def relationships(data: RepresentationReport) -> str:
     rows = []
     averages: dict[Any, float] = found.summary["mean"].to_dict()
     for (name, size), mean in averages.items():
-        cells = [Cell(name, "name", heads_row=True), Cell(f"{size:,}", "number")]
+        cells = [
+            Cell(name, "name", heads_row=True),
+            Cell(f"{size:,}{' cells' * (name == PROFILES)}", "number"),
+        ]
         for database in databases:
             recall, n = lookup.get((name, size, database), (math.nan, 0))
             cells.append(scored(float(recall), proportion_error(float(recall), int(n))))
@@ -364,12 +368,13 @@ def relationships(data: RepresentationReport) -> str:
     ]
     only = databases[0] if len(databases) == 1 else None
     means = "; ".join(f"{n} with {s:,} {m:.3f}" for (n, s), m in averages.items())
-    parts.append(
-        figure_html(
-            partial(pl.recall_curve, found.table, database=only),
-            alt=f"Recall of {only or 'all databases'} by number of components: {means}.",
+    if found.table.groupby("representation")["n_components"].nunique().max() > 1:
+        parts.append(
+            figure_html(
+                partial(pl.recall_curve, found.table, database=only),
+                alt=f"Recall of {only or 'all databases'} by number of components: {means}.",
+            )
         )
-    )
     note = (
         "Recall says that the model's vectors of related genes differ from those of random ones; "
         "pairs of genes that are merely both highly expressed can be recalled too. Expression "
