@@ -209,7 +209,7 @@ class RunDirectory:
                         "resume=True (--resume), delete it with overwrite=True (--overwrite), or "
                         "choose another directory"
                     )
-                _refuse_differing(path, saved, config, {*ignore, "max_epochs"})
+                _refuse_differing(path, saved, config, ignore)
                 return cls(path, saved["config"], lock)
             if overwrite:
                 _clear(path)
@@ -340,7 +340,7 @@ def _refuse_differing(
     path: Path, saved: Mapping[str, Any], config: Mapping[str, Any], ignore: Collection[str]
 ) -> None:
     found = differences(saved["config"], config, ignore)
-    if found:
+    if differences(saved["config"], config, {*ignore, "max_epochs"}):  # epochs alone: see `fit`
         raise ConfigError(
             f"{path} cannot be resumed: {len(found)} settings differ: "
             + "; ".join(found)
