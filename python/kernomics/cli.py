@@ -186,6 +186,9 @@ def _add_training(
         "--curve", type=int, nargs="+", default=[], metavar="K",
         help="compare panels of these sizes and suggest one",
     )  # fmt: skip
+    command.add_argument(
+        "--log-dir", metavar="DIR", help="write TensorBoard's event files of the training here"
+    )
     command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -309,6 +312,7 @@ def _run(
         splits=args.splits,
         stability=args.stability or 0,
         curve=args.curve,
+        log_dir=args.log_dir,
         device=args.device,
         **training,
     )

@@ -216,6 +216,7 @@ def _cell_scores(args: argparse.Namespace, model: Any, cells: Any, split: Any) -
         seed=args.seed,
         layers=args.layers,
         metrics=args.metrics + ["ilisi"] * (args.batch_key is not None),
+        progress=not args.json,
     )
 
 

@@ -97,6 +97,9 @@ def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: str, 
         '{"loss": "zinb", "precision": "bf16"}, or the config.json of another run; the options of '
         "this command take precedence",
     )  # fmt: skip
+    command.add_argument(
+        "--log-dir", metavar="DIR", help="write TensorBoard's event files of the training here"
+    )
     command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -224,6 +227,7 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
         overwrite=args.overwrite,
         device=args.device,
         score_epochs=args.score_epochs,
+        log_dir=args.log_dir,
         **training,
     )
     print(f"seconds    {result.seconds:.1f}")

@@ -16,6 +16,7 @@ from kernomics.metrics import probe_metrics
 from kernomics.metrics._extras import require_extra
 from kernomics.models import CellEncoder, TxFM
 from kernomics.models.device import require_precision, usable_device
+from kernomics.progress import stage
 from kernomics.report import write_representation_report
 from kernomics.representation import RepresentationScores, compare_representations
 from kernomics.representation_report import training_report
@@ -59,6 +60,7 @@ def run_pretraining(
     overwrite: bool = False,
     device: str = "cpu",
     score_epochs: bool = False,
+    log_dir: str | Path | None = None,
     **training: Any,
 ) -> PretrainingResult:
     """Train a model in a run directory, save it, and score it where there are labels.
@@ -74,7 +76,7 @@ def run_pretraining(
         What to call the data.
     resume, overwrite
         Continue, or delete, the run that `out` holds.
-    device, **training
+    device, log_dir, **training
         As in `TxFM.train`.
     score_epochs
         Whether to tell the classes of the validation cells apart at each validation, as at the end
@@ -94,7 +96,10 @@ def run_pretraining(
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
         write_json(run.split, model.split.to_dict())
         begun = time.monotonic()
-        model.train(run_dir=run.path, resume=resume, device=device, figures=figures, **training)
+        model.train(
+            run_dir=run.path, resume=resume, device=device, figures=figures, log_dir=log_dir,
+            **training,
+        )  # fmt: skip
         seconds = time.monotonic() - begun
         model.save(run.model)
         run.plots.mkdir(exist_ok=True)
@@ -109,6 +114,7 @@ def run_pretraining(
                 n_tokens=_tokens(model),
                 empty_cells="keep",  # trained on as they are
                 seed=model.seed,
+                progress=model.training.progress,
                 others={} if model.start is None else {NOT_TUNED: model.start.encoder},
             )
         results: dict[str, Any] = {
@@ -119,7 +125,9 @@ def run_pretraining(
         if scores is not None:
             results["representation"] = scores.to_dict()
         write_json(run.results, results)
-        write_training_report(run, model, scores, dataset, seconds)
+        run.record(run_config(model, dataset))
+        with stage("the report: maps and figures", model.training.progress):
+            write_training_report(run, model, scores, dataset, seconds)
         return PretrainingResult(model, seconds, run.report, scores)
 
 

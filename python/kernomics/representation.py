@@ -26,6 +26,7 @@ from kernomics.metrics import (
 )
 from kernomics.metrics.representation import probe_scores
 from kernomics.models import CellEncoder
+from kernomics.progress import stage
 from kernomics.representation_baselines import (
     Representations,
     baseline_representations,
@@ -132,6 +133,7 @@ def compare_representations(
     n_variable: Sequence[int] = (),
     scvi: bool = False,
     metrics: Sequence[Metric] = ("probes",),
+    progress: bool = False,
 ) -> RepresentationScores:
     """Score a trained model's representation beside others of the same cells.
 
@@ -157,6 +159,8 @@ def compare_representations(
         Whether to train scVI on the same cells, with as many dimensions as the model's.
     metrics
         What to score by, as in `score_representations`.
+    progress
+        Whether to say on stderr what is done.
     """
     _check_metrics(metrics, cells, split)
     for layer in layers:
@@ -171,7 +175,9 @@ def compare_representations(
 
     def represent(encoder: CellEncoder, **options: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         train, test = (
-            encoder.get_latent_representation(cells, rows=rows, **(usual | options))
+            encoder.get_latent_representation(
+                cells, rows=rows, progress=progress, **(usual | options)
+            )
             for rows in (split.train, split.test)
         )
         return train, test
@@ -183,12 +189,16 @@ def compare_representations(
     with warnings.catch_warnings():  # whoever names other models knows whose genes these are
         warnings.filterwarnings("ignore", "[0-9,]+ of the model's", UserWarning)
         found |= {name: represent(other, **unlike) for name, other in others.items()}
-    found |= baseline_representations(
-        cells, split, width, seed, n_components=n_components, n_variable=n_variable
-    )
+    with stage("PCA and normalised counts of the same cells", progress):
+        found |= baseline_representations(
+            cells, split, width, seed, n_components=n_components, n_variable=n_variable
+        )
     if scvi:
-        found["scVI"] = scvi_representation(cells, split, width, seed)
-    return score_representations(found, cells, split, metrics=metrics, seed=seed)
+        with stage("training scVI", progress):
+            found["scVI"] = scvi_representation(cells, split, width, seed)
+    what = f"scoring {len(found)} representations by {', '.join(metrics)}"
+    with stage(what, progress):
+        return score_representations(found, cells, split, metrics=metrics, seed=seed)
 
 
 # -- scores ----------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from kernomics.panels.comparison import (
     compare_over_splits,
     score_panels,
 )
+from kernomics.progress import stage
 from kernomics.report import write_report
 from kernomics.selection_again import check_again, select_again
 from kernomics.selection_report import report_data, write_plots
@@ -80,6 +81,7 @@ def run_selection(
     stability: int = 0,
     curve: Sequence[int] = (),
     device: str = "cpu",
+    log_dir: str | Path | None = None,
     **training: Any,
 ) -> SelectionResult:
     """Train a model in a run directory, score it beside other panels and write the report.
@@ -108,7 +110,7 @@ def run_selection(
     curve
         Sizes of panels to compare; see `kernomics.panels.panel_curve`. None of these three changes
         the run's own panel, so they may also be asked of a run that is resumed, finished or not.
-    device, **training
+    device, log_dir, **training
         As in `YOTO.train`.
 
     Returns
@@ -141,17 +143,18 @@ def run_selection(
         begun = time.monotonic()
         with warnings.catch_warnings():  # the report lists them
             warnings.simplefilter("ignore", TrainingWarning)
-            model.train(run_dir=run.path, resume=resume, device=device)
+            model.train(run_dir=run.path, resume=resume, device=device, log_dir=log_dir)
         seconds = earlier + time.monotonic() - begun
         model.save(run.model)
         replace_file(run.panel, _panel_table(model).encode())
         own = model.test_metrics() if len(model.split.test) else {}
-        scores, unscored = score_panels(model, model.genes, own, compare)
+        progress = model.training.progress
+        scores, unscored = score_panels(model, model.genes, own, compare, progress=progress)
         comparison = None
         if splits > 1:
             comparison = compare_over_splits(
                 model, scores, splits, compare,
-                folder=run.path, device=device, progress=model.training.progress,
+                folder=run.path, device=device, progress=progress,
             )  # fmt: skip
         further = select_again(model, run.path, stability=stability, curve=curve, device=device)
         found = [*unscored, *model.warnings, *further.warnings]
@@ -161,12 +164,15 @@ def run_selection(
         if comparison is not None:
             results["splits"] = comparison.to_dict()
         write_json(run.results, {**results, **further.to_dict()})
-        shown = report_data(
-            model, scores, dataset, seconds, [*notes, *found], run.config,
-            comparison=comparison, stability=further.stability, curve=further.curve,
-        )  # fmt: skip
-        write_plots(run.plots, shown)
-        write_report(run.report, shown)
+        run.record(run_config(model, dataset, compare))
+        with stage("the report: map of the cells, contributions of the genes", progress):
+            shown = report_data(
+                model, scores, dataset, seconds, [*notes, *found], run.config,
+                comparison=comparison, stability=further.stability, curve=further.curve,
+            )  # fmt: skip
+        with stage("the report: figures", progress):
+            write_plots(run.plots, shown)
+            write_report(run.report, shown)
         return SelectionResult(
             model, scores, found, seconds, run.report,
             further.stability, further.curve, comparison,

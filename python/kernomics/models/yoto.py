@@ -30,7 +30,7 @@ from kernomics.models.warm_start import START_FACTOR, PanelSource
 from kernomics.models.yoto_config import YOTOConfig, default_training
 from kernomics.models.yoto_module import YOTOModule
 from kernomics.models.yoto_setup import make_constraints, make_tasks, read_cells
-from kernomics.train import History, RowAdamW, fit, override
+from kernomics.train import History, RowAdamW, fit, opened, override
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -201,6 +201,8 @@ class YOTO:
         run_dir: str | Path | None = None,
         resume: bool = False,
         device: str | torch.device = "cpu",
+        loggers: Sequence[Any] = (),
+        log_dir: str | Path | None = None,
         **overrides: Any,
     ) -> YOTO:
         """Train; afterwards the panel and its predictor are there.
@@ -212,11 +214,14 @@ class YOTO:
         run_dir
             Where to keep checkpoints and history.
         resume
-            Continue the run in `run_dir`; the result is the same as had it never stopped.
+            Continue the run in `run_dir`; the result is the same as had it never stopped. Where
+            there is none, that is an error.
         device
             Where to train, ``"cpu"`` or ``"cuda"``. On the CPU the same seed gives the same bits at
             the same number of threads; at another number torch's own matrix products may round
             differently.
+        loggers, log_dir
+            What else takes the records of the history; see `kernomics.train.opened`.
         **overrides
             Settings of :class:`kernomics.train.TrainConfig`.
         """
@@ -240,6 +245,7 @@ class YOTO:
             self.training,
             run_dir=run_dir,
             resume=resume,
+            loggers=opened(loggers, log_dir),
             validate=(lambda: self._validate(module)) if len(self.split.validation) else None,
             optimizer_factory=self._optimizer,
         )

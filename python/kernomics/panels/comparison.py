@@ -32,6 +32,7 @@ from kernomics.panels._again import (
     progress_bar,
 )
 from kernomics.panels._reading import counts_of
+from kernomics.progress import stage
 from kernomics.train import write_json
 from kernomics.train.storage import jsonable
 
@@ -309,7 +310,12 @@ def _rows(seed: int, scores: Mapping[str, Sequence[MethodScore]]) -> list[dict[s
 
 
 def score_panels(
-    model: YOTO, genes: Sequence[str], own_scores: Scores, compare: Sequence[str]
+    model: YOTO,
+    genes: Sequence[str],
+    own_scores: Scores,
+    compare: Sequence[str],
+    *,
+    progress: bool = False,
 ) -> tuple[dict[str, list[MethodScore]], list[str]]:
     """Score a panel and those of other methods on the test cells, per label.
 
@@ -326,6 +332,8 @@ def score_panels(
         Per task what the panel's own network reached on the test cells.
     compare
         ``"de"``, ``"l1"``, ``"hvg"``, ``"random"``: chosen on the same training cells.
+    progress
+        Whether to say on stderr what is done.
 
     Returns
     -------
@@ -355,13 +363,15 @@ def score_panels(
                 continue
             method = OWN if name == OWN else COMPARISONS[name].name
             try:
-                panels = [own_panel]
-                if name != OWN:
-                    chosen = _choose(name, x_train[:, usable], y_train, len(own_panel))
-                    panels = [usable[panel] for panel in chosen]
-                judged = [
-                    _judge(task, x_train[:, of], y_train, x_test[:, of], y_test) for of in panels
-                ]
+                with stage(f"{method} for {task.name}, scored by {predictor}", progress):
+                    panels = [own_panel]
+                    if name != OWN:
+                        chosen = _choose(name, x_train[:, usable], y_train, len(own_panel))
+                        panels = [usable[panel] for panel in chosen]
+                    judged = [
+                        _judge(task, x_train[:, of], y_train, x_test[:, of], y_test)
+                        for of in panels
+                    ]
             except KernomicsError as error:
                 unscored.append(f"{method} was not scored by {predictor} on {task.name}: {error}.")
                 continue
