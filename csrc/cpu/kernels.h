@@ -87,7 +87,8 @@ struct LinearInput {
 template <typename T>
 struct LinearArgs {
   LinearInput<T> x;
-  const T* mask;          // [genes]
+  const T* mask;  // [genes], `mask_stride` apart
+  int64_t mask_stride;
   const int64_t* chosen;  // [k] ascending
   int64_t k;
   const int64_t* reached;  // [reach] ascending, −1 at the end; null for every gene
@@ -119,9 +120,9 @@ enum TokenFault : int {
   kTokensFine = 0,
   kTokensCellId = 4,   // outside [0, 2⁴⁸)
   kTokensPanel = 5,    // a panel id outside [0, panels)
-  kTokensLibrary = 6,  // negative, NaN or infinite; so for the next two
+  kTokensLibrary = 6,  // negative, NaN or infinite, given or summed; so for the next
   kTokensCount = 7,
-  kTokensWeight = 8,
+  kTokensWeight = 8,  // no weight_fits
   kTokensFaults = 9,  // how many codes there are
 };
 
@@ -145,7 +146,7 @@ struct TokenArgs {
   int64_t stored, rows, genes;
   NoiseAddress noise;
   int64_t n_tokens;
-  const T* library;             // [rows]
+  const double* library;        // [rows]
   const int32_t* panel_id;      // [rows]
   const uint8_t* panel_mask;    // [panels, genes], 1 where observed
   const int64_t* panel_counts;  // [panels], how many are

@@ -25,9 +25,6 @@ _BLOCKS, _PART = 2048, 4096
 # From torch 2.8 on a product of bfloat16 can be kept as float32, before it is rounded.
 _WIDE_PRODUCTS = "dtype_out" in torch.ops.aten.mm.overloads()
 
-# Whether backward keeps what it saved; torch's compiler asks the same before it overwrites that.
-_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
-
 
 def _stream() -> int:
     return int(torch.cuda.current_stream().cuda_stream)
@@ -187,22 +184,22 @@ def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
 
     A loss that is itself differentiated has 1 above it: then the gradient needs no further pass.
     It may be handed out as it is: should someone write into it and run backward again, torch finds
-    the saved tensor changed and says so. On CUDA only the device knows the number: a gradient that
-    no later backward needs is multiplied where it stands, by a kernel that leaves it alone for 1.
+    the saved tensor changed and says so. On CUDA only the device knows the number, so there it is
+    always multiplied, into a tensor of its own: what is saved may be someone else's too.
     """
     if upstream.dim():
         return (gradient * upstream[:, None]).to(gradient.dtype)
     if type(upstream) is Tensor and not torch.compiler.is_compiling():
         if upstream.is_cuda and gradient.dtype in _KINDS and gradient.is_contiguous():
-            return _scaled_on_cuda(gradient, upstream, owned=not _keeps_graph())
+            return _scaled_on_cuda(gradient, upstream)
         if upstream.device.type == "cpu" and upstream.item() == 1:
             return gradient
     return gradient * upstream.to(gradient.dtype)
 
 
-def _scaled_on_cuda(gradient: Tensor, upstream: Tensor, *, owned: bool) -> Tensor:
+def _scaled_on_cuda(gradient: Tensor, upstream: Tensor) -> Tensor:
     by = upstream.to(compute_dtype(gradient))
-    out = gradient if owned else torch.empty_like(gradient)
+    out = torch.empty_like(gradient)
     with torch.cuda.device(gradient.device):
         _native.cuda().poisson_scale(
             gradient.data_ptr(), out.data_ptr(), gradient.numel(), _KINDS[gradient.dtype],

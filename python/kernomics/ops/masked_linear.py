@@ -57,9 +57,9 @@ def _arguments(
     wide = columns is not None and columns.dtype == torch.int64
     return (
         values.data_ptr(), address(indptr), address(columns), wide, *strides,
-        _rows(values, indptr), genes, mask.data_ptr(), chosen.data_ptr(), chosen.shape[0],
-        address(reached), 0 if reached is None else reached.shape[0], weight.data_ptr(),
-        weight.stride(0), outputs,
+        _rows(values, indptr), genes, mask.data_ptr(), mask.stride(0), chosen.data_ptr(),
+        chosen.shape[0], address(reached), 0 if reached is None else reached.shape[0],
+        weight.data_ptr(), weight.stride(0), outputs,
     )  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def _forward_cpu(
     bias: Tensor | None,
     reached: Tensor | None,
 ) -> Tensor:
-    mask, weight = mask.contiguous(), _dense_columns(weight)
+    weight = _dense_columns(weight)
     y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
     report = getattr(_native.cpu(), "masked_linear_forward_" + suffix(weight))(
         *_arguments(values, indptr, columns, mask, chosen, weight, reached),
@@ -124,7 +124,7 @@ def _backward_cpu(
     want_weight: bool,
     want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    delta, mask, weight = _dense_columns(delta), mask.contiguous(), _dense_columns(weight)
+    delta, weight = _dense_columns(delta), _dense_columns(weight)
     grads = _gradients(mask, weight, want_mask, want_weight, want_bias)
     getattr(_native.cpu(), "masked_linear_backward_" + suffix(weight))(
         *_arguments(values, indptr, columns, mask, chosen, weight, reached),
@@ -169,11 +169,11 @@ def _forward_cuda(
     if _native.checks_enabled():
         _raise_faults_of_cuda(values, indptr, columns, mask, chosen, weight, reached)
     with torch.cuda.device(weight.device):
-        mask, weight = mask.contiguous(), _dense_columns(weight)
+        weight = _dense_columns(weight)
         y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
         _native.cuda().masked_linear_forward(
             *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-            SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], address(bias), y.data_ptr(),
+            values.shape[0], SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], address(bias), y.data_ptr(),
             torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
     return y
@@ -193,7 +193,7 @@ def _backward_cuda(
     want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.cuda.device(weight.device):
-        delta, mask, weight = _dense_columns(delta), mask.contiguous(), _dense_columns(weight)
+        delta, weight = _dense_columns(delta), _dense_columns(weight)
         grad_mask, grad_weight, grad_bias = _gradients(
             mask, weight, want_mask, want_weight, want_bias
         )
@@ -203,7 +203,7 @@ def _backward_cuda(
             grad_bias = delta.sum(0, dtype=mask.dtype)
         _native.cuda().masked_linear_backward(
             *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-            SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], delta.data_ptr(),
+            values.shape[0], SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], delta.data_ptr(),
             delta.stride(0), *(address(g) if g.numel() else 0 for g in (grad_mask, grad_weight)),
             torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip

@@ -385,7 +385,7 @@ def sample_tokens(
         seed,
         stream,
         n_tokens,
-        None if library is None else library.to(exact).contiguous(),
+        None if library is None else library.double().contiguous(),
         None if observed is None else observed.panel_id.contiguous(),
         None if observed is None else observed.mask.contiguous(),
         None if observed is None else observed.counts.contiguous(),
