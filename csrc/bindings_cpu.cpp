@@ -250,20 +250,26 @@ py::tuple poisson_prepare_py(int64_t rows, int64_t genes, int kind, Address valu
 }
 
 template <typename T>
-void poisson_sweep_py(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
-                      Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
-                      Address library, Address panel, Address mask, Address counts, int64_t panels,
-                      int activation, double target_sum, double eps, bool full, int threads,
-                      Address units, Address weights, int64_t first, int64_t count, Address logits,
-                      int64_t logits_stride, Address sums, Address loss, Address gradient,
-                      int64_t gradient_stride, Address upstream, int64_t upstream_stride) {
-  py::gil_scoped_release release;
-  poisson_sweep<T>(poisson_args<T>(rows, genes, kind, values, indptr, columns, wide_columns, stored,
-                                   row_stride, library, panel, mask, counts, panels, activation,
-                                   target_sum, eps, full, threads),
-                   {first, count, at<const T>(logits), logits_stride, at<double>(sums), at<T>(loss),
-                    at<T>(gradient), gradient_stride, at<const T>(upstream), upstream_stride},
-                   at<const double>(units), at<const double>(weights));
+py::tuple poisson_sweep_py(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
+                           Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
+                           Address library, Address panel, Address mask, Address counts,
+                           int64_t panels, int activation, double target_sum, double eps, bool full,
+                           int threads, Address units, Address weights, int64_t first,
+                           int64_t count, Address logits, int64_t logits_stride, Address sums,
+                           Address loss, Address gradient, int64_t gradient_stride,
+                           Address upstream, int64_t upstream_stride) {
+  PoissonReport r;
+  {
+    py::gil_scoped_release release;
+    r = poisson_sweep<T>(
+        poisson_args<T>(rows, genes, kind, values, indptr, columns, wide_columns, stored,
+                        row_stride, library, panel, mask, counts, panels, activation, target_sum,
+                        eps, full, threads),
+        {first, count, at<const T>(logits), logits_stride, at<double>(sums), at<T>(loss),
+         at<T>(gradient), gradient_stride, at<const T>(upstream), upstream_stride},
+        at<const double>(units), at<const double>(weights));
+  }
+  return py::make_tuple(r.fault, r.row, r.position, r.value, r.library, r.count);
 }
 
 double weighted_sum_py(Address values, Address weights, int64_t count) {

@@ -250,6 +250,8 @@ enum PoissonFault : int {
   kPoissonFine = 0,  // 1 to 3: CsrFault of a row of the target
   kPoissonPanel = 4,
   kPoissonLibrary = 5,
+  kPoissonRate = 6,  // an observed target rate that is NaN or so large that losses overflow
+  kPoissonLoss = 7,  // finite logits and rates whose loss or gradient is not finite
 };
 
 struct PoissonReport {
@@ -281,8 +283,10 @@ struct PoissonStrip {
   int64_t upstream_stride;
 };
 
+// Reports rows with kPoissonRate or kPoissonLoss. NaN and infinite logits are passed on, and so is
+// a loss that is not finite where the gradient takes the place of the logits.
 template <typename T>
-void poisson_sweep(const PoissonArgs<T>& args, const PoissonStrip<T>& strip, const double* units,
-                   const double* weights);
+PoissonReport poisson_sweep(const PoissonArgs<T>& args, const PoissonStrip<T>& strip,
+                            const double* units, const double* weights);
 
 }  // namespace kernomics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -60,9 +61,11 @@ class Prepared:
         report = getattr(_native.cpu(), "poisson_prepare_" + suffix(p.target))(
             *self._arguments, REDUCTIONS[reduction], self.units.data_ptr(), self.weights.data_ptr()
         )
+        self._raise_fault = partial(
+            _raise_fault, genes=genes, panels=0 if p.panel_counts is None else len(p.panel_counts)
+        )
         if report[0]:
-            panels = 0 if p.panel_counts is None else len(p.panel_counts)
-            _raise_fault(report, genes, panels)
+            self._raise_fault(report)
 
     def sweep(
         self,
@@ -74,12 +77,14 @@ class Prepared:
         upstream: Tensor | None = None,
     ) -> None:
         """Add the losses of genes `first` … to `sums`; write each loss or gradient if asked to."""
-        self._sweep(
+        report = self._sweep(
             *self._arguments, self.units.data_ptr(), self.weights.data_ptr(), first,
             logits.shape[1], logits.data_ptr(), logits.stride(0), self.sums.data_ptr(),
             address(loss), address(gradient), 0 if gradient is None else gradient.stride(0),
             address(upstream), 0 if upstream is None else upstream.stride(0),
         )  # fmt: skip
+        if report[0]:
+            self._raise_fault(report)
 
     def result(self, reduction: str, dtype: torch.dtype) -> Tensor:
         """Reduce the sums: one number, or [cells]."""
@@ -101,6 +106,16 @@ def _raise_fault(report: tuple[int, int, int, int, float, int], genes: int, pane
         raise ValueError(
             f"observed.panel_id names panels that do not exist in {count:,} cells, first cell "
             f"{row:,} with panel {value:,} of {panels:,}; use 0 to {panels - 1:,}"
+        )
+    if fault == 6:
+        raise ValueError(
+            f"the target's rates are NaN, or so large that the loss overflows, in {count:,} cells, "
+            f"first cell {row:,}; compare target, target_kind, library and target_sum"
+        )
+    if fault == 7:
+        raise ValueError(
+            f"finite logits have a loss or gradient that is not finite in {count:,} cells, first "
+            f"cell {row:,}; scale them down, or use an activation without overflow (rectified_tanh)"
         )
     raise ValueError(
         f"library sizes must be finite and not negative: {count:,} cells are not, first cell "

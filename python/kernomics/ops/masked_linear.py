@@ -173,8 +173,8 @@ def _forward_cuda(
         y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
         _native.cuda().masked_linear_forward(
             *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-            values.shape[0], SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], address(bias), y.data_ptr(),
-            torch.cuda.current_stream().cuda_stream,
+            values.shape[0], SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], address(bias),
+            y.data_ptr(), torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
     return y
 
@@ -203,8 +203,9 @@ def _backward_cuda(
             grad_bias = delta.sum(0, dtype=mask.dtype)
         _native.cuda().masked_linear_backward(
             *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-            values.shape[0], SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], delta.data_ptr(),
-            delta.stride(0), *(address(g) if g.numel() else 0 for g in (grad_mask, grad_weight)),
+            values.shape[0], SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype],
+            delta.data_ptr(), delta.stride(0),
+            *(address(g) if g.numel() else 0 for g in (grad_mask, grad_weight)),
             torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
     return grad_mask, grad_weight, grad_bias
@@ -349,7 +350,11 @@ def masked_linear(
     ValueError
         Shapes, devices or index dtypes that do not fit; an x that requires a gradient; columns of x
         or indices outside the genes or out of order. On CUDA the last is checked when the
-        environment variable ``KERNOMICS_CHECK`` is 1, and is undefined otherwise.
+        environment variable ``KERNOMICS_CHECK`` is 1. Otherwise genes that do not exist give NaN
+        (all of y for `indices`, a cell of y for its columns or row pointers, a number of ∂m for
+        `grad_indices`) and a wrong order gives wrong sums.
+    MemoryError
+        No memory for the kernel's scratch.
     TypeError
         x, mask, weight or bias that are not floating-point numbers.
     """
@@ -366,8 +371,9 @@ def masked_linear(
     if torch.is_grad_enabled() and values.requires_grad:
         raise ValueError("x requires a gradient, and masked_linear gives it none; pass x.detach()")
     require_same_device(
-        weight, "weight", x=values, mask=mask, indices=indices, bias=bias, grad_indices=grad_indices
-    )
+        weight, "weight", x=values, mask=mask, indices=indices, bias=bias,
+        grad_indices=grad_indices, **{"x's row pointers": indptr, "x's columns": columns},
+    )  # fmt: skip
     if grad_indices is not None and len(grad_indices) == 0:
         grad_indices = grad_indices.new_full((1,), -1)  # an address, so that it is not "every gene"
     exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
