@@ -62,6 +62,7 @@ enum LinearFault : int {
   kLinearChosenOrder = 5,  // `chosen` does not ascend
   kLinearReachRange = 6,   // the same of `reached`
   kLinearReachOrder = 7,
+  kLinearOverflow = 8,  // finite numbers whose sum is not
 };
 
 struct LinearReport {

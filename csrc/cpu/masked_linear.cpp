@@ -129,6 +129,45 @@ KN_CLONES LinearReport forward_row(const LinearArgs<double>& a, const uint8_t* f
   return forward_row_impl(a, flags, b, y);
 }
 
+template <typename T>
+KN_INLINE bool finite_impl(const T* x, int64_t n) {
+  T odd = 0;
+  for (int64_t i = 0; i < n; ++i) odd += x[i] - x[i];  // 0 for finite numbers alone
+  return odd == T(0);
+}
+
+KN_CLONES bool all_finite(const float* x, int64_t n) { return finite_impl(x, n); }
+KN_CLONES bool all_finite(const double* x, int64_t n) { return finite_impl(x, n); }
+
+// x[row, gene], 0 where nothing is stored.
+template <typename T, typename C>
+T stored_value(const LinearInput<T>& x, int64_t row, int64_t gene) {
+  const C* columns = static_cast<const C*>(x.columns);
+  const C *begin = columns + x.indptr[row], *end = columns + x.indptr[row + 1];
+  const C* found = std::lower_bound(begin, end, static_cast<C>(gene));
+  return found < end && *found == gene ? x.values[found - columns] : T(0);
+}
+
+// Whether all that enters a row of y is finite.
+template <typename T>
+bool finite_terms(const LinearArgs<T>& a, const T* bias, int64_t b) {
+  if (bias != nullptr && !all_finite(bias, a.outputs)) return false;
+  for (int64_t i = 0; i < a.k; ++i) {
+    const int64_t j = a.chosen[i];
+    T value;
+    if (a.x.indptr == nullptr)
+      value = a.x.values[b * a.x.row_stride + j * a.x.column_stride];
+    else
+      value = a.x.wide_columns ? stored_value<T, int64_t>(a.x, b, j)
+                               : stored_value<T, int32_t>(a.x, b, j);
+    if (value == T(0)) continue;
+    if (!all_finite(&value, 1) || !all_finite(a.mask + j * a.mask_stride, 1) ||
+        !all_finite(a.weight + j * a.weight_stride, a.outputs))
+      return false;
+  }
+  return true;
+}
+
 // ---- backward -------------------------------------------------------------------------------
 
 // What one thread keeps while it works through its tiles.
@@ -364,6 +403,9 @@ LinearReport masked_linear_forward(const LinearArgs<T>& a, const T* bias, T* y) 
     if (row != nullptr && bias != nullptr) std::copy(bias, bias + a.outputs, row);
     if (row != nullptr && bias == nullptr) std::fill(row, row + a.outputs, T(0));
     LinearReport found = forward_row(a, table ? flags.data() : nullptr, b, row);
+    if (found.fault == kLinearFine && row != nullptr && !all_finite(row, a.outputs) &&
+        finite_terms(a, bias, b))
+      found = {kLinearOverflow, b, 0, 0, 1};
     if (found.fault == kLinearFine) continue;
     found.row = b;
 #pragma omp critical

@@ -65,7 +65,12 @@ def _arguments(
 
 def _raise_fault(report: tuple[int, int, int, int, int], genes: int) -> None:
     raise_csr_fault(report, "x", genes, "x and weight must share one gene order")
-    fault, _, position, value, _ = report
+    fault, row, position, value, count = report
+    if fault == 8:
+        raise ValueError(
+            f"sums of finite numbers are beyond float32 (float64 for a float64 weight) in "
+            f"{count:,} cells, first cell {row:,}; scale x, mask or weight down"
+        )
     name = "indices" if fault in (4, 5) else "grad_indices"
     if fault in (4, 6):
         raise ValueError(
@@ -353,6 +358,7 @@ def masked_linear(
         environment variable ``KERNOMICS_CHECK`` is 1. Otherwise genes that do not exist give NaN
         (all of y for `indices`, a cell of y for its columns or row pointers, a number of ∂m for
         `grad_indices`) and a wrong order gives wrong sums.
+        A sum of finite numbers that is not finite, on the CPU; NaN and infinite ones are passed on.
     MemoryError
         No memory for the kernel's scratch.
     TypeError
