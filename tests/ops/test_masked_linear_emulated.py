@@ -12,6 +12,11 @@ from problems.common import FLOATS
 
 pytestmark = pytest.mark.usefixtures("emulated_cuda")
 
+guarded_gradients = gpu.guarded_gradients
+test_chosen_genes = gpu.test_a_chosen_gene_that_does_not_exist_makes_all_nan
+test_reached_genes = gpu.test_a_reached_gene_that_does_not_exist_leaves_a_nan
+test_rows_at_fault = gpu.test_rows_at_fault_are_not_followed
+
 SIZES = [*gpu.SIZES[:4], (140, 70, 513, 66), (9, 300, 1100, 300)]
 
 

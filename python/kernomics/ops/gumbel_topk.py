@@ -23,6 +23,9 @@ from ._common import (
 from ._derivatives import apply, differentiates, once, register
 
 Relaxation = Literal["softsort", "neuralsort", "softmax"]
+# From 1/EXTREME to EXTREME a temperature has an inverse that float32 holds, and so much noise added
+# to the largest float32 rounds to it.
+EXTREME = 1e28
 RELAXATIONS: dict[str, int] = {"softsort": 0, "neuralsort": 1, "softmax": 2}
 
 # tau and noise_scale are numbers on the CPU, as tensors so that a compiled graph takes any value.
@@ -73,6 +76,11 @@ def _temperature(tau: Tensor | float) -> float:
     tau = float(tau)
     if not 0.0 < tau < float("inf"):
         raise ValueError(f"tau = {tau} must be positive and finite")
+    if not 1.0 <= tau * EXTREME <= EXTREME**2:
+        raise ValueError(
+            f"tau = {tau} is beyond what float32 divides by; use a tau from {1 / EXTREME:g} to "
+            f"{EXTREME:g}"
+        )
     return tau
 
 
@@ -81,6 +89,10 @@ def _scale(noise: Tensor | float | None) -> float:
     scale = 0.0 if noise is None else float(noise)
     if not 0.0 <= scale < float("inf"):
         raise ValueError(f"noise = {scale} must be a finite scale, at least 0")
+    if scale > EXTREME:
+        raise ValueError(
+            f"noise = {scale} would take scores beyond float32; use a scale of at most {EXTREME:g}"
+        )
     return scale
 
 
@@ -296,6 +308,8 @@ def _check(scores: Tensor, k: int, tau: float | Tensor, relaxation: str) -> Tens
         raise ValueError(
             f"k = {k:,} genes cannot be chosen of {genes:,}; k must lie between 1 and {genes:,}"
         )
+    if genes >= 2**31:
+        raise ValueError(f"scores have {genes:,} genes; fewer than 2³¹ are possible")
     if not isinstance(tau, Tensor):
         _temperature(tau)
     if relaxation not in RELAXATIONS:
@@ -372,12 +386,13 @@ def gumbel_topk(
     k
         Genes to choose, forced ones included, from 1 to genes.
     tau
-        Temperature τ of the relaxation, positive; used in backward alone. A number, or a
+        Temperature τ of the relaxation, from 1e-28 to 1e28; used in backward alone. A number, or a
         floating-point tensor of shape [] on the CPU; a compiled function takes any value of either.
     relaxation
         Which Γ backward uses.
     noise
-        False or 0: none. True: Gumbel(0, 1). A number, or a tensor as `tau`: its scale.
+        False or 0: none. True: Gumbel(0, 1). A number, or a tensor as `tau`: its scale, at most
+        1e28.
     seed
         int64 [2], (key, step), on the scores' device. The noise of a gene depends on seed, row id,
         stream and gene alone: not on batch split, threads or device. Drawn from ``generator``
@@ -406,9 +421,12 @@ def gumbel_topk(
     Raises
     ------
     ValueError
-        NaN scores, k out of range, more forced genes than k, fewer usable genes than k, τ ≤ 0, an
-        unknown relaxation or stream. On CUDA what depends on the scores is checked when the
-        environment variable ``KERNOMICS_CHECK`` is 1; without it such a row gets a NaN mask.
+        NaN scores, k, τ or noise out of range, 2³¹ genes or more, more forced genes than k, fewer
+        usable genes than k, an unknown relaxation or stream. On CUDA what depends on the scores is
+        checked when the environment variable ``KERNOMICS_CHECK`` is 1; without it such a row gets
+        a NaN mask.
+    MemoryError
+        No memory for the kernel's scratch.
     """
     rows = _check(scores, k, tau, relaxation)
     scale: Tensor | None = None

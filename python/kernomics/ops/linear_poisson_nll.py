@@ -93,7 +93,18 @@ def _cpu(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> 
     if bias is not None:
         grad_bias = grad_bias.to(bias.dtype)
     loss = prepared.result(reduction, dtype)
+    if not bool(loss.isfinite().all()):
+        _raise_overflow(hidden, weight, bias)
     return loss, grad_hidden.to(hidden.dtype), grad_weight, grad_bias
+
+
+def _raise_overflow(*layer: Tensor | None) -> None:
+    """Raise if the layer that led to a loss beyond bounds is finite itself."""
+    if all(t is None or bool(t.isfinite().all()) for t in layer):
+        raise ValueError(
+            "finite hidden, weight and bias have logits or a loss that are not finite; scale them "
+            "down, or use an activation without overflow (rectified_tanh)"
+        )
 
 
 def _product_dtype(hidden: Tensor, problem: Problem) -> torch.dtype:
