@@ -127,7 +127,7 @@ def checked_problem(
     _choice("reduction", reduction, reductions)
     if not 0.0 < target_sum < float("inf"):
         raise ValueError(f"target_sum is {target_sum}; a positive number is needed")
-    if not math.isfinite(eps) or eps < torch.finfo(dtype).smallest_normal:
+    if not torch.finfo(dtype).smallest_normal <= eps < float("inf"):
         raise ValueError(
             f"eps is {eps}; a number of at least {torch.finfo(dtype).smallest_normal:g}, which "
             f"{dtype} holds, is needed"
