@@ -1,28 +1,16 @@
-"""What an AnnData, a view, a backed AnnData or an h5ad path gives: one look, nothing modified."""
+"""Counts and names of an AnnData, as the reading options say: one look, nothing modified."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
 
-import h5py
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
-from scipy import sparse
 
 from kernomics.data.checks import first_bad_count
-from kernomics.data.sources import Source, SubsetSource, h5_source, memory_source
-from kernomics.errors import DataError, closest
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-
-SAMPLE = 1000
-"""Stored values, or rows of a dense matrix, that a hint looks at."""
+from kernomics.data.contents import Contents
+from kernomics.data.features import gene_features, named_genes, names_of
+from kernomics.data.sources import Source, SubsetSource
+from kernomics.errors import ConfigError, DataError, closest
 
 
 class AnnDataInput:
@@ -30,10 +18,10 @@ class AnnDataInput:
 
     Parameters
     ----------
-    adata
-        AnnData or path.
-    layer
-        Name of a layer, or None for X.
+    contents
+        The AnnData.
+    layer, use_raw, gene_names, all_features
+        As in `ReadOptions`.
 
     Attributes
     ----------
@@ -43,8 +31,8 @@ class AnnDataInput:
         What to call them in messages.
     on_disk
         Whether they are read from a file.
-    obs
-        A copy of the table of cells.
+    obs, var
+        Copies of the tables of cells and genes; var has one row per gene of `source`.
     genes, cell_names
         Object arrays of str.
     genes_are_subset
@@ -52,124 +40,81 @@ class AnnDataInput:
         ``uns["kernomics"]["genes_are_subset"]``, or by a ``raw`` that has more.
     """
 
-    def __init__(self, adata: AnnData | str | Path, layer: str | None) -> None:
-        self.where = "X" if layer is None else f"layer {layer!r}"
-        self.layer = layer
-        self._adata: Any = None
-        self._path: Path | None = None
-        if isinstance(adata, str | Path):
-            self._path = Path(adata)
-            self.where += f" of '{self._path.name}'"
-            self._open_file(self._path)
-        else:
-            self._adata = adata
-            self._path = Path(adata.filename) if adata.isbacked else None
-            self._open_anndata(adata)
+    def __init__(
+        self,
+        contents: Contents,
+        *,
+        layer: str | None = None,
+        use_raw: bool = False,
+        gene_names: str | None = None,
+        all_features: bool = False,
+    ) -> None:
+        self._contents = contents
+        self._key = self._counts_key(layer, use_raw)
+        self.where = "raw" if use_raw else "X" if layer is None else f"layer {layer!r}"
+        if contents.file_name is not None:
+            self.where += f" of '{contents.file_name}'"
+        self.obs = contents.obs
+        self.cell_names = names_of(self.obs.index, "cell names (obs_names)")
+        raw, var = contents.raw_var, contents.var
+        more_in_raw = raw is not None and len(raw) > len(var)
+        self.genes_are_subset = not (use_raw and more_in_raw) and (
+            contents.says_subset or (more_in_raw and not use_raw)
+        )
+        self.var = raw if use_raw and raw is not None else var
+        self.source: Source = contents.source(self._key, self.where)
+        kept = None if all_features else gene_features(self.var, var)
+        if kept is not None:
+            self.var = self.var.iloc[kept]
+            self.source = SubsetSource(self.source, None, kept)
+        self.genes = named_genes(self.var, var, gene_names)
         self.shape = self.source.shape
         self.on_disk = self.source.on_disk
 
-    def _open_file(self, path: Path) -> None:
-        if not path.is_file():
-            raise DataError(f"there is no file '{path}'")
-        if not h5py.is_hdf5(path):
-            raise DataError(f"'{path}' is not an HDF5 file, so it is no .h5ad; or it is damaged")
-        with h5py.File(path, "r") as file:
-            if "obs" not in file or "var" not in file:
-                raise DataError(f"'{path}' is not an .h5ad file: it holds {sorted(file)}")
-            self.obs = _read_elem(file["obs"])
-            self.genes = _names(_read_elem(file["var"]).index)
-            self.cell_names = _names(self.obs.index)
-            layers = list(file["layers"]) if "layers" in file else []
-            self._require_layer(layers, has_x="X" in file)
-            n_raw = len(_read_elem(file["raw/var"])) if "raw" in file else 0
-            flag = "uns/kernomics/genes_are_subset"
-            flagged = bool(file[flag][()]) if flag in file else False
-        self.genes_are_subset = flagged or n_raw > len(self.genes)
-        self.source: Source = h5_source(path, self._key, self.where)
-
-    def _open_anndata(self, adata: AnnData) -> None:
-        self.obs = pd.DataFrame(adata.obs, copy=True)
-        self.genes = _names(adata.var_names)
-        self.cell_names = _names(adata.obs_names)
-        self._require_layer(list(adata.layers), has_x=adata.X is not None)
-        said = adata.uns.get("kernomics")
-        flagged = isinstance(said, Mapping) and bool(said.get("genes_are_subset", False))
-        n_raw = 0 if adata.raw is None else adata.raw.n_vars
-        self.genes_are_subset = flagged or n_raw > adata.n_vars
-        if self._path is not None and self.layer is None:  # anndata loads layers
-            self.source = self._backed(adata, self._path)
-        else:
-            matrix = adata.X if self.layer is None else adata.layers[self.layer]
-            self.source = memory_source(matrix, self.where)
-
-    @property
-    def _key(self) -> str:
-        return "X" if self.layer is None else f"layers/{self.layer}"
-
-    def _require_layer(self, layers: list[str], has_x: bool) -> None:
-        if self.layer is None and not has_x:
-            raise DataError(f"the AnnData has no X; pass layer=…, {closest('counts', layers)}")
-        if self.layer is not None and self.layer not in layers:
-            raise DataError(f"there is no layer {self.layer!r}; {closest(self.layer, layers)}")
-
-    def _backed(self, adata: AnnData, path: Path) -> Source:
-        """Open the file behind a backed AnnData; a view is found in it by its names."""
-        source = h5_source(path, self._key, self.where)
-        with h5py.File(path, "r") as file:
-            obs = pd.Index(_names(_read_elem(file["obs"]).index))
-            var = pd.Index(_names(_read_elem(file["var"]).index))
-        if not adata.is_view and source.shape == adata.shape:
-            return source
-        for names, index, what in ((self.cell_names, obs, "cell"), (self.genes, var, "gene")):
-            if not index.is_unique or not pd.Index(names).isin(index).all():
-                raise DataError(
-                    f"the {what} names of this view of the backed file '{path.name}' do not tell "
-                    "which rows of the file it means (renamed or repeated); pass view.to_memory()"
+    def _counts_key(self, layer: str | None, use_raw: bool) -> str:
+        has = self._contents
+        if use_raw:
+            if layer is not None:
+                raise ConfigError(
+                    f"layer={layer!r} and use_raw=True name two places of the counts; give one"
                 )
-        return SubsetSource(source, obs.get_indexer(self.cell_names), var.get_indexer(self.genes))
+            if has.raw_var is None:
+                raise DataError(
+                    "the AnnData has no raw, in which use_raw=True looks for counts; leave it out, "
+                    f"or name a layer: {closest('counts', has.layers)}"
+                )
+            return "raw/X"
+        if layer is None:
+            if not has.has_x:
+                raise DataError(
+                    f"the AnnData has no X; name a layer with layer=…, "
+                    f"{closest('counts', has.layers)}"
+                    + ("" if has.raw_var is None else "; or pass use_raw=True")
+                )
+            return "X"
+        if layer not in has.layers:
+            remedy = closest(layer, has.layers)
+            if has.raw_var is not None:
+                remedy += "; adata.raw is read with use_raw=True"
+            raise DataError(f"there is no layer {layer!r}; {remedy}")
+        return f"layers/{layer}"
 
     def where_counts_may_be(self) -> str:
         """Return a hint: which other matrix of this AnnData holds counts, at first glance."""
-        for name, remedy, values in self._samples():
-            if values.size and not first_bad_count(values):
+        for key, name, remedy in self._others():
+            values = self._contents.first_values(key)
+            numbers = np.issubdtype(values.dtype, np.number) and values.size
+            if numbers and not first_bad_count(values):
                 return f"{name} does: {remedy}"
         return "no other layer and no adata.raw of these data holds counts: load the raw counts"
 
-    def _samples(self) -> Iterator[tuple[str, str, npt.NDArray[Any]]]:
-        """Yield name, remedy and the first stored values of each other matrix."""
-        with ExitStack() as stack:
-            if self._path is None:
-                adata = self._adata
-                layers, x = dict(adata.layers.items()), adata.X
-                raw = None if adata.raw is None else adata.raw.X
-            else:
-                file = stack.enter_context(h5py.File(self._path, "r"))
-                layers, x, raw = dict(file.get("layers", {})), file.get("X"), file.get("raw/X")
-            if self.layer is None:
-                x = None
-            layers.pop(self.layer, None)
-            for name, remedy, matrix in (
-                ("X", "leave layer out", x),
-                *((f"layer {name!r}", f"pass layer={name!r}", m) for name, m in layers.items()),
-                ("adata.raw", "pass adata.raw.to_adata()", raw),
-            ):
-                if matrix is not None:
-                    yield name, remedy, _first_values(matrix)
-
-
-def _first_values(matrix: Any) -> npt.NDArray[Any]:
-    if isinstance(matrix, h5py.Group):
-        return np.asarray(matrix["data"][:SAMPLE])
-    return np.asarray(matrix.data[:SAMPLE] if sparse.issparse(matrix) else matrix[:SAMPLE])
-
-
-def _read_elem(node: Any) -> Any:
-    try:
-        from anndata.io import read_elem
-    except ImportError:  # anndata < 0.11
-        from anndata.experimental import read_elem
-    return read_elem(node)
-
-
-def _names(index: Any) -> npt.NDArray[Any]:
-    return np.array([str(name) for name in index], dtype=object)
+    def _others(self) -> Iterator[tuple[str, str, str]]:
+        """Yield key, name and remedy of each other matrix."""
+        if self._key != "X" and self._contents.has_x:
+            option = "use_raw" if self._key == "raw/X" else "layer"
+            yield "X", "X", f"leave {option} out"
+        for layer in self._contents.layers:
+            if self._key != f"layers/{layer}":
+                yield f"layers/{layer}", f"layer {layer!r}", f"pass layer={layer!r}"
+        if self._key != "raw/X" and self._contents.raw_var is not None:
+            yield "raw/X", "adata.raw", "pass use_raw=True"

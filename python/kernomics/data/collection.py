@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from kernomics.data import checks
-from kernomics.data.anndata_input import AnnDataInput
 from kernomics.data.cells import Cells
+from kernomics.data.inputs import open_input
 from kernomics.data.labels import Kind, Labels, read_labels
 from kernomics.data.match import Absent, match_genes
 from kernomics.data.reading import read_batches, read_library, read_through
@@ -43,6 +43,8 @@ class CellCollection:
     library_is_subset
         Whether row totals stand in for library sizes although the source says that its genes are
         a subset of those measured.
+    fractional
+        Whether the check found counts that are no integers, as `allow_fractions` allows.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class CellCollection:
         batch_labels: Labels | None = None,
         library: npt.NDArray[np.float32] | None = None,
         library_is_subset: bool = False,
+        fractional: bool = False,
     ) -> None:
         self._source = source
         self._obs = obs
@@ -69,6 +72,7 @@ class CellCollection:
         self.labels = dict(labels)
         self.batch_labels = batch_labels
         self.library_is_subset = library_is_subset
+        self.fractional = fractional
 
     @classmethod
     def from_anndata(
@@ -76,28 +80,41 @@ class CellCollection:
         adata: AnnData | str | Path,
         *,
         layer: str | None = None,
+        use_raw: bool = False,
+        gene_names: str | None = None,
         labels_key: str | Sequence[str] | None = None,
         batch_key: str | None = None,
         unlabelled_category: str | None = None,
         label_kinds: Mapping[str, Kind] | None = None,
         library_key: str | None = None,
+        modality: str | None = None,
+        all_features: bool = False,
         in_memory: bool = False,
+        allow_fractions: bool = False,
         empty_cells: Literal["error", "keep"] = "error",
         check: bool = True,
     ) -> CellCollection:
         """Read an AnnData, which is never modified.
 
         An AnnData in memory is copied into CSR (12 bytes and less per non-zero), so that later
-        changes to it do not reach the collection. A path or a backed AnnData stays on disk: the
-        check reads it once in blocks, and each batch reads its own rows.
+        changes to it do not reach the collection; a dask array is computed block by block. A path
+        of an HDF5 file or a backed AnnData stays on disk: the check reads it once in blocks, and
+        each batch reads its own rows. A zarr store is read whole.
 
         Parameters
         ----------
         adata
-            An AnnData, a view of one, a backed one, or the path of an ``.h5ad`` file. Counts may
-            be dense, CSR or CSC (converted, with a warning), of any integer or float type.
+            An AnnData, a view of one, a backed one, a MuData, or the path of an ``.h5ad`` or
+            ``.h5mu`` file or a zarr store. Counts may be dense, CSR, CSC (converted, with a
+            warning) or dask, of any integer or float type.
         layer
-            Where the counts are; X by default. ``adata.raw`` is never used, only hinted at.
+            Where the counts are; X by default.
+        use_raw
+            Take counts and genes from ``adata.raw``, as in files of CELLxGENE.
+        gene_names
+            Column of var whose values name the genes, such as ``"feature_name"``; ``var_names`` by
+            default. A gene without a name there keeps that of ``var_names``, and genes that share
+            one have it added (``"TBCE_ENSG00000285053"``), with a warning.
         labels_key
             obs column or columns to learn; see `Labels.from_series`.
         batch_key
@@ -109,8 +126,17 @@ class CellCollection:
         library_key
             obs column with each cell's total over all genes measured. By default the row total
             over the genes of `adata`, a view's own genes included.
+        modality
+            Which one of a MuData or an ``.h5mu`` file, where it holds several.
+        all_features
+            Take features for genes that ``var["feature_types"]`` says are none, such as
+            antibodies. They are left out otherwise, with a warning that counts them.
         in_memory
             Load a path or a backed AnnData.
+        allow_fractions
+            Take counts that are no integers, such as those corrected for ambient RNA; `fractional`
+            then says so. Losses and sampling take them as they are. A gene counts as detected
+            wherever its value is above 0, however little (`min_cells`, `min_detection`).
         empty_cells
             What to do with cells without counts.
         check
@@ -124,7 +150,14 @@ class CellCollection:
         """
         if empty_cells not in ("error", "keep"):
             raise ConfigError(f"empty_cells must be 'error' or 'keep', not {empty_cells!r}")
-        given = AnnDataInput(adata, layer)
+        given = open_input(
+            adata,
+            layer=layer,
+            use_raw=use_raw,
+            gene_names=gene_names,
+            modality=modality,
+            all_features=all_features,
+        )
         checks.require_cells_and_genes(given.shape)
         checks.require_unique(
             given.genes,
@@ -140,8 +173,12 @@ class CellCollection:
         if check:
             for label in labels.values():
                 label.require_usable()
-        source, totals = read_through(
-            given, in_memory=in_memory or not given.on_disk, check=check, empty_cells=empty_cells
+        source, totals, fractional = read_through(
+            given,
+            in_memory=in_memory or not given.on_disk,
+            check=check,
+            empty_cells=empty_cells,
+            allow_fractions=allow_fractions,
         )
         library = totals
         if library_key is not None:
@@ -155,6 +192,7 @@ class CellCollection:
             batch_labels=batch_labels,
             library=library,
             library_is_subset=given.genes_are_subset and library_key is None,
+            fractional=fractional,
         )
 
     def __len__(self) -> int:
@@ -167,7 +205,8 @@ class CellCollection:
             for label in self.labels.values()
         )
         return f"CellCollection of {self.n_cells:,} cells × {self.n_genes:,} genes, {where}" + (
-            f", labels: {labels}" if labels else ""
+            (", fractional counts" if self.fractional else "")
+            + (f", labels: {labels}" if labels else "")
         )
 
     @property

@@ -149,6 +149,7 @@ def join(
         batch_labels=Labels.from_series(obs[SOURCE_COLUMN], SOURCE_COLUMN, kind="categorical"),
         library=np.concatenate(libraries),
         library_is_subset=any(part.library_is_subset for part in parts),
+        fractional=any(part.fractional for part in parts),
     )
     panel_of_cell = np.repeat(np.arange(len(parts), dtype=np.int32), [p.n_cells for p in parts])
     return joined.with_observed(Panels.from_lists(columns, len(genes)), panel_of_cell)

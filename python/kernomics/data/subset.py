@@ -90,6 +90,7 @@ def select_cells(cells: CellCollection, rows: npt.ArrayLike) -> CellCollection:
         batch_labels=None if batches is None else batches.subset(wanted),
         library=cells.library[wanted],
         library_is_subset=cells.library_is_subset,
+        fractional=cells.fractional,
     )
     if cells.observed is None or cells.panel_of_cell is None:
         return selected
