@@ -7,7 +7,6 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from kernomics import __version__, cli_evaluate, cli_finetune, cli_options, cli_panels, cli_txfm
@@ -58,12 +57,9 @@ def parser() -> argparse.ArgumentParser:
         "(model/), the scores on held-out cells (results.json) and a report (report.html).",
         formatter_class=_Help,
     )
-    select.add_argument("data", help="an .h5ad file with raw counts")
     select.add_argument(
         "--labels-key", nargs="+", required=True, metavar="COLUMN", help="obs column(s) to predict"
     )
-    select.add_argument("--layer", help="layer that holds the counts (X if not given)")
-    select.add_argument("--library-key", help="obs column with each cell's total over all genes")
     select.add_argument(
         "--categorical", nargs="+", default=[], metavar="COLUMN",
         help="label(s) whose numbers are classes, such as cluster numbers",
@@ -76,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     select.add_argument(
         "--split-key", metavar="COLUMN", help="obs column of groups (--split group)"
     )
+    cli_options.add_reading(select)
     cli_options.add_constraints(select)
     _add_training(select)
     select.set_defaults(run=_select)
@@ -101,9 +98,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=_Help,
     )
     evaluate.add_argument("run_or_model", help="a run directory, or a saved model")
-    evaluate.add_argument("data", help="an .h5ad file with raw counts of the model's genes")
-    evaluate.add_argument("--layer", help="layer that holds the counts (X if not given)")
-    evaluate.add_argument("--library-key", help="obs column with each cell's total over all genes")
+    cli_options.add_reading(evaluate)
     evaluate.add_argument(
         "--label", nargs="+", default=[], metavar="TASK=COLUMN",
         help="obs column of a label, where it is not called as in training",
@@ -216,18 +211,14 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _select(args: argparse.Namespace) -> None:
-    from kernomics.data import CellCollection
-
     _settings(args)  # a mistake there is told before the data are read
-    cells = CellCollection.from_anndata(
-        args.data,
-        layer=args.layer,
+    cells = cli_options.read_cells(
+        args,
         labels_key=args.labels_key,
-        library_key=args.library_key,
         unlabelled_category=args.unlabelled,
         label_kinds=dict.fromkeys(args.categorical, "categorical"),
     )
-    _run(args, cells, Path(args.data).name, [], split=args.split, split_key=args.split_key,
+    _run(args, cells, cli_options.data_name(args), [], split=args.split, split_key=args.split_key,
          **cli_options.constraints(args))  # fmt: skip
 
 
@@ -350,7 +341,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             raise ConfigError(f"--label {pair!r}: write TASK=COLUMN")
         labels[task] = name
     panel = Panel.load(args.run_or_model)
-    reading = {"layer": args.layer, "library_key": args.library_key}
+    reading = cli_options.reading(args)
     scores = panel.evaluate(args.data, labels=labels, **reading)
     if args.predictions:
         panel.predict(args.data, **reading).to_csv(args.predictions)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kernomics import cli_perturbations, cli_scores, cli_txfm
+from kernomics import cli_options, cli_perturbations, cli_scores, cli_txfm
 from kernomics.errors import ConfigError
 
 METRICS = ("probes", "top", "mlp", "clusters")  # and mixing, where batches are named
@@ -82,7 +82,6 @@ def refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score a TxFM: its cells by classes and perturbations, its gene parameters by relations."""
-    from kernomics.data import CellCollection
     from kernomics.metrics import read_relations
     from kernomics.models import CellEncoder
     from kernomics.train.storage import jsonable
@@ -97,10 +96,8 @@ def evaluate(args: argparse.Namespace) -> None:
     if len(relations) < len(args.relations):
         raise ConfigError(f"two of the files {args.relations} have the same name")
     model = CellEncoder.load(args.run_or_model)
-    cells = CellCollection.from_anndata(
-        args.data,
-        layer=args.layer,
-        library_key=args.library_key,
+    cells = cli_options.read_cells(
+        args,
         labels_key=args.labels_key,
         batch_key=args.batch_key,
         unlabelled_category=args.unlabelled,

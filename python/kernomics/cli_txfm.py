@@ -49,13 +49,11 @@ def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
 
 def add_data(command: argparse.ArgumentParser) -> None:
     """Add what a training reads and where it writes."""
-    command.add_argument("data", help="an .h5ad file with raw counts")
+    cli_options.add_reading(command, several=True, keep_empty=False)
     command.add_argument("--out", required=True, metavar="DIR", help="the run directory")
     ending = command.add_mutually_exclusive_group()
     ending.add_argument("--resume", action="store_true", help="continue the run in --out")
     ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
-    command.add_argument("--layer", help="layer that holds the counts (X if not given)")
-    command.add_argument("--library-key", help="obs column with each cell's total over all genes")
     command.add_argument(
         "--labels-key", nargs="+", default=[], metavar="COLUMN",
         help="obs column(s) of classes to score the representation by; never trained on",
@@ -108,10 +106,8 @@ def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
         formatter_class=formatter,
     )
     embed.add_argument("run_or_model", help="a run directory, or a saved model")
-    embed.add_argument("data", help="an .h5ad file with raw counts")
+    cli_options.add_reading(embed)
     embed.add_argument("--out", required=True, metavar="FILE", help=".h5ad, .csv or .npy")
-    embed.add_argument("--layer", help="layer that holds the counts (X if not given)")
-    embed.add_argument("--library-key", help="obs column with each cell's total over all genes")
     embed.add_argument(
         "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
     )
@@ -128,10 +124,6 @@ def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
     embed.add_argument(
         "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
         help="share of the model's genes that the data must have",
-    )  # fmt: skip
-    embed.add_argument(
-        "--keep-empty", action="store_true",
-        help="represent cells without counts too, all alike; they are refused otherwise",
     )  # fmt: skip
     embed.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     embed.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -170,14 +162,8 @@ def _pretrain(args: argparse.Namespace) -> None:
 
 def read_divided(args: argparse.Namespace) -> tuple[Any, Any]:
     """Read the cells and divide them; a fifth is held out where there are labels."""
-    from kernomics.data import CellCollection
-
-    cells = CellCollection.from_anndata(
-        args.data,
-        layer=args.layer,
-        library_key=args.library_key,
-        labels_key=args.labels_key,
-        unlabelled_category=args.unlabelled,
+    cells = cli_options.read_cells(
+        args, labels_key=args.labels_key, unlabelled_category=args.unlabelled
     )
     held_out = 0.2 if cells.labels else 0.0
     return cells, divide(cells, args.split_key, (0.9 - held_out, 0.1, held_out), args.seed)
@@ -187,7 +173,7 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
     """Train a TxFM in its run directory, and print what it is and what it gave."""
     from kernomics.pretraining import run_pretraining
 
-    dataset, split, config = Path(args.data).name, model.split, model.config
+    dataset, split, config = cli_options.data_name(args), model.split, model.config
     print(f"cells      {model.cells.n_cells:,}   genes {len(model.genes):,}   {dataset}")
     print(
         f"split      {split.how}{f' by {split.by}' if split.by else ''}: {len(split.train):,} to "
@@ -257,7 +243,7 @@ def _embed(args: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from kernomics.data import CellCollection
+    from kernomics.data.inputs import anndata_of
     from kernomics.models import CellEncoder
 
     use_threads(args.threads)
@@ -267,12 +253,7 @@ def _embed(args: argparse.Namespace) -> None:
     if out.exists() and out.samefile(args.data):
         raise ConfigError(f"--out is the data file {args.data}: choose another, it stays as it is")
     model = CellEncoder.load(args.run_or_model)
-    cells = CellCollection.from_anndata(
-        args.data,
-        layer=args.layer,
-        library_key=args.library_key,
-        empty_cells="keep" if args.keep_empty else "error",
-    )
+    cells = cli_options.read_cells(args)
     found = model.get_latent_representation(
         cells,
         n_tokens=args.n_tokens,
@@ -288,12 +269,11 @@ def _embed(args: argparse.Namespace) -> None:
         names = [f"txfm_{i}" for i in range(found.shape[1])]
         pd.DataFrame(found, index=cells.cell_names.astype(str), columns=names).to_csv(out)
     else:
-        import anndata
-
         from kernomics._tl_txfm import add_representation
 
-        adata = anndata.read_h5ad(args.data)
-        add_representation(adata, model, found)
+        reading = cli_options.reading(args)
+        adata = anndata_of(args.data, reading.get("modality"))
+        add_representation(adata, model, found, reading)
         adata.write_h5ad(out)
     print(f"cells      {len(found):,}   dimensions {found.shape[1]}")
     print(f"written    {out}")

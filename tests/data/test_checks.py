@@ -94,7 +94,7 @@ def test_the_hint_names_where_counts_are(tmp_path):
     adata.raw = make()
     adata.write_h5ad(tmp_path / "a.h5ad")
     for given_as in (adata, tmp_path / "a.h5ad"):
-        with pytest.raises(DataError, match="; adata.raw does: pass use_raw=True"):
+        with pytest.raises(DataError, match=r"; adata\.raw does: pass use_raw=True"):
             read(given_as)
     adata.layers["scaled"] = with_values(0.1)
     adata.layers["raw_counts"] = sparse.csc_matrix(with_values())

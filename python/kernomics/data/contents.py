@@ -69,6 +69,16 @@ class FileContents:
         name = "raw.X" if key == "raw/X" and self.legacy_raw else key
         return f"{self.group}/{name}" if self.group else name
 
+    def load(self) -> AnnData:
+        """Read everything."""
+        if self.group:
+            with open_h5(self.path) as file:
+                adata: AnnData = read_elem(file[self.group])
+                return adata
+        import anndata
+
+        return anndata.read_h5ad(self.path)
+
     def source(self, key: str, where: str) -> Source:
         """Open a matrix for reading by rows."""
         return h5_source(self.path, self._stored(key), where)
@@ -89,7 +99,7 @@ class ObjectContents:
     """
 
     def __init__(self, adata: AnnData) -> None:
-        self._adata = adata
+        self.adata = adata
         self.obs = pd.DataFrame(adata.obs, copy=True)
         self.var = pd.DataFrame(adata.var, copy=True)
         self.layers = list(adata.layers)
@@ -109,14 +119,14 @@ class ObjectContents:
 
     def _matrix(self, key: str) -> Any:
         if key == "X":
-            return self._adata.X
-        return self._adata.raw.X if key == "raw/X" else self._adata.layers[key[len("layers/") :]]
+            return self.adata.X
+        return self.adata.raw.X if key == "raw/X" else self.adata.layers[key[len("layers/") :]]
 
     def _backed(self, file: FileContents, key: str, where: str) -> Source:
         """Open the file behind a backed AnnData; a view is found in it by its names."""
         source = file.source(key, where)
         shape = (len(self.obs), len(self.var) if key == "X" else source.shape[1])
-        if not self._adata.is_view and source.shape == shape:
+        if not self.adata.is_view and source.shape == shape:
             return source
         rows = self._places(self.obs.index, file.obs.index, "cell")
         if key != "X":  # a view has all genes of raw

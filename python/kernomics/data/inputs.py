@@ -10,7 +10,7 @@ import h5py
 import pandas as pd
 
 from kernomics.data.anndata_input import AnnDataInput
-from kernomics.data.contents import Contents, FileContents, ObjectContents, open_h5, read_elem
+from kernomics.data.contents import FileContents, ObjectContents, open_h5, read_elem
 from kernomics.errors import ConfigError, DataError, closest
 
 if TYPE_CHECKING:
@@ -86,6 +86,12 @@ def given_options(reading: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def door_options(reading: ReadOptions) -> dict[str, Any]:
+    """Return the options that `open_input` takes."""
+    names = ("layer", "use_raw", "gene_names", "modality", "all_features")
+    return {name: value for name, value in reading.items() if name in names}
+
+
 def open_input(
     given: Any,
     *,
@@ -111,7 +117,7 @@ def open_input(
     )
 
 
-def contents_of(given: Any, modality: str | None = None) -> Contents:
+def contents_of(given: Any, modality: str | None = None) -> FileContents | ObjectContents:
     """Find the AnnData in what was handed over."""
     if isinstance(given, str | Path):
         return _of_path(Path(given), modality)
@@ -147,24 +153,34 @@ def require_anndata(adata: Any, function: str) -> None:
     )
 
 
-def gene_names_in_var(adata: AnnData, reading: ReadOptions) -> pd.Index:
+def anndata_of(given: Any, modality: str | None = None) -> AnnData:
+    """Return the whole AnnData behind what was handed over, such as for its obsm; files are read.
+
+    Raises
+    ------
+    DataError
+        As `open_input`.
+    """
+    contents = contents_of(given, modality)
+    return contents.load() if isinstance(contents, FileContents) else contents.adata
+
+
+def gene_names_in_var(adata: AnnData, reading: ReadOptions) -> pd.Index[Any]:
     """Return what each row of an AnnData's var is called when it is read with these options."""
     gene_names = reading.get("gene_names")
     if gene_names is None:
-        return pd.Index(adata.var_names.astype(str))
-    read = open_input(
-        adata,
-        **{k: v for k, v in reading.items() if k in ("use_raw", "gene_names", "all_features")},  # type: ignore[arg-type]
-    )
+        return pd.Index([str(name) for name in adata.var_names], dtype=object)
+    read = open_input(adata, **door_options(reading))
     called = pd.Series(read.genes, index=read.var.index.astype(str))
-    names = adata.var_names.astype(str)
-    return pd.Index([called.get(name, name) for name in names])
+    names = [str(name) for name in adata.var_names]
+    index: pd.Index[Any] = pd.Index([called.get(name, name) for name in names], dtype=object)
+    return index
 
 
 # -- paths -----------------------------------------------------------------------------------------
 
 
-def _of_path(path: Path, modality: str | None) -> Contents:
+def _of_path(path: Path, modality: str | None) -> FileContents | ObjectContents:
     if path.is_dir():
         return _of_folder(path, modality)
     if not path.is_file():
@@ -202,7 +218,7 @@ READERS = {
 }
 
 
-def _of_folder(path: Path, modality: str | None) -> Contents:
+def _of_folder(path: Path, modality: str | None) -> FileContents | ObjectContents:
     if not any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs")):
         raise DataError(
             f"'{path}' is a directory and no zarr store; give an .h5ad file or a zarr store (a "
@@ -225,7 +241,7 @@ def _of_folder(path: Path, modality: str | None) -> Contents:
         ) from error
 
 
-def _of_h5mu(path: Path, file: Any, modality: str | None) -> Contents:
+def _of_h5mu(path: Path, file: Any, modality: str | None) -> FileContents:
     name = _chosen(list(file["mod"]), modality, f"'{path.name}'")
     contents = FileContents(path, f"mod/{name}")
     if "obs" in file:
@@ -236,7 +252,7 @@ def _of_h5mu(path: Path, file: Any, modality: str | None) -> Contents:
 # -- objects ---------------------------------------------------------------------------------------
 
 
-def _of_mudata(mdata: Any, modality: str | None) -> Contents:
+def _of_mudata(mdata: Any, modality: str | None) -> ObjectContents:
     adata = mdata.mod[_chosen(list(mdata.mod), modality, "the MuData")]
     if adata.isbacked:
         raise DataError(

@@ -78,6 +78,7 @@ def join(
     collections: Mapping[str, CellCollection],
     *,
     labels_key: str | Sequence[str] | None = None,
+    unlabelled_category: str | None = None,
 ) -> CellCollection:
     """Put data sets with different genes together.
 
@@ -90,6 +91,8 @@ def join(
         The data sets by name. Names of cells become ``"<data set>:<cell>"``.
     labels_key
         obs column or columns to take as labels, where a set has them; unlabelled elsewhere.
+    unlabelled_category
+        A class that means "unlabelled".
 
     Returns
     -------
@@ -145,7 +148,7 @@ def join(
         genes=np.array(genes, dtype=object),
         cell_names=cells,
         obs=obs,
-        labels=read_labels(obs, keys),
+        labels=read_labels(obs, keys, unlabelled_category),
         batch_labels=Labels.from_series(obs[SOURCE_COLUMN], SOURCE_COLUMN, kind="categorical"),
         library=np.concatenate(libraries),
         library_is_subset=any(part.library_is_subset for part in parts),

@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from kernomics import metrics
 from kernomics.data import CellCollection, Labels
+from kernomics.data.inputs import ReadOptions
 from kernomics.data.labels import column
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.panel_network import PanelNetwork, Task
 from kernomics.models.saved import read_saved
+from kernomics.models.setup import as_collection
 from kernomics.train import save_model_dir
 
 if TYPE_CHECKING:
@@ -129,9 +131,7 @@ class Panel:
     def predict(
         self,
         adata: AnnData | str | Path | CellCollection,
-        *,
-        layer: str | None = None,
-        library_key: str | None = None,
+        **reading: Unpack[ReadOptions],
     ) -> pd.DataFrame:
         """Predict the labels of cells, which need the panel's genes alone.
 
@@ -139,10 +139,10 @@ class Panel:
         ----------
         adata
             AnnData, path of an ``.h5ad`` file or collection; not modified.
-        layer
-            Where the counts are; X by default.
-        library_key
-            obs column with each cell's total over all genes, for ``transform="lognorm"``.
+        **reading
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
+            ``layer="counts"``; `library_key` matters for ``transform="lognorm"`` alone. Cells
+            without counts are kept by default.
 
         Returns
         -------
@@ -155,7 +155,7 @@ class Panel:
         DataError
             When genes of the panel are missing from the data; it names them.
         """
-        cells = self._collection(adata, layer, library_key)
+        cells = self._collection(adata, reading)
         table: dict[str, Any] = {}
         for task, output in zip(self.tasks, self.outputs(cells).values(), strict=True):
             if task.kind == "categorical":
@@ -170,15 +170,14 @@ class Panel:
         self,
         adata: AnnData | str | Path | CellCollection,
         *,
-        layer: str | None = None,
-        library_key: str | None = None,
         labels: Mapping[str, str] | None = None,
+        **reading: Unpack[ReadOptions],
     ) -> dict[str, dict[str, float]]:
         """Score the predictions on labelled cells.
 
         Parameters
         ----------
-        adata, layer, library_key
+        adata, **reading
             As in `predict`.
         labels
             obs column of a task, where it has another name than in training.
@@ -206,7 +205,7 @@ class Panel:
         for name in given:
             if name not in known:
                 raise ConfigError(f"the panel has no task {name!r}; {closest(name, known)}")
-        cells = self._collection(adata, layer, library_key)
+        cells = self._collection(adata, reading)
         obs = cells.obs
         truths = {
             task.name: _truth(task, column(obs, given.get(task.name, task.name)))
@@ -226,17 +225,13 @@ class Panel:
         }
 
     def _collection(
-        self,
-        adata: AnnData | str | Path | CellCollection,
-        layer: str | None,
-        library_key: str | None,
+        self, adata: AnnData | str | Path | CellCollection, reading: ReadOptions
     ) -> CellCollection:
         if isinstance(adata, CellCollection):
-            return adata
+            return as_collection(adata, reading)
         # A cell may have none of the panel's genes, and a panel-only data set such cells.
-        cells = CellCollection.from_anndata(
-            adata, layer=layer, library_key=library_key, empty_cells="keep"
-        )
+        cells = as_collection(adata, {"empty_cells": "keep", **reading})
+        library_key = reading.get("library_key")
         fewer = cells.n_genes < len(self.ranking)
         if self.network.transform == "lognorm" and library_key is None and fewer:
             warnings.warn(

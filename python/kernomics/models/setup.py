@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kernomics.data import CellCollection, Labels, Split, make_split
+from kernomics.data.inputs import ReadOptions, given_options
 from kernomics.data.labels import column
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError
@@ -25,30 +27,53 @@ def checked_seed(seed: int) -> int:
         raise ConfigError(f"seed is {seed!r}: it must be an integer of 64 bits") from None
 
 
-def as_collection(adata: AnnData | str | Path | CellCollection, **reading: Any) -> CellCollection:
+def as_collection(
+    adata: AnnData | str | Path | CellCollection,
+    reading: ReadOptions,
+    *,
+    labels_key: str | Sequence[str] | None = None,
+    **more: Any,
+) -> CellCollection:
     """Read cells, or take a collection as it is.
 
     Parameters
     ----------
     adata
         AnnData, path of an ``.h5ad`` file, or a collection.
-    **reading
-        For `CellCollection.from_anndata`; None for what was not asked for.
+    reading
+        How to read an AnnData.
+    labels_key
+        obs column or columns to learn, or names of labels that a collection has; None for all of a
+        collection's.
+    **more
+        Further arguments of `CellCollection.from_anndata`; None for what was not asked for.
 
     Raises
     ------
     ConfigError
-        When a collection comes with options of reading.
+        When a collection comes with options of reading, or lacks a label.
     """
     if not isinstance(adata, CellCollection):
-        return CellCollection.from_anndata(adata, **reading)
-    given = [name for name, value in reading.items() if value is not None]
+        return CellCollection.from_anndata(adata, labels_key=labels_key, **reading, **more)
+    given = list(given_options({**reading, **more}))
     if given:
         raise ConfigError(
             f"{given[0]} was given beside a CellCollection, which has been read already; "
             "pass it to CellCollection.from_anndata"
         )
-    return adata
+    if labels_key is None:
+        return adata
+    keys = [labels_key] if isinstance(labels_key, str) else list(labels_key)
+    if keys == list(adata.labels):
+        return adata
+    for key in keys:
+        if key not in adata.labels:
+            raise ConfigError(
+                f"labels_key names {key!r}, and the CellCollection was read with "
+                f"{', '.join(map(repr, adata.labels)) or 'no labels'}; read it with "
+                f"CellCollection.from_anndata(…, labels_key={keys!r})"
+            )
+    return adata.with_labels({key: adata.labels[key] for key in keys})
 
 
 def split_cells(

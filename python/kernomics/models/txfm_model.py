@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kernomics.data import CellCollection, Cells
+from kernomics.data.inputs import ReadOptions
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.saved import read_saved
 from kernomics.models.setup import as_collection
@@ -67,8 +68,6 @@ class CellEncoder:
         self,
         adata: AnnData | str | Path | CellCollection,
         *,
-        layer: str | None = None,
-        library_key: str | None = None,
         rows: ArrayLike | None = None,
         n_tokens: int | None = None,
         n_draws: int = 1,
@@ -76,6 +75,7 @@ class CellEncoder:
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
         progress: bool = False,
+        **reading: Unpack[ReadOptions],
     ) -> NDArray[np.float32]:
         """Return each cell's CLS token after the last block.
 
@@ -84,10 +84,6 @@ class CellEncoder:
         adata
             AnnData, path of an ``.h5ad`` file of any size, or a collection; not modified. Its
             genes are matched by name; those of the vocabulary that it lacks are not revealed.
-        layer
-            Where the counts are; X by default.
-        library_key
-            obs column with each cell's total over all genes; the row total by default.
         rows
             Which cells, int [n]; all by default.
         n_tokens
@@ -103,6 +99,9 @@ class CellEncoder:
             The share of the vocabulary that the data must have.
         progress
             Whether to show a progress bar.
+        **reading
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
+            ``layer="counts"``.
 
         Returns
         -------
@@ -123,7 +122,7 @@ class CellEncoder:
             raise ConfigError(f"at_layer is {at_layer}: this model has blocks 1 to {blocks}")
         parts = []
         for cells, padded in self._batches(
-            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, progress
+            adata, reading, rows, n_tokens, batch_size, min_gene_overlap, progress
         ):
             total: Tensor | None = None
             draws = n_draws if n_tokens is not None and n_tokens < len(self.genes) else 1
@@ -142,14 +141,13 @@ class CellEncoder:
         self,
         adata: AnnData | str | Path | CellCollection,
         *,
-        layer: str | None = None,
-        library_key: str | None = None,
         rows: ArrayLike | None = None,
         n_tokens: int | None = None,
         n_draws: int = 1,
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
         progress: bool = False,
+        **reading: Unpack[ReadOptions],
     ) -> list[NDArray[np.float32]]:
         """Return each cell's CLS token after each block, from one pass through the network.
 
@@ -165,7 +163,7 @@ class CellEncoder:
         draws = n_draws if n_tokens is not None and n_tokens < len(self.genes) else 1
         parts = []
         for cells, padded in self._batches(
-            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, progress
+            adata, reading, rows, n_tokens, batch_size, min_gene_overlap, progress
         ):
             total: Tensor | float = 0.0
             for draw in range(draws):
@@ -182,14 +180,13 @@ class CellEncoder:
         self,
         adata: AnnData | str | Path | CellCollection,
         *,
-        layer: str | None = None,
-        library_key: str | None = None,
         rows: ArrayLike | None = None,
-        genes: Sequence[str] | None = None,
+        genes: str | Sequence[str] | None = None,
         n_tokens: int | None = None,
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
         progress: bool = False,
+        **reading: Unpack[ReadOptions],
     ) -> NDArray[np.float32]:
         """Return the reconstructed expression x̂ = log(1 + L·rate), float32 [n, genes].
 
@@ -199,20 +196,20 @@ class CellEncoder:
         Parameters
         ----------
         genes
-            Which genes of the vocabulary, by name; all by default.
+            Which gene or genes of the vocabulary, by name; all by default.
 
         The other parameters are those of `get_latent_representation`.
         """
         columns = slice(None) if genes is None else self._columns(genes)
         parts = []
         for cells, padded in self._batches(
-            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, progress
+            adata, reading, rows, n_tokens, batch_size, min_gene_overlap, progress
         ):
             tokens = self.module.tokens(cells, n_tokens, -1)
             hidden = self.module.decoder.hidden(self.module.encode(*tokens, padded=padded))
             found = self.module.expression(hidden, cells.observed, columns)
             parts.append(found.float().cpu().numpy())
-        n_columns = len(self.genes) if genes is None else len(genes)
+        n_columns = len(self.genes[columns])
         return np.concatenate(parts) if parts else np.empty((0, n_columns), np.float32)
 
     def get_gene_embeddings(
@@ -228,7 +225,9 @@ class CellEncoder:
         )
         return tensor.detach().float().cpu().numpy().copy()
 
-    def _columns(self, genes: Sequence[str]) -> NDArray[np.int64]:
+    def _columns(self, genes: str | Sequence[str]) -> NDArray[np.int64]:
+        if isinstance(genes, str):
+            genes = [genes]
         columns: NDArray[np.int64] = pd.Index(self.genes).get_indexer(pd.Index(genes))
         absent = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
         if absent:
@@ -241,8 +240,7 @@ class CellEncoder:
     def _batches(
         self,
         adata: AnnData | str | Path | CellCollection,
-        layer: str | None,
-        library_key: str | None,
+        reading: ReadOptions,
         rows: ArrayLike | None,
         n_tokens: int | None,
         batch_size: int | None,
@@ -250,7 +248,7 @@ class CellEncoder:
         progress: bool,
     ) -> Iterator[tuple[Cells, bool]]:
         """Read cells over the vocabulary, and whether some have fewer genes than are revealed."""
-        collection = as_collection(adata, layer=layer, library_key=library_key)
+        collection = as_collection(adata, reading)
         if n_tokens is not None and n_tokens < 1:
             raise ConfigError(f"n_tokens is {n_tokens}: at least 1 is needed")
         view = collection.with_genes(self.genes, min_gene_overlap, absent="unobserved")
