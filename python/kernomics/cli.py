@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kernomics import __version__, cli_evaluate, cli_finetune, cli_options, cli_panels, cli_txfm
+from kernomics.cli_messages import as_options, options_of
 from kernomics.errors import ConfigError, KernomicsError
 
 EXAMPLES = """examples:
@@ -178,14 +179,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         With code 143, after SIGTERM.
     """
-    args = parser().parse_args(argv)
+    whole = parser()
+    args = whole.parse_args(argv)
+    options = options_of(whole, args.command)
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"warning: {as_options(str(message), options)}", file=sys.stderr)
+
     with warnings.catch_warnings():
         # The data layer's warnings are for the reader of the terminal, without code lines.
-        warnings.showwarning = _show_warning
+        warnings.showwarning = show
         try:
             args.run(args)
         except (KernomicsError, OSError, ImportError) as error:
-            print(f"kernomics {args.command}: error: {error}", file=sys.stderr)
+            told = as_options(str(error), options)
+            print(f"kernomics {args.command}: error: {told}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as stop:
             print(f"\n{str(stop) or 'interrupted'}", file=sys.stderr)
@@ -201,10 +209,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _say_how_to_continue(args: argparse.Namespace) -> None:
     if "resume" in args:
         print("the same command with --resume continues", file=sys.stderr)
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
 
 
 # -- select and demo -------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def test_a_missing_layer_or_column_lists_the_closest():
 
 def test_an_anndata_without_x_says_so():
     adata = anndata.AnnData(layers={"counts": np.ones((2, 3), np.float32)})
-    with pytest.raises(DataError, match=r"no X; pass layer=…, closest: 'counts'"):
+    with pytest.raises(DataError, match=r"no X; name a layer with layer=…, closest: 'counts'"):
         read(adata)
     assert read(adata, layer="counts").n_genes == 3
 

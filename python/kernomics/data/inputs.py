@@ -305,6 +305,8 @@ def _what(given: Any) -> str:
     """Describe an object in a few words."""
     if given is None:
         return "None was given"
+    if isinstance(given, str | Path):
+        return f"the path '{given}' was given"
     shape = getattr(given, "shape", None)
     size = ""
     if isinstance(shape, tuple) and shape:

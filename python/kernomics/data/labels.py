@@ -198,8 +198,8 @@ def _warn_if_classes(series: pd.Series[Any], name: str) -> None:
     if n_values <= FEW_VALUES:
         warnings.warn(
             f"label {name!r} is an integer column with {n_values} distinct values and is taken as "
-            f"continuous; if they are classes, pass label_kinds={{{name!r}: 'categorical'}} (on "
-            f"the command line --categorical {name}), or store the column with .astype('category')",
+            f"continuous; if they are classes, pass label_kinds={{{name!r}: 'categorical'}}, "
+            f"or store the column with .astype('category')",
             UserWarning,
             stacklevel=4,
         )
