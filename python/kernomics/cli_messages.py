@@ -23,16 +23,16 @@ ARGUMENTS = {
 CALL = r"[A-Za-z_][\w.]*\([^()]*\)"
 NAME = r"(?<![\w.'\"/-])(?P<name>[a-z][a-z0-9_]*)"
 VALUE = r"'[^']*'|\"[^\"]*\"|…|True|False|None|[\[{][^\]}]*[\]}]|-?\d[\w.]*"
+ALTERNATIVE = re.compile(r"[,;] or [^,;]*")
 TOKEN = re.compile(rf"(?P<call>{CALL})|{NAME}(?:=(?P<value>{VALUE}))?(?![\w(=])")
 
 
 def options_of(parser: argparse.ArgumentParser, command: str) -> dict[str, str]:
     """Return the options of a command, such as ``"--use-raw"``, by the argument each stands for."""
     found = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    long = {a.dest: a.option_strings[-1] for a in found.choices[command]._actions
-            if a.option_strings}  # fmt: skip
-    known = {option: name for name, option in ARGUMENTS.items()}
-    return {known.get(option, name): option for name, option in long.items()}
+    actions = [action for action in found.choices[command]._actions if action.option_strings]
+    own = {action.dest: action.option_strings[-1] for action in actions}
+    return own | {name: option for name, option in ARGUMENTS.items() if option in own.values()}
 
 
 def as_options(message: str, options: Mapping[str, str]) -> str:
@@ -49,25 +49,32 @@ def as_options(message: str, options: Mapping[str, str]) -> str:
     Returns
     -------
     str
-        With ``--use-raw``, ``--layer counts`` where the command has these; any other such remedy
-        is marked ``(in Python)``.
+        With ``--use-raw``, ``--layer counts`` where the command has these. An alternative (", or
+        …") that it has not is left out; any other such remedy is marked ``(in Python)``.
     """
+
+    def kept(match: re.Match[str]) -> str:
+        found = TOKEN.finditer(match[0])
+        lost = (m for m in found if m["value"] and not _option(m["name"], m["value"], options))
+        return "" if any(lost) else match[0]
 
     def told(match: re.Match[str]) -> str:
         name, value = match["name"], match["value"]
         if name is None:
             return match[0]
-        if f"{name}={value}" in options:
-            return options[f"{name}={value}"]
-        option = options.get(name)
+        option = _option(name, value, options)
         if value is None:  # a word of the sentence, unless it can only be an argument
             return option if option is not None and "_" in name else match[0]
         if option is None:
             return f"{match[0]} (in Python)"
-        if value == "True":
+        if value == "True" or f"{name}={value}" in options:
             return option
         if value[0] == "{":  # label_kinds={'leiden': 'categorical'}
             value = value[1:-1].partition(":")[0].strip()
         return f"{option} {shlex.quote(value.strip(chr(39) + chr(34)))}".replace("'…'", "…")
 
-    return TOKEN.sub(told, message)
+    return TOKEN.sub(told, ALTERNATIVE.sub(kept, message))
+
+
+def _option(name: str, value: str | None, options: Mapping[str, str]) -> str | None:
+    return options.get(f"{name}={value}") or options.get(name)

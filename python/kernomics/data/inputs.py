@@ -314,7 +314,8 @@ def _what(given: Any) -> str:
     elif isinstance(given, list | tuple | dict):
         size = f" of {len(given):,}"
     kind = type(given).__name__
-    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}{size} was given"
+    article = "an" if kind[0].lower() in "aeiou" or kind == "ndarray" else "a"
+    return f"{article} {kind}{size} was given"
 
 
 def _remedy(given: Any) -> str:
