@@ -127,7 +127,7 @@ def test_what_cannot_be_used_is_named(folder, model, tmp_path, capsys):
         (["finetune", str(tmp_path / "no"), ensembl, "--out", out], "there is no saved model"),
         (["finetune", str(model), str(tmp_path / "no.h5ad"), "--out", out], "there is no file"),
         ([*line, "--n-tokens", "55"], "none would be masked"),
-        ([*line, "--min-gene-overlap", "0.95"], "95% of the fewer of the two (min_gene_overlap)"),
+        ([*line, "--min-gene-overlap", "0.95"], "95% of the fewer of the two (--min-gene-overlap)"),
         ([*line, "--device", "gpu"], "device 'gpu' does not exist"),
         ([*line, "--threads", "0"], "--threads is 0"),
     ]
