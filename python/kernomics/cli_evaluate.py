@@ -17,7 +17,7 @@ OF_LABELS = ("label_kinds", "unlabelled", "split_key", "metrics", "layers")
 OF_PERTURBATIONS = ("control", "null")
 OF_TXFM = (
     *("labels_key", *OF_LABELS, "perturbation_key", *OF_PERTURBATIONS, "batch_key"),
-    *("n_tokens", "n_draws", "min_gene_overlap", "keep_empty"),
+    *("n_tokens", "n_draws", "min_gene_overlap"),
     *("relations", "n_components", "seed"),
 )
 
@@ -43,10 +43,6 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
         help="share of the model's genes that the data must have",
-    )  # fmt: skip
-    group.add_argument(
-        "--keep-empty", action="store_true",
-        help="score cells without counts of the model's genes too; they are refused otherwise",
     )  # fmt: skip
     group.add_argument(
         "--metrics", nargs="+", metavar="NAME", default=["probes"], choices=METRICS,
@@ -88,7 +84,6 @@ def refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score a TxFM: its cells by classes and perturbations, its gene parameters by relations."""
-    from kernomics.data import CellCollection
     from kernomics.metrics import read_relations
     from kernomics.models import CellEncoder
     from kernomics.train.storage import jsonable
@@ -103,14 +98,12 @@ def evaluate(args: argparse.Namespace) -> None:
     if len(relations) < len(args.relations):
         raise ConfigError(f"two of the files {args.relations} have the same name")
     model = CellEncoder.load(args.run_or_model)
-    cells = CellCollection.from_anndata(
-        args.data,
-        layer=args.layer,
-        library_key=cli_txfm.library_key(args, model),
+    cells = cli_options.read_cells(
+        args,
+        model=model,
         labels_key=args.labels_key,
         batch_key=args.batch_key,
         unlabelled_category=args.unlabelled,
-        empty_cells="keep" if args.keep_empty else "error",
         label_kinds=cli_options.label_kinds(args),
     )
     found: dict[str, Any] = {}
