@@ -42,6 +42,15 @@ PRINTED_BY = {
     "data/splits.py": (DIVIDE, ()),
     "models/panel.py": ((Panel.evaluate,), ("evaluate",)),
     "models/panel_network.py": (SELECT, ()),
+    "models/txfm_input.py": (
+        (
+            CellEncoder.get_latent_representation,
+            CellEncoder.get_layer_representations,
+            CellEncoder.get_normalized_expression,
+            tl.represent_cells,
+        ),
+        ("embed", "evaluate"),
+    ),
     "models/yoto.py": (SELECT, ()),
     "models/device.py": ((YOTO.train, TxFM.train), ("select", "pretrain", "finetune")),
     "models/setup.py": ((YOTO, tl.select_genes, tl.evaluate_panel), ("select", "panel")),

@@ -199,7 +199,7 @@ def test_labels_come_with_each_batch():
     )
     cells = collection.batch([4, 0, 1, 2])
     assert cells.labels["kind"].tolist() == [-1, 1, 0, -1]
-    assert cells.labels["age"].tolist()[:2] == [5, 1]
+    assert cells.labels["age"].tolist()[:2] == [5, 1.5]
     assert bool(cells.labels["age"][2].isnan())
     assert cells.labels["age"].dtype == torch.float32
     assert collection.labels["kind"].categories == ("a", "b")

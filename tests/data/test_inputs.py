@@ -17,6 +17,7 @@ from kernomics.data.inputs import anndata_of, contents_of
 from kernomics.data.sources import memory_source
 from kernomics.errors import ConfigError, DataError
 from kernomics.models import YOTO, Panel, TxFM
+from kernomics.models.panel_network import PanelNetwork, Task
 from kernomics.models.setup import as_collection
 
 COUNTS = random_counts() + 1
@@ -407,8 +408,10 @@ def test_labels_and_options_that_a_collection_was_not_read_with_are_refused():
         YOTO(labelled(), "age", 2)
     with pytest.raises(ConfigError, match="use_raw was given beside a CellCollection"):
         TxFM(labelled(), use_raw=True)
+    network = PanelNetwork(1, [Task("kind", "categorical", ("a", "b"))], (2,), "lognorm")
+    panel = Panel(network, ["g"], ["g"], [1.0], {})
     with pytest.raises(ConfigError, match="layer was given beside a CellCollection"):
-        Panel._collection(None, labelled(), {"layer": "counts"})
+        Panel._collection(panel, labelled(), {"layer": "counts"})
     as_collection(labelled(), {"layer": None, "use_raw": False})  # nothing was asked for
 
 

@@ -218,8 +218,8 @@ def require_amounts(rows: Rows, cell_names: npt.NDArray[Any]) -> None:
     row = int(np.searchsorted(rows.indptr, wrong[0], side="right")) - 1
     raise DataError(
         f"{wrong.size:,} of {values.size:,} counts read are NaN, infinite or negative, first "
-        f"{values[wrong[0]]:.6g} at cell {str(cell_names[row])!r}; the cells were read with "
-        "check=False: read them with the check, which finds all such counts, and mend them"
+        f"{values[wrong[0]]:.6g} at cell {str(cell_names[row])!r}; the cells were read without "
+        "a check: read them with it, which finds all such counts, and mend them"
     )
 
 
