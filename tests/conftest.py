@@ -55,3 +55,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     )
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"{count} skipped: {reason}")
+
+
+@pytest.fixture
+def unreported(monkeypatch):
+    """Leave the report out, which takes longer than all the rest."""
+    monkeypatch.setattr("kernomics.pretraining.write_training_report", lambda *_, **__: None)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -123,7 +124,7 @@ def test_select_prints_what_it_wrote(run):
     sizes = [len(split[part]) for part in ("train", "validation", "test")]
     said = "stratified by cell_type: {} to train, {} to validate, {} held out".format(*sizes)
     assert f"split      {said}\n" in text
-    assert "task       cell_type (3 classes)" in text
+    assert "task       cell_type: 3 classes\nlibrary    row totals over 60 genes\n" in text
     assert f"panel      {', '.join(results['genes'])}\n" in text
     assert f"report     {out / 'report.html'}\n" in text
     printed = re.findall(r"^           (.+?)\s+([\d.]+)\s+([\d.]+)$", text, re.MULTILINE)
@@ -170,6 +171,23 @@ def test_options_take_precedence_over_the_file_of_settings(folder, tmp_path, und
     assert panels[0] == panels[1]
 
 
+def test_settings_and_genes_may_come_from_pipes(folder, tmp_path, undrawn):
+    ends = []
+    for content in ('{"max_epochs": 1, "hidden": [16]}', "gene_0\ngene_1\n"):
+        reading, writing = os.pipe()
+        os.write(writing, content.encode())
+        os.close(writing)
+        ends.append(reading)
+    line = select(folder, tmp_path / "run", "--compare", "--quiet")
+    line += ["--config", f"/dev/fd/{ends[0]}", "--extend", f"/dev/fd/{ends[1]}"]
+    assert main(line) == 0
+    for reading in ends:
+        os.close(reading)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert config["model"]["hidden"] == [16]
+    assert config["forced_genes"] == ["gene_0", "gene_1"]
+
+
 def test_numbers_can_be_classes_and_a_class_can_mean_unlabelled(folder, tmp_path, undrawn, capsys):
     line = select(folder, tmp_path, "--compare", "--quiet", labels=["cluster"], epochs=1)
     assert main([*line, "--label-kinds", "cluster=categorical", "--unlabelled", "2"]) == 0
@@ -204,7 +222,7 @@ def test_demo_selects_from_real_cells(tmp_path, capsys):
     assert main(line) == 0
     text = capsys.readouterr().out
     assert "cells      700   genes 765" in text
-    assert "task       cell_type (10 classes)" in text
+    assert "task       cell_type: 10 classes\n" in text
     assert len(pd.read_csv(tmp_path / "panel.csv")) == 32
     assert "11% to 28%" in (tmp_path / "report.html").read_text()
 
@@ -230,6 +248,21 @@ def test_evaluate_scores_other_cells_and_writes_predictions(run, folder, tmp_pat
     truth = kernomics.data.CellCollection.from_anndata(folder / "other.h5ad").obs["annotation"]
     same = np.mean(predicted["cell_type"].to_numpy() == truth.to_numpy())
     assert same == pytest.approx(scores["cell_type"]["accuracy"])
+
+
+def test_evaluate_of_a_panel_writes_a_report_where_asked(run, folder, tmp_path, capsys):
+    out, _ = run
+    page = tmp_path / "report.html"
+    line = ["evaluate", str(out), str(folder / "other.h5ad"), "--label", "cell_type=annotation"]
+    assert main([*line, "--report", str(page)]) == 0
+    accuracy = re.search(r"accuracy ([\d.]+)", capsys.readouterr().out)[1]
+    text = page.read_text(encoding="utf-8")
+    assert re.findall('<section id="([^"]*)"', text) == [
+        "key-figures", "panel", "expression", "confusion", "warnings", "reproducibility",
+    ]  # fmt: skip
+    assert f">{float(accuracy):.3f}<" in text
+    assert "whether it was trained on some of them is not known" in text
+    assert main([*line, "--report", str(tmp_path / "x.txt")]) == 2
 
 
 def test_evaluate_takes_a_saved_model_too(run, folder, capsys):

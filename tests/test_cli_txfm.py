@@ -1,6 +1,8 @@
 """`kernomics pretrain`, `embed` and `evaluate` of a TxFM, from files to files."""
 
 import json
+import os
+import re
 import warnings
 from itertools import pairwise
 
@@ -63,6 +65,7 @@ def test_a_run_directory_holds_model_history_curves_and_scores(run):
     assert config["train"]["weight_decay"] == pytest.approx(1 / (3e-3 * steps))
 
 
+@pytest.mark.usefixtures("unreported")
 def test_epochs_are_scored_where_asked(folder, tmp_path, capsys):
     out = tmp_path / "scored"
     assert pretrain(folder, out, "--score-epochs", "--max-epochs", "12") == 0
@@ -85,6 +88,61 @@ def test_epochs_are_scored_where_asked(folder, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_training_writes_its_report_with_the_scores_and_their_errors(run):
+    text = (run / "report.html").read_text(encoding="utf-8")
+    found = re.findall('<section id="([^"]*)"', text)
+    assert found == ["key-figures", "maps", "training", "warnings", "reproducibility"]
+    results = json.loads((run / "results.json").read_text())["representation"]
+    score, error = results["scores"][0], results["errors"][0]
+    assert (score["representation"], error["representation"]) == ("TxFM", "TxFM")
+    n_test = 40
+    share = score["linear_accuracy"]
+    # By the bootstrap of 200 draws, whose spread is known to 5 %: four of these.
+    expected = (share * (1 - share) / n_test) ** 0.5
+    assert error["linear_accuracy"] == pytest.approx(expected, rel=0.2)
+    assert f"{share:.3f} ± {error['linear_accuracy']:.3f}" in text
+    gap = results["differences"][2]
+    assert (gap["representation"], gap["metric"]) == ("PCA", "linear_accuracy")
+    assert gap["difference"] == pytest.approx(share - results["scores"][1]["linear_accuracy"])
+    assert (run / "plots" / "maps-cell_type.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("what", ["labels", "relations"])
+def test_evaluate_writes_a_report_where_asked(folder, run, tmp_path, capsys, what):
+    cells = folder / "cells.h5ad"
+    (tmp_path / "pairs.txt").write_text("entity1,entity2\ngene_0,gene_1\ngene_2,gene_3")
+    asked = {
+        "labels": ["--labels-key", "cell_type", "--batch-key", "batch"],
+        "relations": ["--relations", str(tmp_path / "pairs.txt"), "--n-components", "8"],
+    }[what]
+    out = tmp_path / "report.html"
+    line = ["evaluate", str(run), str(cells), *asked]
+    assert main(line) == 0
+    before = capsys.readouterr().out
+    assert main([*line, "--report", str(out)]) == 0
+    assert capsys.readouterr().out == f"{before}report     {out}\n"
+    text = out.read_text(encoding="utf-8")
+    section = {"labels": "batch (batch)", "relations": 'id="relationships"'}[what]
+    assert section in text
+    assert "not known to this report" in text
+    for name, message in (("x.pdf", "must end in .html"), ("no/x.html", "no directory")):
+        assert message in error_of(capsys, *line, "--report", str(tmp_path / name))
+
+
+def test_settings_may_come_from_a_pipe(folder, tmp_path):
+    reading, writing = os.pipe()
+    os.write(writing, json.dumps({**SETTINGS, "patience": 7}).encode())
+    os.close(writing)
+    line = ["pretrain", str(folder / "cells.h5ad"), "--quiet", "--out", str(tmp_path / "run")]
+    line += ["--n-tokens", "15", "--max-epochs", "1", "--config", f"/dev/fd/{reading}"]
+    assert main(line) == 0
+    os.close(reading)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (config["model"]["d_model"], config["train"]["patience"]) == (16, 7)
+    assert "there are no labels" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("unreported")
 def test_scores_are_printed_with_the_split(folder, tmp_path, capsys):
     assert pretrain(folder, tmp_path / "run", "--split-key", "batch") == 0
     printed = capsys.readouterr().out
@@ -93,7 +151,9 @@ def test_scores_are_printed_with_the_split(folder, tmp_path, capsys):
     assert "kNN acc." in printed
 
 
-def test_a_finished_run_is_not_trained_again_nor_overwritten_by_accident(folder, run, capsys):
+def test_a_finished_run_is_not_trained_again_nor_overwritten_by_accident(
+    folder, run, capsys, unreported
+):
     before = (run / "model" / "model.safetensors").read_bytes()
     assert pretrain(folder, run, "--resume") == 0
     assert (run / "model" / "model.safetensors").read_bytes() == before
@@ -257,6 +317,7 @@ def test_what_cannot_be_used_is_named(folder, run, tmp_path, capsys):
     assert "n_tokens" in error_of(capsys, *line)
 
 
+@pytest.mark.usefixtures("unreported")
 def test_the_config_of_another_run_is_taken(folder, run, tmp_path):
     line = ["pretrain", str(folder / "cells.h5ad"), "--quiet", "--out", str(tmp_path / "again")]
     assert main([*line, "--config", str(run / "config.json"), "--max-epochs", "1"]) == 0
@@ -266,7 +327,9 @@ def test_the_config_of_another_run_is_taken(folder, run, tmp_path):
     assert config["train"]["batch_size"] == 32
 
 
-def test_scores_of_a_large_vocabulary_reveal_some_genes_only(folder, tmp_path, monkeypatch):
+def test_scores_of_a_large_vocabulary_reveal_some_genes_only(
+    folder, tmp_path, monkeypatch, unreported
+):
     from kernomics import pretraining
 
     asked = []
@@ -283,6 +346,7 @@ def test_scores_of_a_large_vocabulary_reveal_some_genes_only(folder, tmp_path, m
     assert asked == [None, 20]
 
 
+@pytest.mark.usefixtures("unreported")
 def test_loss_and_activation_come_from_the_file_of_settings(folder, tmp_path, capsys):
     settings = {**SETTINGS, "loss": "zinb", "activation": "softmax"}
     (tmp_path / "zinb.json").write_text(json.dumps(settings))

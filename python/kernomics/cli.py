@@ -9,7 +9,15 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from kernomics import __version__, cli_evaluate, cli_finetune, cli_options, cli_panels, cli_txfm
+from kernomics import (
+    __version__,
+    cli_evaluate,
+    cli_finetune,
+    cli_options,
+    cli_panels,
+    cli_scores,
+    cli_txfm,
+)
 from kernomics.cli_messages import as_options, options_of
 from kernomics.errors import ConfigError, KernomicsError
 
@@ -81,7 +89,9 @@ def parser() -> argparse.ArgumentParser:
         description="Select 32 genes for the 10 cell types of the 700 real PBMC that scanpy ships.",
         formatter_class=_Help,
     )
-    _add_training(demo, out="runs/demo", n_genes=32)
+    _add_training(
+        demo, out="runs/demo", n_genes=32, splits=5, compare=("de", "l1", "hvg", "random")
+    )
     # Batches of 64 cells leave a second thread nothing to do but wait.
     demo.set_defaults(run=_demo, threads=1)
 
@@ -102,6 +112,10 @@ def parser() -> argparse.ArgumentParser:
         help="obs column of a label, where it is not called as in training",
     )  # fmt: skip
     evaluate.add_argument("--predictions", metavar="CSV", help="write each cell's prediction here")
+    evaluate.add_argument(
+        "--report", metavar="HTML",
+        help="write the scores, with errors and figures, as a page to this file too",
+    )  # fmt: skip
     cli_evaluate.add_evaluation(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
     evaluate.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
@@ -119,7 +133,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_training(
-    command: argparse.ArgumentParser, *, out: str | None = None, n_genes: int = 64
+    command: argparse.ArgumentParser,
+    *,
+    out: str | None = None,
+    n_genes: int = 64,
+    splits: int = 1,
+    compare: Sequence[str] = ("de", "random"),
 ) -> None:
     # Their defaults come last, after --config: see _settings.
     command.set_defaults(least={"n_genes": n_genes, "seed": 0})
@@ -147,8 +166,13 @@ def _add_training(
         "options of this command take precedence",
     )  # fmt: skip
     command.add_argument(
-        "--compare", nargs="*", default=["de", "random"], metavar="METHOD",
+        "--compare", nargs="*", default=list(compare), metavar="METHOD",
         help="panels to put beside this one: de, l1, hvg, random, or nothing",
+    )  # fmt: skip
+    command.add_argument(
+        "--splits", type=int, default=splits, metavar="N",
+        help="select and compare on so many splits of the cells, this run's included: mean ± "
+        "standard error, and which methods can be told apart",
     )  # fmt: skip
     command.add_argument(
         "--stability", type=int, metavar="SEEDS",
@@ -158,6 +182,9 @@ def _add_training(
         "--curve", type=int, nargs="+", default=[], metavar="K",
         help="compare panels of these sizes and suggest one",
     )  # fmt: skip
+    command.add_argument(
+        "--log-dir", metavar="DIR", help="write TensorBoard's event files of the training here"
+    )
     command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -212,27 +239,29 @@ def _say_how_to_continue(args: argparse.Namespace) -> None:
 
 
 def _select(args: argparse.Namespace) -> None:
-    _settings(args)  # a mistake there is told before the data are read
+    settings = _settings(args)  # a mistake there is told before the data are read
     cells = cli_options.read_cells(
         args,
         labels_key=args.labels_key,
         unlabelled_category=args.unlabelled,
         label_kinds=cli_options.label_kinds(args),
     )
-    _run(args, cells, cli_options.data_name(args), [], split=args.split, split_key=args.split_key,
-         **cli_options.constraints(args))  # fmt: skip
+    _run(args, settings, cells, cli_options.data_name(args), [], split=args.split,
+         split_key=args.split_key, **cli_options.constraints(args))  # fmt: skip
 
 
 def _demo(args: argparse.Namespace) -> None:
     from kernomics import datasets
     from kernomics.data import CellCollection
 
+    settings = _settings(args)
     adata = datasets.pbmc68k()
     cells = CellCollection.from_anndata(
         adata, layer="counts", labels_key="cell_type", library_key="n_counts"
     )
     _run(
         args,
+        settings,
         cells,
         "700 PBMC (10x Genomics), shipped with scanpy",
         [adata.uns["kernomics"]["note"]],
@@ -240,7 +269,12 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _run(
-    args: argparse.Namespace, cells: Any, dataset: str, notes: Sequence[str], **options: Any
+    args: argparse.Namespace,
+    settings: tuple[dict[str, Any], dict[str, Any]],
+    cells: Any,
+    dataset: str,
+    notes: Sequence[str],
+    **options: Any,
 ) -> None:
     import torch
 
@@ -249,7 +283,7 @@ def _run(
 
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    selecting, training = _settings(args)
+    selecting, training = settings
     model = YOTO(cells, seed=training["seed"], **options, **selecting)
     split = model.split
     print(f"cells      {cells.n_cells:,}   genes {cells.n_genes:,}   {dataset}")
@@ -270,15 +304,17 @@ def _run(
         overwrite=args.overwrite,
         compare=args.compare,
         notes=notes,
+        splits=args.splits,
         stability=args.stability or 0,
         curve=args.curve,
+        log_dir=args.log_dir,
         device=args.device,
         **training,
     )
     print(f"panel      {', '.join(model.genes)}")
     for line in cli_options.spent(model):
         print(line)
-    _print_scores(result.scores)
+    cli_scores.print_selection(result)
     if result.stability is not None:
         print(f"stability  {result.stability}")
         print(f"consensus  {', '.join(result.stability.consensus)}")
@@ -309,18 +345,6 @@ def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
     return cli_options.settings(args.config, YOTOConfig(), least=least, given=given)
 
 
-def _print_scores(scores: Any) -> None:
-    for task, found in scores.items():
-        keys = [key for key in ("accuracy", "macro_f1", "r2", "mae") if key in found[0].metrics]
-        heads = {"accuracy": "accuracy", "macro_f1": "macro-F1", "r2": "R²", "mae": "MAE"}
-        print(f"held out   {task:<34}" + "".join(f"{heads[key]:>10}" for key in keys))
-        for score in found:
-            name = f"{score.method}, {score.predictor}"
-            print(
-                f"           {name:<34}" + "".join(f"{score.metrics[key]:>10.3f}" for key in keys)
-            )
-
-
 # -- evaluate and info -----------------------------------------------------------------------------
 
 
@@ -331,6 +355,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from kernomics.train.storage import jsonable
 
     cli_txfm.use_threads(args.threads)
+    cli_evaluate.check_report(args.report)
     if saved_format(args.run_or_model) == FORMAT:
         cli_evaluate.evaluate(args)
         return
@@ -346,6 +371,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     scores = panel.evaluate(args.data, labels=labels, **reading)
     if args.predictions:
         panel.predict(args.data, **reading).to_csv(args.predictions)
+    if args.report is not None:
+        cli_evaluate.report_panel(args, panel, labels)
     if args.json:
         print(json.dumps(jsonable(scores), indent=1))
         return
@@ -354,6 +381,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"{task:<10} " + "   ".join(f"{key} {value:.4g}" for key, value in found.items()))
     if args.predictions:
         print(f"predictions {args.predictions}")
+    if args.report is not None:
+        print(f"report     {args.report}")
 
 
 def _info(args: argparse.Namespace) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +89,6 @@ def refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Score a TxFM: its cells by classes and perturbations, its gene parameters by relations."""
     from kernomics.metrics import read_relations
-    from kernomics.models import CellEncoder
-    from kernomics.train.storage import jsonable
 
     if not args.labels_key and not args.relations and args.perturbation_key is None:
         raise ConfigError(
@@ -97,6 +99,14 @@ def evaluate(args: argparse.Namespace) -> None:
     relations = {Path(path).stem: read_relations(path) for path in args.relations}
     if len(relations) < len(args.relations):
         raise ConfigError(f"two of the files {args.relations} have the same name")
+    with noted_warnings() as notes:
+        _evaluate(args, relations, notes)
+
+
+def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[str]) -> None:
+    from kernomics.models import CellEncoder
+    from kernomics.train.storage import jsonable
+
     model = CellEncoder.load(args.run_or_model)
     cells = cli_options.read_cells(
         args,
@@ -107,8 +117,10 @@ def evaluate(args: argparse.Namespace) -> None:
         label_kinds=cli_options.label_kinds(args),
     )
     found: dict[str, Any] = {}
+    scores = perturbed = split = None
     if args.labels_key:
-        scores = _cell_scores(args, model, cells)
+        split = cli_txfm.divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
+        scores = _cell_scores(args, model, cells, split)
         found |= scores.to_dict()
         if not args.json:
             cli_scores.print_scores(scores)
@@ -117,6 +129,7 @@ def evaluate(args: argparse.Namespace) -> None:
         found["perturbations"] = perturbed.to_dict()
         if not args.json:
             cli_perturbations.print_scores(perturbed)
+    recall = None
     if relations:
         from kernomics.relationships import compare_relationships
 
@@ -132,8 +145,34 @@ def evaluate(args: argparse.Namespace) -> None:
         found["relationships"] = recall.to_dict()
         if not args.json:
             cli_scores.print_relationships(recall)
+    if args.report is not None:
+        from kernomics.report import write_representation_report
+        from kernomics.representation_report import evaluation_report
+
+        shown = evaluation_report(
+            model, cells, cli_options.data_name(args), split=split, scores=scores,
+            perturbations=perturbed, relationships=recall, notes=notes, seed=args.seed,
+            n_tokens=args.n_tokens, n_draws=args.n_draws, min_gene_overlap=args.min_gene_overlap,
+        )  # fmt: skip
+        write_representation_report(args.report, shown)
     if args.json:
         print(json.dumps(jsonable(found), indent=1))
+    elif args.report is not None:
+        print(f"report     {args.report}")
+
+
+def check_report(path: str | None) -> None:
+    """Refuse, before anything takes time, a report that could not be written."""
+    if path is None:
+        return
+    target = Path(path)
+    if target.suffix.lower() != ".html":
+        raise ConfigError(f"--report is {path!r}: its name must end in .html")
+    if not target.parent.is_dir():
+        raise ConfigError(f"--report is {path!r}: there is no directory {target.parent}")
+    from kernomics.metrics._extras import require_extra
+
+    require_extra("matplotlib", purpose="the report")
 
 
 def _refuse_without_effect(args: argparse.Namespace) -> None:
@@ -157,10 +196,9 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
         refuse(args, ("n_components",), "is scored by no relations: name --relations, or leave out")
 
 
-def _cell_scores(args: argparse.Namespace, model: Any, cells: Any) -> Any:
+def _cell_scores(args: argparse.Namespace, model: Any, cells: Any, split: Any) -> Any:
     from kernomics.representation import compare_representations
 
-    split = cli_txfm.divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
     return compare_representations(
         model,
         cells,
@@ -171,4 +209,33 @@ def _cell_scores(args: argparse.Namespace, model: Any, cells: Any) -> Any:
         seed=args.seed,
         layers=args.layers,
         metrics=args.metrics + ["ilisi"] * (args.batch_key is not None),
+        progress=not args.json,
     )
+
+
+def report_panel(args: argparse.Namespace, panel: Any, labels: dict[str, str]) -> None:
+    """Write the report of a panel's evaluation."""
+    from kernomics.panel_evaluation import panel_evaluation_data
+    from kernomics.report.panel_evaluation import write_panel_evaluation
+
+    with noted_warnings(show=False) as notes:  # they were told when the panel was scored
+        cells = panel.read(args.data, **cli_options.reading(args))
+        data, errors = panel_evaluation_data(panel, cells, labels, cli_options.data_name(args))
+    write_panel_evaluation(args.report, replace(data, warnings=notes), errors)
+
+
+@contextmanager
+def noted_warnings(*, show: bool = True) -> Iterator[list[str]]:
+    """Gather what is warned of, each once, and show it as before unless told not to."""
+    notes: list[str] = []
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def note(message: Warning | str, *where: Any, **options: Any) -> None:
+            if str(message) not in notes:
+                notes.append(str(message))
+            if show:
+                shown(message, *where, **options)
+
+        warnings.showwarning = note
+        yield notes

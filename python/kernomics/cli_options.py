@@ -203,7 +203,9 @@ def constraints(args: argparse.Namespace) -> dict[str, Any]:
 
     costs = None
     if args.gene_costs is not None:
-        is_file = args.gene_costs.lower().endswith(".csv") or Path(args.gene_costs).is_file()
+        path = Path(args.gene_costs)
+        # A shell's <(…) is a pipe.
+        is_file = path.suffix.lower() == ".csv" or path.is_file() or path.is_fifo()
         costs = (
             read_costs(args.gene_costs)
             if is_file

@@ -89,9 +89,10 @@ def read_gene_list(given: Sequence[str]) -> list[str]:
         When there is no such file, it is no text, or it lists nothing.
     """
     path = Path(given[0])
-    if len(given) > 1 or not (path.suffix.lower() in GENE_FILES or path.is_file()):
+    found = path.is_file() or path.is_fifo()  # a shell's <(…) is a pipe
+    if len(given) > 1 or not (path.suffix.lower() in GENE_FILES or found):
         return list(given)
-    if not path.is_file():
+    if not found:
         raise DataError(f"there is no file {path} with a list of genes")
     separator = GENE_FILES.get(path.suffix.lower())
     try:

@@ -1,8 +1,13 @@
-"""How the command prints scores of a TxFM."""
+"""How the command prints scores of a panel and of a TxFM."""
 
 from __future__ import annotations
 
-from typing import Any
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kernomics.metrics.panel_score import MethodScore
+    from kernomics.selection import SelectionResult
 
 HEADS = {
     "knn_accuracy": "kNN acc.",
@@ -46,3 +51,30 @@ def print_relationships(scores: Any) -> None:
             f"           {f'{name}, {n_components:,} components':<50}"
             + "".join(f"{value:>10.3f}" for value in row)
         )
+
+
+def print_selection(result: SelectionResult) -> None:
+    """Print each method's scores, over several splits with their standard errors."""
+    from kernomics.panels.comparison import certainty
+
+    over = result.comparison
+    heads = {"accuracy": "accuracy", "macro_f1": "macro-F1", "r2": "R²", "mae": "MAE"}
+    for task, of_split in result.scores.items():
+        found = of_split if over is None else over.scores(task)
+        keys = [key for key in heads if key in found[0].metrics]
+        width = 10 if over is None else 16
+        names = [f"{score.method}, {score.predictor}" for score in found]
+        longest = max(34, *map(len, names))
+        print(f"held out   {task:<{longest}}" + "".join(f"{heads[key]:>{width}}" for key in keys))
+        for name, score in zip(names, found, strict=True):
+            cells = (_with_error(score, key, over is not None) for key in keys)
+            print(f"           {name:<{longest}}" + "".join(f"{cell:>{width}}" for cell in cells))
+        labelled = int(result.model.cells.labels[task].labelled[result.model.split.test].sum())
+        said = certainty(of_split, labelled) if over is None else over.verdict(task)
+        if said:
+            print(textwrap.fill(said, 96, initial_indent=" " * 11, subsequent_indent=" " * 11))
+
+
+def _with_error(score: MethodScore, key: str, shown: bool) -> str:
+    error = f" ± {score.spread[key]:.3f}" if shown and key in score.spread else ""
+    return f"{score.metrics[key]:.3f}{error}"

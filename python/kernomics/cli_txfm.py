@@ -21,7 +21,8 @@ def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
         description="Train a masked autoencoder of counts: a transformer sees a random few genes "
         "of each cell and reconstructs all. No labels are used in training; with --labels-key the "
         "representation is scored on held-out cells beside PCA and normalised counts. Writes a run "
-        "directory with the model (model/), its history, curves and results.json.",
+        "directory with the model (model/), its history, curves, results.json and a report "
+        "(report.html).",
         formatter_class=formatter,
     )
     add_data(pretrain)
@@ -94,6 +95,9 @@ def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: str, 
         '{"loss": "zinb", "precision": "bf16"}, or the config.json of another run; the options of '
         "this command take precedence",
     )  # fmt: skip
+    command.add_argument(
+        "--log-dir", metavar="DIR", help="write TensorBoard's event files of the training here"
+    )
     command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -201,12 +205,14 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
         overwrite=args.overwrite,
         device=args.device,
         score_epochs=args.score_epochs,
+        log_dir=args.log_dir,
         **training,
     )
     print(f"seconds    {result.seconds:.1f}")
     if result.scores is not None:
         cli_scores.print_scores(result.scores)
     print(f"model      {Path(args.out) / 'model'}")
+    print(f"report     {result.report}")
 
 
 def divide(cells: Any, key: str | None, fractions: tuple[float, float, float], seed: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from kernomics.metrics import probe_metrics
 from kernomics.metrics._extras import require_extra
 from kernomics.models import CellEncoder, TxFM
 from kernomics.models.device import require_precision, usable_device
+from kernomics.progress import stage
+from kernomics.report import write_representation_report
 from kernomics.representation import RepresentationScores, compare_representations
+from kernomics.representation_report import training_report
 from kernomics.train import RunDirectory, config_hash, write_json
 
 MOST_TOKENS = 2048
@@ -35,12 +39,15 @@ class PretrainingResult:
         The trained model.
     seconds
         Of training, this session's.
+    report
+        Path of the report.
     scores
         Of its representation beside others, when the cells have labels and the split test cells.
     """
 
     model: TxFM
     seconds: float
+    report: Path
     scores: RepresentationScores | None = None
 
 
@@ -53,6 +60,7 @@ def run_pretraining(
     overwrite: bool = False,
     device: str = "cpu",
     score_epochs: bool = False,
+    log_dir: str | Path | None = None,
     **training: Any,
 ) -> PretrainingResult:
     """Train a model in a run directory, save it, and score it where there are labels.
@@ -63,12 +71,12 @@ def run_pretraining(
         An untrained TxFM, or one that is to be fine-tuned, which is then scored before it too.
     out
         The run directory: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/``,
-        ``plots/`` and ``results.json``.
+        ``plots/``, ``results.json`` and ``report.html``.
     dataset
         What to call the data.
     resume, overwrite
         Continue, or delete, the run that `out` holds.
-    device, **training
+    device, log_dir, **training
         As in `TxFM.train`.
     score_epochs
         Whether to tell the classes of the validation cells apart at each validation, as at the end
@@ -88,7 +96,10 @@ def run_pretraining(
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
         write_json(run.split, model.split.to_dict())
         begun = time.monotonic()
-        model.train(run_dir=run.path, resume=resume, device=device, figures=figures, **training)
+        model.train(
+            run_dir=run.path, resume=resume, device=device, figures=figures, log_dir=log_dir,
+            **training,
+        )  # fmt: skip
         seconds = time.monotonic() - begun
         model.save(run.model)
         run.plots.mkdir(exist_ok=True)
@@ -103,9 +114,10 @@ def run_pretraining(
                 n_tokens=_tokens(model),
                 empty_cells="keep",  # trained on as they are
                 seed=model.seed,
+                progress=model.training.progress,
                 others={} if model.start is None else {NOT_TUNED: model.start.encoder},
             )
-        results = {
+        results: dict[str, Any] = {
             "seconds": round(seconds, 2),
             "best_epoch": model.history.best_epoch,
             "last": {r["split"]: r["loss"] for r in model.history if "loss" in r},
@@ -113,7 +125,28 @@ def run_pretraining(
         if scores is not None:
             results["representation"] = scores.to_dict()
         write_json(run.results, results)
-        return PretrainingResult(model, seconds, scores)
+        run.record(run_config(model, dataset))
+        with stage("the report: maps and figures", model.training.progress):
+            write_training_report(run, model, scores, dataset, seconds)
+        return PretrainingResult(model, seconds, run.report, scores)
+
+
+def write_training_report(
+    run: RunDirectory,
+    model: TxFM,
+    scores: RepresentationScores | None,
+    dataset: str,
+    seconds: float,
+) -> None:
+    """Draw the maps and write the report of a training."""
+    shown = training_report(model, scores, dataset, seconds, run.config, n_tokens=_tokens(model))
+    maps = shown.maps
+    if maps is not None:
+        for name in maps.labels or [pl.LIBRARY_SIZE]:
+            figure = pl.representation_maps(maps, name)
+            plain = re.sub(r"[^\w.-]+", "-", name)
+            figure.savefig(run.plots / f"maps-{plain}.svg", bbox_inches="tight")
+    write_representation_report(run.report, shown)
 
 
 def accuracy_figures(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:

@@ -22,14 +22,17 @@ from kernomics.metrics import (
     ilisi,
     linear_top_accuracy,
     mlp_probe,
-    probe_metrics,
+    probe_predictions,
 )
+from kernomics.metrics.representation import probe_scores
 from kernomics.models import CellEncoder
+from kernomics.progress import stage
 from kernomics.representation_baselines import (
     Representations,
     baseline_representations,
     scvi_representation,
 )
+from kernomics.representation_errors import Probes, score_errors
 
 Metric = Literal["probes", "top", "mlp", "clusters", "ilisi"]
 TOP = 5
@@ -48,12 +51,22 @@ class RepresentationScores:
         Of the widest representation.
     n_train, n_test : int
         Cells the classifiers were fitted and scored on.
+    errors : pandas.DataFrame
+        Standard errors of `table`, of the same shape, over held-out cells drawn again: of the
+        probes by the bootstrap, of other shares of cells √(p(1 − p)/n), NaN for scores that are no
+        mean over cells. They say nothing of other trainings or other donors.
+    differences : pandas.DataFrame
+        One row per ``label``, other ``representation`` and ``metric`` of the probes: the first
+        representation's score minus the other's, as ``difference``, and its ``error``, both scored
+        on the same draws. Empty without ``"probes"``.
     """
 
     table: pd.DataFrame
     n_dimensions: int
     n_train: int
     n_test: int
+    errors: pd.DataFrame
+    differences: pd.DataFrame
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON-able values."""
@@ -62,6 +75,8 @@ class RepresentationScores:
             "n_train": self.n_train,
             "n_test": self.n_test,
             "scores": self.table.reset_index().to_dict("records"),
+            "errors": self.errors.reset_index().to_dict("records"),
+            "differences": self.differences.to_dict("records"),
         }
 
 
@@ -118,6 +133,7 @@ def compare_representations(
     n_variable: Sequence[int] = (),
     scvi: bool = False,
     metrics: Sequence[Metric] = ("probes",),
+    progress: bool = False,
 ) -> RepresentationScores:
     """Score a trained model's representation beside others of the same cells.
 
@@ -143,6 +159,8 @@ def compare_representations(
         Whether to train scVI on the same cells, with as many dimensions as the model's.
     metrics
         What to score by, as in `score_representations`.
+    progress
+        Whether to say on stderr what is done.
     """
     _check_metrics(metrics, cells, split)
     for layer in layers:
@@ -157,7 +175,9 @@ def compare_representations(
 
     def represent(encoder: CellEncoder, **options: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         train, test = (
-            encoder.get_latent_representation(cells, rows=rows, **(usual | options))
+            encoder.get_latent_representation(
+                cells, rows=rows, progress=progress, **(usual | options)
+            )
             for rows in (split.train, split.test)
         )
         return train, test
@@ -169,12 +189,16 @@ def compare_representations(
     with warnings.catch_warnings():  # whoever names other models knows whose genes these are
         warnings.filterwarnings("ignore", "[0-9,]+ of the model's", UserWarning)
         found |= {name: represent(other, **unlike) for name, other in others.items()}
-    found |= baseline_representations(
-        cells, split, width, seed, n_components=n_components, n_variable=n_variable
-    )
+    with stage("PCA and normalised counts of the same cells", progress):
+        found |= baseline_representations(
+            cells, split, width, seed, n_components=n_components, n_variable=n_variable
+        )
     if scvi:
-        found["scVI"] = scvi_representation(cells, split, width, seed)
-    return score_representations(found, cells, split, metrics=metrics, seed=seed)
+        with stage("training scVI", progress):
+            found["scVI"] = scvi_representation(cells, split, width, seed)
+    what = f"scoring {len(found)} representations by {', '.join(metrics)}"
+    with stage(what, progress):
+        return score_representations(found, cells, split, metrics=metrics, seed=seed)
 
 
 # -- scores ----------------------------------------------------------------------------------------
@@ -225,22 +249,31 @@ def score_representations(
     if "ilisi" in metrics:
         batches = _batches(cells).values[split.test]
         mixing = {name: {"ilisi": ilisi(test, batches)} for name, (_, test) in found.items()}
+    probes: Probes = {}
+    if "probes" in metrics:
+        probes = {
+            (label.name, name): probe_predictions(
+                train, label.values[split.train], test, label.values[split.test]
+            )
+            for label in labels
+            for name, (train, test) in found.items()
+        }
     rows = [
         {
             "label": label.name,
             "representation": name,
-            **_scores(train, test, label, split, metrics, seed),
+            **_scores(train, test, label, split, metrics, seed, probes.get((label.name, name))),
             **mixing.get(name, {}),
         }
         for label in labels
         for name, (train, test) in found.items()
     ]
     widths = {test.shape[1] for _, test in found.values()}
+    table = pd.DataFrame(rows).set_index(["label", "representation"])
+    labelled = {label.name: int(label.labelled[split.test].sum()) for label in labels}
+    errors, differences = score_errors(table, probes, labelled, seed)
     return RepresentationScores(
-        pd.DataFrame(rows).set_index(["label", "representation"]),
-        max(widths),
-        len(split.train),
-        len(split.test),
+        table, max(widths), len(split.train), len(split.test), errors, differences
     )
 
 
@@ -312,11 +345,12 @@ def _scores(
     split: Split,
     metrics: Sequence[Metric],
     seed: int,
+    probes: tuple[NDArray[np.int64], dict[str, NDArray[np.int64]]] | None,
 ) -> dict[str, float]:
     parts = train, label.values[split.train], test, label.values[split.test]
     found: dict[str, float] = {}
-    if "probes" in metrics:
-        found |= probe_metrics(*parts)
+    if probes is not None:
+        found |= probe_scores(*probes)
     if "top" in metrics and _many(label, split):
         found |= linear_top_accuracy(*parts, top=TOP)
     if "mlp" in metrics:

@@ -10,20 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kernomics import baselines
-from kernomics.errors import ConfigError, KernomicsError, closest
 from kernomics.metrics._extras import require_extra
+from kernomics.metrics.panel_score import MethodScore, shared_ranks
 from kernomics.models import YOTO
 from kernomics.models.device import usable_device
 from kernomics.models.monitors import TrainingWarning
-from kernomics.models.panel_network import Task
 from kernomics.panels import PanelCurve, Stability
-from kernomics.report import MethodScore, write_report
+from kernomics.panels.comparison import (
+    NEED_SCANPY,
+    SplitComparison,
+    check_methods,
+    check_splits,
+    compare_over_splits,
+    score_panels,
+)
+from kernomics.progress import stage
+from kernomics.report import write_report
 from kernomics.selection_again import check_again, select_again
-from kernomics.selection_report import counts_of, report_data, write_plots
+from kernomics.selection_report import report_data, write_plots
 from kernomics.train import (
     History,
     RunDirectory,
@@ -32,17 +36,6 @@ from kernomics.train import (
     replace_file,
     write_json,
 )
-
-COMPARISONS: dict[str, baselines.Baseline] = {
-    "de": baselines.DEBaseline(),
-    "l1": baselines.L1Baseline(),
-    "hvg": baselines.HVGBaseline(),
-    "random": baselines.RandomBaseline(),
-}
-NEED_CLASSES = ("de", "l1")
-NEED_SCANPY = ("de", "hvg")
-RANDOM_PANELS = 5
-"""A random panel's score is the mean over so many."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +54,8 @@ class SelectionResult:
         From the start of training to the trained panel; earlier sessions of a resumed run count.
     report
         Path of the report.
-    stability, curve
-        The panels of other seeds and sizes, if asked for.
+    stability, curve, comparison
+        The panels of other seeds and sizes, and the scores on other splits, if asked for.
     """
 
     model: YOTO
@@ -72,6 +65,7 @@ class SelectionResult:
     report: Path
     stability: Stability | None = None
     curve: PanelCurve | None = None
+    comparison: SplitComparison | None = None
 
 
 def run_selection(
@@ -83,9 +77,11 @@ def run_selection(
     overwrite: bool = False,
     compare: Sequence[str] = ("de", "random"),
     notes: Sequence[str] = (),
+    splits: int = 1,
     stability: int = 0,
     curve: Sequence[int] = (),
     device: str = "cpu",
+    log_dir: str | Path | None = None,
     **training: Any,
 ) -> SelectionResult:
     """Train a model in a run directory, score it beside other panels and write the report.
@@ -105,13 +101,16 @@ def run_selection(
         the same training cells and judged by the same logistic regression.
     notes
         Sentences about the data for the report's warnings.
+    splits
+        Over how many splits of the cells to select and compare, this run's own included; see
+        `kernomics.panels.compare_over_splits`.
     stability
         Over how many seeds to compare the panel, this run's own included, and to form a consensus;
         0 for none. See `kernomics.panels.panel_stability`.
     curve
-        Sizes of panels to compare; see `kernomics.panels.panel_curve`. Neither changes the run's
-        own panel, so both may also be asked of a run that is resumed, finished or not.
-    device, **training
+        Sizes of panels to compare; see `kernomics.panels.panel_curve`. None of these three changes
+        the run's own panel, so they may also be asked of a run that is resumed, finished or not.
+    device, log_dir, **training
         As in `YOTO.train`.
 
     Returns
@@ -127,9 +126,8 @@ def run_selection(
         Likewise, without the packages of the extra ``report``.
     """
     # All that can be known to fail fails now, and not after the training.
-    for name in compare:
-        if name not in COMPARISONS:
-            raise ConfigError(f"cannot compare with {name!r}; {closest(name, COMPARISONS)}")
+    check_methods(compare)
+    check_splits(model, splits)
     scanpy = ["scanpy"] if set(compare) & set(NEED_SCANPY) else []
     for package in ("sklearn", "matplotlib", *scanpy):
         require_extra(package, purpose="a selection with its report")
@@ -145,24 +143,40 @@ def run_selection(
         begun = time.monotonic()
         with warnings.catch_warnings():  # the report lists them
             warnings.simplefilter("ignore", TrainingWarning)
-            model.train(run_dir=run.path, resume=resume, device=device)
+            model.train(run_dir=run.path, resume=resume, device=device, log_dir=log_dir)
         seconds = earlier + time.monotonic() - begun
         model.save(run.model)
         replace_file(run.panel, _panel_table(model).encode())
-        scores, unscored = score_panels(model, compare)
+        own = model.test_metrics() if len(model.split.test) else {}
+        progress = model.training.progress
+        scores, unscored = score_panels(model, model.genes, own, compare, progress=progress)
+        comparison = None
+        if splits > 1:
+            comparison = compare_over_splits(
+                model, scores, splits, compare,
+                folder=run.path, device=device, progress=progress,
+            )  # fmt: skip
         further = select_again(model, run.path, stability=stability, curve=curve, device=device)
         found = [*unscored, *model.warnings, *further.warnings]
+        if comparison is not None:
+            found += comparison.warnings
         results = _results(model, scores, seconds, found)
+        if comparison is not None:
+            results["splits"] = comparison.to_dict()
         write_json(run.results, {**results, **further.to_dict()})
-        shown = report_data(
-            model, scores, dataset, seconds, [*notes, *found], run.config,
-            stability=further.stability, curve=further.curve,
-        )  # fmt: skip
-        write_plots(run.plots, shown)
-        write_report(run.report, shown)
+        run.record(run_config(model, dataset, compare))
+        with stage("the report: map of the cells, contributions of the genes", progress):
+            shown = report_data(
+                model, scores, dataset, seconds, [*notes, *found], run.config,
+                comparison=comparison, stability=further.stability, curve=further.curve,
+            )  # fmt: skip
+        with stage("the report: figures", progress):
+            write_plots(run.plots, shown)
+            write_report(run.report, shown)
         return SelectionResult(
-            model, scores, found, seconds, run.report, further.stability, further.curve
-        )
+            model, scores, found, seconds, run.report,
+            further.stability, further.curve, comparison,
+        )  # fmt: skip
 
 
 def run_config(model: YOTO, dataset: str, compare: Sequence[str]) -> dict[str, Any]:
@@ -191,82 +205,6 @@ def run_config(model: YOTO, dataset: str, compare: Sequence[str]) -> dict[str, A
     }
 
 
-# -- scores ----------------------------------------------------------------------------------------
-
-
-def score_panels(
-    model: YOTO, compare: Sequence[str]
-) -> tuple[dict[str, list[MethodScore]], list[str]]:
-    """Score the panel and others on the test cells, per label.
-
-    The panel is judged twice: by its own network, and by the logistic (or ridge) regression that
-    also judges the other panels, on the same cells with the same input.
-
-    Returns
-    -------
-    scores : dict
-        Per label one entry per panel and predictor; empty without test cells.
-    unscored : list of str
-        A sentence on each comparison that these cells do not allow, such as one without a labelled
-        test cell.
-    """
-    scores: dict[str, list[MethodScore]] = {}
-    unscored: list[str] = []
-    if not len(model.split.test):
-        return scores, unscored
-    train, test = model.split.train, model.split.test
-    counts = counts_of(model.cells, np.concatenate([train, test]))
-    x_train, x_test = counts[: len(train)], counts[len(train) :]
-    place = {gene: i for i, gene in enumerate(model.cells.genes)}
-    own_panel = np.array([place[gene] for gene in model.genes])
-    usable = np.flatnonzero(model.summary.n_expressing >= model.config.min_cells)
-    own_scores = model.test_metrics()
-    for task in model.tasks:
-        values = model.cells.labels[task.name].values
-        y_train, y_test = values[train], values[test]
-        predictor = "logistic regression" if task.classes else "ridge regression"
-        found = [
-            MethodScore(method="YOTO", predictor="its own network", metrics=own_scores[task.name])
-        ]
-        for name in ("YOTO", *compare):
-            if name in NEED_CLASSES and not task.classes:
-                continue
-            method = "YOTO" if name == "YOTO" else COMPARISONS[name].name
-            try:
-                panels = [own_panel]
-                if name != "YOTO":
-                    chosen = _choose(name, x_train[:, usable], y_train, len(own_panel))
-                    panels = [usable[panel] for panel in chosen]
-                judged = [
-                    _judge(task, x_train[:, genes], y_train, x_test[:, genes], y_test)
-                    for genes in panels
-                ]
-            except KernomicsError as error:
-                unscored.append(f"{method} was not scored by {predictor} on {task.name}: {error}.")
-                continue
-            mean = {key: float(np.mean([one[key] for one in judged])) for key in judged[0]}
-            spread = {}
-            if len(judged) > 1:
-                spread = {key: float(np.std([one[key] for one in judged], ddof=1)) for key in mean}
-            found.append(
-                MethodScore(method=method, predictor=predictor, metrics=mean, spread=spread)
-            )
-        scores[task.name] = found
-    return scores, unscored
-
-
-def _choose(name: str, x_train: Any, y_train: NDArray[Any], k: int) -> list[NDArray[np.int64]]:
-    """Let another method choose k columns of the training cells, a random one several times."""
-    seeds = range(RANDOM_PANELS if name == "random" else 1)
-    return [COMPARISONS[name].select(x_train, y_train, k, seed=seed) for seed in seeds]
-
-
-def _judge(task: Task, x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> dict[str, float]:
-    if task.classes:
-        return baselines.evaluate_genes(x_train, y_train, x_test, y_test).metrics
-    return baselines.evaluate_genes_regression(x_train, y_train, x_test, y_test).metrics
-
-
 # -- what is written -------------------------------------------------------------------------------
 
 
@@ -275,6 +213,7 @@ def _panel_table(model: YOTO) -> str:
     place = {gene: i for i, gene in enumerate(model.cells.genes)}
     chosen = [place[gene] for gene in model.genes]
     table = model.ranking.iloc[: len(model.genes)][["rank", "score"]].copy()
+    table["rank"] = shared_ranks(table["score"])
     table["detection_rate"] = model.summary.n_expressing[chosen] / model.summary.n_cells
     table["mean_count"] = model.summary.mean[chosen]
     text: str = table.to_csv(float_format="%.6g")

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 import re
-import shlex
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
 
 from kernomics import __version__, metrics, pl
-from kernomics.data import CellCollection
 from kernomics.errors import DataError
 from kernomics.models import YOTO
 from kernomics.panels import (
@@ -32,17 +25,11 @@ from kernomics.panels import (
     panel_embedding,
     redundancy,
 )
+from kernomics.panels._reading import counts_of
+from kernomics.panels.comparison import SplitComparison, certainty
 from kernomics.report import MethodScore, ReportData, SplitReport, TaskReport
-from kernomics.report.data import MAIN_METRIC, METRICS
-
-
-def counts_of(cells: CellCollection, rows: NDArray[np.int64]) -> sparse.csr_matrix:
-    """Read cells as a scipy CSR matrix [len(rows), genes]."""
-    batch = cells.batch(rows)
-    return sparse.csr_matrix(
-        (batch.values.numpy(), batch.indices.numpy(), batch.indptr.numpy()),
-        shape=(len(batch), cells.n_genes),
-    )
+from kernomics.report.data import LEAST_CELLS, MAIN_METRIC, METRICS
+from kernomics.report.provenance import package_versions, this_command
 
 
 def report_data(
@@ -53,13 +40,14 @@ def report_data(
     notes: Sequence[str],
     config: Mapping[str, Any],
     *,
+    comparison: SplitComparison | None = None,
     stability: Stability | None = None,
     curve: PanelCurve | None = None,
 ) -> ReportData:
     """Gather what the report shows.
 
-    `scores`, `seconds` and `notes` are those of the run, `stability` and `curve` those that were
-    asked for. The map, the contributions and the redundancy are worked out here.
+    `scores`, `seconds` and `notes` are those of the run; `comparison`, `stability` and `curve` are
+    what was asked for. The map, the contributions and the redundancy are worked out here.
     """
     cells, split = model.cells, model.split
     panel_counts = counts_of(cells.with_genes(model.genes, 1.0), np.arange(cells.n_cells))
@@ -90,9 +78,12 @@ def report_data(
                 classes=task.classes,
                 class_cells=np.array(list(labels.counts().values())) if task.classes else None,
                 confusion=confusion,
+                **_over_splits(comparison, task.name, scores.get(task.name, ()), parts[2]),
             )
         )
     ranking = model.ranking.loc[model.genes]
+    place = {gene: i for i, gene in enumerate(cells.genes)}
+    chosen = [place[gene] for gene in model.genes]
     embedding, effects, alike, omitted = _findings(model)
     return ReportData(
         title=f"{len(model.genes)}-gene panel for {', '.join(task.name for task in model.tasks)}",
@@ -101,8 +92,8 @@ def report_data(
         n_genes=cells.n_genes,
         genes=model.genes,
         scores=ranking["score"].to_numpy(),
-        detection_rate=np.diff(panel_counts.tocsc().indptr) / cells.n_cells,
-        mean_count=np.asarray(panel_counts.mean(axis=0)).ravel(),
+        detection_rate=model.summary.n_expressing[chosen] / model.summary.n_cells,
+        mean_count=model.summary.mean[chosen],
         tasks=tasks,
         split=SplitReport(
             how=split.how,
@@ -121,18 +112,27 @@ def report_data(
         omitted=omitted,
         history=model.history,
         warnings=[*notes, *_class_notes(model)],
-        command=shlex.join(["kernomics", *sys.argv[1:]]),
+        command=this_command(),
         config=config,
-        versions={
-            "kernomics": __version__,
-            "python": platform.python_version(),
-            **{name: package_version(name) for name in ("torch", "numpy", "scipy", "anndata")},
-        },
+        versions=package_versions(),
         seed=model.seed,
         version=__version__,
         created=time.strftime("%Y-%m-%d %H:%M"),
         duration_seconds=seconds,
     )
+
+
+def _over_splits(
+    comparison: SplitComparison | None, task: str, scores: Sequence[MethodScore], n_test: int
+) -> dict[str, Any]:
+    """Return what several splits say of a task, or what one cannot."""
+    if comparison is None:
+        return {"verdict": certainty(scores, n_test)}
+    return {
+        "over_splits": comparison.scores(task),
+        "n_splits": comparison.n_splits,
+        "verdict": comparison.verdict(task),
+    }
 
 
 def _findings(
@@ -164,12 +164,12 @@ def _class_notes(model: YOTO) -> list[str]:
         if not task.classes:
             continue
         held_out = model.cells.labels[task.name].subset(model.split.test).counts()
-        few = {name: n for name, n in held_out.items() if n < 10}
+        few = {name: n for name, n in held_out.items() if n < LEAST_CELLS}
         if few:
             listed = ", ".join(f"{name} ({n})" for name, n in list(few.items())[:6])
             notes.append(
-                f"{len(few)} of {len(held_out)} classes of {task.name} have fewer than 10 held-out "
-                f"cells, so their scores are uncertain: {listed}."
+                f"{len(few)} of {len(held_out)} classes of {task.name} have fewer than "
+                f"{LEAST_CELLS} held-out cells, so their scores are uncertain: {listed}."
             )
     rule = model.cells.library_rule
     if rule.partial:

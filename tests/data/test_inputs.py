@@ -411,7 +411,7 @@ def test_labels_and_options_that_a_collection_was_not_read_with_are_refused():
     network = PanelNetwork(1, [Task("kind", "categorical", ("a", "b"))], (2,), "lognorm")
     panel = Panel(network, ["g"], ["g"], [1.0], {})
     with pytest.raises(ConfigError, match="layer was given beside a CellCollection"):
-        Panel._collection(panel, labelled(), {"layer": "counts"})
+        panel.read(labelled(), layer="counts")
     as_collection(labelled(), {"layer": None, "use_raw": False})  # nothing was asked for
 
 

@@ -101,7 +101,8 @@ def test_number_is_scored_by_its_squared_error_in_standard_deviations():
     task = Task("age", "continuous", mean=30.0, sd=10.0)
     panel = panel_of(["A"], [task], [[1 / math.log(4)]], [[[1.0]]], transform="log1p")
     obs = {"age": [40.0, 30.0, 45.0, np.nan, 40.0, 30.0]}
-    cells = collection([[3], [0], [3], [3], [3], [0]], obs, ["A"])
+    kinds = {"age": "continuous"}
+    cells = collection([[3], [0], [3], [3], [3], [0]], obs, ["A"], label_kinds=kinds)
     found = contributions(panel, cells, [0, 1, 2, 3], background_rows=[4, 5])
     # Without A every prediction is 0.5: errors 0.5, −0.5, 1 instead of 0, 0, 0.5.
     expected = (0.25 + 0.25 + 1.0 - 0.25) / 3

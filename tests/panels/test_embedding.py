@@ -13,10 +13,10 @@ pytest.importorskip("scanpy", reason="the report extra is not installed")
 
 import anndata
 
-from kernomics import datasets
+from kernomics import cell_maps, datasets
 from kernomics.data import CellCollection, make_split
 from kernomics.errors import DataError
-from kernomics.panels import embedding, panel_embedding
+from kernomics.panels import panel_embedding
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,7 @@ def cells(adata: Any) -> CellCollection:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the maps, which take longer than all the rest: the first two columns stand in."""
-    monkeypatch.setattr(
-        embedding, "_umap", lambda _, space, seed: np.c_[space[:, :1], space[:, -1:]]
-    )
+    monkeypatch.setattr(cell_maps, "umap", lambda space, seed: np.c_[space[:, :1], space[:, -1:]])
 
 
 @pytest.mark.slow
@@ -134,15 +132,15 @@ def test_cells_without_classes_or_without_counts_of_the_panel_are_shown(adata: A
 def test_shares_count_neighbours() -> None:
     first = np.array([[1, 2], [0, 2], [0, 1], [0, 1]])
     second = np.array([[2, 3], [0, 2], [3, 0], [2, 1]])
-    assert embedding._shared(first, second) == pytest.approx((0.5 + 1 + 0.5 + 0.5) / 4)
+    assert cell_maps.shared(first, second) == pytest.approx((0.5 + 1 + 0.5 + 0.5) / 4)
     # Cell 0: 1 of 1 labelled neighbours; 1: 1 of 1; 3: 0 of 2; 2 is unlabelled itself.
-    assert embedding._same_class(first, np.array([0, 0, -1, 1])) == pytest.approx(2 / 3)
-    assert np.isnan(embedding._same_class(first, np.full(4, -1)))
+    assert cell_maps.same_class(first, np.array([0, 0, -1, 1])) == pytest.approx(2 / 3)
+    assert np.isnan(cell_maps.same_class(first, np.full(4, -1)))
 
 
 def test_neighbours_are_the_nearest_others() -> None:
     space = np.arange(40.0)[:, None] ** 1.01
-    near = embedding._neighbours(space)
+    near = cell_maps.neighbours(space)
     assert near.shape == (40, 15)
     assert sorted(near[0]) == list(range(1, 16))
     assert all(cell not in row for cell, row in enumerate(near))
@@ -151,7 +149,7 @@ def test_neighbours_are_the_nearest_others() -> None:
 def test_map_is_turned_and_mirrored_but_not_stretched() -> None:
     like = np.random.default_rng(0).normal(size=(50, 2))
     mirrored = 3 * like[:, ::-1] @ np.array([[0.6, -0.8], [0.8, 0.6]]) + 7
-    turned = embedding._turned(mirrored, like)
+    turned = cell_maps.turned(mirrored, like)
     np.testing.assert_allclose(turned, 3 * (like - like.mean(0)), atol=1e-9)
 
 

@@ -16,6 +16,8 @@ pytest.importorskip("sklearn")
 
 GENES = ["gene_0", "gene_5", "gene_10", "gene_15"]
 
+FEW = pytest.mark.filterwarnings("ignore:label .* fewer than 5 training cells:UserWarning")
+
 
 @pytest.fixture(scope="module")
 def adata():
@@ -67,6 +69,7 @@ def test_scores_are_those_of_the_judge_on_the_panels_columns(adata, cells, split
     assert (found.genes, found.missing, found.random) == (GENES, [], {})
 
 
+@FEW
 def test_per_class_scores_and_cells_are_right_by_hand():
     # Gene A tells x from y, apart from the last cell; one test cell of x is predicted y.
     labels = ["x", "x", "x", "y", "y", "y", "x", "y", "y", "x"]
@@ -94,6 +97,7 @@ def test_panel_of_one_gene_and_of_all_genes_are_scored(cells, split):
     assert every.scores["cell_type"]["accuracy"] > one.scores["cell_type"]["accuracy"]
 
 
+@FEW
 def test_unlabelled_cells_count_nowhere():
     labels = ["x", "x", None, "y", "y", "y", "x", None, "y"]
     cells, split = tiny(labels)
@@ -103,20 +107,29 @@ def test_unlabelled_cells_count_nowhere():
     assert (found.n_train, found.n_test) == (6, 3)
 
 
+@FEW
 def test_test_part_of_one_class_has_scores_and_no_f1_for_the_other_classes():
     cells, split = tiny(["x", "x", "y", "y", "z", "z", "y", "y"])
-    found = evaluate_panel(cells, ["A", "B"], split)
+    with pytest.warns(UserWarning, match="all test cells that can be scored are of class 'y', so"):
+        found = evaluate_panel(cells, ["A", "B"], split)
     table = found.per_class["type"]
     assert table["f1"].isna().tolist() == [True, False, True]
     assert table["n_test"].tolist() == [0, 2, 0]
-    assert found.scores["type"]["auprc"] == 1.0  # every test cell is of the only class
+    assert "auprc" not in found.scores["type"]  # any scores would have 1
     assert found.scores["type"]["macro_f1"] == table.loc["y", "f1"]
 
 
-def test_class_without_training_cells_is_never_found():
-    cells, split = tiny(["x", "x", "x", "y", "y", "y", "x", "z"])
-    found = evaluate_panel(cells, ["A", "B"], split)
-    assert found.per_class["type"].loc["z"].tolist() == [0.0, 0, 1]
+@FEW
+def test_class_without_training_cells_is_left_out_of_the_scores():
+    cells, split = tiny(["x", "x", "x", "z", "z", "z", "x", "z", "y"], [[9, 1]] * 3 + [[1, 1]] * 6)
+    with pytest.warns(UserWarning, match=r"1 of 3 classes has no training cell .* 'y' \(1 test"):
+        found = evaluate_panel(cells, ["A", "B"], split)
+    table = found.per_class["type"]
+    assert table.loc["y", ["n_train", "n_test"]].tolist() == [0, 1]
+    assert table["f1"].isna().tolist() == [False, True, False]  # x, y, z
+    # Of x and z: one x taken for z, and one z that is right; the y counts nowhere.
+    assert table.loc["z", "f1"] == pytest.approx(2 / 3)
+    assert found.scores["type"]["accuracy"] == 0.5
 
 
 def test_cells_on_disk_give_the_same_scores(adata, cells, split, tmp_path):
@@ -208,6 +221,7 @@ def test_list_that_is_no_panel_is_refused(cells, split, genes, message):
         evaluate_panel(cells, genes, split)
 
 
+@FEW
 def test_what_cannot_be_scored_is_said(adata, cells, split):
     unread = CellCollection.from_anndata(adata)
     with pytest.raises(ConfigError, match="have no label to predict; read them with labels_key"):
@@ -221,6 +235,7 @@ def test_what_cannot_be_scored_is_said(adata, cells, split):
         evaluate_panel(*_order(tiny(["x", "x", "x", "y", "y", "y", None, None]), ["A"]))
 
 
+@FEW
 def test_random_panels_larger_than_the_genes_there_are_refused():
     counts = [[1, 0]] * 6 + [[1, 1]] * 2
     cells, split = tiny(["x", "x", "x", "y", "y", "y", "x", "y"], counts)

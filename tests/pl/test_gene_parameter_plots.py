@@ -67,6 +67,15 @@ def test_recall_is_the_mean_of_the_databases_or_one_of_them():
     np.testing.assert_allclose(drawn["tokens"].get_ydata(), [0.1, 0.11, 0.12])
 
 
+def test_one_number_of_components_gives_level_lines_alone():
+    """None recalled, whose axis would have no logarithm."""
+    one = RECALL[RECALL["n_components"].isin([8, 500])].assign(recall=0.0)
+    ax = pl.recall_curve(one)
+    ax.figure.savefig(io.BytesIO(), format="png")
+    assert ax.get_xscale() == "linear"
+    assert lines(ax)["tokens"].get_ydata() == [0.0, 0.0]
+
+
 def test_what_is_on_its_own_scale_has_the_colour_of_the_standardised():
     own = RECALL[RECALL["representation"] == "tokens"].assign(representation="tokens, own scale")
     own["recall"] += 0.05

@@ -20,7 +20,7 @@ from kernomics import pl
 from kernomics.errors import ConfigError
 from kernomics.panels import Contributions, PanelCurve, PanelEmbedding, Redundancy, Stability
 from kernomics.pl import style
-from kernomics.pl.embedding import class_colors
+from kernomics.pl.cell_map import class_colors
 
 LIGHT = style.get_theme("light")
 

@@ -17,17 +17,35 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="session")
-def example() -> ModuleType:
-    """Return the module of made-up report data."""
+TXFM: dict[str, dict[str, Any]] = {
+    "TxFM": {},
+    "TxFM, long names": {"long": True},
+    "TxFM without labels": {"bare": True},
+}
+EVALUATED = "panel evaluation"
+
+
+def _module(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
-        "report_example", Path(__file__).with_name("example.py")
+        f"report_{name}", Path(__file__).with_name(f"{name}.py")
     )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def example() -> ModuleType:
+    """Return the module of made-up report data."""
+    return _module("example")
+
+
+@pytest.fixture(scope="session")
+def representation_example() -> ModuleType:
+    """Return the module of made-up data of a TxFM's report."""
+    return _module("representation_example")
 
 
 @pytest.fixture(scope="session", params=CASES)
@@ -38,3 +56,20 @@ def rendered(request: pytest.FixtureRequest, example: Any) -> tuple[Any, str]:
 
     data = example.report_data(**CASES[request.param], further=True)
     return data, render_report(data)
+
+
+@pytest.fixture(scope="session", params=[*CASES, *TXFM, EVALUATED])
+def any_report(request: pytest.FixtureRequest, example: Any, representation_example: Any) -> str:
+    """Return a report of each kind and size."""
+    pytest.importorskip("matplotlib")
+    from kernomics.report import render_report, render_representation_report
+    from kernomics.report.panel_evaluation import render_panel_evaluation
+
+    if request.param in TXFM:
+        data = representation_example.representation_report(**TXFM[request.param])
+        return render_representation_report(data)
+    if request.param == EVALUATED:
+        return render_panel_evaluation(
+            example.report_data(regression=True), {"cell_type": {"accuracy": 0.01}}
+        )
+    return render_report(example.report_data(**CASES[request.param], further=True))

@@ -1,4 +1,4 @@
-"""The report in a real browser, on a laptop and on a phone."""
+"""Reports in a real browser, on a laptop and on a phone."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def page(rendered: tuple[Any, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(any_report: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(rendered[1], encoding="utf-8")
+    path.write_text(any_report, encoding="utf-8")
     return path
 
 

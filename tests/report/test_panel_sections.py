@@ -187,7 +187,7 @@ def test_class_with_few_held_out_cells_is_no_reason_and_is_named(small: Any) -> 
     data = replace(small, tasks=[replace(small.tasks[0], confusion=confusion)])
     assert "class 2" not in " ".join(panel_sections.reasons(data).values())
     text = text_of(panel_sections.contributions(data))
-    assert "Fewer than 5 held-out cells, so read with care: class 2." in text
+    assert "Fewer than 10 held-out cells, so read with care: class 2." in text
 
 
 def test_reasons_hold_numbers_a_dash_for_none_and_skip_what_is_missing(example: Any) -> None:

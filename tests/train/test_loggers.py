@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kernomics.errors import CheckpointError, ConfigError
-from kernomics.train import History, JSONLines, Lightning, TensorBoard
+from kernomics.train import History, JSONLines, Lightning, TensorBoard, opened
 
 RECORD = {"step": 3, "epoch": 1, "split": "train", "loss": 0.5, "note": "text", "nan": None}
 
@@ -101,3 +101,28 @@ def test_damaged_history_names_the_line(tmp_path: Path) -> None:
         History.read(path)
     path.write_text('{"a": 1}\n{"a"')
     assert History.read(path) == [{"a": 1}]
+
+
+class OfLightning:
+    """What Lightning's loggers have."""
+
+    def log_metrics(self, metrics: Any, step: int) -> None:
+        """Take figures."""
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Take settings."""
+
+    def finalize(self, status: str) -> None:
+        """End."""
+
+
+def test_loggers_of_lightning_are_wrapped_and_other_things_refused(tmp_path: Path) -> None:
+    own = JSONLines(tmp_path / "x.jsonl")
+    found = opened([own, OfLightning()], None)
+    assert found[0] is own
+    assert isinstance(found[1], Lightning)
+    with pytest.raises(ConfigError, match="loggers holds a int"):
+        opened([1], None)
+    with pytest.raises(ConfigError, match="give a list of loggers; log_dir is a directory"):
+        opened("runs/log", None)
+    own.close()

@@ -106,7 +106,7 @@ def test_run_interrupted_at_every_step_in_turn_ends_the_same(
 ) -> None:
     for step in range(tiny_run.STEPS):
         with pytest.raises(KeyboardInterrupt):
-            tiny_run.run(tmp_path, resume=True, before_step=interrupt_at(step))
+            tiny_run.run(tmp_path, resume=step > 0, before_step=interrupt_at(step))
     tiny_run.run(tmp_path, resume=True)
     assert_same_run(tmp_path, uninterrupted)
 

@@ -78,9 +78,28 @@ def test_resume_names_each_differing_setting_with_both_values(tmp_path: Path) ->
     RunDirectory.create(tmp_path, CONFIG, resume=True).close()
 
 
-def test_resume_of_an_empty_directory_begins_a_run(tmp_path: Path) -> None:
-    with RunDirectory.create(tmp_path, CONFIG, resume=True) as run:
-        assert run.config == CONFIG
+def test_resume_where_there_is_no_run_names_the_nearest_one(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "panel-1", CONFIG).close()
+    (tmp_path / "empty").mkdir()
+    for name in ("panel1", "empty"):
+        with pytest.raises(CheckpointError) as caught:
+            RunDirectory.create(tmp_path / name, CONFIG, resume=True)
+        assert f"there is no run in {tmp_path / name} to resume" in str(caught.value)
+        assert "'panel-1'" in str(caught.value)
+        assert "leave out resume=True (--resume)" in str(caught.value)
+    assert not (tmp_path / "panel1").exists()
+
+
+def test_settings_that_follow_from_another_one_are_not_named(tmp_path: Path) -> None:
+    def config(batch_size: int, decay: float) -> dict[str, dict[str, float]]:
+        return {"train": {"batch_size": batch_size, "weight_decay": decay}}
+
+    RunDirectory.create(tmp_path, config(64, 0.1)).close()
+    with pytest.raises(ConfigError) as caught:
+        RunDirectory.create(tmp_path, config(128, 0.2), resume=True)
+    assert "1 settings differ: train.batch_size was 64 and is now 128;" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"train\.weight_decay was 0\.1 and is now 0\.2"):
+        RunDirectory.create(tmp_path, config(64, 0.2), resume=True)
 
 
 def test_overwrite_deletes_the_run_and_begins_anew(tmp_path: Path) -> None:
@@ -129,7 +148,7 @@ def test_damaged_config_and_files_are_told(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from kernomics.train import RunDirectory
-run = RunDirectory.create(sys.argv[1], {}, resume=True)
+run = RunDirectory.create(sys.argv[1], {})
 print("locked", flush=True)
 sys.stdin.read()
 """

@@ -21,7 +21,13 @@ from kernomics.metrics.perturbation import PerturbationConsistency, perturbation
 from kernomics.metrics.regression import mae, pearson, r2, regression_metrics
 from kernomics.metrics.relations import read_relations
 from kernomics.metrics.relationships import RelationshipRecall, relationship_recall
-from kernomics.metrics.representation import linear_top_accuracy, mlp_probe, probe_metrics
+from kernomics.metrics.representation import (
+    linear_top_accuracy,
+    mlp_probe,
+    probe_metrics,
+    probe_predictions,
+)
+from kernomics.metrics.uncertainty import bootstrap_scores, proportion_error
 
 __all__ = [
     "ClassExpression",
@@ -31,6 +37,7 @@ __all__ = [
     "accuracy",
     "align",
     "auprc",
+    "bootstrap_scores",
     "class_expression",
     "classification_metrics",
     "clustering_scores",
@@ -45,6 +52,8 @@ __all__ = [
     "pearson",
     "perturbation_consistency",
     "probe_metrics",
+    "probe_predictions",
+    "proportion_error",
     "r2",
     "rank_correlations",
     "read_relations",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,49 @@ def probe_metrics(
     DataError
         When no labelled cell is there to train or to score on, or all to train on are of one class.
     """
+    return probe_scores(
+        *probe_predictions(train, train_codes, test, test_codes, n_neighbours=n_neighbours)
+    )
+
+
+def probe_scores(
+    truth: NDArray[np.int64], predictions: Mapping[str, NDArray[np.int64]]
+) -> dict[str, float]:
+    """Return what `probe_metrics` returns, of what `probe_predictions` returned."""
+    found: dict[str, float] = {}
+    for name, predicted in predictions.items():
+        scores = classification_metrics(truth, predicted)
+        for metric in ("accuracy", "macro_f1"):
+            found[f"{name}_{metric}"] = scores[metric]
+    return found
+
+
+def probe_predictions(
+    train: ArrayLike,
+    train_codes: ArrayLike,
+    test: ArrayLike,
+    test_codes: ArrayLike,
+    *,
+    n_neighbours: int = N_NEIGHBOURS,
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.int64]]]:
+    """Predict the classes of held-out cells by the two classifiers of `probe_metrics`.
+
+    Parameters
+    ----------
+    train, train_codes, test, test_codes, n_neighbours
+        As in `probe_metrics`.
+
+    Returns
+    -------
+    ndarray, dict
+        int64 [n] each: the classes of the labelled held-out cells, in their order, and what
+        ``"knn"`` and ``"linear"`` take them for.
+
+    Raises
+    ------
+    DataError
+        When no labelled cell is there to train or to score on, or all to train on are of one class.
+    """
     require_extra("sklearn", purpose="scoring a representation")
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -71,14 +114,9 @@ def probe_metrics(
     x_test, y_test = labelled_cells(test, test_codes, "held-out")
     if np.unique(y).size < 2:
         raise DataError(f"all {len(y):,} labelled training cells are of one class: two are needed")
-    found: dict[str, float] = {}
     knn = KNeighborsClassifier(min(n_neighbours, len(y)), algorithm="brute")
-    for name, classifier in (("knn", knn), ("linear", _linear())):
-        predicted = classifier.fit(x, y).predict(x_test)
-        scores = classification_metrics(y_test, predicted)
-        for metric in ("accuracy", "macro_f1"):
-            found[f"{name}_{metric}"] = scores[metric]
-    return found
+    classifiers = {"knn": knn, "linear": _linear()}
+    return y_test, {name: c.fit(x, y).predict(x_test) for name, c in classifiers.items()}
 
 
 def _linear() -> Any:

@@ -158,7 +158,7 @@ class Panel:
         DataError
             When genes of the panel are missing from the data; it names them.
         """
-        cells = self._collection(adata, reading)
+        cells = self.read(adata, **reading)
         table: dict[str, Any] = {}
         for task, output in zip(self.tasks, self.outputs(cells).values(), strict=True):
             if task.kind == "categorical":
@@ -203,12 +203,34 @@ class Panel:
         UserWarning
             When cells have classes that the panel does not know; they are left out of the scores.
         """
+        found = self.labelled_outputs(self.read(adata, **reading), labels)
+        return {
+            task.name: score_task(task, *found[task.name])
+            for task in self.tasks
+            if task.name in found
+        }
+
+    def labelled_outputs(
+        self, cells: CellCollection, labels: Mapping[str, str] | None = None
+    ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """Return what `evaluate` scores: each task's truth [n] and what `outputs` gives for it.
+
+        Parameters
+        ----------
+        cells, labels
+            As in `evaluate`, which says what is raised and warned of.
+
+        Returns
+        -------
+        dict
+            Per task found in the data the class int64 [n], −1 for cells without a class that the
+            panel knows, or the number float [n], NaN without; and the outputs of all cells.
+        """
         given = dict(labels or {})
         known = [task.name for task in self.tasks]
         for name in given:
             if name not in known:
                 raise ConfigError(f"the panel has no task {name!r}; {closest(name, known)}")
-        cells = self._collection(adata, reading)
         obs = cells.obs
         truths = {
             task.name: _truth(task, column(obs, given.get(task.name, task.name)))
@@ -222,14 +244,15 @@ class Panel:
             )
         outputs = self.outputs(cells)
         return {
-            task.name: score_task(task, truths[task.name], outputs[task.name])
+            task.name: (truths[task.name], outputs[task.name])
             for task in self.tasks
             if task.name in truths
         }
 
-    def _collection(
-        self, adata: AnnData | str | Path | CellCollection, reading: ReadOptions
+    def read(
+        self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
     ) -> CellCollection:
+        """Read cells as `predict` does, whose parameters are these."""
         lognorm, known = self.network.transform == "lognorm", self.info.get("library", {})
         if not isinstance(adata, CellCollection):
             # A cell may have none of the panel's genes, and a panel-only data set such cells.

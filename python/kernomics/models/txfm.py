@@ -34,7 +34,7 @@ from kernomics.models.txfm_setup import (
     warn_of_unseen,
 )
 from kernomics.models.txfm_start import CELLS_AT_A_TIME, start_from
-from kernomics.train import History, fit, override
+from kernomics.train import History, fit, opened, override
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -213,6 +213,8 @@ class TxFM:
         run_dir: str | Path | None = None,
         resume: bool = False,
         device: str | torch.device = "cpu",
+        loggers: Sequence[Any] = (),
+        log_dir: str | Path | None = None,
         figures: Callable[[CellEncoder], Mapping[str, float]] | None = None,
         **overrides: Any,
     ) -> TxFM:
@@ -226,9 +228,12 @@ class TxFM:
         run_dir
             Where to keep checkpoints and history.
         resume
-            Continue the run in `run_dir`; the result is the same as had it never stopped.
+            Continue the run in `run_dir`; the result is the same as had it never stopped. Where
+            there is none, that is an error.
         device
             Where to train, ``"cpu"`` or ``"cuda"``.
+        loggers, log_dir
+            What else takes the records of the history; see `kernomics.train.opened`.
         figures
             Called at each validation with the model as it is then; what it returns stands beside
             the validation's loss in the history, and `monitor` may name it.
@@ -253,6 +258,7 @@ class TxFM:
             self.training,
             run_dir=run_dir,
             resume=resume,
+            loggers=opened(loggers, log_dir),
             validate=self._validation(module, figures),
             optimizer_factory=self._optimizer,
         )

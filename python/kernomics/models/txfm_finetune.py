@@ -159,10 +159,8 @@ class Pretrained:
                 f"have are new to the model: ask for at most {len(new):,}, or lower min_cells"
             )
         if n_new < len(new):
-            which = np.empty(0, np.int64)
-            if n_new:
-                which = most_variable_genes(cells.with_genes(new, 1.0), train, n_new)
-            new = [new[i] for i in which]
+            of_new = cells.with_genes(new, 1.0)
+            new = of_new.genes[most_variable_genes(of_new, train, n_new)].tolist() if n_new else []
         left_out = cells.genes[unknown & ~np.isin(cells.genes, new)].tolist()
         return cls(encoder, kept, new, left_out, dropped)
 

@@ -64,6 +64,8 @@ class TxFMModule(nn.Module):
         unless the loss is ``"zinb"``.
     """
 
+    by_total_steps = False  # a step's draws hang on its number alone
+
     gene_weights: Tensor
     drawn_by: Tensor
     log_inverse_dispersion: nn.Parameter | None

@@ -57,7 +57,7 @@ def read_panel(source: PanelSource, what: str) -> Panel | list[str]:
         genes = [str(gene) for gene in source]
     elif Path(source).is_dir():
         return Panel.load(source)
-    elif Path(source).is_file():
+    elif Path(source).is_file() or Path(source).is_fifo():  # a shell's <(…) is a pipe
         genes = _read_names(Path(source))
     else:
         raise ConfigError(

@@ -32,7 +32,7 @@ from kernomics.models.warm_start import START_FACTOR, PanelSource
 from kernomics.models.yoto_config import YOTOConfig, default_training
 from kernomics.models.yoto_module import YOTOModule
 from kernomics.models.yoto_setup import make_constraints, make_tasks, read_cells
-from kernomics.train import History, RowAdamW, fit, override
+from kernomics.train import History, RowAdamW, fit, opened, override
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -101,6 +101,9 @@ class YOTO:
         All genes by score.
     history : History
         One record per epoch and validation.
+    division : tuple or None
+        How the split was drawn (how, split_key, fractions), so that others can be drawn like it;
+        None where it was given.
     options : dict
         The arguments on genes, costs, start and task weights, as read: with the same cells, split
         and config, ``YOTO(cells, seed=…, **options)`` is the same selection by another seed.
@@ -154,6 +157,7 @@ class YOTO:
             label_kinds=label_kinds,
         )
         self.split = split_cells(self.cells, split, split_key, fractions, self.seed)
+        self.division = None if isinstance(split, Split) else (split, split_key, fractions)
         labels, self.weak = trained_classes(self.cells.labels, self.split)
         self.cells = self.cells.with_labels(labels)
         for weak in self.weak:
@@ -203,6 +207,8 @@ class YOTO:
         run_dir: str | Path | None = None,
         resume: bool = False,
         device: str | torch.device = "cpu",
+        loggers: Sequence[Any] = (),
+        log_dir: str | Path | None = None,
         **overrides: Any,
     ) -> YOTO:
         """Train; afterwards the panel and its predictor are there.
@@ -214,11 +220,14 @@ class YOTO:
         run_dir
             Where to keep checkpoints and history.
         resume
-            Continue the run in `run_dir`; the result is the same as had it never stopped.
+            Continue the run in `run_dir`; the result is the same as had it never stopped. Where
+            there is none, that is an error.
         device
             Where to train, ``"cpu"`` or ``"cuda"``. On the CPU the same seed gives the same bits at
             the same number of threads; at another number torch's own matrix products may round
             differently.
+        loggers, log_dir
+            What else takes the records of the history; see `kernomics.train.opened`.
         **overrides
             Settings of :class:`kernomics.train.TrainConfig`.
         """
@@ -242,6 +251,7 @@ class YOTO:
             self.training,
             run_dir=run_dir,
             resume=resume,
+            loggers=opened(loggers, log_dir),
             validate=(lambda: self._validate(module)) if len(self.split.validation) else None,
             optimizer_factory=self._optimizer,
         )

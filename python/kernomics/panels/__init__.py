@@ -1,5 +1,6 @@
 """What the designer of a panel asks about it."""
 
+from kernomics.panels.comparison import SplitComparison, compare_over_splits, score_panels
 from kernomics.panels.contributions import Contributions, contributions
 from kernomics.panels.curve import PanelCurve, panel_curve
 from kernomics.panels.embedding import PanelEmbedding, panel_embedding
@@ -13,11 +14,14 @@ __all__ = [
     "PanelEmbedding",
     "PanelEvaluation",
     "Redundancy",
+    "SplitComparison",
     "Stability",
+    "compare_over_splits",
     "contributions",
     "evaluate_panel",
     "panel_curve",
     "panel_embedding",
     "panel_stability",
     "redundancy",
+    "score_panels",
 ]

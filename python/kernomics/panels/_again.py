@@ -66,6 +66,11 @@ def again(
     return _like(model, seed, split, override(model.config, **changes), model.options)
 
 
+def on_split(model: YOTO, split: Split, seed: int) -> YOTO:
+    """Return an untrained model that differs from another in split and seed alone."""
+    return _like(model, seed, split, model.config, model.options)
+
+
 def predictor_of(model: YOTO, genes: Sequence[str]) -> YOTO:
     """Return an untrained model whose panel is given, so that only its predictor is trained."""
     given = {"forced_genes": list(genes), "task_weights": model.options["task_weights"]}

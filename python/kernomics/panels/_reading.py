@@ -118,6 +118,13 @@ def count_blocks(cells: CellCollection, rows: NDArray[np.int64]) -> Iterator[spa
         )
 
 
+def counts_of(cells: CellCollection, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+    """Read the counts of all genes, CSR float32 [len(rows), n_genes]."""
+    if not len(rows):
+        return sparse.csr_matrix((0, cells.n_genes), dtype=np.float32)
+    return sparse.vstack(list(count_blocks(cells, rows)), format="csr")
+
+
 def counts_of_genes(
     cells: CellCollection, genes: Sequence[str], rows: NDArray[np.int64]
 ) -> sparse.csr_matrix:

@@ -14,17 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.linalg import orthogonal_procrustes
 
+from kernomics import cell_maps
+from kernomics.cell_maps import N_NEIGHBORS
 from kernomics.data import CellCollection, Split
 from kernomics.errors import DataError
 from kernomics.metrics._extras import keep_torch_threads, require_extra
 from kernomics.panels._reading import counts_of_genes
 
 N_COMPONENTS = 30
-N_NEIGHBORS = 15
-MIN_CELLS = 50  # fewer show no structure
-MIN_HELD_OUT = 300  # with fewer, all cells are shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,33 +124,27 @@ def panel_embedding(
        Dimension Reduction", 2018.
     """
     scanpy = require_extra("scanpy", purpose="a UMAP")
-    held_out = split is not None and len(split.test) >= MIN_HELD_OUT
-    rows = split.test if split is not None and held_out else np.arange(cells.n_cells)
-    n_from = len(rows)
-    if n_from < MIN_CELLS:
-        raise DataError(f"{n_from} cells are too few for a UMAP; it needs at least {MIN_CELLS}")
-    if n_from > max_cells:
-        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:max_cells])
+    rows, part, n_from = cell_maps.shown_cells(cells.n_cells, split, max_cells, seed)
     name, codes, classes = _classes(cells, label)
     codes = codes[rows]
     every = _log_components(scanpy, counts_of_genes(cells, cells.genes.tolist(), rows), seed)
     panel = _panel_space(scanpy, counts_of_genes(cells, genes, rows), seed)
-    near = _neighbours(every), _neighbours(panel)
-    maps = _umap(scanpy, every, seed), _umap(scanpy, panel, seed)
+    near = cell_maps.neighbours(every), cell_maps.neighbours(panel)
+    maps = cell_maps.umap(every, seed), cell_maps.umap(panel, seed)
     return PanelEmbedding(
         all_genes=maps[0].astype(np.float32),
-        panel=_turned(maps[1], maps[0]).astype(np.float32),
-        rows=rows.astype(np.int64),
+        panel=cell_maps.turned(maps[1], maps[0]).astype(np.float32),
+        rows=rows,
         codes=codes,
         classes=classes,
         label=name,
         n_all=cells.n_genes,
         n_panel=len(genes),
-        part="held-out" if held_out else "all",
+        part=part,
         n_from=n_from,
         seed=seed,
-        neighbours_kept=_shared(*near),
-        same_class=(_same_class(near[0], codes), _same_class(near[1], codes)),
+        neighbours_kept=cell_maps.shared(*near),
+        same_class=(cell_maps.same_class(near[0], codes), cell_maps.same_class(near[1], codes)),
     )
 
 
@@ -195,50 +187,3 @@ def _components(scanpy: Any, values: sparse.csr_matrix, seed: int) -> NDArray[An
     if n < 1:
         return np.asarray(values.toarray())
     return np.asarray(scanpy.pp.pca(values, n_comps=n, random_state=seed))
-
-
-def _umap(scanpy: Any, space: NDArray[Any], seed: int) -> NDArray[Any]:
-    """Return the map float [n, 2] of a space [n, dimensions]."""
-    from anndata import AnnData
-
-    adata = AnnData(np.ascontiguousarray(space, dtype=np.float32))
-    centred = space - space.mean(axis=0)
-    start = np.zeros((len(space), 2), dtype=np.float32)
-    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
-    n = min(2, lengths.size)
-    start[:, :n] = left[:, :n] * lengths[:n]
-    with keep_torch_threads(), warnings.catch_warnings():
-        # numba and umap tell of their own threads, caches and deprecations, none of the cells.
-        warnings.simplefilter("ignore")
-        scanpy.pp.neighbors(adata, n_neighbors=N_NEIGHBORS + 1, use_rep="X", random_state=seed)
-        scanpy.tl.umap(adata, init_pos=start, random_state=seed)
-    return np.asarray(adata.obsm["X_umap"])
-
-
-def _turned(points: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
-    """Turn and mirror a map so that its cells lie as near to another's as they can."""
-    centred = points - points.mean(axis=0)
-    turn, _ = orthogonal_procrustes(centred, like - like.mean(axis=0))
-    return np.asarray(centred @ turn)
-
-
-# The shares -----------------------------------------------------------------------------------
-
-
-def _neighbours(space: NDArray[Any]) -> NDArray[np.int64]:
-    """Return each cell's nearest others, int64 [n, 15]."""
-    neighbors = require_extra("sklearn.neighbors", purpose="counting neighbours")
-    found = neighbors.NearestNeighbors(n_neighbors=N_NEIGHBORS).fit(space)
-    return np.asarray(found.kneighbors(return_distance=False), dtype=np.int64)
-
-
-def _shared(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
-    both = (first[:, :, None] == second[:, None, :]).any(axis=2)
-    return float(both.mean())
-
-
-def _same_class(near: NDArray[np.int64], codes: NDArray[np.int64]) -> float:
-    labelled = (codes >= 0)[near] & (codes >= 0)[:, None]
-    n = labelled.sum(axis=1)
-    same = (labelled & (codes[near] == codes[:, None])).sum(axis=1)
-    return float((same[n > 0] / n[n > 0]).mean()) if n.any() else float("nan")

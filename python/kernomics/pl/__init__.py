@@ -12,6 +12,7 @@ from kernomics.pl.gene_parameters import component_moments, recall_curve
 from kernomics.pl.panel import dot_plot, method_comparison, panel_scores
 from kernomics.pl.perturbations import consistency_by_layer, consistency_null
 from kernomics.pl.redundancy import correlation_order, panel_correlation
+from kernomics.pl.representation import LIBRARY_SIZE, representation_map, representation_maps
 from kernomics.pl.stability import gene_frequency, panel_overlap
 from kernomics.pl.training import (
     Curve,
@@ -22,6 +23,7 @@ from kernomics.pl.training import (
 )
 
 __all__ = [
+    "LIBRARY_SIZE",
     "PARTS",
     "Curve",
     "TrainingPanel",
@@ -48,6 +50,8 @@ __all__ = [
     "panel_overlap",
     "panel_scores",
     "recall_curve",
+    "representation_map",
+    "representation_maps",
     "shown_classes",
     "training_curves",
     "training_panel",

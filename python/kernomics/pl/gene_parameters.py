@@ -93,7 +93,9 @@ def recall_curve(
         ax.plot([], [], color=colors.muted, linewidth=1.0, marker="o", markersize=3.5,
                 markerfacecolor=colors.ground, label="on its own scale")  # fmt: skip
     ax.axhline(CHANCE, color=colors.muted, linewidth=1.0, linestyle=":", label="chance", zorder=1)
-    if by == "n_components":
+    if values.groupby(level=0).size().max() == 1:
+        ax.set_xticks([])  # level lines alone
+    elif by == "n_components":
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter(
             style.matplotlib_module("ticker").FuncFormatter(lambda size, _: f"{size:g}")

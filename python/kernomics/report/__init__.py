@@ -1,13 +1,24 @@
 """A run's report: one HTML file that needs nothing beside it."""
 
+from kernomics.metrics.panel_score import MethodScore
 from kernomics.report.builder import render_report, write_report
-from kernomics.report.data import MethodScore, ReportData, SplitReport, TaskReport
+from kernomics.report.data import ReportData, SplitReport, TaskReport
+from kernomics.report.provenance import Provenance
+from kernomics.report.representation_report import (
+    RepresentationReport,
+    render_representation_report,
+    write_representation_report,
+)
 
 __all__ = [
     "MethodScore",
+    "Provenance",
     "ReportData",
+    "RepresentationReport",
     "SplitReport",
     "TaskReport",
     "render_report",
+    "render_representation_report",
     "write_report",
+    "write_representation_report",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kernomics.errors import ConfigError
 from kernomics.metrics import ClassExpression
+from kernomics.metrics.panel_score import MethodScore
 
 if TYPE_CHECKING:
     from kernomics.panels import (
@@ -27,30 +28,9 @@ METRICS = {
     "continuous": {"r2": "R²", "pearson": "Pearson r", "mae": "Mean abs. error"},
 }
 """Per kind of task the metrics shown, with their names."""
+LEAST_CELLS = 10
+"""Held-out cells of a class below which nothing is concluded from it."""
 MAIN_METRIC = {"categorical": "macro_f1", "continuous": "r2"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodScore:
-    """The held-out scores of one panel with one predictor on one task.
-
-    Attributes
-    ----------
-    method
-        Who chose the genes, such as ``"YOTO"`` or ``"DE (Wilcoxon)"``.
-    predictor
-        Who predicted from them, such as ``"its own network"`` or ``"logistic regression"``.
-    metrics
-        Values by name; ``accuracy``, ``macro_f1`` and ``auprc`` for classes, ``r2``, ``mae`` and
-        ``pearson`` for numbers. A metric that was not computed is left out or NaN.
-    spread
-        Standard deviation over repeats (seeds) of some of these metrics, where there were any.
-    """
-
-    method: str
-    predictor: str = ""
-    metrics: Mapping[str, float]
-    spread: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +53,12 @@ class TaskReport:
         Labelled cells per class in the whole data set, integers [C]; optional.
     confusion
         Counts on the test cells, integers [C, C], row = truth, column = prediction; optional.
+    over_splits
+        The same methods' means over several splits, ± standard errors; empty for one split.
+    n_splits
+        How many splits stand behind `over_splits`.
+    verdict
+        What the scores can tell, in words.
     """
 
     name: str
@@ -84,6 +70,9 @@ class TaskReport:
     classes: Sequence[str] = ()
     class_cells: NDArray[np.int64] | None = None
     confusion: NDArray[np.int64] | None = None
+    over_splits: Sequence[MethodScore] = ()
+    n_splits: int = 1
+    verdict: str = ""
 
     def __post_init__(self) -> None:
         c = len(self.classes)
@@ -164,9 +153,9 @@ class ReportData:
     scores
         Score of each gene, float [k]; +inf means that the gene was forced in. Optional.
     detection_rate
-        Share of cells in which each gene is seen, float [k].
+        Share of the training cells in which each gene is seen, float [k].
     mean_count
-        Mean count of each gene over the cells, float [k].
+        Mean count of each gene over the training cells, float [k].
     tasks
         At least one task.
     split

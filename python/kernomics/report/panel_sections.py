@@ -14,14 +14,13 @@ import numpy as np
 import pandas as pd
 
 from kernomics import pl
-from kernomics.report.data import ReportData, TaskReport
+from kernomics.report.data import LEAST_CELLS, ReportData, TaskReport
 from kernomics.report.figures import figure_html
 from kernomics.report.html import Cell, count, figures, paragraph, table
 
 GENES_PER_FIGURE = 32
 MOST_CELLS = 8_000  # of a heat map of contributions
 SHOWN_SHARE = 0.98  # of the contributions that are within the colour scale
-LEAST_CELLS = 5  # held-out cells of a class that may be the reason for a gene
 LEAST_RISE = 0.005  # less is shown as 0.00
 
 
@@ -93,8 +92,8 @@ def _held_out(task: TaskReport) -> dict[str, int]:
 def reasons(data: ReportData) -> dict[str, str]:
     """Return for each gene the task and class where it matters most: ``"cell_type: B, +0.42"``.
 
-    Classes known to have fewer than 5 held-out cells are no reason; a dash stands for a gene
-    without which no loss rises.
+    Classes with fewer than 10 held-out cells, or with an unknown number, are no reason; a dash
+    stands for a gene without which no loss rises.
     """
     found = data.contributions
     assert found is not None
@@ -107,7 +106,7 @@ def reasons(data: ReportData) -> dict[str, str]:
             continue
         n_cells = _held_out(task)
         for name, rises in found.by_class[task.name].items():
-            if n_cells.get(str(name), LEAST_CELLS) >= LEAST_CELLS:
+            if n_cells.get(str(name), 0) >= LEAST_CELLS:
                 columns[f"{task.name}: {name}"] = rises
     reason = {}
     for gene in data.genes:

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from kernomics import pl
 from kernomics.metrics import ClassExpression
-from kernomics.report.data import MAIN_METRIC, METRICS, MethodScore, ReportData, TaskReport
+from kernomics.metrics.panel_score import DIGITS, MethodScore, shared_ranks
+from kernomics.report.data import LEAST_CELLS, MAIN_METRIC, METRICS, ReportData, TaskReport
 from kernomics.report.figures import figure_html
 from kernomics.report.html import Cell, count, figures, number, paragraph, show, table
-from kernomics.report.panel_sections import LEAST_CELLS, reasons
+from kernomics.report.panel_sections import reasons
+from kernomics.report.shared_sections import warning_jump
 
 GENES_PER_FIGURE = 32
 MOST_DOTS = 8_000  # more would take a large part of a minute and several megabytes
@@ -29,15 +31,26 @@ def _label(score: MethodScore) -> str:
 # Key figures ------------------------------------------------------------------------------------
 
 
+def _with_error(score: MethodScore, metric: str) -> str:
+    error = score.spread.get(metric)
+    return show(score.metrics.get(metric)) + ("" if error is None else f" ± {show(error)}")
+
+
 def _tile(task: TaskReport) -> str:
     main, names = MAIN_METRIC[task.kind], METRICS[task.kind]
-    own = task.scores[0]
-    lines = [f"{names[main]} on {count(task.n_test, 'held-out cell')}"]
+    shown = task.over_splits or task.scores
+    own = shown[0]
+    where = (
+        f"mean ± standard error over {task.n_splits} splits"
+        if task.over_splits
+        else f"on {count(task.n_test, 'held-out cell')}"
+    )
+    lines = [f"{names[main]} {where}"]
     rest = [f"{names[m]} {show(own.metrics[m])}" for m in names if m != main and m in own.metrics]
     lines.append(", ".join(rest))
     others = [
         (score.metrics[main], score.method)
-        for score in task.scores
+        for score in shown
         if score.method != own.method and not math.isnan(score.metrics.get(main, math.nan))
     ]
     if others:
@@ -46,12 +59,12 @@ def _tile(task: TaskReport) -> str:
     small = "".join(f'<span class="small">{escape(line)}</span>' for line in lines if line)
     return (
         f'<li><span class="task">{escape(task.name)}</span> '
-        f'<span class="value">{show(own.metrics.get(main))}</span>{small}</li>'
+        f'<span class="value">{_with_error(own, main)}</span>{small}</li>'
     )
 
 
 def _best(task: TaskReport, metric: str) -> float:
-    values = [score.metrics.get(metric, math.nan) for score in task.scores]
+    values = [score.metrics.get(metric, math.nan) for score in task.over_splits or task.scores]
     values = [value for value in values if not math.isnan(value)]
     if len(values) < 2:
         return math.nan
@@ -67,9 +80,10 @@ def _score_table(tasks: Sequence[TaskReport], kind: str) -> str:
     columns = [Cell("Genes chosen by"), *(Cell(title, "number") for title in names.values())]
     rows: list[str | list[Cell]] = []
     for task in tasks:
-        rows.append(f"{task.name}: {count(task.n_test, 'held-out cell')}")
+        on = f"{task.n_splits} splits" if task.over_splits else count(task.n_test, "held-out cell")
+        rows.append(f"{task.name}: {on}")
         best = {metric: _best(task, metric) for metric in names}
-        for score in task.scores:
+        for score in task.over_splits or task.scores:
             row = [Cell(score.method, "name", small=score.predictor, heads_row=True)]
             for metric in names:
                 value = score.metrics.get(metric, math.nan)
@@ -84,42 +98,43 @@ def _score_table(tasks: Sequence[TaskReport], kind: str) -> str:
             rows.append(row)
     what = "classification" if kind == "categorical" else "regression"
     repeated = any(score.spread for task in tasks for score in task.scores)
+    over_splits = any(task.over_splits for task in tasks)
+    meaning = "standard error over splits" if over_splits else "standard deviation over panels"
     return table(
         columns,
         rows,
         caption=f"Scores on held-out cells, {what}. Below each method: who predicted from its "
         "genes. The best of each task is in bold."
-        + (" ± is the standard deviation over repeats." if repeated else ""),
+        + (f" ± is the {meaning}." if repeated or over_splits else ""),
     )
 
 
 def _comparison(task: TaskReport) -> str:
     metric = MAIN_METRIC[task.kind]
     title = METRICS[task.kind][metric]
-    values = {_label(score): score.metrics.get(metric, math.nan) for score in task.scores}
-    spread = {
-        _label(score): score.spread[metric] for score in task.scores if metric in score.spread
-    }
+    shown = task.over_splits or task.scores
+    values = {_label(score): score.metrics.get(metric, math.nan) for score in shown}
+    spread = {_label(score): score.spread[metric] for score in shown if metric in score.spread}
     stated = "; ".join(
         f"{name.replace(chr(10), ', ')} {show(value)}" for name, value in values.items()
     )
     return figure_html(
         partial(pl.method_comparison, values, metric=title, spread=spread),
         alt=f"Bars of {title} for task {task.name}: {stated}.",
-        caption=f"{title} of task {task.name}.",
+        caption=f"{title} of task {task.name}"
+        + (f", mean ± standard error over {task.n_splits} splits." if task.over_splits else "."),
     )
 
 
 def key_figures(data: ReportData) -> str:
     """Return the headline numbers, the table of scores and a bar chart per task."""
-    parts = []
-    if data.warnings:
-        parts.append(
-            f'<p class="notice jump">{count(len(data.warnings), "warning")} to read before using '
-            'this panel: <a href="#warnings">see below</a>.</p>'
-        )
+    parts = [warning_jump(data.warnings, "this panel")]
     parts.append(f'<ul class="tiles">{"".join(_tile(task) for task in data.tasks)}</ul>')
     parts.append(paragraph(data.split.sentence()))
+    for task in data.tasks:
+        if task.verdict:
+            said = f"{task.name}: {task.verdict}" if len(data.tasks) > 1 else task.verdict
+            parts.append(paragraph(said))
     for kind in METRICS:
         tasks = [task for task in data.tasks if task.kind == kind]
         if tasks:
@@ -159,15 +174,16 @@ def panel(data: ReportData) -> str:
         low = min(0.0, float(finite.min()))
         span = float(finite.max()) - low
     rows = []
+    ranks = np.arange(1, len(data.genes) + 1) if scores is None else shared_ranks(scores)
     for place, gene in enumerate(data.genes):
-        row = [Cell(str(place + 1), "number"), Cell(gene, "name", heads_row=True)]
+        row = [Cell(str(ranks[place]), "number"), Cell(gene, "name", heads_row=True)]
         if scores is not None:
             score = float(scores[place])
             if score == math.inf:
                 row.append(Cell("forced", "number"))
             else:
                 bar = (score - low) / span if span > 0 and math.isfinite(score) else None
-                row.append(Cell(show(score), "number", bar=bar))
+                row.append(Cell(show(score, DIGITS), "number", bar=bar))
         rate = float(data.detection_rate[place])
         row.append(Cell(f"{100 * rate:.1f} %", "number", bar=rate))
         row.append(number(float(data.mean_count[place])))
@@ -176,7 +192,9 @@ def panel(data: ReportData) -> str:
         if why is not None:
             row.append(Cell(why[gene], "name"))
         rows.append(row)
-    caption = "The panel's genes, best first"
+    caption = "The panel's genes, best first; detected in and mean count: over the training cells"
+    if len(set(ranks.tolist())) < len(ranks):
+        caption += "; genes whose scores agree to three digits share a rank"
     if top is not None:
         caption += f"; highest in: the class of {data.expression[0].task} with the highest "
         caption += "mean of log(1 + count)"
@@ -311,60 +329,3 @@ def confusions(data: ReportData) -> str:
         )
         parts.append(_class_table(task, counts))
     return "\n".join(parts) or paragraph("No task has a confusion matrix.")
-
-
-# Training ---------------------------------------------------------------------------------------
-
-
-def training(data: ReportData) -> str:
-    """Return one small plot per recorded quantity."""
-    panels = pl.training_panels(data.history)
-    if not panels:
-        return paragraph("The run recorded no training history.")
-    drawn = []
-    for shown in panels:
-        ends = "; ".join(
-            f"{curve.split} from {curve.values[0]:.3g} to {curve.values[-1]:.3g}"
-            for curve in shown.curves
-        )
-        drawn.append(
-            figure_html(
-                partial(pl.training_panel, shown),
-                alt=f"Training curve, {shown.title} by step: {ends}.",
-            )
-        )
-    return figures(drawn)
-
-
-# Warnings and reproducibility -------------------------------------------------------------------
-
-
-def warning_list(data: ReportData) -> str:
-    """Return the warnings as a list."""
-    if not data.warnings:
-        return paragraph("None.")
-    return f'<ul class="notice">{"".join(f"<li>{escape(w)}</li>" for w in data.warnings)}</ul>'
-
-
-def reproducibility(data: ReportData, config: str) -> str:
-    """Return the command, the gene list to copy, the configuration and the versions."""
-    genes = "\n".join(data.genes)
-    versions = table(
-        [Cell("Package"), Cell("Version")],
-        [[Cell(name, heads_row=True), Cell(v)] for name, v in data.versions.items()],
-        caption="The packages that ran.",
-    )
-    return "\n".join(
-        [
-            "<h3>Command</h3>",
-            f'<pre class="copy" tabindex="0">{escape(data.command)}</pre>',
-            paragraph(f"Seed {data.seed}. {data.split.sentence()}"),
-            "<h3>Genes, ranked</h3>",
-            paragraph("One click selects the list.", "note"),
-            f'<pre class="copy" tabindex="0">{escape(genes)}</pre>',
-            "<h3>Configuration</h3>",
-            f'<pre tabindex="0">{escape(config)}</pre>',
-            "<h3>Versions</h3>",
-            versions,
-        ]
-    )

@@ -10,7 +10,7 @@ from kernomics.train.checkpoint import (
 )
 from kernomics.train.config import TrainConfig, config_hash, differences, override
 from kernomics.train.history import History
-from kernomics.train.loggers import JSONLines, Lightning, Logger, TensorBoard
+from kernomics.train.loggers import JSONLines, Lightning, Logger, TensorBoard, opened
 from kernomics.train.loop import fit
 from kernomics.train.optim import RowAdamW
 from kernomics.train.rundir import RunDirectory
@@ -31,6 +31,7 @@ __all__ = [
     "fit",
     "load_checkpoint",
     "load_model_dir",
+    "opened",
     "override",
     "replace_file",
     "save_checkpoint",

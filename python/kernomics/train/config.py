@@ -26,6 +26,10 @@ COSMETIC = frozenset(
 """Settings that may differ between a run and its continuation: they do not change the result."""
 
 
+DERIVED = {"weight_decay": ("max_epochs", "batch_size", "accumulate", "learning_rate")}
+"""Settings that follow from others where nobody gives them, and from which."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How :func:`kernomics.train.fit` trains.
@@ -194,7 +198,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def relevant(config: Mapping[str, Any], ignore: Collection[str] = COSMETIC) -> dict[str, Any]:
     """Flatten settings and leave out those whose last name is in `ignore`."""
     plain = flat(jsonable(config))
-    return {key: value for key, value in plain.items() if key.split(".")[-1] not in ignore}
+    return {key: value for key, value in plain.items() if _last(key) not in ignore}
 
 
 def config_hash(config: Mapping[str, Any], ignore: Collection[str] = COSMETIC) -> str:
@@ -220,15 +224,72 @@ def differences(
     Returns
     -------
     list of str
-        Such as ``"train.batch_size was 128 and is now 64"``, sorted by name.
+        Such as ``"train.batch_size was 128 and is now 64"``, sorted by name. A setting that
+        follows from another that differs is left out.
     """
-    before, after = relevant(saved, ignore), relevant(given, ignore)
+    before, after = relevant(saved, ()), relevant(given, ())
 
     def show(settings: Mapping[str, Any], key: str) -> str:
         return repr(settings[key]) if key in settings else "not set"
 
-    return [
-        f"{key} was {show(before, key)} and is now {show(after, key)}"
+    differing = [
+        key
         for key in sorted(before.keys() | after.keys())
         if key not in before or key not in after or before[key] != after[key]
     ]
+    return [
+        f"{key} was {show(before, key)} and is now {show(after, key)}"
+        for key in differing
+        if _last(key) not in ignore
+        and not any(_beside(key, cause) in differing for cause in DERIVED.get(_last(key), ()))
+    ]
+
+
+def _last(key: str) -> str:
+    """Return the setting's own name, of its dotted key."""
+    return key.split(".")[-1]
+
+
+def _beside(key: str, name: str) -> str:
+    """Return the dotted key of another setting of the same part."""
+    return ".".join([*key.split(".")[:-1], name])
+
+
+def more_epochs(
+    saved: Mapping[str, Any], given: Mapping[str, Any], *, by_total: bool
+) -> str | None:
+    """Say whether a run may be continued for more epochs than it was begun for.
+
+    Parameters
+    ----------
+    saved, given
+        The settings of `TrainConfig` of the run and of its continuation.
+    by_total
+        Whether the module itself goes by the total number of steps.
+
+    Returns
+    -------
+    str or None
+        Why it may not, with the way out; None where it may, or nothing of the kind is asked for.
+    """
+    before, now = saved.get("max_epochs"), given.get("max_epochs")
+    if before == now or before is None or now is None:
+        return None
+    asked = f"max_epochs was {before} and is now {now}"
+    if now < before:
+        return f"{asked}, which is fewer: begin another run in another directory"
+    laid_out = []
+    if given.get("schedule") != "constant":
+        laid_out.append("the learning rate goes through one cycle")
+    if by_total:
+        laid_out.append("the model's own schedules end with the last step")
+    if saved.get("weight_decay") != given.get("weight_decay"):
+        laid_out.append("the weight decay follows from the number of steps")
+    if not laid_out:
+        return None
+    return (
+        f"{asked}, but this run was laid out for {before} epochs: {', and '.join(laid_out)}. "
+        f"Finish it with max_epochs={before} and train its model further (fine-tune a TxFM, or "
+        "start another selection from this panel with start_from), or begin a run of "
+        f"{now} epochs in another directory"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -123,6 +123,39 @@ class Lightning:
     def close(self) -> None:
         """Tell the logger that the run is over."""
         self._logger.finalize("success")
+
+
+def opened(loggers: Sequence[Any], log_dir: str | Path | None) -> list[Logger]:
+    """Return the loggers of a training: those given, and TensorBoard's for a directory.
+
+    Parameters
+    ----------
+    loggers
+        Of `Logger`'s three methods, or of Lightning, which are wrapped.
+    log_dir
+        Where TensorBoard's event files go; None for none.
+
+    Raises
+    ------
+    ConfigError
+        For what is neither kind of logger, or without TensorBoard.
+    """
+    if isinstance(loggers, str) or not isinstance(loggers, Sequence):
+        raise ConfigError(f"loggers is {loggers!r}: give a list of loggers; log_dir is a directory")
+    found: list[Logger] = []
+    for logger in loggers:
+        if isinstance(logger, Logger) and not isinstance(logger, type):
+            found.append(logger)
+        elif hasattr(logger, "log_metrics") and hasattr(logger, "log_hyperparams"):
+            found.append(Lightning(logger))
+        else:
+            raise ConfigError(
+                f"loggers holds a {type(logger).__name__}: a logger has the methods log, config "
+                "and close (kernomics.train.Logger), or is one of Lightning's"
+            )
+    if log_dir is not None:
+        found.append(TensorBoard(log_dir))
+    return found
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:

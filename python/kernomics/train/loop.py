@@ -34,7 +34,7 @@ from kernomics.train.interfaces import (
 from kernomics.train.interrupts import Interrupts
 from kernomics.train.loggers import JSONLines, Logger
 from kernomics.train.module import check_losses, device_of, own_random_state
-from kernomics.train.rundir import DirectoryLock
+from kernomics.train.rundir import DirectoryLock, require_run
 from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
 
 
@@ -62,7 +62,8 @@ def fit(
     module
         Has ``training_loss(batch) -> dict`` of scalar tensors: ``"loss"`` is optimised, the others
         are logged as means over cells. If it has ``on_step(step, total_steps)``, that is called
-        before each optimiser step, counted from 0. What it keeps from step to step must be in its
+        before each optimiser step, counted from 0; ``by_total_steps = False`` says that nothing
+        hangs on the total. What it keeps from step to step must be in its
         ``state_dict()``. With `config.compile` its ``compile_step()`` is called before the first
         step. It is trained on the device it is on, and left in evaluation mode.
     batches
@@ -74,8 +75,10 @@ def fit(
     run_dir
         Where to keep ``metrics.jsonl`` and ``checkpoints/``; ``None`` keeps nothing.
     resume
-        Continue from the newest intact checkpoint in `run_dir`, if there is one. The result is the
-        same, bit for bit on the CPU, as had the run never stopped.
+        Continue from the newest intact checkpoint in `run_dir`; a run that was stopped before the
+        first one begins anew. The result is the same, bit for bit on the CPU, as had the run never
+        stopped. A larger ``max_epochs`` than before is taken where nothing was laid out for the
+        smaller one, that is with ``schedule="constant"``.
     validate
         Called without arguments after every `config.validate_every` epochs, with the module in
         evaluation mode and gradients off; the figures it returns are logged.
@@ -111,8 +114,8 @@ def fit(
         raise ConfigError("there are no batches to train on: fewer cells than batch_size?")
     if config.patience is not None and validate is None:
         raise ConfigError(f"patience is {config.patience}, but there is no validation to watch")
-    if resume and run_dir is None:
-        raise ConfigError("resume=True needs the run_dir to resume from")
+    if resume:
+        require_run(run_dir)
     compile_step = getattr(module, "compile_step", None)
     if config.compile and compile_step is None:
         raise ConfigError(f"compile is set, but a {type(module).__name__} cannot be compiled")

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
-from kernomics.errors import CheckpointError, ConfigError
+from kernomics.errors import CheckpointError, ConfigError, closest
 from kernomics.train import checkpoint, storage
 from kernomics.train.config import COSMETIC, config_hash, differences
 
@@ -172,8 +172,8 @@ class RunDirectory:
         config
             The whole configuration of the run; may be nested.
         resume
-            Continue the run that is there, if it has the same configuration; begin one if the
-            directory is empty.
+            Continue the run that is there, if it has the same configuration, but for a larger
+            ``train.max_epochs``, which `fit` accepts or refuses.
         overwrite
             Delete the run that is there, with everything in its directory, and begin anew.
         ignore
@@ -190,12 +190,14 @@ class RunDirectory:
             If both `resume` and `overwrite` are given, or the configuration differs.
         CheckpointError
             If the directory holds something else, another run that is neither resumed nor
-            overwritten, or is in use.
+            overwritten, no run to resume, or is in use.
         """
         path = Path(path)
         if resume and overwrite:
             raise ConfigError("resume and overwrite cannot both be asked for: choose one")
         _refuse_foreign(path)
+        if resume and not (path / CONFIG).exists():
+            raise CheckpointError(no_run(path))
         path.mkdir(parents=True, exist_ok=True)
         lock = DirectoryLock(path)
         try:
@@ -242,6 +244,16 @@ class RunDirectory:
         """
         return cls(Path(path), _read_config(Path(path))["config"])
 
+    def record(self, config: Mapping[str, Any]) -> None:
+        """Write what a continuation for more epochs has changed in the configuration."""
+        plain: dict[str, Any] = storage.jsonable(config)
+        if plain == self.config:
+            return
+        content = _read_config(self.path)
+        content |= {"hash": config_hash(plain), "config": plain}
+        storage.write_json(self.path / CONFIG, content)
+        self.config = plain
+
     def close(self) -> None:
         """Let other processes use the directory."""
         if self._lock is not None:
@@ -257,6 +269,33 @@ class RunDirectory:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def require_run(path: str | Path | None) -> None:
+    """Refuse to resume where nothing was begun.
+
+    Raises
+    ------
+    ConfigError
+        Without a directory.
+    CheckpointError
+        When it holds neither a configuration, nor a history, nor checkpoints.
+    """
+    if path is None:
+        raise ConfigError("resume=True needs the run_dir to resume from")
+    begun = (CONFIG, "metrics.jsonl", "checkpoints")
+    if not any((Path(path) / name).exists() for name in begun):
+        raise CheckpointError(no_run(Path(path)))
+
+
+def no_run(path: Path) -> str:
+    """Say that there is no run to resume, and which there are beside it."""
+    beside = path.absolute().parent
+    runs = [found.parent.name for found in sorted(beside.glob(f"*/{CONFIG}"))]
+    near = f"; {closest(path.name, runs)}" if runs else ""
+    return (
+        f"there is no run in {path} to resume{near}; leave out resume=True (--resume) to begin one"
+    )
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -301,7 +340,7 @@ def _refuse_differing(
     path: Path, saved: Mapping[str, Any], config: Mapping[str, Any], ignore: Collection[str]
 ) -> None:
     found = differences(saved["config"], config, ignore)
-    if found:
+    if differences(saved["config"], config, {*ignore, "max_epochs"}):  # epochs alone: see `fit`
         raise ConfigError(
             f"{path} cannot be resumed: {len(found)} settings differ: "
             + "; ".join(found)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from kernomics.errors import CheckpointError, ConfigError, TrainingError
 from kernomics.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from kernomics.train.config import TrainConfig, differences
+from kernomics.train.config import COSMETIC, TrainConfig, differences, more_epochs
 
 
 @dataclass
@@ -69,6 +69,14 @@ def copy_weights(weights: Mapping[str, Any], device: torch.device | None = None)
         name: item.detach().to(device=device, copy=True) if isinstance(item, Tensor) else item
         for name, item in weights.items()
     }
+
+
+def goes_by_total(module: nn.Module) -> bool:
+    """Whether what a module does in a step hangs on how many steps there are in all.
+
+    So it does if it has ``on_step``, unless its ``by_total_steps`` says no.
+    """
+    return hasattr(module, "on_step") and bool(getattr(module, "by_total_steps", True))
 
 
 class Keeper:
@@ -144,7 +152,10 @@ class Keeper:
         if checkpoint is None:
             return State(), None
         parts = checkpoint.parts
-        found = differences(parts["setup"]["config"], dataclasses.asdict(self.config))
+        saved, given = parts["setup"]["config"], dataclasses.asdict(self.config)
+        found = differences(saved, given, COSMETIC | {"max_epochs"})
+        refusal = more_epochs(saved, given, by_total=goes_by_total(self.module))
+        found += [] if refusal is None else [refusal]
         if parts["setup"]["n_batches"] != self.n_batches:
             found.append(
                 f"batches per epoch were {parts['setup']['n_batches']} and are {self.n_batches}"
@@ -163,8 +174,11 @@ class Keeper:
             torch.cuda.set_rng_state(parts["random"]["cuda"], self.device)
         self._path = checkpoint.path
         self._saved = parts["state"]
+        state = State.from_dict(parts["state"])
+        if state.finished and not state.stopped_early and state.epoch < self.config.max_epochs:
+            state.finished = False  # more epochs are asked for
         best = parts["best"]
-        return State.from_dict(parts["state"]), best and copy_weights(best, self.device)
+        return state, best and copy_weights(best, self.device)
 
     def save(self, state: State, best: Weights | None) -> None:
         """Save a checkpoint, unless nothing happened since the last one.

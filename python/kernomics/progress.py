@@ -1,0 +1,32 @@
+"""What takes a while says so on stderr, and afterwards how long it took."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def stage(what: str, shown: bool = True) -> Iterator[None]:
+    """Name what is done now, such as ``"scoring DE (Wilcoxon)"``; add its seconds when it is done.
+
+    Parameters
+    ----------
+    what
+        What is done.
+    shown
+        False for silence.
+    """
+    if not shown:
+        yield
+        return
+    begun = time.monotonic()
+    print(f"{what} …", end=" ", file=sys.stderr, flush=True)
+    try:
+        yield
+    except BaseException:
+        print("stopped", file=sys.stderr, flush=True)
+        raise
+    print(f"{time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)
