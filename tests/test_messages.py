@@ -54,6 +54,7 @@ PRINTED_BY = {
     "models/yoto.py": (SELECT, ()),
     "models/device.py": ((YOTO.train, TxFM.train), ("select", "pretrain", "finetune")),
     "models/setup.py": ((YOTO, tl.select_genes, tl.evaluate_panel), ("select", "panel")),
+    "panels/comparison.py": (SELECT, ("select",)),
     "panels/_reading.py": ((kernomics.panels.evaluate_panel, tl.evaluate_panel), ("panel",)),
     "panels/contributions.py": ((CellCollection.from_anndata,), ()),
     "panels/evaluate.py": ((kernomics.panels.evaluate_panel, tl.evaluate_panel), ("panel",)),
