@@ -162,10 +162,10 @@ def test_what_cannot_be_used_is_named(folder, model, tmp_path, capsys):
         (["finetune", str(tmp_path / "no"), ensembl, "--out", out], "there is no saved model"),
         (["finetune", str(model), str(tmp_path / "no.h5ad"), "--out", out], "there is no file"),
         ([*line, "--n-tokens", "45"], "none would be masked"),
-        ([*line, "--new-genes", "-1"], "new_genes is -1: it is how many genes to add"),
-        ([*line, "--new-genes", "11"], "ask for at most 10, or lower min_cells"),
-        ([*line, "--max-epochs", "0"], "max_epochs is 0: it must be an integer of at least 1"),
-        ([*line, "--min-gene-overlap", "0.95"], "95% of the fewer of the two (min_gene_overlap)"),
+        ([*line, "--new-genes", "-1"], "--new-genes is -1: it is how many genes to add"),
+        ([*line, "--new-genes", "11"], "ask for at most 10, or lower --min-cells"),
+        ([*line, "--max-epochs", "0"], "--max-epochs is 0: it must be an integer of at least 1"),
+        ([*line, "--min-gene-overlap", "0.95"], "95% of the fewer of the two (--min-gene-overlap)"),
         ([*line, "--device", "gpu"], "device 'gpu' does not exist"),
         ([*line, "--threads", "0"], "--threads is 0"),
     ]
@@ -194,7 +194,9 @@ def test_cells_without_counts_are_named_and_embedded_if_asked_for(folder, model,
     ):
         message = error_of(capsys, line)
         assert "2 of 150 cells have no counts in X of 'empty.h5ad', first 'cell_153'" in message
-        assert "(embed: --keep-empty)" in message
+        # No TxFM is trained on such cells, so that only embed offers to keep them.
+        assert ("or keep them with --keep-empty" in message) == (line[0] == "embed")
+        assert "empty_cells" not in message
     assert main(["embed", str(model), data, "--out", str(out), "--keep-empty", "--quiet"]) == 0
     found = np.load(out)
     np.testing.assert_allclose(found[3], found[8], rtol=1e-5, atol=1e-6)

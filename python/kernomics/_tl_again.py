@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from kernomics import __version__, panels
 from kernomics._uns import names, table, without_none
+from kernomics.data.inputs import divided_options, require_anndata
 from kernomics.models import YOTO
+from kernomics.models.options import SelectOptions
 from kernomics.train import override
 
 if TYPE_CHECKING:
@@ -23,19 +25,18 @@ def panel_stability(
     *,
     n_seeds: int = 5,
     resample: bool = False,
-    layer: str | None = None,
     max_epochs: int | None = None,
     seed: int = 0,
     key_added: str = "panel_stability",
     device: str = "cpu",
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[SelectOptions],
 ) -> Stability:
     """Select with several seeds, to see how alike the panels are and what they agree on.
 
     Parameters
     ----------
-    adata, labels_key, n_genes, layer, max_epochs, device, **options
+    adata, labels_key, n_genes, max_epochs, device, **options
         As in :func:`kernomics.tl.select_genes`.
     n_seeds
         How many seeds, at least 2.
@@ -61,7 +62,7 @@ def panel_stability(
     DataError, ConfigError
         As in :func:`kernomics.panels.panel_stability`; `adata` is then as it was.
     """
-    model = _untrained(adata, labels_key, n_genes, layer, max_epochs, seed, options)
+    model = _untrained("panel_stability", adata, labels_key, n_genes, max_epochs, seed, options)
     found = panels.panel_stability(
         model, n_seeds, resample=resample, device=device, progress=progress
     )
@@ -84,7 +85,8 @@ def panel_stability(
         "kuncheva": found.kuncheva,
         "frequency": found.frequency.to_frame("frequency"),
         "params": without_none(
-            {"labels_key": labels_key, "layer": layer, "n_genes": n_genes, "n_seeds": n_seeds,
+            {"labels_key": labels_key, **divided_options(options)[0],
+             "n_genes": n_genes, "n_seeds": n_seeds,
              "resample": resample, "max_epochs": max_epochs}
         ),
         "seed": seed,
@@ -99,19 +101,18 @@ def panel_curve(
     n_genes: Sequence[int] = (8, 16, 32, 64),
     *,
     n_seeds: int = 1,
-    layer: str | None = None,
     max_epochs: int | None = None,
     seed: int = 0,
     key_added: str = "panel_curve",
     device: str = "cpu",
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[SelectOptions],
 ) -> PanelCurve:
     """Select panels of several sizes, to see how many genes are enough.
 
     Parameters
     ----------
-    adata, labels_key, layer, max_epochs, device, **options
+    adata, labels_key, max_epochs, device, **options
         As in :func:`kernomics.tl.select_genes`.
     n_genes
         The sizes.
@@ -137,14 +138,15 @@ def panel_curve(
     """
     sizes = list(n_genes)
     first = min(sizes, default=1)
-    model = _untrained(adata, labels_key, first, layer, max_epochs, seed, options)
+    model = _untrained("panel_curve", adata, labels_key, first, max_epochs, seed, options)
     found = panels.panel_curve(model, sizes, seeds=n_seeds, device=device, progress=progress)
     adata.uns[key_added] = {
         "table": table(found.table),
         "summary": table(found.summary.reset_index()),
         "suggested": found.suggested,
         "params": without_none(
-            {"labels_key": labels_key, "layer": layer, "n_genes": sizes, "n_seeds": n_seeds,
+            {"labels_key": labels_key, **divided_options(options)[0],
+             "n_genes": sizes, "n_seeds": n_seeds,
              "max_epochs": max_epochs}
         ),
         "seed": seed,
@@ -154,15 +156,16 @@ def panel_curve(
 
 
 def _untrained(
+    function: str,
     adata: AnnData,
     labels_key: str | Sequence[str],
     n_genes: int,
-    layer: str | None,
     max_epochs: int | None,
     seed: int,
-    options: dict[str, Any],
+    options: SelectOptions,
 ) -> YOTO:
-    model = YOTO(adata, labels_key, n_genes, layer=layer, seed=seed, **options)
+    require_anndata(adata, function)
+    model = YOTO(adata, labels_key, n_genes, seed=seed, **options)
     if max_epochs is not None:
         model.training = override(model.training, max_epochs=max_epochs)
     return model

@@ -9,6 +9,7 @@ import pandas as pd
 
 from kernomics import __version__
 from kernomics._uns import without_none
+from kernomics.data.inputs import divided_options, require_anndata
 from kernomics.models import CellEncoder, TxFM
 from kernomics.perturbations import PerturbationScores
 from kernomics.perturbations import evaluate_perturbations as _evaluate_perturbations
@@ -24,7 +25,6 @@ def evaluate_perturbations(
     perturbation_key: str,
     control: str,
     batch_key: str | None = None,
-    layer: str | None = None,
     seed: int = 0,
     key_added: str = "perturbation_evaluation",
     **options: Any,
@@ -42,14 +42,13 @@ def evaluate_perturbations(
         obs columns; one batch by default.
     control
         The name of the control in `perturbation_key`.
-    layer
-        Where the counts are; X by default.
     seed
         Decides everything random.
     key_added
         Name of the result.
     **options
-        Of :func:`kernomics.perturbations.evaluate_perturbations`, such as ``representations``.
+        Of :func:`kernomics.perturbations.evaluate_perturbations`, such as ``representations``
+        or ``layer``.
 
     Returns
     -------
@@ -63,6 +62,7 @@ def evaluate_perturbations(
     DataError, ConfigError
         As in :func:`kernomics.perturbations.evaluate_perturbations`; `adata` is then as it was.
     """
+    require_anndata(adata, "evaluate_perturbations")
     if isinstance(model, (str, Path)):
         model = CellEncoder.load(model)
     found = _evaluate_perturbations(
@@ -71,7 +71,6 @@ def evaluate_perturbations(
         perturbation_key=perturbation_key,
         control=control,
         batch_key=batch_key,
-        layer=layer,
         seed=seed,
         **options,
     )
@@ -81,7 +80,7 @@ def evaluate_perturbations(
         "perturbation_key": perturbation_key,
         "control": control,
         "batch_key": batch_key,
-        "layer": layer,
+        **divided_options(options)[0],
         "model": None if model is None else repr(model),
     }
     adata.uns[key_added] = {

@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from kernomics import __version__
 from kernomics._uns import without_none
+from kernomics.data.inputs import (
+    ReadOptions,
+    divided_options,
+    gene_names_in_var,
+    require_anndata,
+)
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import RelationshipRecall
 from kernomics.metrics import relationship_recall as _relationship_recall
@@ -24,8 +31,6 @@ def represent_cells(
     adata: AnnData,
     model: CellEncoder | TxFM | str | Path,
     *,
-    layer: str | None = None,
-    library_key: str | None = None,
     key_added: str = "txfm",
     progress: bool = True,
     **options: Any,
@@ -38,14 +43,13 @@ def represent_cells(
         Cells with raw counts.
     model
         A trained TxFM, or the path of a run or a saved model.
-    layer, library_key
-        As in `CellEncoder.get_latent_representation`.
     key_added
         First part of the names of what is added.
     progress
         Whether to show a progress bar.
     **options
-        Of `CellEncoder.get_latent_representation`, but for `rows`: all cells are represented.
+        Of `CellEncoder.get_latent_representation`, such as ``layer`` or ``use_raw``, but for
+        `rows`: all cells are represented.
 
     Adds
     ----
@@ -57,6 +61,7 @@ def represent_cells(
     ``uns[key_added]["params"]``
         Version, seed, options, and ``library``: where the library sizes come from.
     """
+    require_anndata(adata, "represent_cells")
     if "rows" in options:
         raise ConfigError(
             "rows was given, and obsm has a row for every cell: represent a part of the cells, "
@@ -65,28 +70,26 @@ def represent_cells(
     if isinstance(model, (str, Path)):
         model = CellEncoder.load(model)
     encoder = model.trained if isinstance(model, TxFM) else model
-    cells = encoder.read(
-        adata,
-        layer=layer,
-        library_key=library_key,
-        empty_cells=options.get("empty_cells", "error"),
-    )
-    found = encoder.get_latent_representation(cells, progress=progress, **options)
-    options |= {"layer": layer, "library": cells.library_source}
-    add_representation(adata, encoder, found, key_added=key_added, **options)
+    reading, others = divided_options(options)
+    cells = encoder.read(adata, **reading)
+    found = encoder.get_latent_representation(cells, progress=progress, **others)
+    others["library"] = cells.library_source
+    add_representation(adata, encoder, found, reading, key_added=key_added, **others)
 
 
 def add_representation(
     adata: AnnData,
     encoder: CellEncoder,
     representation: NDArray[np.float32],
+    reading: ReadOptions,
     *,
     key_added: str = "txfm",
     **params: Any,
 ) -> None:
     """Put a representation, and the model's gene embeddings, where `represent_cells` says."""
     adata.obsm[f"X_{key_added}"] = representation
-    columns = adata.var_names.astype(str).get_indexer(encoder.genes)
+    names = gene_names_in_var(adata, reading)
+    columns = names.get_indexer(pd.Index(encoder.genes))
     known = columns >= 0
     for part in ("encoder", "decoder"):
         embeddings = encoder.get_gene_embeddings(part)
@@ -95,7 +98,13 @@ def add_representation(
         adata.varm[f"{key_added}_{part}"] = table
     adata.uns[key_added] = {
         "params": without_none(
-            {"version": __version__, "seed": encoder.module.seed, "model": repr(encoder), **params}
+            {
+                "version": __version__,
+                "seed": encoder.module.seed,
+                "model": repr(encoder),
+                **reading,
+                **params,
+            }
         )
     }
 

@@ -7,7 +7,6 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from kernomics import (
@@ -19,6 +18,7 @@ from kernomics import (
     cli_scores,
     cli_txfm,
 )
+from kernomics.cli_messages import as_options, options_of
 from kernomics.errors import ConfigError, KernomicsError
 
 EXAMPLES = """examples:
@@ -66,12 +66,9 @@ def parser() -> argparse.ArgumentParser:
         "(model/), the scores on held-out cells (results.json) and a report (report.html).",
         formatter_class=_Help,
     )
-    select.add_argument("data", help="an .h5ad file with raw counts")
     select.add_argument(
         "--labels-key", nargs="+", required=True, metavar="COLUMN", help="obs column(s) to predict"
     )
-    select.add_argument("--layer", help="layer that holds the counts (X if not given)")
-    select.add_argument("--library-key", help="obs column with each cell's total over all genes")
     cli_options.add_label_kinds(select)
     select.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     select.add_argument(
@@ -81,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     select.add_argument(
         "--split-key", metavar="COLUMN", help="obs column of groups (--split group)"
     )
+    cli_options.add_reading(select)
     cli_options.add_constraints(select)
     _add_training(select)
     select.set_defaults(run=_select)
@@ -108,9 +106,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=_Help,
     )
     evaluate.add_argument("run_or_model", help="a run directory, or a saved model")
-    evaluate.add_argument("data", help="an .h5ad file with raw counts of the model's genes")
-    evaluate.add_argument("--layer", help="layer that holds the counts (X if not given)")
-    evaluate.add_argument("--library-key", help="obs column with each cell's total over all genes")
+    cli_options.add_reading(evaluate)
     evaluate.add_argument(
         "--label", nargs="+", default=[], metavar="TASK=COLUMN",
         help="obs column of a label, where it is not called as in training",
@@ -207,14 +203,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         With code 143, after SIGTERM.
     """
-    args = parser().parse_args(argv)
+    whole = parser()
+    args = whole.parse_args(argv)
+    options = options_of(whole, args.command)
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"warning: {as_options(str(message), options)}", file=sys.stderr)
+
     with warnings.catch_warnings():
         # The data layer's warnings are for the reader of the terminal, without code lines.
-        warnings.showwarning = _show_warning
+        warnings.showwarning = show
         try:
             args.run(args)
         except (KernomicsError, OSError, ImportError) as error:
-            print(f"kernomics {args.command}: error: {error}", file=sys.stderr)
+            told = as_options(str(error), options)
+            print(f"kernomics {args.command}: error: {told}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as stop:
             print(f"\n{str(stop) or 'interrupted'}", file=sys.stderr)
@@ -232,26 +235,18 @@ def _say_how_to_continue(args: argparse.Namespace) -> None:
         print("the same command with --resume continues", file=sys.stderr)
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
-
-
 # -- select and demo -------------------------------------------------------------------------------
 
 
 def _select(args: argparse.Namespace) -> None:
-    from kernomics.data import CellCollection
-
     settings = _settings(args)  # a mistake there is told before the data are read
-    cells = CellCollection.from_anndata(
-        args.data,
-        layer=args.layer,
+    cells = cli_options.read_cells(
+        args,
         labels_key=args.labels_key,
-        library_key=args.library_key,
         unlabelled_category=args.unlabelled,
         label_kinds=cli_options.label_kinds(args),
     )
-    _run(args, settings, cells, Path(args.data).name, [], split=args.split,
+    _run(args, settings, cells, cli_options.data_name(args), [], split=args.split,
          split_key=args.split_key, **cli_options.constraints(args))  # fmt: skip
 
 
@@ -372,7 +367,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             raise ConfigError(f"--label {pair!r}: write TASK=COLUMN")
         labels[task] = name
     panel = Panel.load(args.run_or_model)
-    reading = {"layer": args.layer, "library_key": args.library_key}
+    reading = cli_options.reading(args)
     scores = panel.evaluate(args.data, labels=labels, **reading)
     if args.predictions:
         panel.predict(args.data, **reading).to_csv(args.predictions)

@@ -21,7 +21,7 @@ OF_LABELS = ("label_kinds", "unlabelled", "split_key", "metrics", "layers")
 OF_PERTURBATIONS = ("control", "null")
 OF_TXFM = (
     *("labels_key", *OF_LABELS, "perturbation_key", *OF_PERTURBATIONS, "batch_key"),
-    *("n_tokens", "n_draws", "min_gene_overlap", "keep_empty"),
+    *("n_tokens", "n_draws", "min_gene_overlap"),
     *("relations", "n_components", "seed"),
 )
 
@@ -47,10 +47,6 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
         help="share of the model's genes that the data must have",
-    )  # fmt: skip
-    group.add_argument(
-        "--keep-empty", action="store_true",
-        help="score cells without counts of the model's genes too; they are refused otherwise",
     )  # fmt: skip
     group.add_argument(
         "--metrics", nargs="+", metavar="NAME", default=["probes"], choices=METRICS,
@@ -108,19 +104,16 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[str]) -> None:
-    from kernomics.data import CellCollection
     from kernomics.models import CellEncoder
     from kernomics.train.storage import jsonable
 
     model = CellEncoder.load(args.run_or_model)
-    cells = CellCollection.from_anndata(
-        args.data,
-        layer=args.layer,
-        library_key=cli_txfm.library_key(args, model),
+    cells = cli_options.read_cells(
+        args,
+        model=model,
         labels_key=args.labels_key,
         batch_key=args.batch_key,
         unlabelled_category=args.unlabelled,
-        empty_cells="keep" if args.keep_empty else "error",
         label_kinds=cli_options.label_kinds(args),
     )
     found: dict[str, Any] = {}
@@ -157,7 +150,7 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
         from kernomics.representation_report import evaluation_report
 
         shown = evaluation_report(
-            model, cells, Path(args.data).name, split=split, scores=scores,
+            model, cells, cli_options.data_name(args), split=split, scores=scores,
             perturbations=perturbed, relationships=recall, notes=notes, seed=args.seed,
             n_tokens=args.n_tokens, n_draws=args.n_draws, min_gene_overlap=args.min_gene_overlap,
         )  # fmt: skip
@@ -222,15 +215,12 @@ def _cell_scores(args: argparse.Namespace, model: Any, cells: Any, split: Any) -
 
 def report_panel(args: argparse.Namespace, panel: Any, labels: dict[str, str]) -> None:
     """Write the report of a panel's evaluation."""
-    from kernomics.data import CellCollection
     from kernomics.panel_evaluation import panel_evaluation_data
     from kernomics.report.panel_evaluation import write_panel_evaluation
 
     with noted_warnings(show=False) as notes:  # they were told when the panel was scored
-        cells = CellCollection.from_anndata(
-            args.data, layer=args.layer, library_key=args.library_key, empty_cells="keep"
-        )
-        data, errors = panel_evaluation_data(panel, cells, labels, Path(args.data).name)
+        cells = panel.read(args.data, **cli_options.reading(args))
+        data, errors = panel_evaluation_data(panel, cells, labels, cli_options.data_name(args))
     write_panel_evaluation(args.report, replace(data, warnings=notes), errors)
 
 

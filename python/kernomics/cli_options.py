@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,129 @@ from typing import TYPE_CHECKING, Any
 from kernomics.errors import ConfigError, closest
 
 if TYPE_CHECKING:
+    from kernomics.data import CellCollection, ReadOptions
     from kernomics.data.labels import Kind
-    from kernomics.models import YOTO
+    from kernomics.models import YOTO, CellEncoder
+
+
+FILES = "an .h5ad or .h5mu file, or a zarr store, with raw counts"
+
+READING = (
+    *("layer", "use_raw", "gene_names", "library_key", "allow_fractions", "modality"),
+    "all_features",
+)
+
+
+def add_reading(
+    command: argparse.ArgumentParser, *, several: bool = False, keep_empty: bool = True
+) -> None:
+    """Add the data and the options that `reading` reads.
+
+    Parameters
+    ----------
+    command
+        The command.
+    several
+        Whether it takes more than one file.
+    keep_empty
+        Whether it may do with cells without counts.
+    """
+    if several:
+        command.add_argument(
+            "data", nargs="+",
+            help=f"{FILES}; several are put together over the union of their genes, and each is a "
+            "batch by its file's name",
+        )  # fmt: skip
+    else:
+        command.add_argument("data", help=FILES)
+    group = command.add_argument_group("how to read the data")
+    group.add_argument("--layer", help="layer that holds the counts (X if not given)")
+    group.add_argument(
+        "--use-raw", action="store_true",
+        help="take counts and genes from raw, as in files of CELLxGENE",
+    )  # fmt: skip
+    group.add_argument(
+        "--gene-names", metavar="COLUMN",
+        help="var column that names the genes, such as feature_name (var_names if not given)",
+    )  # fmt: skip
+    group.add_argument("--library-key", help="obs column with each cell's total over all genes")
+    group.add_argument(
+        "--allow-fractions", action="store_true",
+        help="take counts that are no integers, such as those corrected for ambient RNA",
+    )  # fmt: skip
+    if keep_empty:
+        group.add_argument(
+            "--keep-empty", action="store_true",
+            help="keep cells without counts, and represent those without a count of a model's "
+            "genes, all alike; they are refused otherwise",
+        )  # fmt: skip
+    group.add_argument("--modality", metavar="NAME", help="which one of an .h5mu file")
+    group.add_argument(
+        "--all-features", action="store_true",
+        help="keep features that are no genes by var['feature_types'], such as antibodies",
+    )  # fmt: skip
+
+
+def reading(args: argparse.Namespace) -> ReadOptions:
+    """Return what the options of `add_reading` ask for."""
+    asked = {name: getattr(args, name) for name in READING}
+    if getattr(args, "keep_empty", False):
+        asked["empty_cells"] = "keep"
+    return {name: value for name, value in asked.items() if value}  # type: ignore[return-value]
+
+
+def read_cells(
+    args: argparse.Namespace, *, model: CellEncoder | None = None, **labels: Any
+) -> CellCollection:
+    """Read the command's data, one file or several.
+
+    Parameters
+    ----------
+    args
+        With what `add_reading` added.
+    model
+        A trained model, if they are read for one: library sizes are then like its own, where the
+        data have such.
+    **labels
+        Further arguments of `CellCollection.from_anndata`: labels and batches.
+    """
+    from kernomics.data import CellCollection, join
+    from kernomics.models.setup import same_library_key
+
+    known = {} if model is None else model.info.get("library", {})
+
+    def read(path: str, **more: Any) -> CellCollection:
+        how = same_library_key(path, known, reading(args))
+        return CellCollection.from_anndata(path, **how, **more)
+
+    paths = data_paths(args)
+    if len(paths) == 1:
+        return read(paths[0], **labels)
+    return join({name: read(path) for name, path in named_paths(paths).items()}, **labels)
+
+
+def data_paths(args: argparse.Namespace) -> list[str]:
+    """Return the path, or paths, that the command was given."""
+    return [args.data] if isinstance(args.data, str) else list(args.data)
+
+
+def data_name(args: argparse.Namespace) -> str:
+    """Return what the data are called in what the command prints and writes."""
+    return ", ".join(Path(path).name for path in data_paths(args))
+
+
+def named_paths(paths: Sequence[str]) -> dict[str, str]:
+    """Name several files by their stems, or with their folders where these are alike."""
+    stems = [Path(path).stem for path in paths]
+    folders = [f"{Path(path).resolve().parent.name}/{Path(path).stem}" for path in paths]
+    for names in (stems, folders):
+        if len(set(names)) == len(names):
+            return dict(zip(names, paths, strict=True))
+    twice = [path for path, name in zip(paths, folders, strict=True) if folders.count(name) > 1]
+    raise ConfigError(
+        f"{len(twice)} of the {len(paths)} files share their name and their folder's, first "
+        f"{twice[0]} and {twice[1]}: name each file once, or rename one"
+    )
 
 
 def add_label_kinds(command: argparse._ActionsContainer) -> None:
@@ -86,7 +207,9 @@ def constraints(args: argparse.Namespace) -> dict[str, Any]:
         # A shell's <(…) is a pipe.
         is_file = path.suffix.lower() == ".csv" or path.is_file() or path.is_fifo()
         costs = (
-            read_costs(args.gene_costs) if is_file else costs_of_column(args.data, args.gene_costs)
+            read_costs(args.gene_costs)
+            if is_file
+            else costs_of_column(args.data, args.gene_costs, reading(args))
         )
     return {
         "forced_genes": args.force,

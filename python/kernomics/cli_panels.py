@@ -35,7 +35,6 @@ def add_panel(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
         "stand in for each are listed.",
         formatter_class=formatter,
     )
-    panel.add_argument("data", help="an .h5ad file with raw counts")
     panel.add_argument(
         "--genes", nargs="+", required=True, metavar="GENE",
         help="the genes, or one file of them: a name per line (.txt), or a table with a column "
@@ -44,7 +43,6 @@ def add_panel(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
     panel.add_argument(
         "--labels-key", nargs="+", required=True, metavar="COLUMN", help="obs column(s) to predict"
     )
-    panel.add_argument("--layer", help="layer that holds the counts (X if not given)")
     cli_options.add_label_kinds(panel)
     panel.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     panel.add_argument(
@@ -72,6 +70,7 @@ def add_panel(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
     )
     panel.add_argument("--overwrite", action="store_true", help="replace the evaluation in --out")
     panel.add_argument("--json", action="store_true", help="print the evaluation as JSON")
+    cli_options.add_reading(panel)
     panel.set_defaults(run=_panel)
 
 
@@ -115,7 +114,6 @@ def read_gene_list(given: Sequence[str]) -> list[str]:
 
 
 def _panel(args: argparse.Namespace) -> None:
-    from kernomics.data import CellCollection
     from kernomics.models.setup import split_cells
     from kernomics.panels import evaluate_panel, redundancy
     from kernomics.train.storage import jsonable
@@ -127,9 +125,8 @@ def _panel(args: argparse.Namespace) -> None:
             f"{out} holds an evaluation already; choose another --out, or replace it with "
             "--overwrite"
         )
-    cells = CellCollection.from_anndata(
-        args.data,
-        layer=args.layer,
+    cells = cli_options.read_cells(
+        args,
         labels_key=args.labels_key,
         unlabelled_category=args.unlabelled,
         label_kinds=cli_options.label_kinds(args),
@@ -144,7 +141,7 @@ def _panel(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(jsonable(result), indent=1))
     else:
-        _print_panel(cells, Path(args.data).name, split, found, same, args)
+        _print_panel(cells, cli_options.data_name(args), split, found, same, args)
     if out is not None:
         _write(out, result, found, same)
         if not args.json:

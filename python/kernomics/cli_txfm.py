@@ -53,13 +53,11 @@ def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
 
 def add_data(command: argparse.ArgumentParser) -> None:
     """Add what a training reads and where it writes."""
-    command.add_argument("data", help="an .h5ad file with raw counts")
+    cli_options.add_reading(command, several=True, keep_empty=False)
     command.add_argument("--out", required=True, metavar="DIR", help="the run directory")
     ending = command.add_mutually_exclusive_group()
     ending.add_argument("--resume", action="store_true", help="continue the run in --out")
     ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
-    command.add_argument("--layer", help="layer that holds the counts (X if not given)")
-    command.add_argument("--library-key", help="obs column with each cell's total over all genes")
     command.add_argument(
         "--labels-key", nargs="+", default=[], metavar="COLUMN",
         help="obs column(s) of classes to score the representation by; never trained on",
@@ -116,10 +114,8 @@ def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
         formatter_class=formatter,
     )
     embed.add_argument("run_or_model", help="a run directory, or a saved model")
-    embed.add_argument("data", help="an .h5ad file with raw counts")
+    cli_options.add_reading(embed)
     embed.add_argument("--out", required=True, metavar="FILE", help=".h5ad, .csv or .npy")
-    embed.add_argument("--layer", help="layer that holds the counts (X if not given)")
-    embed.add_argument("--library-key", help="obs column with each cell's total over all genes")
     embed.add_argument(
         "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
     )
@@ -136,11 +132,6 @@ def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
     embed.add_argument(
         "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
         help="share of the model's genes that the data must have",
-    )  # fmt: skip
-    embed.add_argument(
-        "--keep-empty", action="store_true",
-        help="represent cells without counts of the model's genes too, all alike; they are refused "
-        "otherwise",
     )  # fmt: skip
     embed.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     embed.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -177,24 +168,11 @@ def _pretrain(args: argparse.Namespace) -> None:
     run_training(args, model, training)
 
 
-def library_key(args: argparse.Namespace, model: Any) -> str | None:
-    """Return the obs column of library sizes: that named, else a model's own if it is there."""
-    from kernomics.models.setup import same_library_key
-
-    key: str | None = args.library_key
-    return key or same_library_key(
-        args.data, {} if model is None else model.info.get("library", {})
-    )
-
-
 def read_divided(args: argparse.Namespace, model: Any = None) -> tuple[Any, Any]:
     """Read cells, for a trained model if any, and divide them; with labels a fifth is held out."""
-    from kernomics.data import CellCollection
-
-    cells = CellCollection.from_anndata(
-        args.data,
-        layer=args.layer,
-        library_key=library_key(args, model),
+    cells = cli_options.read_cells(
+        args,
+        model=model,
         labels_key=args.labels_key,
         unlabelled_category=args.unlabelled,
         label_kinds=cli_options.label_kinds(args),
@@ -207,7 +185,7 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
     """Train a TxFM in its run directory, and print what it is and what it gave."""
     from kernomics.pretraining import run_pretraining
 
-    dataset, split, config = Path(args.data).name, model.split, model.config
+    dataset, split, config = cli_options.data_name(args), model.split, model.config
     print(f"cells      {model.cells.n_cells:,}   genes {len(model.genes):,}   {dataset}")
     print(
         f"split      {split.how}{f' by {split.by}' if split.by else ''}: {len(split.train):,} to "
@@ -267,7 +245,7 @@ def _embed(args: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from kernomics.data import CellCollection
+    from kernomics.data.inputs import anndata_of
     from kernomics.models import CellEncoder
 
     use_threads(args.threads)
@@ -279,12 +257,7 @@ def _embed(args: argparse.Namespace) -> None:
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out is {args.out!r}, and there is no folder {str(out.parent)!r}")
     model = CellEncoder.load(args.run_or_model)
-    cells = CellCollection.from_anndata(
-        args.data,
-        layer=args.layer,
-        library_key=library_key(args, model),
-        empty_cells="keep" if args.keep_empty else "error",
-    )
+    cells = cli_options.read_cells(args, model=model)
     found = model.get_latent_representation(
         cells,
         batch_size=args.batch_size,
@@ -297,13 +270,12 @@ def _embed(args: argparse.Namespace) -> None:
         names = [f"txfm_{i}" for i in range(found.shape[1])]
         pd.DataFrame(found, index=cells.cell_names.astype(str), columns=names).to_csv(out)
     else:
-        import anndata
-
         from kernomics._tl_txfm import add_representation
 
-        adata = anndata.read_h5ad(args.data)
-        params = {name: getattr(args, name) for name in ("layer", *OF_EMBEDDING)}
-        add_representation(adata, model, found, library=cells.library_source, **params)
+        reading = cli_options.reading(args)
+        adata = anndata_of(args.data, reading.get("modality"))
+        params = {name: getattr(args, name) for name in OF_EMBEDDING}
+        add_representation(adata, model, found, reading, library=cells.library_source, **params)
         adata.write_h5ad(out)
     print(f"cells      {len(found):,}   dimensions {found.shape[1]}")
     print(f"library    {cells.library_source}")

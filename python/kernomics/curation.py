@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kernomics.data import CellCollection, select_cells
+from kernomics.data.inputs import ReadOptions, anndata_of
 from kernomics.data.labels import column
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics.alignment import How, align
@@ -21,6 +22,7 @@ from kernomics.metrics.perturbation import (
     perturbation_consistency,
     perturbation_labels,
 )
+from kernomics.models.setup import as_collection
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -90,9 +92,9 @@ class Curation:
 def curate(
     data: AnnData | str | Path | CellCollection,
     *,
-    layer: str | None = None,
     min_genes: int = MIN_GENES,
     min_cells: int = MIN_CELLS,
+    **reading: Unpack[ReadOptions],
 ) -> Curation:
     """Find cells with enough genes, then genes in enough of those cells.
 
@@ -103,12 +105,13 @@ def curate(
     ----------
     data
         AnnData, path of an ``.h5ad`` file, or a collection; not modified.
-    layer
-        Where the counts are; X by default.
     min_genes
         Genes with a count that a cell must have, of all genes.
     min_cells
         Of the cells kept, how many must have a count of a gene.
+    **reading
+        How to read an AnnData or a file, as in `kernomics.data.ReadOptions`. Cells without counts
+        are kept by default.
 
     Returns
     -------
@@ -130,7 +133,7 @@ def curate(
     for name, value in (("min_genes", min_genes), ("min_cells", min_cells)):
         if value < 0:
             raise ConfigError(f"{name} is {value}: it is a number of {name[4:]}")
-    cells = _collection(data, layer)
+    cells = _collection(data, reading)
     genes_of_cell = np.concatenate(
         [cells.batch(np.arange(*block)).indptr.diff().numpy() for block in cells.blocks()]
     )
@@ -177,11 +180,11 @@ def _require_cells(
 
 
 def _collection(
-    data: AnnData | str | Path | CellCollection, layer: str | None = None
+    data: AnnData | str | Path | CellCollection, reading: ReadOptions
 ) -> CellCollection:
     if isinstance(data, CellCollection):
-        return data
-    return CellCollection.from_anndata(data, layer=layer, empty_cells="keep")
+        return as_collection(data, reading)
+    return as_collection(data, {"empty_cells": "keep", **reading})
 
 
 # -- phenoprints -----------------------------------------------------------------------------------
@@ -293,7 +296,7 @@ def select_phenoprints(
 
 def _obs_and_representation(data: Any, representation: Any) -> tuple[Any, NDArray[Any]]:
     if callable(representation):
-        cells = _collection(data)
+        cells = _collection(data, {})
         obs, x = cells.obs, np.asarray(representation(cells))
     elif isinstance(data, CellCollection):
         if isinstance(representation, str):
@@ -310,14 +313,7 @@ def _obs_and_representation(data: Any, representation: Any) -> tuple[Any, NDArra
 
 
 def _of_anndata(data: Any, representation: Any) -> tuple[Any, NDArray[Any]]:
-    if isinstance(data, (str, Path)):
-        import anndata
-
-        opened = anndata.read_h5ad(data, backed="r")
-        try:
-            return _of_anndata(opened, representation)
-        finally:
-            opened.file.close()
+    data = anndata_of(data)
     if isinstance(representation, str):
         if representation not in data.obsm:
             raise DataError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kernomics.data import CellCollection
 from kernomics.data.expression import log_expression, most_variable_genes
+from kernomics.data.inputs import ReadOptions, anndata_of
 from kernomics.data.labels import column
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import PerturbationConsistency, align, perturbation_consistency
@@ -20,6 +21,7 @@ from kernomics.metrics._extras import require_extra
 from kernomics.metrics.alignment import How, groups, require_controls
 from kernomics.metrics.perturbation import Null, perturbation_labels
 from kernomics.models import CellEncoder
+from kernomics.models.setup import as_collection
 from kernomics.reconstruction import Reconstruction, reconstructed_rows
 
 if TYPE_CHECKING:
@@ -99,9 +101,8 @@ def evaluate_perturbations(
     n_draws: int = 1,
     min_gene_overlap: float = 0.8,
     n_reconstructed: int = 10_000,
-    layer: str | None = None,
-    library_key: str | None = None,
     seed: int = 0,
+    **reading: Unpack[ReadOptions],
 ) -> PerturbationScores:
     """Score representations of perturbed cells, as in TxFM's evaluation (arXiv 2605.31562).
 
@@ -139,10 +140,10 @@ def evaluate_perturbations(
     n_reconstructed
         Score reconstruction on so many random cells at most, whose expression is held in memory.
         At least one control of each batch is among them.
-    layer, library_key
-        As in `CellCollection.from_anndata`.
     seed
         Of the null, of the choice of reconstructed cells and of PCA.
+    **reading
+        How to read an AnnData or a file, as in `kernomics.data.ReadOptions`.
 
     Returns
     -------
@@ -167,11 +168,8 @@ def evaluate_perturbations(
         raise ConfigError(f"n_reconstructed is {n_reconstructed}: at least 1 is needed")
     if blocks not in ("all", "last"):
         raise ConfigError(f"blocks is {blocks!r}: it must be 'all' or 'last'")
-    given = _given(data, representations)
-    cells = data
-    if not isinstance(cells, CellCollection):
-        read = CellCollection.from_anndata if model is None else model.read
-        cells = read(cells, layer=layer, library_key=library_key)
+    given = _given(data, representations, reading.get("modality"))
+    cells = as_collection(data, reading) if model is None else model.read(data, **reading)
     obs = cells.obs
     labels = perturbation_labels(column(obs, perturbation_key), cells.n_cells, control)
     rows = np.flatnonzero(labels.values >= 0)
@@ -313,7 +311,7 @@ class _Everything:
             yield _Scored(name, values[self.rows])
 
 
-def _given(data: Any, representations: Any) -> dict[str, NDArray[Any]]:
+def _given(data: Any, representations: Any, modality: str | None) -> dict[str, NDArray[Any]]:
     if isinstance(representations, Mapping):
         return {str(name): np.asarray(values) for name, values in representations.items()}
     keys = [representations] if isinstance(representations, str) else list(representations)
@@ -324,14 +322,7 @@ def _given(data: Any, representations: Any) -> dict[str, NDArray[Any]]:
             f"a collection has no obsm, in which {keys[0]!r} could be; give representations as a "
             "dict of arrays, or an AnnData"
         )
-    if isinstance(data, (str, Path)):
-        import anndata
-
-        data = anndata.read_h5ad(data, backed="r")
-        try:
-            return _given(data, keys)
-        finally:
-            data.file.close()
+    data = anndata_of(data, modality)
     for key in keys:
         if key not in data.obsm:
             raise DataError(f"obsm has no {key!r}; {closest(key, data.obsm.keys())}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -15,9 +15,16 @@ from kernomics._tl_perturbations import evaluate_perturbations as evaluate_pertu
 from kernomics._tl_txfm import relationship_recall as relationship_recall
 from kernomics._tl_txfm import represent_cells as represent_cells
 from kernomics._uns import names, without_none
-from kernomics.data import CellCollection
+from kernomics.data import CellCollection, ReadOptions
+from kernomics.data.inputs import (
+    divided_options,
+    gene_names_in_var,
+    given_options,
+    require_anndata,
+)
 from kernomics.errors import ConfigError
 from kernomics.models import YOTO, Panel
+from kernomics.models.options import SelectOptions
 from kernomics.models.setup import split_cells
 from kernomics.panels import (
     Contributions,
@@ -42,13 +49,12 @@ def select_genes(
     labels_key: str | Sequence[str],
     n_genes: int = 64,
     *,
-    layer: str | None = None,
     max_epochs: int | None = None,
     seed: int = 0,
     key_added: str = "yoto",
     device: str = "cpu",
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[SelectOptions],
 ) -> YOTO:
     """Select a gene panel that predicts one or several labels (YOTO).
 
@@ -60,20 +66,20 @@ def select_genes(
         obs column or columns to predict.
     n_genes
         Size of the panel.
-    layer
-        Where the counts are; X by default.
     max_epochs, seed, device, progress
         As in :class:`kernomics.models.YOTO`.
     key_added
         Prefix of the results.
     **options
-        Further parameters of :class:`kernomics.models.YOTO`, such as ``forced_genes``.
+        Further parameters of :class:`kernomics.models.YOTO`, such as ``layer``, ``use_raw`` or
+        ``forced_genes``.
 
     Returns
     -------
     YOTO
         The trained model. Added to `adata`: ``var["yoto_selected"]`` (bool), ``var["yoto_score"]``
-        (float; +inf forced, −inf never usable), ``var["yoto_rank"]`` (int, from 1) and
+        (float; +inf forced, −inf never usable), ``var["yoto_rank"]`` (int, from 1; 0 for features
+        that are no genes) and
         ``uns["yoto"]`` with the panel, the scores on held-out cells, parameters, seed and version.
 
     Raises
@@ -81,17 +87,20 @@ def select_genes(
     DataError, ConfigError
         As in :class:`kernomics.models.YOTO`; `adata` is then as it was.
     """
-    model = YOTO(adata, labels_key, n_genes, layer=layer, seed=seed, **options)
+    require_anndata(adata, "select_genes")
+    reading, _ = divided_options(options)
+    model = YOTO(adata, labels_key, n_genes, seed=seed, **options)
     model.train(max_epochs, device=device, progress=progress)
     test_metrics = model.test_metrics() if len(model.split.test) else {}
-    ranking = model.ranking.loc[adata.var_names.astype(str)]
-    adata.var[f"{key_added}_selected"] = ranking["selected"].to_numpy()
-    adata.var[f"{key_added}_score"] = ranking["score"].to_numpy()
-    adata.var[f"{key_added}_rank"] = ranking["rank"].to_numpy()
+    ranking = model.ranking.reindex(gene_names_in_var(adata, reading))
+    # What is no gene, and was left out, has neither.
+    adata.var[f"{key_added}_selected"] = ranking["selected"].eq(True).to_numpy()
+    adata.var[f"{key_added}_score"] = ranking["score"].fillna(-np.inf).to_numpy()
+    adata.var[f"{key_added}_rank"] = ranking["rank"].fillna(0).astype(np.int64).to_numpy()
     params = {
         **dataclasses.asdict(model.config),
         "labels_key": labels_key,
-        "layer": layer,
+        **reading,
         "forced_genes": model.cells.genes[model.bounds.forced].tolist(),
         "forbidden_genes": model.bounds.forbidden_names,
         **model.constraints.description,
@@ -120,7 +129,6 @@ def evaluate_panel(
     genes: str | Sequence[str],
     labels_key: str | Sequence[str],
     *,
-    layer: str | None = None,
     label_kinds: Mapping[str, Kind] | None = None,
     split: How | Split = "stratified",
     split_key: str | None = None,
@@ -128,6 +136,7 @@ def evaluate_panel(
     allow_missing: bool = False,
     seed: int = 0,
     key_added: str = "panel_evaluation",
+    **reading: Unpack[ReadOptions],
 ) -> PanelEvaluation:
     """Score a given list of genes by how well they tell the labels apart.
 
@@ -139,8 +148,6 @@ def evaluate_panel(
         The panel: names in ``var_names``.
     labels_key
         obs column or columns to predict.
-    layer
-        Where the counts are; X by default.
     label_kinds
         As in :class:`kernomics.models.YOTO`.
     split, split_key, seed
@@ -150,6 +157,9 @@ def evaluate_panel(
         As in :func:`kernomics.panels.evaluate_panel`.
     key_added
         Name of the result.
+    **reading
+        How to read the cells, as in :class:`kernomics.data.ReadOptions`, such as
+        ``layer="counts"``.
 
     Returns
     -------
@@ -162,8 +172,9 @@ def evaluate_panel(
     DataError, ConfigError
         As in :func:`kernomics.panels.evaluate_panel`; `adata` is then as it was.
     """
+    require_anndata(adata, "evaluate_panel")
     cells = CellCollection.from_anndata(
-        adata, layer=layer, labels_key=labels_key, label_kinds=label_kinds
+        adata, labels_key=labels_key, label_kinds=label_kinds, **reading
     )
     parts = split_cells(cells, split, split_key, (0.7, 0.1, 0.2), seed)
     found = _evaluate_panel(
@@ -172,11 +183,11 @@ def evaluate_panel(
     kinds = {name: label.kind for name, label in cells.labels.items()}
     params: dict[str, Any] = {
         "labels_key": labels_key,
-        "layer": layer,
+        "label_kinds": kinds,
+        **reading,
         "split": parts.how,
         "split_key": parts.by,
     }
-    params |= {"label_kinds": kinds}
     adata.uns[key_added] = {
         "genes": names(found.genes),
         "missing": names(found.missing),
@@ -196,11 +207,11 @@ def panel_redundancy(
     adata: AnnData,
     genes: str | Sequence[str],
     *,
-    layer: str | None = None,
     rows: ArrayLike | None = None,
     threshold: float = 0.7,
     n_substitutes: int = 3,
     key_added: str = "panel_redundancy",
+    **reading: Unpack[ReadOptions],
 ) -> Redundancy:
     """Find genes of a panel that say the same, and others that could stand in for them.
 
@@ -210,8 +221,6 @@ def panel_redundancy(
         Cells with raw counts.
     genes
         The panel: names in ``var_names``.
-    layer
-        Where the counts are; X by default.
     rows
         Which cells, numbers or a mask; all by default. For a panel still to be scored, the training
         cells alone.
@@ -219,6 +228,9 @@ def panel_redundancy(
         As in :func:`kernomics.panels.redundancy`.
     key_added
         Name of the result.
+    **reading
+        How to read the cells, as in :class:`kernomics.data.ReadOptions`, such as
+        ``layer="counts"``.
 
     Returns
     -------
@@ -232,11 +244,13 @@ def panel_redundancy(
     DataError, ConfigError
         As in :func:`kernomics.panels.redundancy`; `adata` is then as it was.
     """
-    cells = CellCollection.from_anndata(adata, layer=layer, empty_cells="keep")
+    require_anndata(adata, "panel_redundancy")
+    how: ReadOptions = {"empty_cells": "keep", **reading}
+    cells = CellCollection.from_anndata(adata, **how)
     wanted = np.arange(cells.n_cells) if rows is None else rows
     found = redundancy(cells, genes, wanted, threshold=threshold, n_substitutes=n_substitutes)
     group = {gene: i for i, members in enumerate(found.groups) for gene in members}
-    params = {"layer": layer, "threshold": threshold, "n_substitutes": n_substitutes}
+    params = {**reading, "threshold": threshold, "n_substitutes": n_substitutes}
     adata.uns[key_added] = {
         "genes": names(found.correlation.index),
         "group": np.array([group.get(gene, -1) for gene in found.correlation.index]),
@@ -252,11 +266,10 @@ def panel_contributions(
     adata: AnnData,
     panel_or_model: Panel | YOTO,
     *,
-    layer: str | None = None,
-    library_key: str | None = None,
     rows: ArrayLike | None = None,
     background_rows: ArrayLike | None = None,
     key_added: str = "panel_contributions",
+    **reading: Unpack[ReadOptions],
 ) -> Contributions:
     """Measure what each gene of a trained panel does for each label and class.
 
@@ -267,13 +280,14 @@ def panel_contributions(
     panel_or_model
         A panel, or a model trained on these very cells, whose split then says which cells are held
         out and which are the background.
-    layer, library_key
-        As in :meth:`kernomics.models.Panel.predict`; a model has read its cells already.
     rows, background_rows
         Held-out cells to measure on, and training cells whose mean stands in for a gene left out:
         numbers or masks. A `Panel` does not know them, so both must be given with one.
     key_added
         Name of the result.
+    **reading
+        How to read the cells, as in :meth:`kernomics.models.Panel.predict`; a model has read its
+        cells already.
 
     Returns
     -------
@@ -286,17 +300,19 @@ def panel_contributions(
     ------
     ConfigError
         When `rows` or `background_rows` is missing beside a `Panel`, or a model was trained on
-        other cells, or `layer` or `library_key` is given beside one.
+        other cells, or options of reading are given beside one.
     DataError
         As in :func:`kernomics.panels.contributions`; `adata` is then as it was.
     """
+    require_anndata(adata, "panel_contributions")
     if isinstance(panel_or_model, YOTO):
         panel, split = panel_or_model.trained, panel_or_model.split
         cells = panel_or_model.cells
-        if layer is not None or library_key is not None:
+        given = list(given_options(reading))
+        if given:
             raise ConfigError(
-                "layer or library_key was given beside a model, which has read its cells already; "
-                "leave both out, or pass model.panel"
+                f"{given[0]} was given beside a model, which has read its cells already; leave it "
+                "out, or pass model.panel"
             )
         if adata.obs_names.tolist() != cells.cell_names.tolist():
             raise ConfigError(
@@ -313,14 +329,8 @@ def panel_contributions(
                 "and background_rows (training cells)"
             )
         kinds = {task.name: task.kind for task in panel.tasks if task.name in adata.obs.columns}
-        cells = CellCollection.from_anndata(
-            adata,
-            layer=layer,
-            labels_key=list(kinds),
-            label_kinds=kinds,
-            library_key=library_key,
-            empty_cells="keep",
-        )
+        how: ReadOptions = {"empty_cells": "keep", **reading}
+        cells = CellCollection.from_anndata(adata, labels_key=list(kinds), label_kinds=kinds, **how)
     found = contributions(panel, cells, rows, background_rows=background_rows)
     adata.uns[key_added] = {
         "loss_without": found.loss_without,
@@ -331,7 +341,7 @@ def panel_contributions(
             .astype({"class": object})
             for name, table in found.by_class.items()
         },
-        "params": without_none({"layer": layer, "library_key": library_key}),
+        "params": without_none(reading),
         "version": __version__,
     }
     return found

@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from kernomics.errors import ConfigError, DataError
-from kernomics.metrics import linear_top_accuracy, mlp_probe, probe_metrics
+from kernomics.metrics import (
+    clustering_scores,
+    ilisi,
+    linear_top_accuracy,
+    mlp_probe,
+    probe_metrics,
+)
 
 pytest.importorskip("sklearn")
 
@@ -128,3 +134,19 @@ def test_bad_settings_of_the_network_are_named():
         mlp_probe(x, codes * 0, x, codes)
     with pytest.raises(DataError, match="4 labelled training cells are too few"):
         mlp_probe(x[:4], codes[:4], x, codes)
+
+
+def test_names_of_classes_and_one_class_alone_are_refused_by_name():
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    names = np.array(["a", "b"] * 20)
+    message = r"labels of .* cells must hold integer class codes, .* pandas.Categorical"
+    for score in (
+        lambda: probe_metrics(x, names, x, names),
+        lambda: ilisi(x, names),
+        lambda: clustering_scores(x, names),
+    ):
+        with pytest.raises(DataError, match=message):
+            score()
+    one = np.zeros(40, int)
+    with pytest.raises(DataError, match="all 40 labelled training cells are of one class"):
+        probe_metrics(x, one, x, one)

@@ -138,7 +138,7 @@ def silent(adata, rows):
 
 TOLD = (
     r"7 of 60 cells have no count of the model's 30 genes, first 'cell_4' \(row 4\), .*'cell_8' "
-    r"\(row 8\), …: nothing tells them apart; remove them .*empty_cells='keep'.*--keep-empty"
+    r"\(row 8\), …: nothing tells them apart; remove them .*empty_cells='keep', here or in"
 )
 
 

@@ -51,7 +51,7 @@ def test_existing_run_is_not_touched_and_told_what_it_holds(tmp_path: Path) -> N
         RunDirectory.create(tmp_path, CONFIG)
     message = str(caught.value)
     for part in ("already holds a run", "1 checkpoints, the newest step-00000040",
-                 "--resume", "--overwrite", "another directory"):  # fmt: skip
+                 "resume=True", "overwrite=True", "another directory"):  # fmt: skip
         assert part in message
     assert (tmp_path / "checkpoints" / "step-00000040").is_dir()
 

@@ -7,6 +7,7 @@ from kernomics._lazy import later
 if TYPE_CHECKING:
     from kernomics.data.cells import Cells
     from kernomics.data.collection import CellCollection
+    from kernomics.data.inputs import ReadOptions
     from kernomics.data.joint import join
     from kernomics.data.labels import Labels
     from kernomics.data.match import gene_id_kind, match_genes
@@ -20,6 +21,7 @@ __all__ = [
     "Cells",
     "GeneSummary",
     "Labels",
+    "ReadOptions",
     "Sampler",
     "Split",
     "gene_id_kind",
@@ -36,6 +38,7 @@ __getattr__ = later(
         "Cells": "cells",
         "GeneSummary": "summaries",
         "Labels": "labels",
+        "ReadOptions": "inputs",
         "Sampler": "sampler",
         "Split": "splits",
         "gene_id_kind": "match",

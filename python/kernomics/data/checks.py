@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,10 +88,19 @@ class CountCheck:
     ----------
     where
         What to call the matrix: ``"X"`` or ``"layer 'counts'"``.
+    allow_fractions
+        Whether counts may be other numbers than integers; they are no fault then.
+
+    Attributes
+    ----------
+    fractional
+        Whether some are, where they may be.
     """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, allow_fractions: bool = False) -> None:
         self.where = where
+        self.allow_fractions = allow_fractions
+        self.fractional = False
         self.n_nonzeros = 0
         self.largest = 0.0
         self.n_cells = 0
@@ -104,7 +114,9 @@ class CountCheck:
         if rows.values.size:
             self.largest = max(self.largest, float(rows.values.max()))
         for fault, (number, first) in first_bad_count(rows.values).items():
-            if fault in self.faults:
+            if fault == "fraction" and self.allow_fractions:
+                self.fractional = True
+            elif fault in self.faults:
                 before, *where_first = self.faults[fault]
                 self.faults[fault] = (before + number, *where_first)  # type: ignore[assignment]
             else:
@@ -148,6 +160,11 @@ class CountCheck:
         ------
         DataError
             When a value is no count, or a cell has none and `empty_cells` is ``"error"``.
+
+        Warns
+        -----
+        UserWarning
+            When fractions are allowed and small enough to be logarithms.
         """
         found = [
             f"{number:,} of {self.n_nonzeros:,} non-zeros {FAULTS[fault]}, first {value:.6g} at "
@@ -163,16 +180,24 @@ class CountCheck:
                     found.append(f"none exceeds {self.largest:.3g}, so they look log-normalised")
                 else:
                     remedy += (
-                        "; counts corrected for ambient RNA are taken as they are by "
-                        "CellCollection.from_anndata(…, check=False)"
+                        "; counts corrected for ambient RNA are taken as they are with "
+                        "allow_fractions=True"
                     )
             raise DataError(f"{self.where} does not hold counts: {'; '.join(found)}; {remedy}")
         if self.n_empty and empty_cells == "error":
             raise DataError(
                 f"{self.n_empty:,} of {self.n_cells:,} cells have no counts in {self.where}, first "
                 f"{named_cells(self.first_empty, cell_names, self.n_empty)}; remove them "
-                "(sc.pp.filter_cells(adata, min_counts=1)), or read the cells with "
-                "CellCollection.from_anndata(…, empty_cells='keep') (embed: --keep-empty)"
+                "(sc.pp.filter_cells(adata, min_counts=1)), or keep them with empty_cells='keep' "
+                "(no TxFM is trained on them)"
+            )
+        if self.fractional and self.largest < LOG_LIKE:
+            warnings.warn(
+                f"{self.where} holds fractions, and none exceeds {self.largest:.3g}: they look "
+                "log-normalised, which allow_fractions=True is not for; counts are expected, "
+                "corrected ones too",
+                UserWarning,
+                stacklevel=2,
             )
 
 
@@ -193,12 +218,18 @@ def require_amounts(rows: Rows, cell_names: npt.NDArray[Any]) -> None:
     row = int(np.searchsorted(rows.indptr, wrong[0], side="right")) - 1
     raise DataError(
         f"{wrong.size:,} of {values.size:,} counts read are NaN, infinite or negative, first "
-        f"{values[wrong[0]]:.6g} at cell {str(cell_names[row])!r}; the cells were read with "
-        "check=False: read them with the check, which finds all such counts, and mend them"
+        f"{values[wrong[0]]:.6g} at cell {str(cell_names[row])!r}; the cells were read without "
+        "a check: read them with it, which finds all such counts, and mend them"
     )
 
 
-def scan(source: Source, where: str, visit: Callable[[int, Rows], None]) -> CountCheck:
+def scan(
+    source: Source,
+    where: str,
+    visit: Callable[[int, Rows], None],
+    *,
+    allow_fractions: bool = False,
+) -> CountCheck:
     """Read a whole source once, in blocks; check every value and hand each block on.
 
     Parameters
@@ -210,8 +241,10 @@ def scan(source: Source, where: str, visit: Callable[[int, Rows], None]) -> Coun
     visit
         Called with the number of a block's first row and its rows as stored, while no fault has
         been found.
+    allow_fractions
+        Take values that are no integers.
     """
-    check = CountCheck(where)
+    check = CountCheck(where, allow_fractions)
     for start, stop in source.blocks():
         rows = source.read(np.arange(start, stop, dtype=np.int64))
         check.add(rows)

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from kernomics.data import checks
-from kernomics.data.anndata_input import AnnDataInput
 from kernomics.data.cells import Cells
+from kernomics.data.inputs import open_input
 from kernomics.data.labels import Kind, Labels, read_labels
 from kernomics.data.library import LibraryRule, find_library, rows_rule
 from kernomics.data.match import Absent, match_genes
@@ -34,6 +34,12 @@ EmptyCells: TypeAlias = Literal["error", "keep"]
 """What to do with cells without counts."""
 
 
+def require_empty_cells(choice: str) -> None:
+    """Refuse what is no choice of `EmptyCells`."""
+    if choice not in ("error", "keep"):
+        raise ConfigError(f"empty_cells must be 'error' or 'keep', not {choice!r}")
+
+
 class CellCollection:
     """All cells of a source; made by `from_anndata`.
 
@@ -49,6 +55,8 @@ class CellCollection:
         Where the library sizes come from, and what is known of them; see `LibraryRule`.
     empty_cells
         ``"keep"`` where cells without counts were asked to be kept, else ``"error"``.
+    fractional
+        Whether the check found counts that are no integers, as `allow_fractions` allows.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class CellCollection:
         library: npt.NDArray[np.float32] | None = None,
         library_rule: LibraryRule | None = None,
         empty_cells: EmptyCells = "error",
+        fractional: bool = False,
         checked: bool = True,
     ) -> None:
         self._source = source
@@ -78,6 +87,7 @@ class CellCollection:
         self.batch_labels = batch_labels
         self.library_rule = library_rule or rows_rule(len(genes))
         self.empty_cells: EmptyCells = empty_cells
+        self.fractional = fractional
         self._checked = checked
 
     @classmethod
@@ -86,28 +96,41 @@ class CellCollection:
         adata: AnnData | str | Path,
         *,
         layer: str | None = None,
+        use_raw: bool = False,
+        gene_names: str | None = None,
         labels_key: str | Sequence[str] | None = None,
         batch_key: str | None = None,
         unlabelled_category: str | None = None,
         label_kinds: Mapping[str, Kind] | None = None,
         library_key: str | None = None,
+        modality: str | None = None,
+        all_features: bool = False,
         in_memory: bool = False,
+        allow_fractions: bool = False,
         empty_cells: EmptyCells = "error",
         check: bool = True,
     ) -> CellCollection:
         """Read an AnnData, which is never modified.
 
         An AnnData in memory is copied into CSR (12 bytes and less per non-zero), so that later
-        changes to it do not reach the collection. A path or a backed AnnData stays on disk: the
-        check reads it once in blocks, and each batch reads its own rows.
+        changes to it do not reach the collection; a dask array is computed block by block. A path
+        of an HDF5 file or a backed AnnData stays on disk: the check reads it once in blocks, and
+        each batch reads its own rows. A zarr store is read whole.
 
         Parameters
         ----------
         adata
-            An AnnData, a view of one, a backed one, or the path of an ``.h5ad`` file. Counts may
-            be dense, CSR or CSC (converted, with a warning), of any integer or float type.
+            An AnnData, a view of one, a backed one, a MuData, or the path of an ``.h5ad`` or
+            ``.h5mu`` file or a zarr store. Counts may be dense, CSR, CSC (converted, with a
+            warning) or dask, of any integer or float type.
         layer
-            Where the counts are; X by default. ``adata.raw`` gives library sizes at most.
+            Where the counts are; X by default. ``adata.raw`` then gives library sizes at most.
+        use_raw
+            Take counts and genes from ``adata.raw``, as in files of CELLxGENE.
+        gene_names
+            Column of var whose values name the genes, such as ``"feature_name"``; ``var_names`` by
+            default. A gene without a name there keeps that of ``var_names``, and genes that share
+            one have it added (``"TBCE_ENSG00000285053"``), with a warning.
         labels_key
             obs column or columns to learn; see `Labels.from_series`.
         batch_key
@@ -119,11 +142,21 @@ class CellCollection:
         library_key
             obs column with each cell's total over all genes measured. By default the first of
             these that is there: the totals of ``raw``, if it holds the same counts over more
-            genes; ``obs["total_counts"]``, ``"n_counts"`` or ``"nCount_RNA"``, if integers and in
-            no cell less than the row total; the row totals over the genes of `adata`, a view's own
-            genes included. `library_source` says which.
+            genes; ``obs["total_counts"]``, ``"n_counts"`` or ``"nCount_RNA"``, if integers (or
+            fractions of fractional counts) and in no cell less than the row total; the row totals
+            over the genes of `adata`, a view's own genes included. Features that are left out
+            count nowhere. `library_source` says which.
+        modality
+            Which one of a MuData or an ``.h5mu`` file, where it holds several.
+        all_features
+            Take features for genes that ``var["feature_types"]`` says are none, such as
+            antibodies. They are left out otherwise, with a warning that counts them.
         in_memory
             Load a path or a backed AnnData.
+        allow_fractions
+            Take counts that are no integers, such as those corrected for ambient RNA; `fractional`
+            then says so. Losses and sampling take them as they are. A gene counts as detected
+            wherever its value is above 0, however little (`min_cells`, `min_detection`).
         empty_cells
             What to do with cells without counts; models that represent cells keep, of a collection
             that keeps them, those without a count of the model's genes too.
@@ -137,9 +170,15 @@ class CellCollection:
         DataError
             Naming what was found, where, how many and the remedy.
         """
-        if empty_cells not in ("error", "keep"):
-            raise ConfigError(f"empty_cells must be 'error' or 'keep', not {empty_cells!r}")
-        given = AnnDataInput(adata, layer)
+        require_empty_cells(empty_cells)
+        given = open_input(
+            adata,
+            layer=layer,
+            use_raw=use_raw,
+            gene_names=gene_names,
+            modality=modality,
+            all_features=all_features,
+        )
         checks.require_cells_and_genes(given.shape)
         checks.require_unique(
             given.genes,
@@ -155,10 +194,19 @@ class CellCollection:
         if check:
             for label in labels.values():
                 label.require_usable()
-        source, totals = read_through(
-            given, in_memory=in_memory or not given.on_disk, check=check, empty_cells=empty_cells
+        source, totals, fractional = read_through(
+            given,
+            in_memory=in_memory or not given.on_disk,
+            check=check,
+            empty_cells=empty_cells,
+            allow_fractions=allow_fractions,
         )
-        library, rule = find_library(given, library_key, totals)
+        library, rule = find_library(
+            given,
+            library_key,
+            totals,
+            fractional=fractional or (allow_fractions and not check),
+        )
         return cls(
             source,
             genes=given.genes,
@@ -169,6 +217,7 @@ class CellCollection:
             library=library,
             library_rule=rule,
             empty_cells=empty_cells,
+            fractional=fractional,
             checked=check,
         )
 
@@ -182,7 +231,8 @@ class CellCollection:
             for label in self.labels.values()
         )
         return f"CellCollection of {self.n_cells:,} cells × {self.n_genes:,} genes, {where}" + (
-            f", labels: {labels}" if labels else ""
+            (", fractional counts" if self.fractional else "")
+            + (f", labels: {labels}" if labels else "")
         )
 
     @property

@@ -79,6 +79,7 @@ def join(
     collections: Mapping[str, CellCollection],
     *,
     labels_key: str | Sequence[str] | None = None,
+    unlabelled_category: str | None = None,
     label_kinds: Mapping[str, Kind] | None = None,
 ) -> CellCollection:
     """Put data sets with different genes together.
@@ -92,6 +93,8 @@ def join(
         The data sets by name. Names of cells become ``"<data set>:<cell>"``.
     labels_key
         obs column or columns to take as labels, where a set has them; unlabelled elsewhere.
+    unlabelled_category
+        A class that means "unlabelled".
     label_kinds
         As in `CellCollection.from_anndata`.
 
@@ -149,13 +152,14 @@ def join(
         genes=np.array(genes, dtype=object),
         cell_names=cells,
         obs=obs,
-        labels=read_labels(obs, keys, label_kinds=label_kinds),
+        labels=read_labels(obs, keys, unlabelled_category, label_kinds),
         batch_labels=Labels.from_series(obs[SOURCE_COLUMN], SOURCE_COLUMN, kind="categorical"),
         library=np.concatenate(libraries),
         library_rule=joined_rule(
             {name: part.library_rule for name, part in collections.items()}, len(genes)
         ),
         empty_cells="keep" if any(part.empty_cells == "keep" for part in parts) else "error",
+        fractional=any(part.fractional for part in parts),
     )
     panel_of_cell = np.repeat(np.arange(len(parts), dtype=np.int32), [p.n_cells for p in parts])
     return joined.with_observed(Panels.from_lists(columns, len(genes)), panel_of_cell)

@@ -244,7 +244,7 @@ def _kind_of(series: pd.Series[Any], name: str) -> tuple[Kind, str]:
     if distinct.size > 1:
         warnings.warn(
             f"label {name!r} holds integers of {distinct.size} distinct values, which are taken "
-            f"for classes: pass {_otherwise(name, 'continuous')} a regression, or 'categorical' "
+            f"for classes: pass {_kinds(name, 'continuous')} for a regression, or 'categorical' "
             "to say that they are classes",
             UserWarning,
             stacklevel=4,
@@ -253,7 +253,12 @@ def _kind_of(series: pd.Series[Any], name: str) -> tuple[Kind, str]:
 
 
 def _otherwise(name: str, kind: Kind) -> str:
-    return f"label_kinds={{{name!r}: {kind!r}}} (--label-kinds {name}={kind}) for"
+    """Say how to ask for another kind, in Python and by the command, in what reports keep."""
+    return f"{_kinds(name, kind)} (--label-kinds {name}={kind}) for"
+
+
+def _kinds(name: str, kind: Kind) -> str:
+    return f"label_kinds={{{name!r}: {kind!r}}}"
 
 
 def _written(value: object) -> str:

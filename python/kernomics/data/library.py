@@ -119,8 +119,7 @@ class LibraryRule:
             f"measured: {self.partial}"
         )
         warnings.warn(
-            f"{told}; pass library_key (--library-key), the obs column of each cell's total over "
-            "all genes",
+            f"{told}; pass library_key, the obs column of each cell's total over all genes",
             UserWarning,
             stacklevel=stacklevel + 1,
         )
@@ -157,7 +156,7 @@ def joined_rule(rules: Mapping[str, LibraryRule], n_genes: int) -> LibraryRule:
 
 
 def find_library(
-    given: AnnDataInput, key: str | None, totals: Totals | None
+    given: AnnDataInput, key: str | None, totals: Totals | None, *, fractional: bool = False
 ) -> tuple[Totals | None, LibraryRule]:
     """Find each cell's library size.
 
@@ -170,6 +169,8 @@ def find_library(
     totals
         float32 [n_cells], the row totals; None when the counts have not been read. They are then
         read only if something has to be compared with them.
+    fractional
+        Whether counts may be other numbers than integers, and so may the totals that are found.
 
     Returns
     -------
@@ -197,7 +198,7 @@ def find_library(
         totals = row_totals(given.source, given.where)
     reasons = [given.said_subset] if given.said_subset else []
     if more:
-        library, why = _of_raw(given, totals)
+        library, why = _of_raw(given, totals, fractional)
         if library is not None:
             n_raw = len(given.raw_genes if given.raw_genes is not None else ())
             share = _share(totals, library)
@@ -205,7 +206,9 @@ def find_library(
             return library, LibraryRule(source, n_genes, share=share, whole_genes=n_raw)
         reasons.append(why)
     for name in columns:
-        library, why = _of_column(given.obs[name], name, totals)
+        library, why = _of_column(given.obs[name], name, totals, fractional)
+        if library is not None and given.whole_source is not None:
+            library, why = _of_genes(library, name, given)
         if library is not None:
             share = _share(totals, library)
             source = f"obs[{name!r}] ({_of(share)})"
@@ -245,7 +248,9 @@ def _named(given: AnnDataInput, key: str, totals: Totals | None) -> Totals:
     return library.astype(np.float32)
 
 
-def _of_column(series: pd.Series[Any], name: str, totals: Totals) -> tuple[Totals | None, str]:
+def _of_column(
+    series: pd.Series[Any], name: str, totals: Totals, fractional: bool
+) -> tuple[Totals | None, str]:
     """Return a column that is the total of these counts and others; or why it shows others."""
     if not pd.api.types.is_numeric_dtype(series.dtype) or pd.api.types.is_bool_dtype(series.dtype):
         return None, ""
@@ -254,11 +259,13 @@ def _of_column(series: pd.Series[Any], name: str, totals: Totals) -> tuple[Total
     above = known & (library > _upper(totals))
     if not above.any():
         return None, ""
+    if fractional and bool(np.all(np.floor(library[known]) == library[known])):
+        return None, ""  # totals of the counts before they were corrected
     exceeds = f"obs[{name!r}] is larger in {above.sum():,} of {library.size:,} cells, but"
     faults: Sequence[tuple[str, npt.NDArray[np.bool_]]] = (
         ("missing or infinite", ~known),
         ("smaller than the cell's own counts", known & (library < checks.lowest_library(totals))),
-        ("no integer", known & (np.floor(library) != library)),
+        ("no integer", known & (np.floor(library) != library) & (not fractional)),
     )
     for fault, mask in faults:
         if mask.any():
@@ -268,29 +275,51 @@ def _of_column(series: pd.Series[Any], name: str, totals: Totals) -> tuple[Total
     return library.astype(np.float32), ""
 
 
+def _of_genes(library: Totals, name: str, given: AnnDataInput) -> tuple[Totals | None, str]:
+    """Return a column, unless it may count features that are no genes and were left out."""
+    assert given.whole_source is not None
+    whole = row_totals(given.whole_source, given.where)
+    if (library < checks.lowest_library(whole)).any():
+        return library, ""
+    above = np.count_nonzero(library > _upper(whole))
+    if not above:  # it is their total, with the genes at hand
+        return None, ""
+    left_out = given.whole_source.shape[1] - given.shape[1]
+    return None, (
+        f"obs[{name!r}] is larger in {above:,} of {library.size:,} cells, but may count the "
+        f"{left_out:,} features that are no genes"
+    )
+
+
 def _upper(totals: Totals) -> npt.NDArray[np.float64]:
     """Return the largest total that may still be that of the rows alone, rounding considered."""
     return totals.astype(np.float64) * (1 + 1e-5) + 0.5
 
 
-def _of_raw(given: AnnDataInput, totals: Totals) -> tuple[Totals | None, str]:
+def _of_raw(given: AnnDataInput, totals: Totals, fractional: bool) -> tuple[Totals | None, str]:
     """Return the totals over the genes of raw, if it holds these very counts; or why it does not.
 
     It does if all its values are counts, and those of the genes at hand add up to each row total.
+    Genes are told by the names in the indices of both vars, whatever else they go by.
     """
     genes = given.raw_genes
     assert genes is not None
     has = f"adata.raw has {len(genes):,} genes, but"
-    here = np.isin(genes.astype(str), given.genes.astype(str))
+    here = given.in_raw()
     if here.sum() != len(given.genes):
-        return None, f"{has} {np.isin(given.genes, genes).sum():,} of these by name"
-    source = given.raw_source()
+        return None, f"{has} {here.sum():,} of these by name"
+    try:
+        source = given.raw_source()
+    except DataError as error:
+        return None, f"{has} cannot be read: {error}"
     if source.shape[0] != len(totals):
         return None, f"{has} {source.shape[0]:,} cells instead of {len(totals):,}"
     whole: list[Totals] = [np.empty(0, np.float32)]
     for start, stop in source.blocks():
         stored = source.read(np.arange(start, stop, dtype=np.int64))
         bad = checks.first_bad_count(stored.values)
+        if fractional:
+            bad.pop("fraction", None)
         if bad:
             return (
                 None,

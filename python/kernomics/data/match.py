@@ -83,10 +83,10 @@ def match_genes(
         f"missing ({first}), {len(place) - n_matched:,} further genes of the data are not used"
     )
     if n_matched < min_gene_overlap * n_model:
-        raise DataError(
-            f"{found}; at least {min_gene_overlap:.0%} must match (min_gene_overlap)"
-            f"{mismatch_cause(model_genes, data_genes, n_matched)}"
-        )
+        needed = f"at least {min_gene_overlap:.0%} must match (min_gene_overlap)"
+        if min_gene_overlap == 1:  # nobody's choice: a panel needs every gene
+            needed = "all are needed, so take data that have them"
+        raise DataError(f"{found}; {needed}{mismatch_cause(model_genes, data_genes, n_matched)}")
     warnings.warn(f"{found}; missing genes {ABSENT[absent]}", UserWarning, stacklevel=2)
     return columns
 

@@ -17,8 +17,8 @@ from kernomics.errors import DataError
 
 
 def read_through(
-    given: AnnDataInput, *, in_memory: bool, check: bool, empty_cells: str
-) -> tuple[Source, npt.NDArray[np.float32] | None]:
+    given: AnnDataInput, *, in_memory: bool, check: bool, empty_cells: str, allow_fractions: bool
+) -> tuple[Source, npt.NDArray[np.float32] | None, bool]:
     """Read all cells once, as far as wanted.
 
     Parameters
@@ -31,6 +31,8 @@ def read_through(
         Check every value.
     empty_cells
         ``"error"`` or ``"keep"``.
+    allow_fractions
+        Take counts that are no integers.
 
     Returns
     -------
@@ -38,10 +40,12 @@ def read_through(
         Where batches are read from.
     numpy.ndarray or None
         float32 [n_cells], row totals; None when nothing was read.
+    bool
+        Whether the check found counts that are no integers.
     """
     source, n_genes = given.source, given.shape[1]
     if not in_memory and not check:
-        return source, None
+        return source, None, False
     totals: list[npt.NDArray[np.float32]] = []
     lengths: list[npt.NDArray[np.int64]] = []
     indices: list[npt.NDArray[Any]] = []
@@ -55,18 +59,20 @@ def read_through(
             indices.append(rows.indices)
             values.append(rows.values)
 
+    fractional = False
     if check:
-        found = checks.scan(source, given.where, visit)
+        found = checks.scan(source, given.where, visit, allow_fractions=allow_fractions)
         found.report(
             given.cell_names, given.genes, empty_cells=empty_cells, hint=given.where_counts_may_be
         )
+        fractional = found.fractional
     else:
         for start, stop in source.blocks():
             visit(start, source.read(np.arange(start, stop, dtype=np.int64)))
     if in_memory:
         indptr = np.concatenate(([0], np.cumsum(np.concatenate(lengths)))).astype(np.int64)
         source = CsrSource(Rows(indptr, _joined(indices), _joined(values)), n_genes)
-    return source, np.concatenate(totals)
+    return source, np.concatenate(totals), fractional
 
 
 def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:

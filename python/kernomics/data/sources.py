@@ -118,7 +118,7 @@ class H5Source:
             self.shape = (int(node.shape[0]), int(node.shape[1]))
             self.dtype: np.dtype[Any] = node.dtype
             return
-        n_cells, n_genes = (int(n) for n in node.attrs["shape"])
+        n_cells, n_genes = (int(n) for n in _stored_shape(node))
         self.shape = (n_cells, n_genes)
         self.dtype = node["data"].dtype
         self._indptr = node["indptr"][:].astype(np.int64, copy=False)
@@ -142,7 +142,22 @@ class H5Source:
         return blocks(self._indptr, BLOCK_NONZEROS) if self.sparse else _row_blocks(self.shape)
 
     def read(self, rows: npt.NDArray[np.int64]) -> Rows:
-        """Read the named rows as stored, in the order given, each at most once from the file."""
+        """Read the named rows as stored, in the order given, each at most once from the file.
+
+        Raises
+        ------
+        DataError
+            When the file breaks off.
+        """
+        try:
+            return self._read(rows)
+        except OSError as error:
+            raise DataError(
+                f"'{self.path}' cannot be read at {self.key}: {error}; it is damaged: copy "
+                "or download it again"
+            ) from error
+
+    def _read(self, rows: npt.NDArray[np.int64]) -> Rows:
         node = self._node()
         wanted, place = np.unique(rows, return_inverse=True)
         if self.sparse:
@@ -156,22 +171,61 @@ class H5Source:
         return gather(found.indptr, found.indices, found.values, place)
 
 
+class DaskSource:
+    """A dask array, computed block by block.
+
+    Parameters
+    ----------
+    matrix
+        Of dense or scipy sparse blocks [n_cells, n_genes].
+    """
+
+    on_disk = False
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix = matrix
+        self.shape = (int(matrix.shape[0]), int(matrix.shape[1]))
+        self.dtype: np.dtype[Any] = np.dtype(matrix.dtype)
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Cut all rows where the array's own blocks end."""
+        start = 0
+        for n in self.matrix.chunks[0]:
+            if n:
+                yield start, start + int(n)
+            start += int(n)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """Compute the named rows, in the order given."""
+        straight = rows.size > 0 and bool(np.all(np.diff(rows) == 1))
+        wanted = slice(int(rows[0]), int(rows[-1]) + 1) if straight else rows
+        block = self.matrix[wanted].compute()
+        if sparse.issparse(block):
+            block = block.tocsr()
+            return Rows(block.indptr, block.indices, block.data)
+        return dense_rows(np.asarray(block))
+
+
 class SubsetSource:
-    """Some rows and columns of another source: a view of a backed AnnData.
+    """Some rows and columns of another source: a view of a backed AnnData, or its genes alone.
 
     Parameters
     ----------
     source
         What is looked at.
     rows, columns
-        int64, which cells and genes, in which order.
+        int64, which cells and genes, in which order; None for all.
     """
 
     def __init__(
-        self, source: Source, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
+        self,
+        source: Source,
+        rows: npt.NDArray[np.int64] | None,
+        columns: npt.NDArray[np.int64] | None,
     ) -> None:
         self.source, self._rows = source, rows
-        self.shape = (rows.size, columns.size)
+        columns = np.arange(source.shape[1]) if columns is None else columns
+        self.shape = (source.shape[0] if rows is None else rows.size, columns.size)
         self.dtype = source.dtype
         self.on_disk = source.on_disk
         self._place = np.full(source.shape[1], -1, dtype=np.int64)
@@ -179,11 +233,13 @@ class SubsetSource:
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Cut all rows into ranges of a bounded number of entries."""
+        if self._rows is None:
+            return self.source.blocks()
         return _row_blocks((self.shape[0], self.source.shape[1]))
 
     def read(self, rows: npt.NDArray[np.int64]) -> Rows:
         """Read the named rows, in the order given, and keep the columns."""
-        found = self.source.read(self._rows[rows])
+        found = self.source.read(rows if self._rows is None else self._rows[rows])
         column = self._place[found.indices]
         kept = column >= 0
         before = np.concatenate(([0], np.cumsum(kept)))
@@ -202,10 +258,15 @@ def memory_source(matrix: Any, where: str) -> Source:
     Parameters
     ----------
     matrix
-        numpy array, scipy sparse matrix or array, or an AnnData view of one.
+        numpy array, scipy sparse matrix or array, dask array, or an AnnData view of one.
     where
         What to call it in messages: ``"X"`` or ``"layer 'counts'"``.
     """
+    if hasattr(matrix, "__dask_graph__"):
+        _require_numeric(np.dtype(matrix.dtype), where)
+        return DaskSource(matrix)
+    if hasattr(matrix, "to_memory"):  # a sparse matrix of a file or zarr store, opened by anndata
+        matrix = matrix.to_memory()
     if sparse.issparse(matrix):
         if matrix.format != "csr":
             _warn_converted(matrix.format, where)
@@ -227,15 +288,22 @@ def h5_source(path: Path, key: str, where: str) -> Source:
     """
     with h5py.File(path, "r") as file:
         node = file[key]
-        encoding = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "array")))
+        encoding = node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "array"))
+        if isinstance(encoding, bytes):
+            encoding = encoding.decode()
         if "csc" in encoding:
             _warn_converted("csc", where)
             parts = (node["data"][:], node["indices"][:], node["indptr"][:])
-            matrix = sparse.csc_matrix(parts, shape=tuple(node.attrs["shape"])).tocsr()
+            matrix = sparse.csc_matrix(parts, shape=tuple(_stored_shape(node))).tocsr()
             return memory_source(matrix, where)
         stored = node["data"] if isinstance(node, h5py.Group) else node
         _require_numeric(stored.dtype, where)
     return H5Source(path, key)
+
+
+def _stored_shape(node: Any) -> Any:
+    """Return the shape of a sparse matrix in a file; before anndata 0.7 by another name."""
+    return node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"]
 
 
 def _require_numeric(dtype: np.dtype[Any], where: str) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from kernomics.errors import DataError
 
 
-def _codes(name: str, values: ArrayLike) -> NDArray[np.int64]:
+def class_codes(name: str, values: ArrayLike) -> NDArray[np.int64]:
+    """Return class codes as int64 [cells], if integers are what was given."""
     codes = np.asarray(values)
     if codes.ndim != 1:
         raise DataError(f"{name} must have one dimension [cells], found shape {codes.shape}")
@@ -42,7 +43,7 @@ def _out_of_range(name: str, codes: NDArray[np.int64], lowest: int, n_classes: i
 def _labelled(
     truth: ArrayLike, predicted: ArrayLike, n_classes: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    true_codes, predicted_codes = _codes("truth", truth), _codes("predicted", predicted)
+    true_codes, predicted_codes = class_codes("truth", truth), class_codes("predicted", predicted)
     if true_codes.shape != predicted_codes.shape:
         raise DataError(
             f"truth holds {true_codes.size:,} cells and predicted {predicted_codes.size:,}; "
@@ -188,7 +189,7 @@ def auprc(truth: ArrayLike, scores: ArrayLike) -> float:
     DataError
         If the shapes disagree or a labelled cell has a score that is not finite.
     """
-    codes, values = _codes("truth", truth), np.asarray(scores, dtype=np.float64)
+    codes, values = class_codes("truth", truth), np.asarray(scores, dtype=np.float64)
     if values.ndim != 2 or values.shape[0] != codes.size:
         raise DataError(
             f"scores must have shape [cells, classes] with {codes.size:,} cells, "

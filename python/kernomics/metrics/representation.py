@@ -16,7 +16,12 @@ from kernomics.data import make_split
 from kernomics.data.random import Stream, permutation
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics._extras import require_extra
-from kernomics.metrics.classification import accuracy, classification_metrics, macro_f1
+from kernomics.metrics.classification import (
+    accuracy,
+    class_codes,
+    classification_metrics,
+    macro_f1,
+)
 
 N_NEIGHBOURS = 15
 
@@ -57,7 +62,7 @@ def probe_metrics(
     Raises
     ------
     DataError
-        When no labelled cell is there to train or to score on.
+        When no labelled cell is there to train or to score on, or all to train on are of one class.
     """
     return probe_scores(
         *probe_predictions(train, train_codes, test, test_codes, n_neighbours=n_neighbours)
@@ -100,13 +105,15 @@ def probe_predictions(
     Raises
     ------
     DataError
-        When no labelled cell is there to train or to score on.
+        When no labelled cell is there to train or to score on, or all to train on are of one class.
     """
     require_extra("sklearn", purpose="scoring a representation")
     from sklearn.neighbors import KNeighborsClassifier
 
     x, y = labelled_cells(train, train_codes, "training")
     x_test, y_test = labelled_cells(test, test_codes, "held-out")
+    if np.unique(y).size < 2:
+        raise DataError(f"all {len(y):,} labelled training cells are of one class: two are needed")
     knn = KNeighborsClassifier(min(n_neighbours, len(y)), algorithm="brute")
     classifiers = {"knn": knn, "linear": _linear()}
     return y_test, {name: c.fit(x, y).predict(x_test) for name, c in classifiers.items()}
@@ -316,7 +323,7 @@ def labelled_cells(
     values: ArrayLike, codes: ArrayLike, what: str
 ) -> tuple[NDArray[np.float64], NDArray[Any]]:
     """Return the representation and codes of the cells that have one, float64 [n, d], int [n]."""
-    x, y = np.asarray(values, dtype=np.float64), np.asarray(codes)
+    x, y = np.asarray(values, dtype=np.float64), class_codes(f"labels of {what} cells", codes)
     if x.ndim != 2 or len(x) != len(y):
         raise DataError(
             f"the {what} cells have a representation of shape {x.shape} and {len(y):,} labels"

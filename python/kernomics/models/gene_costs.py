@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernomics.data.inputs import ReadOptions, door_options, open_input
 from kernomics.errors import ConfigError, DataError, closest
 
 if TYPE_CHECKING:
@@ -181,7 +182,9 @@ def make_budget(
     return Budget(float(limit), values, forced, never, n_genes)
 
 
-def costs_of_column(adata: AnnData | str | Path, column: str) -> dict[str, float]:
+def costs_of_column(
+    adata: AnnData | str | Path, column: str, reading: ReadOptions
+) -> dict[str, float]:
     """Read the costs of genes from a column of var.
 
     Parameters
@@ -190,20 +193,16 @@ def costs_of_column(adata: AnnData | str | Path, column: str) -> dict[str, float
         AnnData, or path of an ``.h5ad`` file.
     column
         Numbers; genes where they are missing have no cost.
+    reading
+        How the cells are read, which says what the genes are called.
 
     Raises
     ------
     DataError
         When there is no such column, or it does not hold numbers.
     """
-    if isinstance(adata, str | Path):
-        import anndata
-
-        opened = anndata.read_h5ad(adata, backed="r")
-        var = pd.DataFrame(opened.var, copy=True)
-        opened.file.close()
-    else:
-        var = adata.var
+    read = open_input(adata, **door_options(reading))
+    var = read.var.set_axis(pd.Index(read.genes), axis=0)
     if column not in var:
         raise DataError(
             f"gene_costs is {column!r}, and var has no such column; {closest(column, var.columns)}"

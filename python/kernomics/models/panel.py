@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -16,12 +16,13 @@ from torch import Tensor
 
 from kernomics import metrics
 from kernomics.data import CellCollection, Labels
+from kernomics.data.inputs import ReadOptions
 from kernomics.data.labels import column
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.panel_network import PanelNetwork, Task
 from kernomics.models.saved import read_saved
-from kernomics.models.setup import same_library_key
+from kernomics.models.setup import as_collection, same_library_key
 from kernomics.train import save_model_dir
 
 if TYPE_CHECKING:
@@ -132,9 +133,7 @@ class Panel:
     def predict(
         self,
         adata: AnnData | str | Path | CellCollection,
-        *,
-        layer: str | None = None,
-        library_key: str | None = None,
+        **reading: Unpack[ReadOptions],
     ) -> pd.DataFrame:
         """Predict the labels of cells, which need the panel's genes alone.
 
@@ -142,12 +141,11 @@ class Panel:
         ----------
         adata
             AnnData, path of an ``.h5ad`` file or collection; not modified.
-        layer
-            Where the counts are; X by default.
-        library_key
-            obs column with each cell's total over all genes, for ``transform="lognorm"``; by
-            default that of the training, where the data have it, else as in
-            `CellCollection.from_anndata`.
+        **reading
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
+            ``layer="counts"``. Cells without counts are kept by default. For
+            ``transform="lognorm"`` `library_key` is by default that of the training, where the
+            data have it.
 
         Returns
         -------
@@ -160,7 +158,7 @@ class Panel:
         DataError
             When genes of the panel are missing from the data; it names them.
         """
-        cells = self._collection(adata, layer, library_key)
+        cells = self.read(adata, **reading)
         table: dict[str, Any] = {}
         for task, output in zip(self.tasks, self.outputs(cells).values(), strict=True):
             if task.kind == "categorical":
@@ -175,15 +173,14 @@ class Panel:
         self,
         adata: AnnData | str | Path | CellCollection,
         *,
-        layer: str | None = None,
-        library_key: str | None = None,
         labels: Mapping[str, str] | None = None,
+        **reading: Unpack[ReadOptions],
     ) -> dict[str, dict[str, float]]:
         """Score the predictions on labelled cells.
 
         Parameters
         ----------
-        adata, layer, library_key
+        adata, **reading
             As in `predict`.
         labels
             obs column of a task, where it has another name than in training.
@@ -206,7 +203,7 @@ class Panel:
         UserWarning
             When cells have classes that the panel does not know; they are left out of the scores.
         """
-        found = self.labelled_outputs(self._collection(adata, layer, library_key), labels)
+        found = self.labelled_outputs(self.read(adata, **reading), labels)
         return {
             task.name: score_task(task, *found[task.name])
             for task in self.tasks
@@ -252,32 +249,20 @@ class Panel:
             if task.name in truths
         }
 
-    def _collection(
-        self,
-        adata: AnnData | str | Path | CellCollection,
-        layer: str | None,
-        library_key: str | None,
+    def read(
+        self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
     ) -> CellCollection:
+        """Read cells as `predict` does, whose parameters are these."""
         lognorm, known = self.network.transform == "lognorm", self.info.get("library", {})
-        if lognorm and library_key is None and not isinstance(adata, CellCollection):
-            library_key = same_library_key(adata, known)
-        cells = self._read(adata, layer, library_key)
+        if not isinstance(adata, CellCollection):
+            # A cell may have none of the panel's genes, and a panel-only data set such cells.
+            reading = {"empty_cells": "keep", **reading}
+        if lognorm:
+            reading = same_library_key(adata, known, reading)
+        cells = as_collection(adata, reading)
         if lognorm:
             cells.library_rule.tell(known, stacklevel=3)
         return cells
-
-    def _read(
-        self,
-        adata: AnnData | str | Path | CellCollection,
-        layer: str | None,
-        library_key: str | None,
-    ) -> CellCollection:
-        if isinstance(adata, CellCollection):
-            return adata
-        # A cell may have none of the panel's genes, and a panel-only data set such cells.
-        return CellCollection.from_anndata(
-            adata, layer=layer, library_key=library_key, empty_cells="keep"
-        )
 
     # -- saving ----------------------------------------------------------------------------------
 

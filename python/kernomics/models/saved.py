@@ -57,6 +57,7 @@ def _folder(path: Path) -> Path:
     folder = path / "model"
     if not existing(folder).is_dir():
         raise CheckpointError(
-            f"the run in {path} has no model: it did not finish; continue it with --resume"
+            f"the run in {path} has no model: it did not finish; continue it with --resume, "
+            "or in Python by train(…, resume=True)"
         )
     return folder

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kernomics.data import CellCollection, Labels, Split, make_split
-from kernomics.data.anndata_input import obs_columns
+from kernomics.data.inputs import ReadOptions, given_options, obs_columns
 from kernomics.data.labels import column
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError
@@ -45,41 +45,75 @@ def checked_names(names: str | Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
-def as_collection(adata: AnnData | str | Path | CellCollection, **reading: Any) -> CellCollection:
+def as_collection(
+    adata: AnnData | str | Path | CellCollection,
+    reading: ReadOptions,
+    *,
+    labels_key: str | Sequence[str] | None = None,
+    **more: Any,
+) -> CellCollection:
     """Read cells, or take a collection as it is.
 
     Parameters
     ----------
     adata
         AnnData, path of an ``.h5ad`` file, or a collection.
-    **reading
-        For `CellCollection.from_anndata`; None for what was not asked for.
+    reading
+        How to read an AnnData.
+    labels_key
+        obs column or columns to learn, or names of labels that a collection has; None for all of a
+        collection's.
+    **more
+        Further arguments of `CellCollection.from_anndata`; None for what was not asked for.
 
     Raises
     ------
     ConfigError
-        When a collection comes with options of reading.
+        When a collection comes with options of reading, or lacks a label.
     """
     if not isinstance(adata, CellCollection):
-        return CellCollection.from_anndata(adata, **reading)
-    given = [name for name, value in reading.items() if value is not None]
+        return CellCollection.from_anndata(adata, labels_key=labels_key, **reading, **more)
+    given = list(given_options({**reading, **more}))
     if given:
         raise ConfigError(
             f"{given[0]} was given beside a CellCollection, which has been read already; "
             "pass it to CellCollection.from_anndata"
         )
-    return adata
+    if labels_key is None:
+        return adata
+    keys = [labels_key] if isinstance(labels_key, str) else list(labels_key)
+    if keys == list(adata.labels):
+        return adata
+    for key in keys:
+        if key not in adata.labels:
+            raise ConfigError(
+                f"labels_key names {key!r}, and the CellCollection was read with "
+                f"{', '.join(map(repr, adata.labels)) or 'no labels'}; read it with "
+                f"CellCollection.from_anndata(…, labels_key={keys!r})"
+            )
+    return adata.with_labels({key: adata.labels[key] for key in keys})
 
 
-def same_library_key(adata: AnnData | str | Path, known: Mapping[str, Any]) -> str | None:
-    """Return the obs column of library sizes that a model was trained with, if the data have it.
+def same_library_key(
+    adata: AnnData | str | Path | CellCollection, known: Mapping[str, Any], reading: ReadOptions
+) -> ReadOptions:
+    """Add the obs column of library sizes that a model was trained with, if the data have it.
 
-    `known` is the `LibraryRule.description` that the model keeps.
+    Parameters
+    ----------
+    adata
+        What is to be read; a collection has been read already.
+    known
+        The `LibraryRule.description` that the model keeps.
+    reading
+        How to read it; a `library_key` there stays.
     """
     key = known.get("key")
-    if key is None:
-        return None
-    return key if key in obs_columns(adata) else None
+    if key is None or isinstance(adata, CellCollection) or reading.get("library_key") is not None:
+        return reading
+    if key not in obs_columns(adata, reading.get("modality")):
+        return reading
+    return {**reading, "library_key": key}
 
 
 def split_cells(

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from torch.optim import AdamW, Optimizer
 
 from kernomics import __version__
 from kernomics.data import CellCollection, Sampler, Split
+from kernomics.data.inputs import divided_options
 from kernomics.errors import ConfigError
 from kernomics.models.device import require_precision, usable_device
+from kernomics.models.options import TxFMOptions
 from kernomics.models.setup import as_collection, checked_seed
 from kernomics.models.txfm_config import TxFMConfig
 from kernomics.models.txfm_finetune import Pretrained, fine_tuned_config, fine_tuning
@@ -50,8 +52,6 @@ class TxFM:
     size
         ``"XXS"`` or ``"XS"`` (ours, for laptops and some thousand cells), ``"S"``, ``"B"`` or
         ``"L"`` (the paper's, for a GPU and many); see `TxFMConfig`.
-    layer, library_key
-        As in `CellCollection.from_anndata`.
     genes
         The vocabulary, by name; by default every gene that `min_cells` training cells have.
     n_genes
@@ -67,7 +67,11 @@ class TxFM:
     seed
         Of the division, the initial weights, the order of the cells and the masks.
     config
-        Settings; keyword arguments override single ones.
+        Settings.
+    **options
+        How to read the cells, as in `kernomics.data.ReadOptions`: `layer`, `use_raw`, `gene_names`,
+        `library_key`, `allow_fractions`, `empty_cells`, `modality`, `all_features`; and single
+        settings of `TxFMConfig`, which take precedence over `config` or `size`.
 
     Attributes
     ----------
@@ -91,8 +95,6 @@ class TxFM:
         adata: AnnData | str | Path | CellCollection,
         size: str = "XXS",
         *,
-        layer: str | None = None,
-        library_key: str | None = None,
         genes: str | Sequence[str] | None = None,
         n_genes: int | None = None,
         min_cells: int = 1,
@@ -101,15 +103,14 @@ class TxFM:
         split: Split | None = None,
         seed: int = 0,
         config: TxFMConfig | None = None,
-        **overrides: Any,
+        **options: Unpack[TxFMOptions],
     ) -> None:
+        reading, settings = divided_options(options)
         self.config = (
-            TxFMConfig.of_size(size, **overrides)
-            if config is None
-            else override(config, **overrides)
+            TxFMConfig.of_size(size, **settings) if config is None else override(config, **settings)
         )
         self.seed = checked_seed(seed)
-        collection = as_collection(adata, layer=layer, library_key=library_key)
+        collection = as_collection(adata, reading)
         collection.library_rule.tell()
         self.split = divide(collection, split, validation, split_key, self.seed)
         require_counts(collection, self.split)
@@ -135,13 +136,11 @@ class TxFM:
         new_genes: int = 0,
         min_cells: int = 3,
         min_gene_overlap: float = 0.5,
-        layer: str | None = None,
-        library_key: str | None = None,
         validation: float = 0.1,
         split_key: str | None = None,
         split: Split | None = None,
         seed: int = 0,
-        **overrides: Any,
+        **options: Unpack[TxFMOptions],
     ) -> TxFM:
         """Return a TxFM whose `train` begins with the weights of a trained one: fine-tuning.
 
@@ -164,10 +163,11 @@ class TxFM:
         min_gene_overlap
             The share of the genes that must be known, of the model's genes or of those that the
             data would bring, whichever are fewer. (Ours.)
-        layer, library_key, validation, split_key, split, seed
+        validation, split_key, split, seed
             As for `TxFM`.
-        **overrides
-            Settings of `TxFMConfig` on masks and loss; those of the network stay the model's.
+        **options
+            How to read the cells, as for `TxFM`; and settings of `TxFMConfig` on masks and loss.
+            Those of the network stay the model's.
 
         Raises
         ------
@@ -186,8 +186,9 @@ class TxFM:
         encoder = model.trained if isinstance(model, TxFM) else model
         if not isinstance(encoder, CellEncoder):
             encoder = CellEncoder.load(encoder)
-        config = fine_tuned_config(encoder.config, **overrides)
-        cells = encoder.read(adata, layer=layer, library_key=library_key)
+        reading, settings = divided_options(options)
+        config = fine_tuned_config(encoder.config, **settings)
+        cells = encoder.read(adata, **reading)
         split = divide(cells, split, validation, split_key, checked_seed(seed))
         start = Pretrained.match(
             encoder,
@@ -197,7 +198,7 @@ class TxFM:
             min_cells=min_cells,
             min_gene_overlap=min_gene_overlap,
         )
-        if "n_tokens" not in overrides:
+        if "n_tokens" not in settings:
             config = override(config, n_tokens=start.n_tokens)
         made = cls(cells, genes=start.genes, split=split, seed=seed, config=config)
         made.start, made.training = start, fine_tuning(split, made.config.d_model)

@@ -81,5 +81,5 @@ def _require_counts(view: CellCollection, rows: NDArray[np.int64]) -> None:
             f"{view.n_genes:,} genes, first "
             f"{named_cells(empty.tolist(), view.cell_names, empty.size)}: nothing tells them "
             "apart; remove them (those whose counts of model.genes add up to 0), or have them all "
-            "alike with empty_cells='keep', here or in CellCollection.from_anndata (--keep-empty)"
+            "alike with empty_cells='keep', here or in CellCollection.from_anndata"
         )

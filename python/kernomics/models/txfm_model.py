@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
 from kernomics.data import CellCollection, Cells
-from kernomics.data.collection import EmptyCells
+from kernomics.data.collection import require_empty_cells
+from kernomics.data.inputs import ReadOptions
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.saved import read_saved
 from kernomics.models.setup import as_collection, checked_integer, checked_names, same_library_key
@@ -68,16 +69,14 @@ class CellEncoder:
         self,
         adata: AnnData | str | Path | CellCollection,
         *,
-        layer: str | None = None,
-        library_key: str | None = None,
         rows: ArrayLike | None = None,
         n_tokens: int | None = None,
         n_draws: int = 1,
         at_layer: int | None = None,
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
-        empty_cells: EmptyCells = "error",
         progress: bool = False,
+        **reading: Unpack[ReadOptions],
     ) -> NDArray[np.float32]:
         """Return each cell's CLS token after the last block.
 
@@ -86,11 +85,6 @@ class CellEncoder:
         adata
             AnnData, path of an ``.h5ad`` file of any size, or a collection; not modified. Its
             genes are matched by name; those of the vocabulary that it lacks are not revealed.
-        layer
-            Where the counts are; X by default.
-        library_key
-            obs column with each cell's total over all genes; by default that of the training,
-            where the data have it, else as in `CellCollection.from_anndata`.
         rows
             Which cells, int [n] in any order, or bool with one value per cell; all by default.
         n_tokens
@@ -105,11 +99,14 @@ class CellEncoder:
             Cells at a time; by default what keeps a layer's activations near 32 MB.
         min_gene_overlap
             The share of the vocabulary that the data must have.
-        empty_cells
-            What to do with cells that have no count of the vocabulary: ``"keep"`` represents them,
-            all alike. A collection read with ``"keep"`` keeps them in either case.
         progress
             Whether to show a progress bar.
+        **reading
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
+            ``layer="counts"``. `library_key` is by default that of the training, where the data
+            have it. `empty_cells` is about cells that have no count of the vocabulary:
+            ``"keep"`` represents them, all alike. It may come with a collection too; one read with
+            ``"keep"`` keeps them in either case.
 
         Returns
         -------
@@ -129,9 +126,8 @@ class CellEncoder:
             at_layer = self.checked_layer(at_layer)
         parts = [np.empty((0, self.config.d_model), np.float32)]
         for cells in self._batches(
-            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, empty_cells,
-            progress,
-        ):  # fmt: skip
+            adata, reading, rows, n_tokens, batch_size, min_gene_overlap, progress
+        ):
             draws = self._draws(cells, n_tokens, n_draws)
             found = [self.module.encode(*tokens, at_layer=at_layer) for tokens in draws]
             parts.append(torch.stack(found).mean(0).float().cpu().numpy())
@@ -142,15 +138,13 @@ class CellEncoder:
         self,
         adata: AnnData | str | Path | CellCollection,
         *,
-        layer: str | None = None,
-        library_key: str | None = None,
         rows: ArrayLike | None = None,
         n_tokens: int | None = None,
         n_draws: int = 1,
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
-        empty_cells: EmptyCells = "error",
         progress: bool = False,
+        **reading: Unpack[ReadOptions],
     ) -> list[NDArray[np.float32]]:
         """Return each cell's CLS token after each block, from one pass through the network.
 
@@ -164,9 +158,8 @@ class CellEncoder:
         n_draws = checked_integer("n_draws", n_draws)
         parts = [np.empty((self.config.n_layers, 0, self.config.d_model), np.float32)]
         for cells in self._batches(
-            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, empty_cells,
-            progress,
-        ):  # fmt: skip
+            adata, reading, rows, n_tokens, batch_size, min_gene_overlap, progress
+        ):
             draws = self._draws(cells, n_tokens, n_draws)
             found = [torch.stack(self.module.encode_layers(*tokens)) for tokens in draws]
             parts.append(torch.stack(found).mean(0).float().cpu().numpy())
@@ -177,15 +170,13 @@ class CellEncoder:
         self,
         adata: AnnData | str | Path | CellCollection,
         *,
-        layer: str | None = None,
-        library_key: str | None = None,
         rows: ArrayLike | None = None,
         genes: str | Sequence[str] | None = None,
         n_tokens: int | None = None,
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
-        empty_cells: EmptyCells = "error",
         progress: bool = False,
+        **reading: Unpack[ReadOptions],
     ) -> NDArray[np.float32]:
         """Return the reconstructed expression x̂ = log(1 + L·rate), float32 [n, genes].
 
@@ -202,9 +193,8 @@ class CellEncoder:
         columns = np.arange(len(self.genes)) if genes is None else self._columns(genes)
         parts = [np.empty((0, len(columns)), np.float32)]
         for cells in self._batches(
-            adata, layer, library_key, rows, n_tokens, batch_size, min_gene_overlap, empty_cells,
-            progress,
-        ):  # fmt: skip
+            adata, reading, rows, n_tokens, batch_size, min_gene_overlap, progress
+        ):
             for tokens in self._draws(cells, n_tokens, 1):
                 hidden = self.module.decoder.hidden(self.module.encode(*tokens))
                 wanted = slice(None) if genes is None else columns
@@ -226,25 +216,16 @@ class CellEncoder:
         return tensor.detach().float().cpu().numpy().copy()
 
     def read(
-        self,
-        adata: AnnData | str | Path | CellCollection,
-        *,
-        layer: str | None = None,
-        library_key: str | None = None,
-        empty_cells: EmptyCells = "error",
+        self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
     ) -> CellCollection:
         """Read cells with library sizes like those of the training, where the data have them.
 
         The parameters are those of `get_latent_representation`.
         """
-        if empty_cells not in ("error", "keep"):
-            raise ConfigError(f"empty_cells must be 'error' or 'keep', not {empty_cells!r}")
-        reading: dict[str, Any] = {"layer": layer, "library_key": library_key}
-        if not isinstance(adata, CellCollection):
-            reading["empty_cells"] = empty_cells
-            if library_key is None:
-                reading["library_key"] = same_library_key(adata, self.info.get("library", {}))
-        return as_collection(adata, **reading)
+        how = same_library_key(adata, self.info.get("library", {}), reading)
+        if isinstance(adata, CellCollection):  # whose cells without counts are told of elsewhere
+            require_empty_cells(how.pop("empty_cells", "error"))
+        return as_collection(adata, how)
 
     def checked_layer(self, at_layer: int) -> int:
         """Return the number of a block, from 1, if this model has it.
@@ -275,13 +256,11 @@ class CellEncoder:
     def _batches(
         self,
         adata: AnnData | str | Path | CellCollection,
-        layer: str | None,
-        library_key: str | None,
+        reading: ReadOptions,
         rows: ArrayLike | None,
         n_tokens: int | None,
         batch_size: int | None,
         min_gene_overlap: float,
-        empty_cells: EmptyCells,
         progress: bool,
     ) -> Iterator[Cells]:
         """Read cells over the vocabulary; their `cell_ids` are keys of their names."""
@@ -289,13 +268,13 @@ class CellEncoder:
             n_tokens = checked_integer("n_tokens", n_tokens)
         if batch_size is not None:
             batch_size = checked_integer("batch_size", batch_size)
-        collection = self.read(adata, layer=layer, library_key=library_key, empty_cells=empty_cells)
+        collection = self.read(adata, **reading)
         known = KnownCells.of(
             collection,
             self.genes,
             rows=rows,
             min_gene_overlap=min_gene_overlap,
-            empty_cells=empty_cells,
+            empty_cells=reading.get("empty_cells", "error"),
         )
         collection.library_rule.tell(self.info.get("library"), stacklevel=3)
         length = known.most_genes if n_tokens is None else min(n_tokens, known.most_genes)

@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import pandas as pd
 import torch
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from kernomics import __version__
 from kernomics.data import CellCollection, Sampler, Split
+from kernomics.data.inputs import divided_options
 from kernomics.data.labels import Kind
 from kernomics.data.splits import How
 from kernomics.data.trained_classes import trained_classes
@@ -22,6 +23,7 @@ from kernomics.errors import ConfigError
 from kernomics.models.device import require_precision, usable_device
 from kernomics.models.marker_prior import marker_scores
 from kernomics.models.monitors import TrainingWarning, training_warnings
+from kernomics.models.options import YOTOOptions
 from kernomics.models.panel import CELLS_AT_A_TIME, Panel, read_outputs, score_task
 from kernomics.models.panel_network import input_means, mean_task_loss, task_loss
 from kernomics.models.panel_reader import PanelReader
@@ -42,13 +44,14 @@ class YOTO:
     Parameters
     ----------
     adata
-        AnnData, path of an ``.h5ad`` file, or a `CellCollection`, which has its own labels and
-        library sizes. Never modified.
+        AnnData, MuData, path of an ``.h5ad`` or ``.h5mu`` file or a zarr store, or a
+        `CellCollection`, which has its own labels and library sizes. Never modified.
     labels_key
-        obs column or columns to predict; cells may lack any of them.
+        obs column or columns to predict; cells may lack any of them. Of a `CellCollection`, which
+        of its labels; all by default.
     n_genes
         k, the size of the panel, forced genes included.
-    layer, library_key, unlabelled_category, label_kinds
+    unlabelled_category, label_kinds
         As in `CellCollection.from_anndata`.
     split
         ``"stratified"`` (by the first categorical label), ``"random"``, ``"group"`` (no group of
@@ -84,7 +87,11 @@ class YOTO:
     seed
         Of the split, the initial weights, the order of the cells and the noise.
     config
-        Settings; keyword arguments override single ones.
+        Settings.
+    **options
+        How to read the cells, as in `kernomics.data.ReadOptions`: `layer`, `use_raw`, `gene_names`,
+        `library_key`, `allow_fractions`, `empty_cells`, `modality`, `all_features`; and single
+        settings of `YOTOConfig`, which take precedence over `config`.
 
     Attributes
     ----------
@@ -118,8 +125,6 @@ class YOTO:
         labels_key: str | Sequence[str] | None = None,
         n_genes: int | None = None,
         *,
-        layer: str | None = None,
-        library_key: str | None = None,
         unlabelled_category: str | None = None,
         label_kinds: Mapping[str, Kind] | None = None,
         split: How | Split = "stratified",
@@ -137,17 +142,17 @@ class YOTO:
         task_weights: Mapping[str, float] | None = None,
         seed: int = 0,
         config: YOTOConfig | None = None,
-        **overrides: Any,
+        **options: Unpack[YOTOOptions],
     ) -> None:
+        reading, settings = divided_options(options)
         if n_genes is not None:
-            overrides["n_genes"] = n_genes
-        self.config = override(config or YOTOConfig(), **overrides)
+            settings["n_genes"] = n_genes
+        self.config = override(config or YOTOConfig(), **settings)
         self.seed = checked_seed(seed)
         self.cells = read_cells(
             adata,
-            layer=layer,
+            reading,
             labels_key=labels_key,
-            library_key=library_key,
             unlabelled_category=unlabelled_category,
             label_kinds=label_kinds,
         )
@@ -167,6 +172,7 @@ class YOTO:
             self.summary,
             self.config,
             adata=adata,
+            reading=reading,
             forced_genes=forced_genes,
             forbidden_genes=forbidden_genes,
             exclude_patterns=exclude_patterns,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernomics.data import CellCollection
+from kernomics.data.inputs import ReadOptions
 from kernomics.data.summaries import GeneSummary
 from kernomics.errors import ConfigError, closest
 from kernomics.models.gene_bounds import GeneBounds, gene_bounds
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def read_cells(adata: AnnData | str | Path | CellCollection, **reading: Any) -> CellCollection:
-    """Read the cells to select from; `reading` is for `CellCollection.from_anndata`."""
-    cells = as_collection(adata, **reading)
+def read_cells(
+    adata: AnnData | str | Path | CellCollection, reading: ReadOptions, **more: Any
+) -> CellCollection:
+    """Read the cells to select from; parameters as in `as_collection`."""
+    cells = as_collection(adata, reading, **more)
     if not cells.labels:
         raise ConfigError(f"labels_key names nothing to predict; {closest('', cells.obs.columns)}")
     return cells
@@ -99,6 +102,7 @@ def make_constraints(
     config: YOTOConfig,
     *,
     adata: AnnData | str | Path | CellCollection,
+    reading: ReadOptions,
     forced_genes: str | Sequence[str],
     forbidden_genes: str | Sequence[str],
     exclude_patterns: str | Sequence[str],
@@ -127,7 +131,7 @@ def make_constraints(
         min_detection=min_detection,
         max_detection=max_detection,
     )
-    costs = _costs(gene_costs, budget, adata)
+    costs = _costs(gene_costs, budget, adata, reading)
     limit = None
     if costs is not None and budget is not None:
         limit = make_budget(
@@ -157,6 +161,7 @@ def _costs(
     gene_costs: Mapping[str, float] | str | None,
     budget: float | None,
     adata: AnnData | str | Path | CellCollection,
+    reading: ReadOptions,
 ) -> dict[str, float] | None:
     if (gene_costs is None) != (budget is None):
         missing = "budget" if budget is None else "gene_costs"
@@ -167,5 +172,5 @@ def _costs(
                 f"gene_costs is {gene_costs!r}, a column of var, and a CellCollection has no var; "
                 "give the costs by gene name"
             )
-        return costs_of_column(adata, gene_costs)
+        return costs_of_column(adata, gene_costs, reading)
     return None if gene_costs is None else dict(gene_costs)

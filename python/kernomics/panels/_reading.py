@@ -57,7 +57,7 @@ def find_genes(
     if missing and not (allow_missing and found):
         remedy = "correct the names"
         if found:
-            remedy += ", or go on with the other genes: allow_missing=True (--allow-missing)"
+            remedy += ", or go on with the other genes: allow_missing=True"
         raise DataError(
             f"{len(missing)} of {len(names)} genes are not in the data: "
             f"{describe_missing(missing, known)}; {remedy}"

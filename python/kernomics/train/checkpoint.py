@@ -129,7 +129,7 @@ def load_checkpoint(root: Path) -> Checkpoint | None:
         raise CheckpointError(
             f"none of the {len(faults)} checkpoints in {root} can be used: "
             + "; ".join(faults)
-            + "; start the run again with overwrite=True (--overwrite) or in another directory"
+            + "; start the run again with overwrite=True or in another directory"
         )
     return None
 
@@ -323,7 +323,7 @@ def _candidates(root: Path) -> list[Path]:
     if latest and not paths:
         raise CheckpointError(
             f"{root / LATEST} names {latest!r}, but there is no checkpoint in {root}: they were "
-            "removed; start the run again with overwrite=True (--overwrite)"
+            "removed; start the run again with overwrite=True"
         )
     if latest and root / latest not in paths:
         warnings.warn(

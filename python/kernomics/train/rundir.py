@@ -206,7 +206,7 @@ class RunDirectory:
                 if not resume:
                     raise CheckpointError(
                         f"{path} already holds a run: {_contents(path, saved)}; continue it with "
-                        "resume=True (--resume), delete it with overwrite=True (--overwrite), or "
+                        "resume=True, delete it with overwrite=True, or "
                         "choose another directory"
                     )
                 _refuse_differing(path, saved, config, ignore)
@@ -344,7 +344,7 @@ def _refuse_differing(
         raise ConfigError(
             f"{path} cannot be resumed: {len(found)} settings differ: "
             + "; ".join(found)
-            + "; use the run's own settings, overwrite=True (--overwrite), or another directory"
+            + "; use the run's own settings, overwrite=True, or another directory"
         )
 
 

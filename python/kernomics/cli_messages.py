@@ -1,0 +1,80 @@
+"""Messages as the command prints them: remedies that name its options, not Python's arguments."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Mapping
+
+ARGUMENTS = {
+    "empty_cells='keep'": "--keep-empty",
+    "unlabelled_category": "--unlabelled",
+    "forced_genes": "--force",
+    "forbidden_genes": "--forbid",
+    "exclude_patterns": "--exclude",
+    "labels": "--label",
+    "n_random": "--random",
+    "how": "--split",
+}
+"""Options that go by another name than the argument."""
+
+CALL = r"[A-Za-z_][\w.]*\([^()]*\)"
+NAME = r"(?<![\w.'\"/-])(?P<name>[a-z][a-z0-9_]*)"
+VALUE = r"'[^']*'|\"[^\"]*\"|…|True|False|None|[\[{][^\]}]*[\]}]|-?\d[\w.]*"
+ALTERNATIVE = re.compile(r"[,;] or [^,;]*")
+TOKEN = re.compile(rf"(?P<call>{CALL})|{NAME}(?:=(?P<value>{VALUE}))?(?![\w(=])")
+
+
+def options_of(parser: argparse.ArgumentParser, command: str) -> dict[str, str]:
+    """Return the options of a command, such as ``"--use-raw"``, by the argument each stands for."""
+    found = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    actions = [action for action in found.choices[command]._actions if action.option_strings]
+    own = {action.dest: action.option_strings[-1] for action in actions}
+    return own | {name: option for name, option in ARGUMENTS.items() if option in own.values()}
+
+
+def as_options(message: str, options: Mapping[str, str]) -> str:
+    """Write a message for the reader of a command.
+
+    Parameters
+    ----------
+    message
+        In which remedies are written as in Python: ``use_raw=True``, ``layer='counts'``. Calls
+        with brackets stay as they are.
+    options
+        Those of the command by the argument each stands for.
+
+    Returns
+    -------
+    str
+        With ``--use-raw``, ``--layer counts`` where the command has these. An alternative (", or
+        …") that it has not is left out; any other such remedy is marked ``(in Python)``.
+    """
+
+    def kept(match: re.Match[str]) -> str:
+        found = TOKEN.finditer(match[0])
+        lost = (m for m in found if m["value"] and not _option(m["name"], m["value"], options))
+        return "" if any(lost) else match[0]
+
+    def told(match: re.Match[str]) -> str:
+        name, value = match["name"], match["value"]
+        if name is None:
+            return match[0]
+        option = _option(name, value, options)
+        if value is None:  # a word of the sentence, unless it can only be an argument
+            return option if option is not None and "_" in name else match[0]
+        if option is None:
+            return f"{match[0]} (in Python)"
+        if value == "True" or f"{name}={value}" in options:
+            return option
+        if value[0] == "{":  # label_kinds={'leiden': 'categorical'}
+            key, _, kind = value[1:-1].partition(":")
+            value = "=".join(part.strip().strip("'\"") for part in (key, kind))
+        return f"{option} {shlex.quote(value.strip(chr(39) + chr(34)))}".replace("'…'", "…")
+
+    return TOKEN.sub(told, ALTERNATIVE.sub(kept, message))
+
+
+def _option(name: str, value: str | None, options: Mapping[str, str]) -> str | None:
+    return options.get(f"{name}={value}") or options.get(name)
