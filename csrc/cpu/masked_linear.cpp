@@ -131,9 +131,9 @@ KN_CLONES LinearReport forward_row(const LinearArgs<double>& a, const uint8_t* f
 
 template <typename T>
 KN_INLINE bool finite_impl(const T* x, int64_t n) {
-  T odd = 0;
-  for (int64_t i = 0; i < n; ++i) odd += x[i] - x[i];  // 0 for finite numbers alone
-  return odd == T(0);
+  int odd = 0;
+  for (int64_t i = 0; i < n; ++i) odd |= x[i] - x[i] != T(0);  // 0 for finite numbers alone
+  return odd == 0;
 }
 
 KN_CLONES bool all_finite(const float* x, int64_t n) { return finite_impl(x, n); }

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "../common/activation.h"
 #include "clones.h"
@@ -34,23 +35,43 @@ constexpr int64_t kSerialWork = int64_t(1) << 13;  // elements too few to wake o
 
 // ---- one row --------------------------------------------------------------------------------
 
-// y of n stored targets.
 template <typename T>
-KN_INLINE void rates(int kind, const T* stored, int64_t n, T unit, T* __restrict__ y) {
-  if (kind == kTargetLog1p)
-    for (int64_t i = 0; i < n; ++i) y[i] = exp_any(stored[i]);
-  else if (kind == kTargetCounts)
-    for (int64_t i = 0; i < n; ++i) y[i] = T(1) + stored[i] * unit;
-  else
-    std::copy(stored, stored + n, y);
+using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+
+// |x| as an integer, in the order of the numbers; NaN above all.
+template <typename T>
+KN_INLINE Bits<T> magnitude(T x) {
+  return __builtin_bit_cast(Bits<T>, x) & (~Bits<T>(0) >> 1);
 }
 
 // Whether any of n numbers is NaN or beyond ±most.
 template <typename T>
 KN_INLINE bool any_beyond(const T* x, int64_t n, T most) {
-  int32_t beyond = 0;
-  for (int64_t i = 0; i < n; ++i) beyond |= (x[i] <= most) & (x[i] >= -most) ? 0 : 1;
-  return beyond != 0;
+  Bits<T> top = 0;
+  for (int64_t i = 0; i < n; ++i) top = std::max(top, magnitude(x[i]));
+  return top > magnitude(most);
+}
+
+// y of n stored targets; whether any is beyond kMostRate.
+template <typename T>
+KN_INLINE bool rates(int kind, const T* stored, int64_t n, T unit, T* __restrict__ y) {
+  Bits<T> top = 0;
+  if (kind == kTargetLog1p)
+    for (int64_t i = 0; i < n; ++i) {
+      y[i] = exp_any(stored[i]);
+      top = std::max(top, magnitude(y[i]));
+    }
+  else if (kind == kTargetCounts)
+    for (int64_t i = 0; i < n; ++i) {
+      y[i] = T(1) + stored[i] * unit;
+      top = std::max(top, magnitude(y[i]));
+    }
+  else
+    for (int64_t i = 0; i < n; ++i) {
+      y[i] = stored[i];
+      top = std::max(top, magnitude(y[i]));
+    }
+  return top > magnitude(kMostRate<T>);
 }
 
 // y of genes [begin, end) of a CSR row, which moves `cursor` on; whether any is beyond kMostRate.
@@ -63,9 +84,9 @@ KN_INLINE bool csr_rates(const PoissonTarget<T>& t, int64_t* cursor, int64_t sto
   while (last < stop && columns[last] < end) ++last;
   *cursor = last;
   std::fill(y, y + (end - begin), t.kind == kTargetRate ? T(0) : T(1));
-  rates(t.kind, t.values + first, last - first, unit, nonzero);
+  const bool beyond = rates(t.kind, t.values + first, last - first, unit, nonzero);
   for (int64_t i = first; i < last; ++i) y[columns[i] - begin] = nonzero[i - first];
-  return any_beyond(nonzero, last - first, kMostRate<T>);
+  return beyond;
 }
 
 // The constants come by value: only then does gcc take the selections for harmless and vectorise.
@@ -138,8 +159,7 @@ KN_INLINE Swept row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, cons
     if (t.indptr == nullptr) {
       const T* stored = t.values + b * t.row_stride + begin;
       for (int64_t j = kBlock<T>; j < ahead; j += 64 / sizeof(T)) __builtin_prefetch(stored + j);
-      rates(t.kind, stored, n, unit, y);
-      beyond = any_beyond(y, n, kMostRate<T>);
+      beyond = rates(t.kind, stored, n, unit, y);
     } else if (t.wide_columns) {
       beyond = csr_rates<T, int64_t>(t, &cursor, t.indptr[b + 1], begin, begin + n, unit, loss, y);
     } else {

@@ -33,3 +33,8 @@ def test_emulated_kernels_equal_the_cpu(
 @pytest.mark.parametrize("name", ["dense", "csr32"])
 def test_grad_indices(name: str) -> None:
     gpu.test_grad_indices_give_their_share_of_the_gradient(name)
+
+
+def test_faults_are_named_on_request(raise_data_errors: None) -> None:
+    gpu.run(gpu.draw(4, 10, 3, 2), "cuda", "csr32")  # launches kernels where nothing is wrong
+    gpu.test_faults_are_named_on_request(raise_data_errors)
