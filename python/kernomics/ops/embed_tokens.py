@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from . import _native
 from ._common import LIBRARY, SCALAR_KINDS, address, require_float, require_same_device
-from ._derivatives import apply, differentiates, once, register
+from ._derivatives import apply, call, differentiates, once, register
 
 Combine = Literal["concat", "add"]
 
@@ -204,7 +204,7 @@ class _EmbedTokens(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(gene_ids)
         ctx.layout = table.shape[0], values.dim() == 2, cls is not None
-        tokens: Tensor = torch.ops.kernomics.embed_tokens(gene_ids, values, table, cls)
+        tokens: Tensor = call(torch.ops.kernomics.embed_tokens, gene_ids, values, table, cls)
         return tokens
 
     @staticmethod
@@ -212,7 +212,9 @@ class _EmbedTokens(torch.autograd.Function):
     def backward(ctx: Any, delta: Tensor) -> Any:
         wanted = ctx.needs_input_grad[1:]
         (gene_ids,) = ctx.saved_tensors
-        grads = torch.ops.kernomics.embed_tokens_backward(delta, gene_ids, *ctx.layout, *wanted)
+        grads = call(
+            torch.ops.kernomics.embed_tokens_backward, delta, gene_ids, *ctx.layout, *wanted
+        )
         return None, *(g if want else None for g, want in zip(grads, wanted, strict=True))
 
 
@@ -363,5 +365,5 @@ def embed_tokens(
     if differentiates(*arguments):
         tokens = apply("embed_tokens", _EmbedTokens, *arguments)
     else:
-        tokens = torch.ops.kernomics.embed_tokens(*arguments)
+        tokens = call(torch.ops.kernomics.embed_tokens, *arguments)
     return tokens

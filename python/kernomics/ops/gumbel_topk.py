@@ -20,7 +20,7 @@ from ._common import (
     require_stream,
     suffix,
 )
-from ._derivatives import apply, differentiates, once, register
+from ._derivatives import apply, call, differentiates, once, register
 
 Relaxation = Literal["softsort", "neuralsort", "softmax"]
 # From 1/EXTREME to EXTREME a temperature has an inverse that float32 holds, and so much noise added
@@ -232,8 +232,18 @@ class _GumbelTopk(torch.autograd.Function):
         relaxation: int,
         reach: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        indices, mask, y, grad_indices = torch.ops.kernomics.gumbel_topk(
-            scores, seed, row_ids, k, noise_scale, stream, tau, relaxation, reach, True
+        indices, mask, y, grad_indices = call(
+            torch.ops.kernomics.gumbel_topk,
+            scores,
+            seed,
+            row_ids,
+            k,
+            noise_scale,
+            stream,
+            tau,
+            relaxation,
+            reach,
+            True,
         )
         ctx.save_for_backward(y, indices, tau, scores)  # the scores for `once` alone
         ctx.relaxation = relaxation
@@ -244,7 +254,9 @@ class _GumbelTopk(torch.autograd.Function):
     @once("gumbel_topk")
     def backward(ctx: Any, _indices: None, grad_mask: Tensor, _grad_indices: None) -> Any:
         y, indices, tau, _ = ctx.saved_tensors
-        grad = torch.ops.kernomics.gumbel_topk_backward(grad_mask, y, indices, tau, ctx.relaxation)
+        grad = call(
+            torch.ops.kernomics.gumbel_topk_backward, grad_mask, y, indices, tau, ctx.relaxation
+        )
         return grad, None, None, None, None, None, None, None, None
 
 
@@ -260,15 +272,25 @@ class _RelaxedMask(torch.autograd.Function):
     @once("relaxed_mask")
     def backward(ctx: Any, grad: Tensor) -> Any:
         y, indices, tau = ctx.saved_tensors
-        grad = torch.ops.kernomics.gumbel_topk_backward(grad, y, indices, tau, ctx.relaxation)
+        grad = call(torch.ops.kernomics.gumbel_topk_backward, grad, y, indices, tau, ctx.relaxation)
         return grad, None, None, None
 
 
 def _chosen_and_relaxed(y: Tensor, k: int, tau: Tensor, relaxation: int) -> tuple[Tensor, Tensor]:
-    indices = torch.ops.kernomics.gumbel_topk(
-        y.detach(), None, None, k, None, STREAM_GENE_SCORES, tau, relaxation, 0, False
+    indices = call(
+        torch.ops.kernomics.gumbel_topk,
+        y.detach(),
+        None,
+        None,
+        k,
+        None,
+        STREAM_GENE_SCORES,
+        tau,
+        relaxation,
+        0,
+        False,
     )[0]
-    return indices, torch.ops.kernomics.relaxed_mask(y, indices, tau, relaxation)
+    return indices, call(torch.ops.kernomics.relaxed_mask, y, indices, tau, relaxation)
 
 
 def _number(name: str, value: float | Tensor, function: str) -> Tensor:
@@ -277,8 +299,9 @@ def _number(name: str, value: float | Tensor, function: str) -> Tensor:
     The op itself looks at a tensor's value, where it runs: a compiled graph cannot.
     """
     if not isinstance(value, Tensor):
-        # A product is what torch's compiler makes of a float without compiling anew for each.
-        return value * torch.ones((), dtype=torch.float64, device="cpu")
+        if torch.compiler.is_compiling():  # a product takes any float, `scalar_tensor` a constant
+            return value * torch.ones((), dtype=torch.float64, device="cpu")
+        return torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
     if value.shape != () or not value.is_floating_point():
         raise ValueError(
             f"{name} is {value.dtype} of shape {tuple(value.shape)}; a number or a floating-point "
@@ -452,8 +475,8 @@ def gumbel_topk(
             "gumbel_topk", _GumbelTopk, rows, seed, row_ids, *options
         )
     else:
-        indices, mask, _, grad_indices = torch.ops.kernomics.gumbel_topk(
-            rows, seed, row_ids, *options, False
+        indices, mask, _, grad_indices = call(
+            torch.ops.kernomics.gumbel_topk, rows, seed, row_ids, *options, False
         )
     if scores.dim() == 1:
         indices, mask, grad_indices = indices[0], mask[0], grad_indices[0]

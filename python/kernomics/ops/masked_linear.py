@@ -19,7 +19,7 @@ from ._common import (
     require_same_device,
     suffix,
 )
-from ._derivatives import apply, differentiates, once, register
+from ._derivatives import apply, call, differentiates, once, register
 
 # x is `values` [B, G], or CSR: `values` [nnz] with row pointers and columns. `chosen` and `reached`
 # are the public function's `indices` and `grad_indices`.
@@ -248,8 +248,16 @@ class _MaskedLinear(torch.autograd.Function):
         reached: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(values, indptr, columns, mask, chosen, weight, reached)
-        y: Tensor = torch.ops.kernomics.masked_linear(
-            values, indptr, columns, mask, chosen, weight, bias, reached
+        y: Tensor = call(
+            torch.ops.kernomics.masked_linear,
+            values,
+            indptr,
+            columns,
+            mask,
+            chosen,
+            weight,
+            bias,
+            reached,
         )
         return y
 
@@ -257,7 +265,7 @@ class _MaskedLinear(torch.autograd.Function):
     @once("masked_linear")
     def backward(ctx: Any, delta: Tensor) -> Any:
         wanted = [ctx.needs_input_grad[i] for i in (3, 5, 6)]
-        grads = torch.ops.kernomics.masked_linear_backward(delta, *ctx.saved_tensors, *wanted)
+        grads = call(torch.ops.kernomics.masked_linear_backward, delta, *ctx.saved_tensors, *wanted)
         mask, weight, bias = (g if want else None for g, want in zip(grads, wanted, strict=True))
         return None, None, None, mask, None, weight, bias, None
 
@@ -394,5 +402,5 @@ def masked_linear(
     if differentiates(mask, weight, bias):
         y = apply("masked_linear", _MaskedLinear, *arguments)
     else:
-        y = torch.ops.kernomics.masked_linear(*arguments)
+        y = call(torch.ops.kernomics.masked_linear, *arguments)
     return y.to(weight.dtype)

@@ -23,7 +23,7 @@ from ._common import (
     require_stream,
     suffix,
 )
-from ._derivatives import register
+from ._derivatives import call, register
 from .panels import Panels
 
 Candidates = Literal["observed", "expressed"]
@@ -389,7 +389,8 @@ def sample_tokens(
     if n_tokens is None:
         n_tokens = _most_candidates(indptr, genes, observed, expressed)
     exact = torch.float64 if values.dtype == torch.float64 else torch.float32
-    gene_ids, tokens, offsets = torch.ops.kernomics.sample_tokens(
+    gene_ids, tokens, offsets = call(
+        torch.ops.kernomics.sample_tokens,
         values.to(exact),
         indptr,
         columns,
