@@ -52,26 +52,15 @@ KN_INLINE bool any_beyond(const T* x, int64_t n, T most) {
   return top > magnitude(most);
 }
 
-// y of n stored targets; whether any is beyond kMostRate.
+// y of n stored targets.
 template <typename T>
-KN_INLINE bool rates(int kind, const T* stored, int64_t n, T unit, T* __restrict__ y) {
-  Bits<T> top = 0;
+KN_INLINE void rates(int kind, const T* stored, int64_t n, T unit, T* __restrict__ y) {
   if (kind == kTargetLog1p)
-    for (int64_t i = 0; i < n; ++i) {
-      y[i] = exp_any(stored[i]);
-      top = std::max(top, magnitude(y[i]));
-    }
+    for (int64_t i = 0; i < n; ++i) y[i] = exp_any(stored[i]);
   else if (kind == kTargetCounts)
-    for (int64_t i = 0; i < n; ++i) {
-      y[i] = T(1) + stored[i] * unit;
-      top = std::max(top, magnitude(y[i]));
-    }
+    for (int64_t i = 0; i < n; ++i) y[i] = T(1) + stored[i] * unit;
   else
-    for (int64_t i = 0; i < n; ++i) {
-      y[i] = stored[i];
-      top = std::max(top, magnitude(y[i]));
-    }
-  return top > magnitude(kMostRate<T>);
+    std::copy(stored, stored + n, y);
 }
 
 // y of genes [begin, end) of a CSR row, which moves `cursor` on; whether any is beyond kMostRate.
@@ -84,9 +73,9 @@ KN_INLINE bool csr_rates(const PoissonTarget<T>& t, int64_t* cursor, int64_t sto
   while (last < stop && columns[last] < end) ++last;
   *cursor = last;
   std::fill(y, y + (end - begin), t.kind == kTargetRate ? T(0) : T(1));
-  const bool beyond = rates(t.kind, t.values + first, last - first, unit, nonzero);
+  rates(t.kind, t.values + first, last - first, unit, nonzero);
   for (int64_t i = first; i < last; ++i) y[columns[i] - begin] = nonzero[i - first];
-  return beyond;
+  return any_beyond(nonzero, last - first, kMostRate<T>);
 }
 
 // The constants come by value: only then does gcc take the selections for harmless and vectorise.
@@ -159,7 +148,8 @@ KN_INLINE Swept row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, cons
     if (t.indptr == nullptr) {
       const T* stored = t.values + b * t.row_stride + begin;
       for (int64_t j = kBlock<T>; j < ahead; j += 64 / sizeof(T)) __builtin_prefetch(stored + j);
-      beyond = rates(t.kind, stored, n, unit, y);
+      rates(t.kind, stored, n, unit, y);
+      beyond = any_beyond(y, n, kMostRate<T>);
     } else if (t.wide_columns) {
       beyond = csr_rates<T, int64_t>(t, &cursor, t.indptr[b + 1], begin, begin + n, unit, loss, y);
     } else {
