@@ -16,7 +16,7 @@ from kernomics.errors import ConfigError
 
 METRICS = ("probes", "top", "mlp", "clusters")  # and mixing, where batches are named
 
-OF_PANEL = ("label", "predictions")
+OF_PANEL = ("label", "predictions", "allow_missing")
 OF_LABELS = ("label_kinds", "unlabelled", "split_key", "metrics", "layers")
 OF_PERTURBATIONS = ("control", "null")
 OF_TXFM = (
@@ -229,7 +229,9 @@ def report_panel(args: argparse.Namespace, panel: Any, labels: dict[str, str]) -
         cells = CellCollection.from_anndata(
             args.data, layer=args.layer, library_key=args.library_key, empty_cells="keep"
         )
-        data, errors = panel_evaluation_data(panel, cells, labels, Path(args.data).name)
+        data, errors = panel_evaluation_data(
+            panel, cells, labels, Path(args.data).name, allow_missing=args.allow_missing
+        )
     write_panel_evaluation(args.report, replace(data, warnings=notes), errors)
 
 
