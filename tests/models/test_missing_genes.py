@@ -77,7 +77,7 @@ def test_warning_says_what_a_gene_cost_on_the_held_out_cells(two_tasks, simulate
     before, after = (cost[case]["macro_f1"] for case in ("with", "without"))
     assert before == pytest.approx(two_tasks.test_metrics()["cell_type"]["macro_f1"])
     assert after < before
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match=FILLED) as caught:
         two_tasks.evaluate(without(simulated, [gene]), allow_missing=True)
     text = str(caught[0].message)
     n = len(two_tasks.split.test)
@@ -139,7 +139,7 @@ def test_training_without_held_out_cells_says_that_the_cost_is_not_known(adata, 
 
 
 def test_data_with_no_gene_of_the_panel_are_refused_all_the_same(two_tasks, simulated):
-    with pytest.raises(DataError, match="12 of the panel's 12 .* nothing to predict from"):
+    with pytest.raises(DataError, match=r"12 of the panel's 12 .* nothing to predict from"):
         two_tasks.predict(without(simulated, two_tasks.genes), allow_missing=True)
 
 
@@ -153,7 +153,7 @@ def test_panel_that_holds_no_means_fills_nothing(two_tasks, simulated):
 
 @pytest.mark.parametrize("value", ["yes", 1, None])
 def test_allowing_is_a_yes_or_no(two_tasks, simulated, value):
-    with pytest.raises(ConfigError, match="allow_missing is .*: it must be True or False"):
+    with pytest.raises(ConfigError, match=r"allow_missing is .*: it must be True or False"):
         two_tasks.predict(simulated, allow_missing=value)
 
 

@@ -97,7 +97,7 @@ def class_markers(
     if needed > n_genes:
         raise ConfigError(
             f"n_markers_per_class = {per_class} needs {needed:,} genes: {len(added):,} markers"
-            + (f" beside the {len(bounds.forced):,} forced genes" if len(bounds.forced) else "")
+            + (f" beside {len(bounds.forced):,} forced" if len(bounds.forced) else "")
             + f", and n_genes is {n_genes:,}; raise n_genes to at least {needed:,} or ask for "
             "fewer markers"
         )
