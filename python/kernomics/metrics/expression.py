@@ -146,5 +146,4 @@ def detected_everywhere(tables: Sequence[ClassExpression]) -> NDArray[np.bool_]:
     counted = np.concatenate(shares, axis=1)
     if not counted.shape[1]:
         return np.zeros(len(counted), dtype=np.bool_)
-    everywhere: NDArray[np.bool_] = (counted >= EVERYWHERE).all(axis=1)
-    return everywhere
+    return np.asarray((counted >= EVERYWHERE).all(axis=1), dtype=np.bool_)
