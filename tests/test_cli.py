@@ -265,6 +265,30 @@ def test_evaluate_of_a_panel_writes_a_report_where_asked(run, folder, tmp_path, 
     assert main([*line, "--report", str(tmp_path / "x.txt")]) == 2
 
 
+@pytest.mark.filterwarnings("default")
+def test_evaluate_fills_genes_that_the_data_lack_where_allowed(run, folder, tmp_path, capsys):
+    out, _ = run
+    gone = pd.read_csv(out / "panel.csv")["gene"][2]
+    other = anndata.read_h5ad(folder / "other.h5ad")
+    other[:, other.var_names != gone].copy().write_h5ad(tmp_path / "lacking.h5ad")
+    line = ["evaluate", str(out), str(tmp_path / "lacking.h5ad"), "--label", "cell_type=annotation"]
+    error = error_of(capsys, *line)
+    assert f"1 of the panel's 6 genes is missing from the data: '{gone}'" in error
+    assert "--allow-missing" in error
+    table, page = tmp_path / "predictions.csv", tmp_path / "report.html"
+    line += ["--allow-missing", "--predictions", str(table), "--report", str(page)]
+    assert main(line) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("warning: 1 of the panel's 6 genes is missing") == 1
+    assert re.search(rf"macro-F1 of cell_type .* without {gone}", captured.err)
+    accuracy = float(re.search(r"accuracy ([\d.]+)", captured.out)[1])
+    same = pd.read_csv(table)["cell_type"].to_numpy() == other.obs["annotation"].to_numpy()
+    assert same.mean() == pytest.approx(accuracy, abs=1e-3)
+    text = page.read_text(encoding="utf-8")
+    assert "6 genes, 1 missing here" in text
+    assert f"without {gone}" in text
+
+
 def test_evaluate_takes_a_saved_model_too(run, folder, capsys):
     out, _ = run
     assert main(["evaluate", str(out / "model"), str(folder / "cells.h5ad")]) == 0
@@ -364,7 +388,10 @@ def test_evaluate_names_what_it_cannot_use(run, folder, tmp_path, capsys):
         ([str(out), other, "--label", "annotation"], "write TASK=COLUMN"),
         ([str(out), other, "--labels-key", "annotation"], "a TxFM alone takes --labels-key"),
         ([str(out), other, "--label", "type=annotation"], "no task 'type'; closest: 'cell_type'"),
-        ([str(out), str(tmp_path / "few.h5ad")], "of the model's 6 genes are in the data"),
+        (
+            [str(out), str(tmp_path / "few.h5ad")],
+            "of the panel's 6 genes are missing from the data",
+        ),
     ):
         assert message in error_of(capsys, "evaluate", *line), line
 

@@ -1,5 +1,7 @@
 """Constraints on a selection, as given to the command, to `tl` and to a run."""
 
+import json
+import re
 import warnings
 
 import anndata
@@ -83,6 +85,44 @@ def test_command_extends_and_starts_from_a_run(line, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_command_keeps_markers_and_names_genes_that_are_everywhere(line, adata, tmp_path, capsys):
+    x = adata.X.toarray()
+    x[:, 7] += 5
+    x[:2, 7] = 0  # 2 of about 70 training cells of a type at most
+    adata.X = x
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    assert main(line("run", "--force", "gene_7", "--n-markers-per-class", "2")) == 0
+    text = capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "run" / "panel.csv", index_col="gene")
+    everywhere = table.index[table["detected_everywhere"]].tolist()
+    counts = adata.to_df()
+    split = json.loads((tmp_path / "run" / "split.json").read_text())["train"]
+    of_type = (
+        (counts[table.index] > 0)
+        .iloc[split]
+        .groupby(adata.obs["cell_type"].iloc[split], observed=True)
+    )
+    assert everywhere == [g for g in table.index if (of_type.mean()[g] >= 0.95).all()]
+    assert "gene_7" in everywhere
+    assert f"everywhere {', '.join(everywhere)}: in nearly every cell of every class" in text
+    assert "--max-detection 0.95 leaves them out" in text
+    kept = table["marker_for"].dropna()
+    assert sorted(kept) == ["type_0", "type_0", "type_1", "type_1"]
+    assert set(adata.var.loc[kept.index, "marker_of"]) == {"type_0", "type_1"}
+    assert (adata.var.loc[kept.index, "marker_of"] == kept).all()
+    said = ", ".join(f"{gene} ({name})" for gene, name in kept.items())
+    assert f"markers    {said}\n" in text
+    assert set(Panel.load(tmp_path / "run").info["markers"]) == set(kept.index)
+
+
+def test_table_has_no_column_of_markers_that_nobody_asked_for(line, tmp_path, capsys):
+    assert main(line("run", "--max-detection", "0.9")) == 0
+    table = pd.read_csv(tmp_path / "run" / "panel.csv")
+    assert "marker_for" not in table
+    assert not table["detected_everywhere"].any()
+    assert not re.search("everywhere|markers ", capsys.readouterr().out)
+
+
 def test_costs_of_a_file_are_those_of_the_column(line, adata, tmp_path):
     table = adata.var["price"].rename_axis("gene").rename("cost")
     table.to_csv(tmp_path / "costs.csv")
@@ -121,6 +161,7 @@ def test_command_refuses_in_one_line(line, capsys, options, message):
         {"gene_costs": "price", "budget": 31},
         {"gene_costs": dict.fromkeys(["MT-CO1", "RPS3"], 1.0), "budget": 30},
         {"start_from": ["gene_4"]},
+        {"n_markers_per_class": 0, "max_detection": 0.9},
     ],
 )
 def test_run_with_other_constraints_is_another_run(adata, other):

@@ -111,6 +111,11 @@ def parser() -> argparse.ArgumentParser:
         "--label", nargs="+", default=[], metavar="TASK=COLUMN",
         help="obs column of a label, where it is not called as in training",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--allow-missing", action="store_true",
+        help="go on where the data lack genes of the panel, each filled with its mean over the "
+        "training cells",
+    )  # fmt: skip
     evaluate.add_argument("--predictions", metavar="CSV", help="write each cell's prediction here")
     evaluate.add_argument(
         "--report", metavar="HTML",
@@ -312,7 +317,7 @@ def _run(
         **training,
     )
     print(f"panel      {', '.join(model.genes)}")
-    for line in cli_options.spent(model):
+    for line in [*cli_options.kept_markers(model), *cli_options.spent(model)]:
         print(line)
     cli_scores.print_selection(result)
     if result.stability is not None:
@@ -368,9 +373,11 @@ def _evaluate(args: argparse.Namespace) -> None:
         labels[task] = name
     panel = Panel.load(args.run_or_model)
     reading = cli_options.reading(args)
-    scores = panel.evaluate(args.data, labels=labels, **reading)
+    missing = {"allow_missing": args.allow_missing}
+    scores = panel.evaluate(args.data, labels=labels, **missing, **reading)
     if args.predictions:
-        panel.predict(args.data, **reading).to_csv(args.predictions)
+        with cli_evaluate.noted_warnings(show=False):  # they were told with the scores
+            panel.predict(args.data, **missing, **reading).to_csv(args.predictions)
     if args.report is not None:
         cli_evaluate.report_panel(args, panel, labels)
     if args.json:

@@ -16,7 +16,7 @@ from kernomics.errors import ConfigError
 
 METRICS = ("probes", "top", "mlp", "clusters")  # and mixing, where batches are named
 
-OF_PANEL = ("label", "predictions")
+OF_PANEL = ("label", "predictions", "allow_missing")
 OF_LABELS = ("label_kinds", "unlabelled", "split_key", "metrics", "layers")
 OF_PERTURBATIONS = ("control", "null")
 OF_TXFM = (
@@ -220,7 +220,9 @@ def report_panel(args: argparse.Namespace, panel: Any, labels: dict[str, str]) -
 
     with noted_warnings(show=False) as notes:  # they were told when the panel was scored
         cells = panel.read(args.data, **cli_options.reading(args))
-        data, errors = panel_evaluation_data(panel, cells, labels, cli_options.data_name(args))
+        data, errors = panel_evaluation_data(
+            panel, cells, labels, cli_options.data_name(args), allow_missing=args.allow_missing
+        )
     write_panel_evaluation(args.report, replace(data, warnings=notes), errors)
 
 

@@ -195,6 +195,10 @@ def add_constraints(command: argparse.ArgumentParser) -> None:
     genes.add_argument(
         "--budget", type=float, metavar="TOTAL", help="what the genes of the panel may cost"
     )
+    genes.add_argument(
+        "--n-markers-per-class", type=int, default=0, metavar="M",
+        help="every class keeps its M strongest markers; --n-genes counts them",
+    )  # fmt: skip
 
 
 def constraints(args: argparse.Namespace) -> dict[str, Any]:
@@ -221,6 +225,7 @@ def constraints(args: argparse.Namespace) -> dict[str, Any]:
         "start_from": args.start_from,
         "gene_costs": costs,
         "budget": args.budget,
+        "n_markers_per_class": args.n_markers_per_class,
     }
 
 
@@ -236,6 +241,13 @@ def spent(model: YOTO) -> list[str]:
     """Say in one line, or none, what a trained panel costs."""
     costs = model.trained.info.get("costs")
     return [f"costs      {costs['total']:,g} of {costs['budget']:,g}"] if costs else []
+
+
+def kept_markers(model: YOTO) -> list[str]:
+    """Say in one line, or none, which genes of a panel were kept for which classes."""
+    found = zip(model.genes, model.constraints.marker_for(model.genes), strict=True)
+    said = [f"{gene} ({classes})" for gene, classes in found if classes]
+    return [f"markers    {', '.join(said)}"] if said else []
 
 
 def settings(

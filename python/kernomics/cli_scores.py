@@ -55,8 +55,14 @@ def print_relationships(scores: Any) -> None:
 
 def print_selection(result: SelectionResult) -> None:
     """Print each method's scores, over several splits with their standard errors."""
+    from kernomics.metrics.expression import EVERYWHERE
     from kernomics.panels.comparison import certainty
 
+    if result.everywhere:
+        print(
+            f"everywhere {', '.join(result.everywhere)}: in nearly every cell of every class; "
+            f"imaging panels avoid such genes; --max-detection {EVERYWHERE:g} leaves them out"
+        )
     over = result.comparison
     heads = {"accuracy": "accuracy", "macro_f1": "macro-F1", "r2": "R²", "mae": "MAE"}
     for task, of_split in result.scores.items():

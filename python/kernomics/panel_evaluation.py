@@ -10,6 +10,7 @@ from kernomics.data import CellCollection
 from kernomics.metrics import bootstrap_scores, class_expression, confusion_matrix
 from kernomics.metrics.uncertainty import spread
 from kernomics.models import Panel
+from kernomics.models.missing_genes import absent_genes
 from kernomics.models.panel import score_task
 from kernomics.panels._reading import counts_of
 from kernomics.report import MethodScore, Provenance, ReportData, SplitReport, TaskReport
@@ -21,13 +22,18 @@ def panel_evaluation_data(
     labels: Mapping[str, str],
     dataset: str,
     notes: Sequence[str] = (),
+    *,
+    allow_missing: bool = False,
 ) -> tuple[ReportData, dict[str, dict[str, float]]]:
     """Predict the cells and gather what the report shows, with the scores' standard errors.
 
-    `labels` and the errors raised are those of `Panel.evaluate`; `notes` are warnings.
+    `labels`, `allow_missing` and the errors raised are those of `Panel.evaluate`; `notes` are
+    warnings. Genes that these cells lack are in no table or figure.
     """
-    predicted = panel.labelled_outputs(cells, labels)
-    counts = counts_of(cells.with_genes(panel.genes, 1.0), np.arange(cells.n_cells))
+    predicted = panel.labelled_outputs(cells, labels, allow_missing=allow_missing)
+    absent = absent_genes(panel.genes, cells)
+    genes = [gene for gene in panel.genes if gene not in absent]
+    counts = counts_of(cells.with_genes(genes, 1.0), np.arange(cells.n_cells))
     tasks, expression = [], []
     errors: dict[str, dict[str, float]] = {}
     for task in panel.tasks:
@@ -64,7 +70,8 @@ def panel_evaluation_data(
         dataset=dataset,
         n_cells=cells.n_cells,
         n_genes=cells.n_genes,
-        genes=list(panel.genes),
+        genes=genes,
+        absent=absent,
         detection_rate=np.diff(counts.tocsc().indptr) / cells.n_cells,
         mean_count=np.asarray(counts.mean(axis=0)).ravel(),
         tasks=tasks,

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kernomics.metrics._extras import require_extra
 from kernomics.metrics.panel_score import MethodScore, shared_ranks
 from kernomics.models import YOTO
@@ -27,7 +30,7 @@ from kernomics.panels.comparison import (
 from kernomics.progress import stage
 from kernomics.report import write_report
 from kernomics.selection_again import check_again, select_again
-from kernomics.selection_report import report_data, write_plots
+from kernomics.selection_report import in_nearly_every_cell, report_data, write_plots
 from kernomics.train import (
     History,
     RunDirectory,
@@ -54,6 +57,8 @@ class SelectionResult:
         From the start of training to the trained panel; earlier sessions of a resumed run count.
     report
         Path of the report.
+    everywhere
+        Genes of the panel that nearly every training cell of every class has.
     stability, curve, comparison
         The panels of other seeds and sizes, and the scores on other splits, if asked for.
     """
@@ -63,6 +68,7 @@ class SelectionResult:
     warnings: list[str]
     seconds: float
     report: Path
+    everywhere: list[str]
     stability: Stability | None = None
     curve: PanelCurve | None = None
     comparison: SplitComparison | None = None
@@ -146,7 +152,8 @@ def run_selection(
             model.train(run_dir=run.path, resume=resume, device=device, log_dir=log_dir)
         seconds = earlier + time.monotonic() - begun
         model.save(run.model)
-        replace_file(run.panel, _panel_table(model).encode())
+        everywhere = in_nearly_every_cell(model)
+        replace_file(run.panel, _panel_table(model, everywhere).encode())
         own = model.test_metrics() if len(model.split.test) else {}
         progress = model.training.progress
         scores, unscored = score_panels(model, model.genes, own, compare, progress=progress)
@@ -168,13 +175,15 @@ def run_selection(
         with stage("the report: map of the cells, contributions of the genes", progress):
             shown = report_data(
                 model, scores, dataset, seconds, [*notes, *found], run.config,
-                comparison=comparison, stability=further.stability, curve=further.curve,
+                everywhere=everywhere, comparison=comparison, stability=further.stability,
+                curve=further.curve,
             )  # fmt: skip
         with stage("the report: figures", progress):
             write_plots(run.plots, shown)
             write_report(run.report, shown)
         return SelectionResult(
             model, scores, found, seconds, run.report,
+            [gene for gene, is_so in zip(model.genes, everywhere, strict=True) if is_so],
             further.stability, further.curve, comparison,
         )  # fmt: skip
 
@@ -208,14 +217,17 @@ def run_config(model: YOTO, dataset: str, compare: Sequence[str]) -> dict[str, A
 # -- what is written -------------------------------------------------------------------------------
 
 
-def _panel_table(model: YOTO) -> str:
-    """Return the panel as CSV; detection rate and mean count are over the training cells."""
+def _panel_table(model: YOTO, everywhere: NDArray[np.bool_]) -> str:
+    """Return the panel as CSV; detection and mean count are over the training cells."""
     place = {gene: i for i, gene in enumerate(model.cells.genes)}
     chosen = [place[gene] for gene in model.genes]
     table = model.ranking.iloc[: len(model.genes)][["rank", "score"]].copy()
     table["rank"] = shared_ranks(table["score"])
     table["detection_rate"] = model.summary.n_expressing[chosen] / model.summary.n_cells
     table["mean_count"] = model.summary.mean[chosen]
+    table["detected_everywhere"] = everywhere
+    if model.constraints.markers:
+        table["marker_for"] = model.constraints.marker_for(model.genes)
     text: str = table.to_csv(float_format="%.6g")
     return text
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernomics import __version__, metrics, pl
 from kernomics.errors import DataError
+from kernomics.metrics.expression import detected_everywhere
 from kernomics.models import YOTO
 from kernomics.panels import (
     Contributions,
@@ -25,7 +27,7 @@ from kernomics.panels import (
     panel_embedding,
     redundancy,
 )
-from kernomics.panels._reading import counts_of
+from kernomics.panels._reading import counts_of, counts_of_genes
 from kernomics.panels.comparison import SplitComparison, certainty
 from kernomics.report import MethodScore, ReportData, SplitReport, TaskReport
 from kernomics.report.data import LEAST_CELLS, MAIN_METRIC, METRICS
@@ -40,13 +42,15 @@ def report_data(
     notes: Sequence[str],
     config: Mapping[str, Any],
     *,
+    everywhere: NDArray[np.bool_] | None = None,
     comparison: SplitComparison | None = None,
     stability: Stability | None = None,
     curve: PanelCurve | None = None,
 ) -> ReportData:
     """Gather what the report shows.
 
-    `scores`, `seconds` and `notes` are those of the run; `comparison`, `stability` and `curve` are
+    `scores`, `seconds` and `notes` are those of the run, `everywhere` is what
+    `in_nearly_every_cell` found; `comparison`, `stability` and `curve` are
     what was asked for. The map, the contributions and the redundancy are worked out here.
     """
     cells, split = model.cells, model.split
@@ -104,6 +108,8 @@ def report_data(
             n_test=len(split.test),
         ),
         expression=expression,
+        everywhere=everywhere,
+        marker_for=model.constraints.marker_for(model.genes) if model.constraints.markers else (),
         curve=curve,
         stability=stability,
         embedding=embedding,
@@ -119,6 +125,23 @@ def report_data(
         version=__version__,
         created=time.strftime("%Y-%m-%d %H:%M"),
         duration_seconds=seconds,
+    )
+
+
+def in_nearly_every_cell(model: YOTO) -> NDArray[np.bool_]:
+    """Tell which genes of the panel nearly every training cell of every class has, bool [k].
+
+    Without a categorical label all training cells are one class.
+    """
+    cells, train = model.cells, model.split.train
+    counts = counts_of_genes(cells, model.genes, train)
+    codes = {
+        task.name: (cells.labels[task.name].values[train], task.classes)
+        for task in model.tasks
+        if task.classes
+    } or {"": (np.zeros(len(train), dtype=np.int64), ("all cells",))}
+    return detected_everywhere(
+        [metrics.class_expression(counts, *found, task=name) for name, found in codes.items()]
     )
 
 

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from kernomics.errors import DataError
 from kernomics.metrics import ClassExpression, class_expression
+from kernomics.metrics.expression import detected_everywhere
 
 
 @pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix, sparse.csc_array])
@@ -61,3 +62,26 @@ def test_tables_must_fit_each_other() -> None:
             detection=np.ones((2, 1)),
             mean_log1p=np.ones((3, 1)),
         )
+
+
+def table(detection: list[list[float]], n_cells: list[int]) -> ClassExpression:
+    rates = np.array(detection)
+    classes = tuple(map(str, range(len(n_cells))))
+    return ClassExpression(
+        task="t", classes=classes, n_cells=np.array(n_cells), detection=rates, mean_log1p=rates
+    )
+
+
+def test_gene_is_everywhere_if_95_percent_of_every_class_of_ten_cells_have_it() -> None:
+    # The third class has 9 cells and does not count; nor does one without cells.
+    found = table(
+        [[0.95, 1, 0, np.nan], [0.94, 1, 1, np.nan], [1, 0, 1, np.nan], [1, 1, 1, np.nan]],
+        [20, 10, 9, 0],
+    )
+    assert detected_everywhere([found]).tolist() == [True, False, False, True]
+    other = table([[1.0], [1.0], [1.0], [0.9]], [30])
+    assert detected_everywhere([found, other]).tolist() == [True, False, False, False]
+
+
+def test_nothing_is_everywhere_where_no_class_has_ten_cells() -> None:
+    assert detected_everywhere([table([[1.0, 1.0]], [9, 0])]).tolist() == [False]

@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from kernomics.errors import ConfigError
-from kernomics.report import MethodScore, TaskReport, render_report, write_report
+from kernomics.report import MethodScore, TaskReport, render_report, sections, write_report
 
 VOID = {"meta", "link", "img", "source", "br", "hr"}
 SECTIONS = [
@@ -328,3 +328,21 @@ def test_tasks_that_do_not_fit_are_named(
     task: TaskReport = example.categorical_task("t", 3, np.random.default_rng(0))
     with pytest.raises(ConfigError, match=message):
         replace(task, **change)
+
+
+def test_table_of_genes_says_what_is_everywhere_and_whose_markers_were_kept(example: Any) -> None:
+    data = example.report_data()
+    k = len(data.genes)
+    plain = sections.panel(data)
+    assert "in nearly every cell" not in plain
+    assert "Marker for" not in plain
+    everywhere = np.arange(k) == 1
+    marker_for = [example.HOSTILE if place == 0 else "" for place in range(k)]
+    text = sections.panel(replace(data, everywhere=everywhere, marker_for=marker_for))
+    assert text.count('<span class="small">in nearly every cell</span>') == 1
+    assert "at least 95 % of the cells of every class with at least 10" in text
+    assert "Marker for" in text
+    assert example.HOSTILE not in text
+    assert "for: the classes whose own markers" in text
+    with pytest.raises(ConfigError, match=r"marker_for has shape \(1,\)"):
+        replace(data, marker_for=["x"])

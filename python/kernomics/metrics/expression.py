@@ -12,6 +12,11 @@ from scipy import sparse
 
 from kernomics.errors import DataError
 
+LEAST_CELLS = 10
+"""Cells of a class below which nothing is concluded from it."""
+EVERYWHERE = 0.95
+"""Detected in at least this share of the cells of every class, a gene is in nearly every cell."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassExpression:
@@ -120,3 +125,25 @@ def class_expression(
         detection=(member @ detected).toarray().T / per_class,
         mean_log1p=(member @ matrix.log1p()).toarray().T / per_class,
     )
+
+
+def detected_everywhere(tables: Sequence[ClassExpression]) -> NDArray[np.bool_]:
+    """Tell which genes are detected in nearly every cell of every class.
+
+    Parameters
+    ----------
+    tables
+        One per label, of the same genes; at least one. Classes with fewer than ten cells do not
+        count.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool [genes]: True where at least 95 % of the cells of each class have the gene; all False
+        where no class has ten cells.
+    """
+    shares = [table.detection[:, table.n_cells >= LEAST_CELLS] for table in tables]
+    counted = np.concatenate(shares, axis=1)
+    if not counted.shape[1]:
+        return np.zeros(len(counted), dtype=np.bool_)
+    return np.asarray((counted >= EVERYWHERE).all(axis=1), dtype=np.bool_)

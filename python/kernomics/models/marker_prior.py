@@ -48,7 +48,7 @@ def marker_scores(
     if prior == 0:
         return np.zeros(cells.n_genes, np.float32)
     best = np.full(cells.n_genes, np.inf)
-    for strengths in _strengths(cells, rows, tasks):
+    for _, strengths in marker_strengths(cells, rows, tasks):
         for strength in strengths:
             rank = np.empty(cells.n_genes)
             rank[np.argsort(-strength, kind="stable")] = np.arange(cells.n_genes)
@@ -57,10 +57,23 @@ def marker_scores(
     return np.asarray(scores - scores.mean(), np.float32)
 
 
-def _strengths(
+def marker_strengths(
     cells: CellCollection, rows: NDArray[np.int64], tasks: Sequence[Task]
-) -> list[NDArray[np.float64]]:
-    """Per task, how strongly each gene marks each class [C, G] or follows the number [1, G]."""
+) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Measure how strongly each gene marks each class of a label, or follows its number.
+
+    Parameters
+    ----------
+    cells, rows, tasks
+        As in `marker_scores`.
+
+    Returns
+    -------
+    list
+        Per task the codes of its classes that have a statistic, int64 [C], and Welch's t of each,
+        float64 [C, G]; for a number code 0 and the absolute correlation [1, G]. Classes of one
+        cell, or with one other cell, have none.
+    """
     weights = [_weights(task, cells.labels[task.name].values[rows]) for task in tasks]
     sums = [np.zeros((w.shape[0], cells.n_genes)) for w in weights]
     squares = [np.zeros((w.shape[0], cells.n_genes)) for w in weights]
@@ -83,12 +96,14 @@ def _strengths(
     found = []
     for task, weight, total, square in zip(tasks, weights, sums, squares, strict=True):
         if task.classes:
-            found.append(_welch(np.asarray(weight.sum(axis=1)).ravel(), total, square))
+            n_cells = np.asarray(weight.sum(axis=1)).ravel()
+            usable = (n_cells >= 2) & (n_cells.sum() - n_cells >= 2)
+            found.append((np.flatnonzero(usable), _welch(n_cells, total, square, usable)))
         else:
             n = float(weight[1].sum())
             spread = np.sqrt(np.maximum(square[1] / n - (total[1] / n) ** 2, 0))
             covariance = total[0] / n  # the label has mean 0
-            found.append(np.abs(_ratio(covariance, spread))[None])
+            found.append((np.zeros(1, np.int64), np.abs(_ratio(covariance, spread))[None]))
     return found
 
 
@@ -105,11 +120,13 @@ def _weights(task: Task, values: NDArray[Any]) -> sparse.csr_matrix:
 
 
 def _welch(
-    n: NDArray[np.float64], total: NDArray[np.float64], square: NDArray[np.float64]
+    n: NDArray[np.float64],
+    total: NDArray[np.float64],
+    square: NDArray[np.float64],
+    usable: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Welch's t of each class against the rest, [C, G]; classes of one cell have none."""
+    """Welch's t of each usable class against the rest, [C, G]."""
     n_rest = n.sum() - n
-    usable = (n >= 2) & (n_rest >= 2)
     n, n_rest = n[usable, None], n_rest[usable, None]
     rest, rest_square = total.sum(axis=0) - total[usable], square.sum(axis=0) - square[usable]
     total, square = total[usable], square[usable]

@@ -20,6 +20,7 @@ from kernomics.data.inputs import ReadOptions
 from kernomics.data.labels import column
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
+from kernomics.models.missing_genes import checked_absent, missing_warning, panel_input
 from kernomics.models.panel_network import PanelNetwork, Task
 from kernomics.models.saved import read_saved
 from kernomics.models.setup import as_collection, same_library_key
@@ -63,7 +64,11 @@ class Panel:
         What is predicted.
     info : dict
         How it came about: configuration, seed, version, split, kinds of the labels, and
-        ``library``, the rule of the library sizes.
+        ``library``, the rule of the library sizes, and ``without``, what each gene costs when it
+        is missing (`missing_genes.costs_without`).
+    input_means : Tensor or None
+        float32 [k], the network's input of each gene in the mean over the training cells, which
+        stands in for a gene that data lack; None where that is not known.
     """
 
     def __init__(
@@ -73,8 +78,11 @@ class Panel:
         all_genes: Sequence[str],
         scores: ArrayLike,
         info: Mapping[str, Any],
+        *,
+        input_means: Tensor | None = None,
     ) -> None:
         self.network = network
+        self.input_means = input_means
         self.genes = [str(gene) for gene in genes]
         self.tasks = network.tasks
         self.info = dict(info)
@@ -97,7 +105,11 @@ class Panel:
     # -- prediction ------------------------------------------------------------------------------
 
     def outputs(
-        self, cells: CellCollection, rows: ArrayLike | None = None
+        self,
+        cells: CellCollection,
+        rows: ArrayLike | None = None,
+        *,
+        allow_missing: bool = False,
     ) -> dict[str, NDArray[Any]]:
         """Predict every task for some cells of a collection.
 
@@ -107,19 +119,32 @@ class Panel:
             A collection that has the panel's genes.
         rows
             Which cells, int [n] or bool [n_cells]; all by default.
+        allow_missing
+            As in `predict`, which also says what is raised and warned of.
 
         Returns
         -------
         dict
             Per task, probabilities float32 [n, classes] or numbers float32 [n].
         """
-        view = cells.with_genes(self.genes, min_gene_overlap=1.0)
+        absent = checked_absent(self.genes, cells, self.input_means, allow=allow_missing)
+        if absent:
+            warnings.warn(missing_warning(self.genes, absent, self.info), stacklevel=3)
+        return self._outputs(cells, rows, absent)
+
+    def _outputs(
+        self, cells: CellCollection, rows: ArrayLike | None, absent: Sequence[str]
+    ) -> dict[str, NDArray[Any]]:
+        """Predict as `outputs` does, some genes being filled whether they are there or not."""
+        present = np.flatnonzero([gene not in absent for gene in self.genes])
+        view = cells.with_genes([self.genes[i] for i in present], min_gene_overlap=1.0)
         wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
         found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
-        device = next(self.network.parameters()).device
         with torch.inference_mode():
             for part in _blocks(wanted):
-                outputs = self.network(view.batch(part).to(device))
+                outputs = self.network.outputs(
+                    panel_input(self.network, view, part, present, self.input_means)
+                )
                 for task, output in zip(self.tasks, outputs, strict=True):
                     found[task.name].append(read_outputs(task, output))
         empty = {
@@ -133,6 +158,8 @@ class Panel:
     def predict(
         self,
         adata: AnnData | str | Path | CellCollection,
+        *,
+        allow_missing: bool = False,
         **reading: Unpack[ReadOptions],
     ) -> pd.DataFrame:
         """Predict the labels of cells, which need the panel's genes alone.
@@ -141,6 +168,9 @@ class Panel:
         ----------
         adata
             AnnData, path of an ``.h5ad`` file or collection; not modified.
+        allow_missing
+            Go on where the data lack genes of the panel: the network takes each for as high as in
+            the mean of the training cells, which says nothing about a cell.
         **reading
             How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
             ``layer="counts"``. Cells without counts are kept by default. For
@@ -156,11 +186,20 @@ class Panel:
         Raises
         ------
         DataError
-            When genes of the panel are missing from the data; it names them.
+            When genes of the panel are missing from the data and `allow_missing` does not hold, or
+            all are; it names them.
+
+        Warns
+        -----
+        UserWarning
+            When genes are filled: their names, and how much the score on the held-out cells of the
+            training falls without each.
         """
         cells = self.read(adata, **reading)
         table: dict[str, Any] = {}
-        for task, output in zip(self.tasks, self.outputs(cells).values(), strict=True):
+        for task, output in zip(
+            self.tasks, self.outputs(cells, allow_missing=allow_missing).values(), strict=True
+        ):
             if task.kind == "categorical":
                 codes = output.argmax(1)
                 table[task.name] = pd.Categorical.from_codes(codes, pd.Index(task.classes))
@@ -174,13 +213,14 @@ class Panel:
         adata: AnnData | str | Path | CellCollection,
         *,
         labels: Mapping[str, str] | None = None,
+        allow_missing: bool = False,
         **reading: Unpack[ReadOptions],
     ) -> dict[str, dict[str, float]]:
         """Score the predictions on labelled cells.
 
         Parameters
         ----------
-        adata, **reading
+        adata, allow_missing, **reading
             As in `predict`.
         labels
             obs column of a task, where it has another name than in training.
@@ -194,7 +234,7 @@ class Panel:
         ------
         DataError
             When no task's label is in the data, a column given is not, or no cell has a class that
-            the panel knows.
+            the panel knows; or genes are missing, as in `predict`.
         ConfigError
             When `labels` names something that is no task.
 
@@ -202,8 +242,10 @@ class Panel:
         -----
         UserWarning
             When cells have classes that the panel does not know; they are left out of the scores.
+            When genes are filled, as in `predict`.
         """
-        found = self.labelled_outputs(self.read(adata, **reading), labels)
+        cells = self.read(adata, **reading)
+        found = self.labelled_outputs(cells, labels, allow_missing=allow_missing)
         return {
             task.name: score_task(task, *found[task.name])
             for task in self.tasks
@@ -211,13 +253,17 @@ class Panel:
         }
 
     def labelled_outputs(
-        self, cells: CellCollection, labels: Mapping[str, str] | None = None
+        self,
+        cells: CellCollection,
+        labels: Mapping[str, str] | None = None,
+        *,
+        allow_missing: bool = False,
     ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
         """Return what `evaluate` scores: each task's truth [n] and what `outputs` gives for it.
 
         Parameters
         ----------
-        cells, labels
+        cells, labels, allow_missing
             As in `evaluate`, which says what is raised and warned of.
 
         Returns
@@ -242,7 +288,7 @@ class Panel:
                 f"obs has none of the panel's labels {known}; its columns are {list(obs.columns)}: "
                 "name the column of a label with labels={label: column}"
             )
-        outputs = self.outputs(cells)
+        outputs = self.outputs(cells, allow_missing=allow_missing)
         return {
             task.name: (truths[task.name], outputs[task.name])
             for task in self.tasks
@@ -282,6 +328,8 @@ class Panel:
         scores = self.ranking["score"].to_numpy()
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors["scores"] = torch.from_numpy(scores.copy())
+        if self.input_means is not None:
+            tensors["input_means"] = self.input_means
         save_model_dir(
             path,
             tensors,
@@ -315,7 +363,12 @@ class Panel:
         weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         network = PanelNetwork.from_weights(weights, tasks, meta["hidden"], meta["transform"])
         return cls(
-            network, meta["genes"], meta["all_genes"], tensors["scores"].numpy(), meta["info"]
+            network,
+            meta["genes"],
+            meta["all_genes"],
+            tensors["scores"].numpy(),
+            meta["info"],
+            input_means=tensors.get("input_means"),
         )
 
 

@@ -19,15 +19,16 @@ from kernomics.data.inputs import divided_options
 from kernomics.data.labels import Kind
 from kernomics.data.splits import How
 from kernomics.data.trained_classes import trained_classes
-from kernomics.errors import ConfigError
+from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.device import require_precision, usable_device
 from kernomics.models.marker_prior import marker_scores
+from kernomics.models.missing_genes import costs_without
 from kernomics.models.monitors import TrainingWarning, training_warnings
 from kernomics.models.options import YOTOOptions
 from kernomics.models.panel import CELLS_AT_A_TIME, Panel, read_outputs, score_task
 from kernomics.models.panel_network import input_means, mean_task_loss, task_loss
 from kernomics.models.panel_reader import PanelReader
-from kernomics.models.setup import checked_seed, split_cells
+from kernomics.models.setup import checked_names, checked_seed, split_cells
 from kernomics.models.warm_start import START_FACTOR, PanelSource
 from kernomics.models.yoto_config import YOTOConfig, default_training
 from kernomics.models.yoto_module import YOTOModule
@@ -82,6 +83,10 @@ class YOTO:
     gene_costs, budget
         What each gene costs, by name or as a column of var, and what the panel may cost. It still
         has `n_genes` genes; see `Budget`. Scores are then those less price times cost.
+    n_markers_per_class
+        Every class of every categorical label keeps so many of its own markers, the strongest on
+        the training cells (`class_markers`): they are forced, and `n_genes` counts them. Forced
+        genes that are such markers count; of a class with fewer a warning tells.
     task_weights
         Weight of each label's loss, 1 where not given.
     seed
@@ -139,6 +144,7 @@ class YOTO:
         start_from: PanelSource | None = None,
         gene_costs: Mapping[str, float] | str | None = None,
         budget: float | None = None,
+        n_markers_per_class: int = 0,
         task_weights: Mapping[str, float] | None = None,
         seed: int = 0,
         config: YOTOConfig | None = None,
@@ -171,6 +177,8 @@ class YOTO:
             self.cells,
             self.summary,
             self.config,
+            tasks=self.tasks,
+            train=self.split.train,
             adata=adata,
             reading=reading,
             forced_genes=forced_genes,
@@ -182,7 +190,10 @@ class YOTO:
             start_from=start_from,
             gene_costs=gene_costs,
             budget=budget,
+            n_markers_per_class=n_markers_per_class,
         )
+        for note in self.constraints.notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
         self.bounds = self.constraints.bounds
         self.options = {**self.constraints.options, "task_weights": weights}
         if self.constraints.start is not None:
@@ -194,6 +205,7 @@ class YOTO:
         self.training = default_training(len(self.split.train))
         self.history = History()
         self.weak = [note for note in (self.split.note, *self.weak) if note]
+        self.weak += self.constraints.notes
         self.warnings: list[str] = list(self.weak)
         self.module: YOTOModule | None = None
         self.panel: Panel | None = None
@@ -341,9 +353,10 @@ class YOTO:
             chosen = module.selector(self.config.n_genes).indices
             ranked = chosen[scores[chosen].argsort(descending=True, stable=True)]
             network = module.panel_network(ranked)
+        genes, means = self.cells.genes[ranked.numpy()].tolist(), module.gene_means[ranked]
         return Panel(
             network,
-            self.cells.genes[ranked.numpy()].tolist(),
+            genes,
             self.cells.genes.tolist(),
             scores.numpy(),
             {
@@ -359,7 +372,9 @@ class YOTO:
                     for name, label in self.cells.labels.items()
                 },
                 **self.constraints.outcome(ranked.numpy()),
+                "without": costs_without(network, genes, means, self.cells, self.split.test),
             },
+            input_means=means,
         )
 
     # -- afterwards ------------------------------------------------------------------------------
@@ -395,13 +410,51 @@ class YOTO:
         ConfigError
             Before `train`, or when the split has no test cells.
         """
+        return self._test_metrics(())
+
+    def _test_metrics(self, absent: Sequence[str]) -> dict[str, dict[str, float]]:
         if not len(self.split.test):
             raise ConfigError("the split has no test cells; give fractions a third share above 0")
-        outputs = self.trained.outputs(self.cells, self.split.test)
+        outputs = self.trained._outputs(self.cells, self.split.test, absent)
         return {
             task.name: score_task(
                 task, self.cells.labels[task.name].values[self.split.test], outputs[task.name]
             )
+            for task in self.tasks
+        }
+
+    def cost_of_missing(self, genes: str | Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+        """Score the panel on the test cells as if they lacked some of its genes.
+
+        Parameters
+        ----------
+        genes
+            Genes of the panel, filled together as `predict` with ``allow_missing=True`` does.
+
+        Returns
+        -------
+        dict
+            Per label the scores ``with`` all genes and ``without`` these.
+
+        Raises
+        ------
+        DataError
+            When one is not in the panel.
+        ConfigError
+            Before `train`, when the split has no test cells, or no gene is named.
+        """
+        names = checked_names(genes)
+        absent = [name for name in names if name not in self.genes]
+        if absent:
+            raise DataError(
+                f"{len(absent)} of {len(names)} genes are not in the panel, first {absent[0]!r}; "
+                f"{closest(absent[0], self.genes)}"
+            )
+        if not names:
+            raise ConfigError("no gene is named; give genes of the panel")
+        scores = {"with": self._test_metrics(()), "without": self._test_metrics(names)}
+        return {
+            task.name: {case: found[task.name] for case, found in scores.items()}
             for task in self.tasks
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ from kernomics.data import CellCollection
 from kernomics.data.inputs import ReadOptions
 from kernomics.data.summaries import GeneSummary
 from kernomics.errors import ConfigError, closest
+from kernomics.models.class_markers import class_markers
 from kernomics.models.gene_bounds import GeneBounds, gene_bounds
 from kernomics.models.gene_costs import Budget, costs_of_column, make_budget
 from kernomics.models.panel_network import ClassWeights, Task
-from kernomics.models.setup import as_collection
+from kernomics.models.setup import as_collection, checked_integer
 from kernomics.models.warm_start import PanelSource, WarmStart, extended_genes, read_panel
 from kernomics.models.yoto_config import YOTOConfig
 
@@ -69,6 +70,10 @@ class Constraints:
         What they may cost together, if anything was said about it.
     start
         What the selection starts from, if not from nothing.
+    markers
+        By gene the label and class of each that it is kept for, under `n_markers_per_class`.
+    notes
+        What is to be told about these markers.
     options
         The keyword arguments of `YOTO` that ask for all this, once read: no paths and columns.
     """
@@ -77,11 +82,16 @@ class Constraints:
     budget: Budget | None
     start: WarmStart | None
     options: dict[str, Any]
+    markers: Mapping[str, list[tuple[str, str]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def description(self) -> dict[str, Any]:
         """All that decides a result and is not in `bounds`, fit for JSON; digests for the long."""
-        names = ("exclude_patterns", "min_detection", "max_detection", "budget")
+        names = (
+            *("exclude_patterns", "min_detection", "max_detection", "budget"),
+            "n_markers_per_class",
+        )
         return {
             **{name: self.options[name] for name in names},
             "gene_costs_sha256": self.budget and self.budget.sha256,
@@ -93,7 +103,22 @@ class Constraints:
         found: dict[str, Any] = {"excluded": dict(self.bounds.excluded)}
         if self.budget is not None:
             found["costs"] = {"total": self.budget.total(panel), "budget": self.budget.limit}
+        if self.options["n_markers_per_class"]:
+            found["markers"] = {
+                gene: [list(one) for one in of] for gene, of in self.markers.items()
+            }
         return found
+
+    def marker_for(self, genes: Sequence[str]) -> list[str]:
+        """Say of each gene for which classes it is kept; empty for none."""
+        several = len({label for of in self.markers.values() for label, _ in of}) > 1
+        return [
+            "; ".join(
+                f"{label}: {name}" if several else name
+                for label, name in self.markers.get(gene, [])
+            )
+            for gene in genes
+        ]
 
 
 def make_constraints(
@@ -101,6 +126,8 @@ def make_constraints(
     summary: GeneSummary,
     config: YOTOConfig,
     *,
+    tasks: Sequence[Task],
+    train: NDArray[np.int64],
     adata: AnnData | str | Path | CellCollection,
     reading: ReadOptions,
     forced_genes: str | Sequence[str],
@@ -112,8 +139,10 @@ def make_constraints(
     start_from: PanelSource | None,
     gene_costs: Mapping[str, float] | str | None,
     budget: float | None,
+    n_markers_per_class: int,
 ) -> Constraints:
     """Read and check all constraints; parameters as in `YOTO`."""
+    per_class = checked_integer("n_markers_per_class", n_markers_per_class, least=0)
     forced, forbidden, patterns = (
         [names] if isinstance(names, str) else list(names)
         for names in (forced_genes, forbidden_genes, exclude_patterns)
@@ -132,16 +161,18 @@ def make_constraints(
         max_detection=max_detection,
     )
     costs = _costs(gene_costs, budget, adata, reading)
-    limit = None
-    if costs is not None and budget is not None:
-        limit = make_budget(
-            costs,
-            budget,
-            cells.genes,
-            forced=bounds.forced,
-            never=bounds.never,
-            n_genes=config.n_genes,
-        )
+    limit = _limit(costs, budget, cells, bounds, config.n_genes)
+    kept = class_markers(cells, train, tasks, per_class, bounds=bounds, n_genes=config.n_genes)
+    if len(kept.added):
+        forced_too = np.sort(np.concatenate([bounds.forced, kept.added]))
+        bounds = replace(bounds, forced=forced_too)
+        try:
+            limit = _limit(costs, budget, cells, bounds, config.n_genes)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}, or ask for fewer than n_markers_per_class = {per_class}, which forces "
+                f"{len(kept.added):,} of them"
+            ) from None
     start = None if start_from is None else WarmStart(read_panel(start_from, "start_from"))
     options = {
         "forced_genes": forced,
@@ -153,8 +184,24 @@ def make_constraints(
         "start_from": start and start.source,
         "gene_costs": costs,
         "budget": budget,
+        "n_markers_per_class": per_class,
     }
-    return Constraints(bounds, limit, start, options)
+    markers = {str(cells.genes[gene]): of for gene, of in sorted(kept.of.items())}
+    return Constraints(bounds, limit, start, options, markers, kept.notes)
+
+
+def _limit(
+    costs: dict[str, float] | None,
+    budget: float | None,
+    cells: CellCollection,
+    bounds: GeneBounds,
+    n_genes: int,
+) -> Budget | None:
+    if costs is None or budget is None:
+        return None
+    return make_budget(
+        costs, budget, cells.genes, forced=bounds.forced, never=bounds.never, n_genes=n_genes
+    )
 
 
 def _costs(

@@ -99,8 +99,15 @@ def panel_with_order(model: YOTO, genes: Sequence[str], scores: pd.Series[Any]) 
     """
     assert model.module is not None
     place = {gene: i for i, gene in enumerate(model.cells.genes)}
-    network = model.module.panel_network(torch.tensor([place[gene] for gene in genes]))
-    return Panel(network, genes, scores.index.tolist(), scores, model.trained.info)
+    ranked = torch.tensor([place[gene] for gene in genes])
+    return Panel(
+        model.module.panel_network(ranked),
+        genes,
+        scores.index.tolist(),
+        scores,
+        model.trained.info,
+        input_means=model.module.gene_means[ranked],
+    )
 
 
 def identity(model: YOTO) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from kernomics.data import CellCollection
 from kernomics.errors import DataError
 from kernomics.models import Panel
+from kernomics.models.missing_genes import require_genes
 from kernomics.models.panel_network import PanelNetwork, Task, transformed
 from kernomics.panels._reading import CELLS_AT_A_TIME, row_numbers
 
@@ -87,6 +88,7 @@ def contributions(
     """
     measured = row_numbers(cells, rows, "rows")
     background = row_numbers(cells, background_rows, "background_rows")
+    require_genes(panel.genes, cells)
     view = cells.with_genes(panel.genes, min_gene_overlap=1.0)
     targets = _targets(panel, cells, measured)
     network = panel.network

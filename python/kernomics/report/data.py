@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kernomics.errors import ConfigError
 from kernomics.metrics import ClassExpression
+from kernomics.metrics.expression import LEAST_CELLS as LEAST_CELLS
 from kernomics.metrics.panel_score import MethodScore
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ METRICS = {
     "continuous": {"r2": "R²", "pearson": "Pearson r", "mae": "Mean abs. error"},
 }
 """Per kind of task the metrics shown, with their names."""
-LEAST_CELLS = 10
-"""Held-out cells of a class below which nothing is concluded from it."""
 MAIN_METRIC = {"categorical": "macro_f1", "continuous": "r2"}
 
 
@@ -166,6 +165,13 @@ class ReportData:
     curve, stability, embedding, contributions, redundancy
         What `kernomics.panels` found; each is a section of its own, left out if None. The last two
         hold the genes of the panel.
+    everywhere
+        Which genes are in nearly every cell of every class, bool [k]; optional.
+    marker_for
+        Of which classes each gene is a marker that was asked for, in words, k texts; empty where
+        none was.
+    absent
+        Genes of the panel that the data lack; ``genes`` are the others.
     omitted
         Why one of these is left out, one sentence each.
     history
@@ -199,6 +205,9 @@ class ReportData:
     embedding: PanelEmbedding | None = None
     contributions: Contributions | None = None
     redundancy: Redundancy | None = None
+    everywhere: NDArray[np.bool_] | None = None
+    marker_for: Sequence[str] = ()
+    absent: Sequence[str] = ()
     omitted: Sequence[str] = ()
     history: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[str] = ()
@@ -214,8 +223,8 @@ class ReportData:
         k = len(self.genes)
         if k == 0:
             raise ConfigError("the panel of the report holds no gene")
-        for name in ("scores", "detection_rate", "mean_count"):
-            values = getattr(self, name)
+        for name in ("scores", "detection_rate", "mean_count", "everywhere", "marker_for"):
+            values = getattr(self, name) if name != "marker_for" else self.marker_for or None
             if values is not None and np.shape(values) != (k,):
                 raise ConfigError(
                     f"{name} has shape {np.shape(values)}, expected ({k},), one per panel gene"

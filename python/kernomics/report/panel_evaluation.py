@@ -33,7 +33,7 @@ def render_panel_evaluation(data: ReportData, errors: Mapping[str, Mapping[str, 
         sentence=sentence,
         config=data.config,
         versions=data.versions,
-        genes=data.genes,
+        genes=[*data.genes, *data.absent],
     )
     return render_page(
         title=data.title,
@@ -44,7 +44,7 @@ def render_panel_evaluation(data: ReportData, errors: Mapping[str, Mapping[str, 
             ("Data set", data.dataset),
             ("Cells", f"{data.n_cells:,}"),
             ("Genes of the data", f"{data.n_genes:,}"),
-            ("Panel", count(len(data.genes), "gene")),
+            ("Panel", _panel_size(data)),
             ("Tasks", ", ".join(task.name for task in data.tasks)),
             ("Date", data.created),
         ],
@@ -64,6 +64,12 @@ def write_panel_evaluation(
 ) -> Path:
     """Write the report of an evaluation to a file, whole or not at all."""
     return write_page(path, render_panel_evaluation(data, errors))
+
+
+def _panel_size(data: ReportData) -> str:
+    if not data.absent:
+        return count(len(data.genes), "gene")
+    return f"{count(len(data.genes) + len(data.absent), 'gene')}, {len(data.absent):,} missing here"
 
 
 def _scores(data: ReportData, errors: Mapping[str, Mapping[str, float]], sentence: str) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kernomics import pl
 from kernomics.metrics import ClassExpression
+from kernomics.metrics.expression import EVERYWHERE
 from kernomics.metrics.panel_score import DIGITS, MethodScore, shared_ranks
 from kernomics.report.data import LEAST_CELLS, MAIN_METRIC, METRICS, ReportData, TaskReport
 from kernomics.report.figures import figure_html
@@ -166,6 +167,8 @@ def panel(data: ReportData) -> str:
     columns += [Cell("Score", "number")] if scores is not None else []
     columns += [Cell("Detected in", "number"), Cell("Mean count", "number")]
     columns += [Cell("Highest in")] if top is not None else []
+    columns += [Cell("Marker for")] if data.marker_for else []
+    everywhere = [False] * len(data.genes) if data.everywhere is None else data.everywhere
     why = reasons(data) if data.contributions is not None else None
     columns += [Cell("Why it is here")] if why is not None else []
     span = low = 0.0
@@ -185,10 +188,13 @@ def panel(data: ReportData) -> str:
                 bar = (score - low) / span if span > 0 and math.isfinite(score) else None
                 row.append(Cell(show(score, DIGITS), "number", bar=bar))
         rate = float(data.detection_rate[place])
-        row.append(Cell(f"{100 * rate:.1f} %", "number", bar=rate))
+        flag = "in nearly every cell" if everywhere[place] else ""
+        row.append(Cell(f"{100 * rate:.1f} %", "number", small=flag, bar=rate))
         row.append(number(float(data.mean_count[place])))
         if top is not None:
             row.append(Cell(top[place] or "–", "name"))
+        if data.marker_for:
+            row.append(Cell(data.marker_for[place] or "–", "name"))
         if why is not None:
             row.append(Cell(why[gene], "name"))
         rows.append(row)
@@ -198,6 +204,13 @@ def panel(data: ReportData) -> str:
     if top is not None:
         caption += f"; highest in: the class of {data.expression[0].task} with the highest "
         caption += "mean of log(1 + count)"
+    if any(everywhere):
+        caption += (
+            f"; in nearly every cell: at least {100 * EVERYWHERE:.0f} % of the cells of every "
+            f"class with at least {LEAST_CELLS} have the gene, and imaging panels avoid such genes"
+        )
+    if data.marker_for:
+        caption += "; marker for: the classes whose own markers it was kept as, as asked"
     if why is not None:
         caption += (
             "; why it is here: where the loss of the panel's network rises most without the gene, "
