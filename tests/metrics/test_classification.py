@@ -82,6 +82,9 @@ def test_agrees_with_scikit_learn(seed: int, n_classes: int) -> None:
         confusion_matrix(truth, predicted, n_classes),
         sk.confusion_matrix(truth[kept], predicted[kept], labels=range(n_classes)),
     )
+    if n_classes == 1:  # scikit-learn gives 1 here, whatever the scores
+        assert math.isnan(auprc(truth, scores))
+        return
     expected = [sk.average_precision_score(truth[kept] == c, scores[kept, c]) for c in present]
     assert auprc(truth, scores) == pytest.approx(np.mean(expected), abs=1e-12)
 
@@ -96,6 +99,8 @@ def test_summary_holds_every_metric_and_the_number_of_labelled_cells() -> None:
     assert set(found) == {"accuracy", "macro_f1", "auprc", "n_cells"}
     assert found["n_cells"] == 6
     assert "auprc" not in classification_metrics(TRUTH, PREDICTED)
+    one_class = classification_metrics([0, 0, -1], [0, 1, 1], np.eye(2)[[0, 1, 1]])
+    assert one_class == {"accuracy": 0.5, "macro_f1": 2 / 3, "n_cells": 2}
 
 
 @pytest.mark.parametrize(
@@ -126,10 +131,10 @@ def test_scores_of_the_wrong_shape_are_an_error(shape: tuple[int, ...]) -> None:
 
 
 def test_scores_that_are_not_finite_are_an_error_for_labelled_cells_only() -> None:
-    scores = np.array([[1.0, 0.0], [np.nan, 0.0]])
-    assert auprc([0, -1], scores) == 1.0
-    with pytest.raises(DataError, match="1 of 2 labelled cells are not finite"):
-        auprc([0, 1], scores)
+    scores = np.array([[1.0, 0.0], [0.0, 1.0], [np.nan, 0.0]])
+    assert auprc([0, 1, -1], scores) == 1.0
+    with pytest.raises(DataError, match="1 of 3 labelled cells are not finite"):
+        auprc([0, 1, 1], scores)
 
 
 def test_metrics_import_neither_scikit_learn_nor_matplotlib() -> None:
