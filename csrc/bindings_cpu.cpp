@@ -8,6 +8,7 @@
 #include "common/philox.h"
 #include "cpu/half.h"
 #include "cpu/kernels.h"
+#include "cpu/scratch.h"
 
 namespace py = pybind11;
 using namespace kernomics;
@@ -35,9 +36,11 @@ py::tuple gumbel_topk_forward_py(Address scores, int64_t row_stride, int64_t row
       noise.seed = at<const int64_t>(seed)[0];
       noise.step = at<const int64_t>(seed)[1];
     }
-    report = gumbel_topk_forward<T>({at<const T>(scores), row_stride, rows, genes, k, noise_scale,
+    report = in_operation("gumbel_topk", [&] {
+      return gumbel_topk_forward<T>({at<const T>(scores), row_stride, rows, genes, k, noise_scale,
                                      noise, tau, relaxation, reach, at<T>(y), at<T>(mask),
                                      at<int64_t>(indices), at<int64_t>(grad_indices), threads});
+    });
   }
   return py::make_tuple(report.fault, report.row, report.count, report.first);
 }
@@ -46,27 +49,32 @@ template <typename T>
 void gumbel_topk_backward_py(Address y, Address indices, Address u, int64_t rows, int64_t genes,
                              int64_t k, double tau, int relaxation, Address grad, int threads) {
   py::gil_scoped_release release;
-  gumbel_topk_backward<T>(at<const T>(y), at<const int64_t>(indices), at<const T>(u), rows, genes,
-                          k, tau, relaxation, at<T>(grad), threads);
+  in_operation("gumbel_topk, backward", [&] {
+    gumbel_topk_backward<T>(at<const T>(y), at<const int64_t>(indices), at<const T>(u), rows, genes,
+                            k, tau, relaxation, at<T>(grad), threads);
+  });
 }
 
 template <typename T>
 void gumbel_topk_relaxed_py(Address y, Address indices, int64_t rows, int64_t genes, int64_t k,
                             double tau, int relaxation, Address gamma, int threads) {
   py::gil_scoped_release release;
-  gumbel_topk_relaxed<T>(at<const T>(y), at<const int64_t>(indices), rows, genes, k, tau,
-                         relaxation, at<T>(gamma), threads);
+  in_operation("relaxed_mask", [&] {
+    gumbel_topk_relaxed<T>(at<const T>(y), at<const int64_t>(indices), rows, genes, k, tau,
+                           relaxation, at<T>(gamma), threads);
+  });
 }
 
 template <typename T>
 LinearArgs<T> linear_args(Address values, Address indptr, Address columns, bool wide_columns,
                           int64_t row_stride, int64_t column_stride, int64_t rows, int64_t genes,
-                          Address mask, Address chosen, int64_t k, Address reached, int64_t reach,
-                          Address weight, int64_t weight_stride, int64_t outputs, int64_t stored,
-                          int threads) {
+                          Address mask, int64_t mask_stride, Address chosen, int64_t k,
+                          Address reached, int64_t reach, Address weight, int64_t weight_stride,
+                          int64_t outputs, int64_t stored, int threads) {
   return {{at<const T>(values), at<const int64_t>(indptr), at<const void>(columns), wide_columns,
            stored, row_stride, column_stride, rows, genes},
           at<const T>(mask),
+          mask_stride,
           at<const int64_t>(chosen),
           k,
           at<const int64_t>(reached),
@@ -80,18 +88,20 @@ LinearArgs<T> linear_args(Address values, Address indptr, Address columns, bool 
 template <typename T>
 py::tuple masked_linear_forward_py(Address values, Address indptr, Address columns,
                                    bool wide_columns, int64_t row_stride, int64_t column_stride,
-                                   int64_t rows, int64_t genes, Address mask, Address chosen,
-                                   int64_t k, Address reached, int64_t reach, Address weight,
-                                   int64_t weight_stride, int64_t outputs, int64_t stored,
-                                   int threads, Address bias, Address y) {
+                                   int64_t rows, int64_t genes, Address mask, int64_t mask_stride,
+                                   Address chosen, int64_t k, Address reached, int64_t reach,
+                                   Address weight, int64_t weight_stride, int64_t outputs,
+                                   int64_t stored, int threads, Address bias, Address y) {
   LinearReport report;
   {
     py::gil_scoped_release release;
-    report = masked_linear_forward<T>(
-        linear_args<T>(values, indptr, columns, wide_columns, row_stride, column_stride, rows,
-                       genes, mask, chosen, k, reached, reach, weight, weight_stride, outputs,
-                       stored, threads),
-        at<const T>(bias), at<T>(y));
+    report = in_operation("masked_linear", [&] {
+      return masked_linear_forward<T>(
+          linear_args<T>(values, indptr, columns, wide_columns, row_stride, column_stride, rows,
+                         genes, mask, mask_stride, chosen, k, reached, reach, weight, weight_stride,
+                         outputs, stored, threads),
+          at<const T>(bias), at<T>(y));
+    });
   }
   return py::make_tuple(report.fault, report.row, report.position, report.value, report.count);
 }
@@ -99,17 +109,19 @@ py::tuple masked_linear_forward_py(Address values, Address indptr, Address colum
 template <typename T>
 void masked_linear_backward_py(Address values, Address indptr, Address columns, bool wide_columns,
                                int64_t row_stride, int64_t column_stride, int64_t rows,
-                               int64_t genes, Address mask, Address chosen, int64_t k,
-                               Address reached, int64_t reach, Address weight,
+                               int64_t genes, Address mask, int64_t mask_stride, Address chosen,
+                               int64_t k, Address reached, int64_t reach, Address weight,
                                int64_t weight_stride, int64_t outputs, int64_t stored, int threads,
                                Address delta, int64_t delta_stride, Address grad_mask,
                                Address grad_weight, Address grad_bias) {
   py::gil_scoped_release release;
-  masked_linear_backward<T>(
-      linear_args<T>(values, indptr, columns, wide_columns, row_stride, column_stride, rows, genes,
-                     mask, chosen, k, reached, reach, weight, weight_stride, outputs, stored,
-                     threads),
-      {at<const T>(delta), delta_stride, at<T>(grad_mask), at<T>(grad_weight), at<T>(grad_bias)});
+  in_operation("masked_linear, backward", [&] {
+    masked_linear_backward<T>(
+        linear_args<T>(values, indptr, columns, wide_columns, row_stride, column_stride, rows,
+                       genes, mask, mask_stride, chosen, k, reached, reach, weight, weight_stride,
+                       outputs, stored, threads),
+        {at<const T>(delta), delta_stride, at<T>(grad_mask), at<T>(grad_weight), at<T>(grad_bias)});
+  });
 }
 
 template <typename T>
@@ -128,7 +140,8 @@ py::tuple sample_tokens_py(Address values, Address indptr, Address columns, bool
       noise.seed = at<const int64_t>(seed)[0];
       noise.step = at<const int64_t>(seed)[1];
     }
-    report = sample_tokens<T>({at<const T>(values),
+    report = in_operation("sample_tokens", [&] {
+      return sample_tokens<T>({at<const T>(values),
                                at<const int64_t>(indptr),
                                at<const void>(columns),
                                wide_columns,
@@ -137,7 +150,7 @@ py::tuple sample_tokens_py(Address values, Address indptr, Address columns, bool
                                genes,
                                noise,
                                n_tokens,
-                               at<const T>(library),
+                               at<const double>(library),
                                at<const int32_t>(panel_id),
                                at<const uint8_t>(panel_mask),
                                at<const int64_t>(panel_counts),
@@ -150,6 +163,7 @@ py::tuple sample_tokens_py(Address values, Address indptr, Address columns, bool
                                at<T>(tokens),
                                at<int64_t>(offsets),
                                threads});
+    });
   }
   return py::make_tuple(report.fault, report.row, report.position, report.value, report.number,
                         report.count);
@@ -185,10 +199,12 @@ void embed_tokens_backward_py(Address gene_ids, bool wide_ids, int64_t cells, in
                               Address delta, int64_t cell_stride, int64_t token_stride,
                               Address grad_table, Address grad_values, Address grad_cls) {
   py::gil_scoped_release release;
-  embed_tokens_backward<T>(
-      embed_shape(gene_ids, wide_ids, cells, tokens, genes, width, concat, with_cls, threads),
-      {at<const T>(delta), cell_stride, token_stride, at<T>(grad_table), at<T>(grad_values),
-       at<T>(grad_cls)});
+  in_operation("embed_tokens, backward", [&] {
+    embed_tokens_backward<T>(
+        embed_shape(gene_ids, wide_ids, cells, tokens, genes, width, concat, with_cls, threads),
+        {at<const T>(delta), cell_stride, token_stride, at<T>(grad_table), at<T>(grad_values),
+         at<T>(grad_cls)});
+  });
 }
 
 template <typename T>
@@ -234,20 +250,26 @@ py::tuple poisson_prepare_py(int64_t rows, int64_t genes, int kind, Address valu
 }
 
 template <typename T>
-void poisson_sweep_py(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
-                      Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
-                      Address library, Address panel, Address mask, Address counts, int64_t panels,
-                      int activation, double target_sum, double eps, bool full, int threads,
-                      Address units, Address weights, int64_t first, int64_t count, Address logits,
-                      int64_t logits_stride, Address sums, Address loss, Address gradient,
-                      int64_t gradient_stride, Address upstream, int64_t upstream_stride) {
-  py::gil_scoped_release release;
-  poisson_sweep<T>(poisson_args<T>(rows, genes, kind, values, indptr, columns, wide_columns, stored,
-                                   row_stride, library, panel, mask, counts, panels, activation,
-                                   target_sum, eps, full, threads),
-                   {first, count, at<const T>(logits), logits_stride, at<double>(sums), at<T>(loss),
-                    at<T>(gradient), gradient_stride, at<const T>(upstream), upstream_stride},
-                   at<const double>(units), at<const double>(weights));
+py::tuple poisson_sweep_py(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
+                           Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
+                           Address library, Address panel, Address mask, Address counts,
+                           int64_t panels, int activation, double target_sum, double eps, bool full,
+                           int threads, Address units, Address weights, int64_t first,
+                           int64_t count, Address logits, int64_t logits_stride, Address sums,
+                           Address loss, Address gradient, int64_t gradient_stride,
+                           Address upstream, int64_t upstream_stride) {
+  PoissonReport r;
+  {
+    py::gil_scoped_release release;
+    r = poisson_sweep<T>(
+        poisson_args<T>(rows, genes, kind, values, indptr, columns, wide_columns, stored,
+                        row_stride, library, panel, mask, counts, panels, activation, target_sum,
+                        eps, full, threads),
+        {first, count, at<const T>(logits), logits_stride, at<double>(sums), at<T>(loss),
+         at<T>(gradient), gradient_stride, at<const T>(upstream), upstream_stride},
+        at<const double>(units), at<const double>(weights));
+  }
+  return py::make_tuple(r.fault, r.row, r.position, r.value, r.library, r.count);
 }
 
 double weighted_sum_py(Address values, Address weights, int64_t count) {

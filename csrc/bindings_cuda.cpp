@@ -75,19 +75,21 @@ void define_gumbel_topk(py::module_& m) {
 
 CudaLinearArgs linear_args(Address values, Address indptr, Address columns, bool wide_columns,
                            int64_t row_stride, int64_t column_stride, int64_t rows, int64_t genes,
-                           Address mask, Address chosen, int64_t k, Address reached, int64_t reach,
-                           Address weight, int64_t weight_stride, int64_t outputs, int values_kind,
-                           int weight_kind) {
+                           Address mask, int64_t mask_stride, Address chosen, int64_t k,
+                           Address reached, int64_t reach, Address weight, int64_t weight_stride,
+                           int64_t outputs, int64_t stored, int values_kind, int weight_kind) {
   return {at<const void>(values),
           values_kind,
           at<const int64_t>(indptr),
           at<const void>(columns),
           wide_columns,
+          stored,
           row_stride,
           column_stride,
           rows,
           genes,
           at<const void>(mask),
+          mask_stride,
           at<const int64_t>(chosen),
           k,
           at<const int64_t>(reached),
@@ -100,30 +102,34 @@ CudaLinearArgs linear_args(Address values, Address indptr, Address columns, bool
 
 void masked_linear_forward_py(Address values, Address indptr, Address columns, bool wide_columns,
                               int64_t row_stride, int64_t column_stride, int64_t rows,
-                              int64_t genes, Address mask, Address chosen, int64_t k,
-                              Address reached, int64_t reach, Address weight, int64_t weight_stride,
-                              int64_t outputs, int values_kind, int weight_kind, Address bias,
-                              Address y, Address cuda_stream) {
+                              int64_t genes, Address mask, int64_t mask_stride, Address chosen,
+                              int64_t k, Address reached, int64_t reach, Address weight,
+                              int64_t weight_stride, int64_t outputs, int64_t stored,
+                              int values_kind, int weight_kind, Address bias, Address y,
+                              Address cuda_stream) {
   py::gil_scoped_release release;
-  masked_linear_forward(linear_args(values, indptr, columns, wide_columns, row_stride,
-                                    column_stride, rows, genes, mask, chosen, k, reached, reach,
-                                    weight, weight_stride, outputs, values_kind, weight_kind),
-                        at<const void>(bias), at<void>(y), stream_at(cuda_stream));
+  masked_linear_forward(
+      linear_args(values, indptr, columns, wide_columns, row_stride, column_stride, rows, genes,
+                  mask, mask_stride, chosen, k, reached, reach, weight, weight_stride, outputs,
+                  stored, values_kind, weight_kind),
+      at<const void>(bias), at<void>(y), stream_at(cuda_stream));
 }
 
 void masked_linear_backward_py(Address values, Address indptr, Address columns, bool wide_columns,
                                int64_t row_stride, int64_t column_stride, int64_t rows,
-                               int64_t genes, Address mask, Address chosen, int64_t k,
-                               Address reached, int64_t reach, Address weight,
-                               int64_t weight_stride, int64_t outputs, int values_kind,
-                               int weight_kind, Address delta, int64_t delta_stride,
-                               Address grad_mask, Address grad_weight, Address cuda_stream) {
+                               int64_t genes, Address mask, int64_t mask_stride, Address chosen,
+                               int64_t k, Address reached, int64_t reach, Address weight,
+                               int64_t weight_stride, int64_t outputs, int64_t stored,
+                               int values_kind, int weight_kind, Address delta,
+                               int64_t delta_stride, Address grad_mask, Address grad_weight,
+                               Address cuda_stream) {
   py::gil_scoped_release release;
-  masked_linear_backward(linear_args(values, indptr, columns, wide_columns, row_stride,
-                                     column_stride, rows, genes, mask, chosen, k, reached, reach,
-                                     weight, weight_stride, outputs, values_kind, weight_kind),
-                         at<const void>(delta), delta_stride, at<void>(grad_mask),
-                         at<void>(grad_weight), stream_at(cuda_stream));
+  masked_linear_backward(
+      linear_args(values, indptr, columns, wide_columns, row_stride, column_stride, rows, genes,
+                  mask, mask_stride, chosen, k, reached, reach, weight, weight_stride, outputs,
+                  stored, values_kind, weight_kind),
+      at<const void>(delta), delta_stride, at<void>(grad_mask), at<void>(grad_weight),
+      stream_at(cuda_stream));
 }
 
 void define_masked_linear(py::module_& m) {

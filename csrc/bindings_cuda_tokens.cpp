@@ -36,7 +36,7 @@ void sample_tokens_py(Address values, Address indptr, Address columns, bool wide
                     at<const int64_t>(cell_ids),
                     stream,
                     n_tokens,
-                    at<const T>(library),
+                    at<const double>(library),
                     at<const int32_t>(panel_id),
                     at<const uint8_t>(panel_mask),
                     at<const int64_t>(panel_counts),

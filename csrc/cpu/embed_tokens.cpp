@@ -14,12 +14,12 @@
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
-#include <vector>
 
 #include "clones.h"
 #include "half.h"
 #include "kernels.h"
 #include "pages.h"
+#include "scratch.h"
 
 #define KN_INLINE inline __attribute__((always_inline))
 
@@ -107,8 +107,8 @@ struct Position {
 // The positions of gene j are order[starts[j]] … order[starts[j + 1] − 1], ascending. Padding, and
 // whatever is no gene, stands behind the last gene.
 struct Order {
-  std::vector<int64_t> starts;  // [genes + 2]
-  std::vector<Position> order;  // [cells · tokens]
+  Scratch<int64_t> starts;  // [genes + 2]
+  Scratch<Position> order;  // [cells · tokens]
 };
 
 Order sort_positions(const EmbedShape& s) {
@@ -116,7 +116,7 @@ Order sort_positions(const EmbedShape& s) {
   Order sorted;
   sorted.order.resize(count);
   // While positions are placed, cursor[j + 1] is where the next one of gene j goes.
-  std::vector<int64_t>& cursor = sorted.starts;
+  Scratch<int64_t>& cursor = sorted.starts;
   cursor.assign(s.genes + 3, 0);
   const auto bucket = [&s](int64_t position) {
     const int64_t id = id_at(s, position);
@@ -157,9 +157,8 @@ KN_INLINE void sum_impl(const EmbedShape& s, const EmbedGradients<T>& g, const O
   for (int64_t j = begin; j < end; ++j) {
     const int64_t stop = sorted.starts[j + 1];
     Wide<T>* sum = scratch;
-    if constexpr (direct)
-      if (g.table != nullptr) sum = g.table + j * width;
-    if (g.table != nullptr) std::memset(sum, 0, width * sizeof(Wide<T>));
+    if constexpr (direct) sum = g.table + j * width;
+    std::memset(sum, 0, width * sizeof(Wide<T>));
     for (int64_t i = sorted.starts[j]; i < stop; i += kGroup) {
       const int64_t n = std::min(kGroup, stop - i);
       const T* rows[kGroup];
@@ -174,13 +173,11 @@ KN_INLINE void sum_impl(const EmbedShape& s, const EmbedGradients<T>& g, const O
         else
           std::memcpy(g.values + position * width, rows[m], width * sizeof(T));
       }
-      if (g.table == nullptr) continue;
       if (n == 4) add_rows<4>(rows, width, sum);
       if (n == 3) add_rows<3>(rows, width, sum);
       if (n == 2) add_rows<2>(rows, width, sum);
       if (n == 1) add_rows<1>(rows, width, sum);
     }
-    if (g.table == nullptr) continue;
     T* row = g.table + j * width;
     if constexpr (!direct)
       for (int64_t h = 0; h < width; ++h) narrow(sum[h], row[h]);
@@ -227,6 +224,21 @@ void clear_padding(const EmbedShape& s, T* values, const Order& sorted) {
   }
 }
 
+// dx or dv of one cell, where no gradient of the table is wanted.
+template <typename T>
+void copy_values(const EmbedShape& s, const EmbedGradients<T>& g, int64_t b) {
+  const int64_t row = s.concat ? 1 : s.width;
+  for (int64_t k = 0; k < s.tokens; ++k) {
+    const int64_t position = b * s.tokens + k, id = id_at(s, position);
+    const T* delta = g.delta + b * g.cell_stride + (k + s.with_cls) * g.token_stride;
+    T* out = g.values + position * row;
+    if (id < 0 || id >= s.genes)
+      std::memset(out, 0, row * sizeof(T));
+    else
+      std::memcpy(out, delta + (s.concat ? s.width - 1 : 0), row * sizeof(T));
+  }
+}
+
 int team_size(const EmbedShape& s, int64_t numbers, int64_t tasks) {
   return numbers < kSerialWork ? 1 : static_cast<int>(std::min<int64_t>(s.threads, tasks));
 }
@@ -250,27 +262,37 @@ EmbedReport embed_tokens_forward(const EmbedShape& s, const EmbedInputs<T>& in, 
 template <typename T>
 void embed_tokens_backward(const EmbedShape& s, const EmbedGradients<T>& g) {
   if (g.cls != nullptr) {
-    std::vector<Wide<T>> sum(s.width);
+    Scratch<Wide<T>> sum(s.width);
     sum_cls(s, g, sum.data());
   }
   if (g.table == nullptr && g.values == nullptr) return;
-  if (g.table != nullptr)
-    prefer_huge_pages(g.table, s.genes * s.width * static_cast<int64_t>(sizeof(T)));
   if (g.values != nullptr && !s.concat)
     prefer_huge_pages(g.values, s.cells * s.tokens * s.width * static_cast<int64_t>(sizeof(T)));
+  if (g.table == nullptr) {  // nothing that is as long as the table
+    const int team = team_size(s, s.cells * s.tokens * (s.concat ? 1 : s.width), s.cells);
+#pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
+    for (int64_t b = 0; b < s.cells; ++b) copy_values(s, g, b);
+    return;
+  }
+  prefer_huge_pages(g.table, s.genes * s.width * static_cast<int64_t>(sizeof(T)));
   const Order sorted = sort_positions(s);
   if (g.values != nullptr) clear_padding(s, g.values, sorted);
   const int64_t blocks = (s.genes + kGeneBlock - 1) / kGeneBlock;
   if (blocks == 0) return;
   const int team = team_size(s, (s.genes + s.cells * s.tokens) * s.width, blocks);
+  Rescue rescue;
 #pragma omp parallel num_threads(team) if (team > 1)
   {
-    std::vector<Wide<T>> scratch(s.width);
+    Scratch<Wide<T>> scratch;
+    rescue.run([&] { scratch.resize(s.width); });
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < blocks; ++i)
-      sum_genes(s, g, sorted, i * kGeneBlock, std::min(s.genes, (i + 1) * kGeneBlock),
-                scratch.data());
+      rescue.run([&] {
+        sum_genes(s, g, sorted, i * kGeneBlock, std::min(s.genes, (i + 1) * kGeneBlock),
+                  scratch.data());
+      });
   }
+  rescue.rethrow();
 }
 
 #define KN_INSTANTIATE(T)                                                                     \

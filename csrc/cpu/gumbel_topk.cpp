@@ -21,6 +21,7 @@
 #include "pages.h"
 #include "philox_block.h"
 #include "relaxation.h"
+#include "scratch.h"
 #include "topk.h"
 
 namespace kernomics {
@@ -125,7 +126,7 @@ RowReport check_row(const T* y, int64_t row, int64_t n, int64_t k, const RowCens
 // NeuralSort asks how many genes are finite.
 template <typename T>
 RowProblem<T> row_problem(const T* y, int64_t genes, const int64_t* indices, int64_t k, double tau,
-                          int relaxation, std::vector<int64_t>& finite) {
+                          int relaxation, Scratch<int64_t>& finite) {
   finite.clear();
   for (int64_t i = 0; i < k; ++i)
     if (!std::isinf(y[indices[i]])) finite.push_back(indices[i]);
@@ -139,23 +140,24 @@ RowProblem<T> row_problem(const T* y, int64_t genes, const int64_t* indices, int
 template <typename T>
 struct RowScratch {
   RelaxationScratch<T> relaxation;
-  std::vector<T> y, maxima;
-  std::vector<int64_t> finite;
+  Scratch<T> y, maxima;
+  Scratch<int64_t> finite;
 };
 
 // Calls body(row, scratch) for every row, on up to `threads` threads. Each thread keeps its
-// scratch, some 30 bytes a gene: fresh memory at every call would cost more than a short call's
-// arithmetic.
+// scratch, some 30 bytes a gene.
 template <typename T, typename Body>
-void for_each_row(int64_t rows, int threads, Body body) {
-  thread_local RowScratch<T> scratch;
+void for_each_row(int64_t rows, int64_t genes, int threads, Body body) {
   const int team = static_cast<int>(std::min<int64_t>(threads, rows));
-  if (team <= 1) {
-    for (int64_t r = 0; r < rows; ++r) body(r, scratch);
-    return;
+  Rescue rescue;
+#pragma omp parallel num_threads(team) if (team > 1)
+  {
+    RowScratch<T>& scratch = scratch_of_thread<RowScratch<T>>();
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; ++r) rescue.run([&] { body(r, scratch); });
+    if (genes > kKeptGenes) scratch = RowScratch<T>();
   }
-#pragma omp parallel for num_threads(team) schedule(static)
-  for (int64_t r = 0; r < rows; ++r) body(r, scratch);
+  rescue.rethrow();
 }
 
 template <typename T>
@@ -178,8 +180,8 @@ RowReport gumbel_topk_forward(const GumbelTopkArgs<T>& a) {
   // Few rows: share their columns among the threads first, into the kept y.
   const bool by_columns = a.rows < a.threads && a.y != nullptr && a.genes >= 2 * kTask;
   const int64_t groups = group_count(a.genes), tasks = (a.genes + kTask - 1) / kTask;
-  std::vector<T> shared_maxima(by_columns ? a.rows * groups : 0);
-  std::vector<uint8_t> task_finite(by_columns ? a.rows * tasks : 0);
+  Scratch<T> shared_maxima(by_columns ? a.rows * groups : 0);
+  Scratch<uint8_t> task_finite(by_columns ? a.rows * tasks : 0);
   if (by_columns) {
 #pragma omp parallel for num_threads(a.threads) collapse(2) schedule(static)
     for (int64_t r = 0; r < a.rows; ++r)
@@ -188,7 +190,7 @@ RowReport gumbel_topk_forward(const GumbelTopkArgs<T>& a) {
             perturb_row(a, r, t * kTask, std::min(a.genes, (t + 1) * kTask), a.y + r * a.genes,
                         shared_maxima.data() + r * groups);
   }
-  for_each_row<T>(a.rows, a.threads, [&](int64_t r, RowScratch<T>& s) {
+  for_each_row<T>(a.rows, a.genes, a.threads, [&](int64_t r, RowScratch<T>& s) {
     s.y.resize(a.y == nullptr ? a.genes : 0);
     s.maxima.resize(by_columns ? 0 : groups);
     T* y = a.y == nullptr ? s.y.data() : a.y + r * a.genes;
@@ -222,7 +224,7 @@ void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_
                           int64_t genes, int64_t k, double tau, int relaxation, T* grad,
                           int threads) {
   prefer_huge_pages(grad, rows * genes * static_cast<int64_t>(sizeof(T)));
-  for_each_row<T>(rows, threads, [&](int64_t r, RowScratch<T>& s) {
+  for_each_row<T>(rows, genes, threads, [&](int64_t r, RowScratch<T>& s) {
     const T* row = y + r * genes;
     relaxed_row_vjp(relaxation,
                     row_problem(row, genes, indices + r * k, k, tau, relaxation, s.finite),
@@ -233,7 +235,7 @@ void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_
 template <typename T>
 void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64_t genes, int64_t k,
                          double tau, int relaxation, T* gamma, int threads) {
-  for_each_row<T>(rows, threads, [&](int64_t r, RowScratch<T>& s) {
+  for_each_row<T>(rows, genes, threads, [&](int64_t r, RowScratch<T>& s) {
     const T* row = y + r * genes;
     relaxed_row(relaxation, row_problem(row, genes, indices + r * k, k, tau, relaxation, s.finite),
                 gamma + r * genes, s.relaxation);

@@ -62,6 +62,7 @@ enum LinearFault : int {
   kLinearChosenOrder = 5,  // `chosen` does not ascend
   kLinearReachRange = 6,   // the same of `reached`
   kLinearReachOrder = 7,
+  kLinearOverflow = 8,  // finite numbers whose sum is not
 };
 
 struct LinearReport {
@@ -87,7 +88,8 @@ struct LinearInput {
 template <typename T>
 struct LinearArgs {
   LinearInput<T> x;
-  const T* mask;          // [genes]
+  const T* mask;  // [genes], `mask_stride` apart
+  int64_t mask_stride;
   const int64_t* chosen;  // [k] ascending
   int64_t k;
   const int64_t* reached;  // [reach] ascending, −1 at the end; null for every gene
@@ -119,9 +121,9 @@ enum TokenFault : int {
   kTokensFine = 0,
   kTokensCellId = 4,   // outside [0, 2⁴⁸)
   kTokensPanel = 5,    // a panel id outside [0, panels)
-  kTokensLibrary = 6,  // negative, NaN or infinite; so for the next two
+  kTokensLibrary = 6,  // negative, NaN or infinite, given or summed; so for the next
   kTokensCount = 7,
-  kTokensWeight = 8,
+  kTokensWeight = 8,  // no weight_fits
   kTokensFaults = 9,  // how many codes there are
 };
 
@@ -145,7 +147,7 @@ struct TokenArgs {
   int64_t stored, rows, genes;
   NoiseAddress noise;
   int64_t n_tokens;
-  const T* library;             // [rows]
+  const double* library;        // [rows]
   const int32_t* panel_id;      // [rows]
   const uint8_t* panel_mask;    // [panels, genes], 1 where observed
   const int64_t* panel_counts;  // [panels], how many are
@@ -249,6 +251,8 @@ enum PoissonFault : int {
   kPoissonFine = 0,  // 1 to 3: CsrFault of a row of the target
   kPoissonPanel = 4,
   kPoissonLibrary = 5,
+  kPoissonRate = 6,  // an observed target rate that is NaN or so large that losses overflow
+  kPoissonLoss = 7,  // finite logits and rates whose loss or gradient is not finite
 };
 
 struct PoissonReport {
@@ -280,8 +284,10 @@ struct PoissonStrip {
   int64_t upstream_stride;
 };
 
+// Reports rows with kPoissonRate or kPoissonLoss. NaN and infinite logits are passed on, and so is
+// a loss that is not finite where the gradient takes the place of the logits.
 template <typename T>
-void poisson_sweep(const PoissonArgs<T>& args, const PoissonStrip<T>& strip, const double* units,
-                   const double* weights);
+PoissonReport poisson_sweep(const PoissonArgs<T>& args, const PoissonStrip<T>& strip,
+                            const double* units, const double* weights);
 
 }  // namespace kernomics

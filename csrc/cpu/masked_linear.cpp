@@ -2,6 +2,7 @@
 // of x alone. δ is the gradient of y.
 //
 // Forward: a table of flags marks S; every stored index is read once, a hit adds one row of W.
+// Where the table would be far longer than x and S, each index is looked up in S instead.
 // Backward: tiles of genes, each owned by one thread, so that the cells of a gene are added in one
 // order whatever the number of threads. For a non-zero of cell b and gene j in a tile,
 // dm_j += x_bj⟨δ_b, W_j⟩ with δ_b in registers and the tile's rows of W in cache, and for j ∈ S
@@ -15,12 +16,12 @@
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
-#include <vector>
 
 #include "clones.h"
 #include "csr.h"
 #include "kernels.h"
 #include "pages.h"
+#include "scratch.h"
 
 #define KN_INLINE inline __attribute__((always_inline))
 
@@ -44,6 +45,8 @@ constexpr int64_t kTileBytes = int64_t(1) << 16;   // rows of W that stay in a c
 constexpr int64_t kMaxTile = int64_t(1) << 15;     // genes
 constexpr int64_t kEntriesPerVisit = 4;            // non-zeros worth a visit of a cell in a tile
 constexpr int64_t kSerialWork = int64_t(1) << 14;  // too little to wake other threads for
+
+constexpr int64_t kShortTable = int64_t(1) << 22;  // genes: a table of flags is always worth it
 
 enum Flag : uint8_t { kChosen = 1, kReached = 2 };
 
@@ -91,8 +94,8 @@ KN_INLINE LinearReport forward_csr_row(const LinearArgs<T>& a, const uint8_t* fl
   const int64_t n = indptr[1] - indptr[0];
   for (int64_t i = 0; i < n; ++i) {
     const int64_t j = columns[i];
-    if (flags[j] & kChosen)
-      axpy(values[i] * a.mask[j], a.weight + j * a.weight_stride, a.outputs, y);
+    if (flags != nullptr ? flags[j] & kChosen : std::binary_search(a.chosen, a.chosen + a.k, j))
+      axpy(values[i] * a.mask[j * a.mask_stride], a.weight + j * a.weight_stride, a.outputs, y);
   }
   return {};
 }
@@ -102,7 +105,8 @@ KN_INLINE LinearReport forward_dense_row(const LinearArgs<T>& a, const T* x, T* 
   for (int64_t i = 0; i < a.k; ++i) {
     const int64_t j = a.chosen[i];
     const T value = x[j * a.x.column_stride];
-    if (value != T(0)) axpy(value * a.mask[j], a.weight + j * a.weight_stride, a.outputs, y);
+    if (value != T(0))
+      axpy(value * a.mask[j * a.mask_stride], a.weight + j * a.weight_stride, a.outputs, y);
   }
   return {};
 }
@@ -125,15 +129,54 @@ KN_CLONES LinearReport forward_row(const LinearArgs<double>& a, const uint8_t* f
   return forward_row_impl(a, flags, b, y);
 }
 
+template <typename T>
+KN_INLINE bool finite_impl(const T* x, int64_t n) {
+  int odd = 0;
+  for (int64_t i = 0; i < n; ++i) odd |= x[i] - x[i] != T(0);  // 0 for finite numbers alone
+  return odd == 0;
+}
+
+KN_CLONES bool all_finite(const float* x, int64_t n) { return finite_impl(x, n); }
+KN_CLONES bool all_finite(const double* x, int64_t n) { return finite_impl(x, n); }
+
+// x[row, gene], 0 where nothing is stored.
+template <typename T, typename C>
+T stored_value(const LinearInput<T>& x, int64_t row, int64_t gene) {
+  const C* columns = static_cast<const C*>(x.columns);
+  const C *begin = columns + x.indptr[row], *end = columns + x.indptr[row + 1];
+  const C* found = std::lower_bound(begin, end, static_cast<C>(gene));
+  return found < end && *found == gene ? x.values[found - columns] : T(0);
+}
+
+// Whether all that enters a row of y is finite.
+template <typename T>
+bool finite_terms(const LinearArgs<T>& a, const T* bias, int64_t b) {
+  if (bias != nullptr && !all_finite(bias, a.outputs)) return false;
+  for (int64_t i = 0; i < a.k; ++i) {
+    const int64_t j = a.chosen[i];
+    T value;
+    if (a.x.indptr == nullptr)
+      value = a.x.values[b * a.x.row_stride + j * a.x.column_stride];
+    else
+      value = a.x.wide_columns ? stored_value<T, int64_t>(a.x, b, j)
+                               : stored_value<T, int32_t>(a.x, b, j);
+    if (value == T(0)) continue;
+    if (!all_finite(&value, 1) || !all_finite(a.mask + j * a.mask_stride, 1) ||
+        !all_finite(a.weight + j * a.weight_stride, a.outputs))
+      return false;
+  }
+  return true;
+}
+
 // ---- backward -------------------------------------------------------------------------------
 
 // What one thread keeps while it works through its tiles.
 template <typename T>
 struct TileScratch {
-  std::vector<T> lanes;         // [tile, lanes], partial sums of dm
-  std::vector<int64_t> cursor;  // [rows], CSR: where the next tile begins
-  std::vector<int32_t> genes;   // [tile], non-zeros of one cell that were picked out
-  std::vector<T> values;
+  Scratch<T> lanes;         // [tile, lanes], partial sums of dm
+  Scratch<int64_t> cursor;  // [rows], CSR: where the next tile begins
+  Scratch<int32_t> genes;   // [tile], non-zeros of one cell that were picked out
+  Scratch<T> values;
 };
 
 // The non-zeros of one cell in one tile.
@@ -289,7 +332,7 @@ KN_INLINE void tile_impl(const LinearArgs<T>& a, const LinearGradients<T>& g, co
       g.mask[j] = sum_lanes(s.lanes.data() + (j - begin) * kLanes<T>);
     if (g.weight != nullptr && (flags[j] & kChosen)) {
       T* row = g.weight + j * a.outputs;
-      for (int64_t h = 0; h < a.outputs; ++h) row[h] *= a.mask[j];
+      for (int64_t h = 0; h < a.outputs; ++h) row[h] *= a.mask[j * a.mask_stride];
     }
   }
 }
@@ -307,7 +350,7 @@ KN_CLONES void run_tile(const LinearArgs<double>& a, const LinearGradients<doubl
 
 // For every cell, its first entry at or after a gene.
 template <typename T, typename C>
-void seek(const LinearArgs<T>& a, int64_t gene, std::vector<int64_t>& cursor) {
+void seek(const LinearArgs<T>& a, int64_t gene, Scratch<int64_t>& cursor) {
   const C* columns = static_cast<const C*>(a.x.columns);
   for (int64_t b = 0; b < a.x.rows; ++b)
     cursor[b] = std::lower_bound(columns + a.x.indptr[b], columns + a.x.indptr[b + 1],
@@ -330,8 +373,8 @@ int64_t tile_genes(const LinearArgs<T>& a) {
 }
 
 template <typename T>
-std::vector<uint8_t> flag_genes(const LinearArgs<T>& a, bool reach_all) {
-  std::vector<uint8_t> flags(a.x.genes, reach_all ? kReached : 0);
+Scratch<uint8_t> flag_genes(const LinearArgs<T>& a, bool reach_all) {
+  Scratch<uint8_t> flags(a.x.genes, reach_all ? kReached : 0);
   for (int64_t i = 0; i < a.k; ++i) flags[a.chosen[i]] |= kChosen;
   for (int64_t i = 0; i < a.reach && a.reached[i] >= 0; ++i) flags[a.reached[i]] |= kReached;
   return flags;
@@ -350,15 +393,19 @@ LinearReport masked_linear_forward(const LinearArgs<T>& a, const T* bias, T* y) 
   LinearReport report = check_genes(a.chosen, a.k, a.x.genes, false);
   if (report.fault == kLinearFine) report = check_genes(a.reached, a.reach, a.x.genes, true);
   if (report.fault != kLinearFine) return report;
-  const bool table = a.x.indptr != nullptr && y != nullptr;
-  const std::vector<uint8_t> flags = table ? flag_genes(a, false) : std::vector<uint8_t>();
+  const bool worth_it = a.x.genes <= std::max(kShortTable, 16 * (a.x.stored + a.k));
+  const bool table = a.x.indptr != nullptr && y != nullptr && worth_it;
+  const Scratch<uint8_t> flags = table ? flag_genes(a, false) : Scratch<uint8_t>();
   const int team = team_size(a, a.x.rows);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
   for (int64_t b = 0; b < a.x.rows; ++b) {
     T* row = y == nullptr ? nullptr : y + b * a.outputs;
     if (row != nullptr && bias != nullptr) std::copy(bias, bias + a.outputs, row);
     if (row != nullptr && bias == nullptr) std::fill(row, row + a.outputs, T(0));
-    LinearReport found = forward_row(a, flags.data(), b, row);
+    LinearReport found = forward_row(a, table ? flags.data() : nullptr, b, row);
+    if (found.fault == kLinearFine && row != nullptr && !all_finite(row, a.outputs) &&
+        finite_terms(a, bias, b))
+      found = {kLinearOverflow, b, 0, 0, 1};
     if (found.fault == kLinearFine) continue;
     found.row = b;
 #pragma omp critical
@@ -382,7 +429,7 @@ void masked_linear_backward(const LinearArgs<T>& a, const LinearGradients<T>& g)
   }
   if (g.weight == nullptr && g.mask == nullptr) return;
   const bool reach_all = g.mask != nullptr && a.reached == nullptr;
-  const std::vector<uint8_t> flags = flag_genes(a, reach_all);
+  const Scratch<uint8_t> flags = flag_genes(a, reach_all);
   const uint8_t wanted =
       (g.mask != nullptr ? kReached : 0) | (g.weight != nullptr && !reach_all ? kChosen : 0);
   const int64_t tile = tile_genes(a);
@@ -391,31 +438,36 @@ void masked_linear_backward(const LinearArgs<T>& a, const LinearGradients<T>& g)
   // A few consecutive tiles at a time: the cursors move on from one to the next.
   const int64_t run = std::max<int64_t>(1, tiles / (8 * team));
   const int64_t runs = (tiles + run - 1) / run;
+  const auto run_tiles = [&](int64_t r, TileScratch<T>& s) {
+    bool placed = false;
+    for (int64_t t = r * run; t < std::min(tiles, (r + 1) * run); ++t) {
+      const int64_t begin = t * tile, end = std::min(a.x.genes, begin + tile);
+      const bool busy = std::any_of(flags.begin() + begin, flags.begin() + end,
+                                    [wanted](uint8_t f) { return (f & wanted) != 0; });
+      if (busy && !placed && a.x.indptr != nullptr) {
+        if (a.x.wide_columns)
+          seek<T, int64_t>(a, begin, s.cursor);
+        else
+          seek<T, int32_t>(a, begin, s.cursor);
+      }
+      placed = busy;
+      run_tile(a, g, flags.data(), wanted, begin, end, busy, s);
+    }
+  };
+  Rescue rescue;
 #pragma omp parallel num_threads(team) if (team > 1)
   {
     TileScratch<T> s;
-    s.lanes.resize(g.mask != nullptr ? tile * kLanes<T> : 0);
-    s.cursor.resize(a.x.indptr != nullptr ? a.x.rows : 0);
-    s.genes.resize(tile);
-    s.values.resize(tile);
+    rescue.run([&] {
+      s.lanes.resize(g.mask != nullptr ? tile * kLanes<T> : 0);
+      s.cursor.resize(a.x.indptr != nullptr ? a.x.rows : 0);
+      s.genes.resize(tile);
+      s.values.resize(tile);
+    });
 #pragma omp for schedule(dynamic)
-    for (int64_t r = 0; r < runs; ++r) {
-      bool placed = false;
-      for (int64_t t = r * run; t < std::min(tiles, (r + 1) * run); ++t) {
-        const int64_t begin = t * tile, end = std::min(a.x.genes, begin + tile);
-        const bool busy = std::any_of(flags.begin() + begin, flags.begin() + end,
-                                      [wanted](uint8_t f) { return (f & wanted) != 0; });
-        if (busy && !placed && a.x.indptr != nullptr) {
-          if (a.x.wide_columns)
-            seek<T, int64_t>(a, begin, s.cursor);
-          else
-            seek<T, int32_t>(a, begin, s.cursor);
-        }
-        placed = busy;
-        run_tile(a, g, flags.data(), wanted, begin, end, busy, s);
-      }
-    }
+    for (int64_t r = 0; r < runs; ++r) rescue.run([&] { run_tiles(r, s); });
   }
+  rescue.rethrow();
 }
 
 #define KN_INSTANTIATE(T)                                                                  \

@@ -12,6 +12,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <type_traits>
 
 #include "../common/activation.h"
 #include "clones.h"
@@ -27,9 +29,28 @@ namespace {
 
 template <typename T>
 constexpr int64_t kBlock = 4096 / sizeof(T);
+template <typename T>
+constexpr T kMostRate = sizeof(T) == 8 ? T(1e300) : T(1e30);  // times any slope it is finite
 constexpr int64_t kSerialWork = int64_t(1) << 13;  // elements too few to wake other threads for
 
 // ---- one row --------------------------------------------------------------------------------
+
+template <typename T>
+using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+
+// |x| as an integer, in the order of the numbers; NaN above all.
+template <typename T>
+KN_INLINE Bits<T> magnitude(T x) {
+  return __builtin_bit_cast(Bits<T>, x) & (~Bits<T>(0) >> 1);
+}
+
+// Whether any of n numbers is NaN or beyond ±most.
+template <typename T>
+KN_INLINE bool any_beyond(const T* x, int64_t n, T most) {
+  Bits<T> top = 0;
+  for (int64_t i = 0; i < n; ++i) top = std::max(top, magnitude(x[i]));
+  return top > magnitude(most);
+}
 
 // y of n stored targets.
 template <typename T>
@@ -42,9 +63,9 @@ KN_INLINE void rates(int kind, const T* stored, int64_t n, T unit, T* __restrict
     std::copy(stored, stored + n, y);
 }
 
-// y of genes [begin, end) of a CSR row, which moves `cursor` on.
+// y of genes [begin, end) of a CSR row, which moves `cursor` on; whether any is beyond kMostRate.
 template <typename T, typename C>
-KN_INLINE void csr_rates(const PoissonTarget<T>& t, int64_t* cursor, int64_t stop, int64_t begin,
+KN_INLINE bool csr_rates(const PoissonTarget<T>& t, int64_t* cursor, int64_t stop, int64_t begin,
                          int64_t end, T unit, T* __restrict__ nonzero, T* __restrict__ y) {
   const C* columns = static_cast<const C*>(t.columns);
   const int64_t first = *cursor;
@@ -54,6 +75,7 @@ KN_INLINE void csr_rates(const PoissonTarget<T>& t, int64_t* cursor, int64_t sto
   std::fill(y, y + (end - begin), t.kind == kTargetRate ? T(0) : T(1));
   rates(t.kind, t.values + first, last - first, unit, nonzero);
   for (int64_t i = first; i < last; ++i) y[columns[i] - begin] = nonzero[i - first];
+  return any_beyond(nonzero, last - first, kMostRate<T>);
 }
 
 // The constants come by value: only then does gcc take the selections for harmless and vectorise.
@@ -98,8 +120,14 @@ struct Row {
   PoissonLaw<T> law;
 };
 
+// What came of a row.
+struct Swept {
+  double sum = 0;
+  bool rate = false, slope = false;  // a target rate, or a derivative, out of bounds
+};
+
 template <int A, typename T>
-KN_INLINE double row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
+KN_INLINE Swept row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
   alignas(64) T y[kBlock<T>], loss[kBlock<T>], derivative[kBlock<T>];
   const PoissonTarget<T>& t = a.target;
   const PoissonLaw<T> law = row.law;
@@ -110,20 +138,26 @@ KN_INLINE double row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, con
   const uint8_t* observed = nullptr;
   if (a.observed.panel != nullptr)
     observed = a.observed.mask + a.observed.panel[b] * a.genes + s.first;
-  double sum = 0;
+  Swept swept;
   for (int64_t base = 0; base < s.count; base += kBlock<T>) {
     const int64_t n = std::min(kBlock<T>, s.count - base), begin = s.first + base;
     // The hardware's prefetchers start anew with every page, which is one block.
     const int64_t ahead = std::min(2 * kBlock<T>, s.count - base);
     for (int64_t j = kBlock<T>; j < ahead; j += 64 / sizeof(T)) __builtin_prefetch(z + base + j);
+    bool beyond = false;
     if (t.indptr == nullptr) {
       const T* stored = t.values + b * t.row_stride + begin;
       for (int64_t j = kBlock<T>; j < ahead; j += 64 / sizeof(T)) __builtin_prefetch(stored + j);
       rates(t.kind, stored, n, unit, y);
+      beyond = any_beyond(y, n, kMostRate<T>);
     } else if (t.wide_columns) {
-      csr_rates<T, int64_t>(t, &cursor, t.indptr[b + 1], begin, begin + n, unit, loss, y);
+      beyond = csr_rates<T, int64_t>(t, &cursor, t.indptr[b + 1], begin, begin + n, unit, loss, y);
     } else {
-      csr_rates<T, int32_t>(t, &cursor, t.indptr[b + 1], begin, begin + n, unit, loss, y);
+      beyond = csr_rates<T, int32_t>(t, &cursor, t.indptr[b + 1], begin, begin + n, unit, loss, y);
+    }
+    if (beyond) {
+      if (observed != nullptr) keep_observed(observed + base, n, y);
+      swept.rate = swept.rate || any_beyond(y, n, kMostRate<T>);
     }
     if (s.gradient != nullptr)
       points<A>(z + base, y, n, law, loss, derivative);
@@ -132,10 +166,13 @@ KN_INLINE double row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, con
     if (a.full)
       for (int64_t i = 0; i < n; ++i) loss[i] += stirling(y[i]);
     if (observed != nullptr) keep_observed(observed + base, n, loss);
-    sum += block_sum(loss, n);
+    swept.sum += block_sum(loss, n);
     if (s.loss != nullptr) std::copy(loss, loss + n, s.loss + b * s.count + base);
     if (s.gradient == nullptr) continue;
     if (observed != nullptr) keep_observed(observed + base, n, derivative);
+    if constexpr (A == kSoftplus ||
+                  A == kIdentity)  // y/(λ + ε) may overflow where the loss does not
+      swept.slope = swept.slope || any_beyond(derivative, n, std::numeric_limits<T>::max());
     if (s.upstream != nullptr) {
       const T* upstream = s.upstream + b * s.upstream_stride + base;
       for (int64_t i = 0; i < n; ++i) derivative[i] *= upstream[i];
@@ -143,11 +180,11 @@ KN_INLINE double row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, con
     T* out = s.gradient + b * s.gradient_stride + base;
     for (int64_t i = 0; i < n; ++i) out[i] = derivative[i] * weight;
   }
-  return sum;
+  return swept;
 }
 
 template <typename T>
-KN_INLINE double any_row(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
+KN_INLINE Swept any_row(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
   switch (a.activation) {
     case kRectifiedTanh:
       return row_impl<kRectifiedTanh>(a, s, row);
@@ -164,12 +201,12 @@ KN_INLINE double any_row(const PoissonArgs<T>& a, const PoissonStrip<T>& s, cons
   }
 }
 
-KN_CLONES double sweep_row(const PoissonArgs<float>& a, const PoissonStrip<float>& s,
-                           const Row<float>& row) {
+KN_CLONES Swept sweep_row(const PoissonArgs<float>& a, const PoissonStrip<float>& s,
+                          const Row<float>& row) {
   return any_row(a, s, row);
 }
-KN_CLONES double sweep_row(const PoissonArgs<double>& a, const PoissonStrip<double>& s,
-                           const Row<double>& row) {
+KN_CLONES Swept sweep_row(const PoissonArgs<double>& a, const PoissonStrip<double>& s,
+                          const Row<double>& row) {
   return any_row(a, s, row);
 }
 
@@ -212,7 +249,26 @@ PoissonReport prepare_row(const PoissonArgs<T>& a, int64_t b, double* unit, doub
   }
   if (!(library >= 0) || std::isinf(library)) return {kPoissonLibrary, b, 0, 0, library, 1};
   if (library > 0) *unit = a.target_sum / library;
+  if (*unit > static_cast<double>(std::numeric_limits<T>::max())) {
+    const T* values = t.values + (t.indptr != nullptr ? t.indptr[b] : b * t.row_stride);
+    const int64_t n = t.indptr != nullptr ? t.indptr[b + 1] - t.indptr[b] : a.genes;
+    if (std::any_of(values, values + n, [](T x) { return x != T(0); }))
+      return {kPoissonRate, b, 0, 0, 0, 1};
+    *unit = 0;
+  }
   return {};
+}
+
+// Whether an observed logit of a row is NaN or infinite.
+template <typename T>
+bool odd_logits(const PoissonArgs<T>& a, const PoissonStrip<T>& s, int64_t b) {
+  const T* z = s.logits + b * s.logits_stride;
+  const uint8_t* observed = nullptr;
+  if (a.observed.panel != nullptr)
+    observed = a.observed.mask + a.observed.panel[b] * a.genes + s.first;
+  for (int64_t i = 0; i < s.count; ++i)
+    if ((observed == nullptr || observed[i] != 0) && !std::isfinite(z[i])) return true;
+  return false;
 }
 
 template <typename T>
@@ -251,12 +307,13 @@ PoissonReport poisson_prepare(const PoissonArgs<T>& a, int reduction, double* un
 }
 
 template <typename T>
-void poisson_sweep(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const double* units,
-                   const double* weights) {
+PoissonReport poisson_sweep(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const double* units,
+                            const double* weights) {
   const PoissonLaw<T> law = poisson_law<T>(a.target_sum, a.eps);
   for (T* out : {s.gradient, s.loss})
     if (out != nullptr && out != s.logits)
       prefer_huge_pages(out, a.rows * s.count * static_cast<int64_t>(sizeof(T)));
+  PoissonReport report;
   const int team = team_size(a, a.rows * s.count);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
   for (int64_t b = 0; b < a.rows; ++b) {
@@ -264,15 +321,29 @@ void poisson_sweep(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const doub
     if (a.target.indptr != nullptr)
       row.cursor = a.target.wide_columns ? seek<T, int64_t>(a.target, b, s.first)
                                          : seek<T, int32_t>(a.target, b, s.first);
-    const double sum = sweep_row(a, s, row);
-    if (s.sums != nullptr) s.sums[b] += sum;
+    const Swept swept = sweep_row(a, s, row);
+    if (s.sums != nullptr) s.sums[b] += swept.sum;
+    if (std::isfinite(swept.sum) && !swept.rate && !swept.slope) continue;
+    // Where the gradient was written over the logits the caller must see to a loss that is not
+    // finite.
+    const bool passed_on =
+        !std::isfinite(swept.sum) && (s.gradient == s.logits || odd_logits(a, s, b));
+    if (!swept.rate && passed_on) continue;
+#pragma omp critical
+    {
+      const int64_t count = report.count + 1;
+      if (report.fault == kPoissonFine || b < report.row)
+        report = {swept.rate ? kPoissonRate : kPoissonLoss, b, 0, 0, 0, 0};
+      report.count = count;
+    }
   }
+  return report;
 }
 
-#define KN_INSTANTIATE(T)                                                                      \
-  template PoissonReport poisson_prepare<T>(const PoissonArgs<T>&, int, double*, double*);     \
-  template void poisson_sweep<T>(const PoissonArgs<T>&, const PoissonStrip<T>&, const double*, \
-                                 const double*);
+#define KN_INSTANTIATE(T)                                                                  \
+  template PoissonReport poisson_prepare<T>(const PoissonArgs<T>&, int, double*, double*); \
+  template PoissonReport poisson_sweep<T>(const PoissonArgs<T>&, const PoissonStrip<T>&,   \
+                                          const double*, const double*);
 
 KN_INSTANTIATE(float)
 KN_INSTANTIATE(double)

@@ -54,7 +54,7 @@ void tie_groups(RelaxationScratch<T>& s) {
 struct Outsiders {
   double total, total_u;                // T and U
   double strict_total, strict_total_u;  // without ties with t_k
-  std::vector<int64_t> tied;
+  Scratch<int64_t> tied;
 };
 
 // Sorts the winners, leaves e_j of every outsider (0 for the others) in `e`, and fills d, L, R, w,

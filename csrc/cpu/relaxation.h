@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "../common/gumbel_topk.h"
 #include "topk.h"
@@ -26,12 +25,12 @@ struct RowProblem {
 template <typename T>
 struct RelaxationScratch {
   TopkScratch<T> topk;
-  std::vector<uint64_t> packed;
-  std::vector<int64_t> order;  // gene indices, by descending score
-  std::vector<int64_t> reach;  // gene indices, ascending
-  std::vector<double> t, d, w, m, a, b, left, right, fu, hu, fwm, hwm, c, wm, one;
-  std::vector<int64_t> first, last;  // first and last member of each winner's tie group
-  std::vector<T> weight;             // one value per gene of a row
+  Scratch<uint64_t> packed;
+  Scratch<int64_t> order;  // gene indices, by descending score
+  Scratch<int64_t> reach;  // gene indices, ascending
+  Scratch<double> t, d, w, m, a, b, left, right, fu, hu, fwm, hwm, c, wm, one;
+  Scratch<int64_t> first, last;  // first and last member of each winner's tie group
+  Scratch<T> weight;             // one value per gene of a row
 };
 
 template <typename T>

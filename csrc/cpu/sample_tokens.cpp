@@ -8,19 +8,21 @@
 // cache, the chosen genes are looked up there, log1p is taken of these alone.
 // Operations: ten rounds of Philox per four genes, which bound it, about 0.4 ns a gene with
 // AVX-512. Bytes: the row's entries (8 each) and 8·K written.
-// Limits: genes below 2³¹; per thread 20 bytes a gene.
+// Limits: genes below 2³¹. Per thread at most 20 bytes a gene up to 2²⁰ genes; above that some 20
+// for each of a row's entries and tokens (with weights 12 a gene).
 #include <omp.h>
 
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <vector>
+#include <type_traits>
 
 #include "../common/math.h"
 #include "clones.h"
 #include "csr.h"
 #include "kernels.h"
 #include "philox_block.h"
+#include "scratch.h"
 #include "smallest.h"
 
 #define KN_INLINE inline __attribute__((always_inline))
@@ -31,14 +33,15 @@ namespace {
 constexpr uint32_t kEveryKey = 0xFFFFFFFFu;
 constexpr uint32_t kInfiniteKey = 0x7F800000u;  // E/w may overflow; genes of weight 0 are beyond it
 constexpr int64_t kSumLanes = 8;
+constexpr int64_t kTableGenes = int64_t(1) << 20;  // more: the row's entries are walked along
 constexpr int64_t kSerialWork = int64_t(1) << 15;  // words: too little to wake other threads for
 
 template <typename T>
 struct TokenScratch {
   KeyList list;
-  std::vector<uint32_t> words, band;
-  std::vector<Bracket> brackets;  // [panels], with weights: learnt from earlier rows; {0, 0}: none
-  std::vector<T> counts;          // [genes], zeros between rows
+  Scratch<uint32_t> words, band;
+  Scratch<Bracket> brackets;  // [panels], with weights: learnt from earlier rows; {0, 0}: none
+  Scratch<T> counts;          // [genes], zeros between rows
 };
 
 template <typename T, typename C>
@@ -50,9 +53,23 @@ struct Row {
   const uint8_t* mask;  // the panel's, or null
 };
 
+template <typename T>
+KN_INLINE double sum_impl(const T* x, int64_t n) {
+  double lanes[kSumLanes] = {};
+  int64_t i = 0;
+  for (; i + kSumLanes <= n; i += kSumLanes)
+    for (int64_t l = 0; l < kSumLanes; ++l) lanes[l] += static_cast<double>(x[i + l]);
+  for (int64_t l = 0; i < n; ++i, ++l) lanes[l] += static_cast<double>(x[i]);
+  double sum = 0;
+  for (int64_t l = 0; l < kSumLanes; ++l) sum += lanes[l];
+  return sum;
+}
+KN_CLONES double sum_of(const float* x, int64_t n) { return sum_impl(x, n); }
+KN_CLONES double sum_of(const double* x, int64_t n) { return sum_impl(x, n); }
+
 // ---- soundness ------------------------------------------------------------------------------
 
-// Usable as a count, a library or a weight.
+// Usable as a count or a library.
 template <typename T>
 KN_INLINE bool sound(T x) {
   return x >= T(0) && x <= std::numeric_limits<T>::max();
@@ -90,23 +107,31 @@ TokenReport check(const TokenArgs<T>& a, int64_t b) {
   if (a.panel_id != nullptr && (a.panel_id[b] < 0 || a.panel_id[b] >= a.panels))
     return {kTokensPanel, b, 0, a.panel_id[b], 0, 1};
   if (a.library != nullptr && !sound(a.library[b]))
-    return {kTokensLibrary, b, 0, 0, static_cast<double>(a.library[b]), 1};
+    return {kTokensLibrary, b, 0, 0, a.library[b], 1};
   if (a.log1p) {
     const T* values = a.values + a.indptr[b];
-    const int64_t bad = first_unsound(values, a.indptr[b + 1] - a.indptr[b]);
+    const int64_t n = a.indptr[b + 1] - a.indptr[b], bad = first_unsound(values, n);
     if (bad >= 0) return {kTokensCount, b, bad, 0, static_cast<double>(values[bad]), 1};
+    // Only float64 counts can have a sum beyond float64.
+    if (std::is_same_v<T, double> && a.library == nullptr && !sound(sum_of(values, n)))
+      return {kTokensLibrary, b, 0, 0, std::numeric_limits<double>::infinity(), 1};
   }
   return {};
+}
+
+KN_CLONES int64_t count_unfit(const float* weights, int64_t n) {
+  int32_t count = 0;
+  for (int64_t i = 0; i < n; ++i) count += weight_fits(weights[i]) ? 0 : 1;
+  return count;
 }
 
 template <typename T>
 TokenReport check_weights(const TokenArgs<T>& a) {
   if (a.weights == nullptr) return {};
-  const int64_t first = first_unsound(a.weights, a.genes);
-  if (first < 0) return {};
-  int64_t count = 0;
-  for (int64_t j = 0; j < a.genes; ++j) count += sound(a.weights[j]) ? 0 : 1;
-  return {kTokensWeight, first, 0, 0, static_cast<double>(a.weights[first]), count};
+  const int64_t count = count_unfit(a.weights, a.genes);
+  if (count == 0) return {};
+  const float* first = std::find_if_not(a.weights, a.weights + a.genes, weight_fits);
+  return {kTokensWeight, first - a.weights, 0, 0, static_cast<double>(*first), count};
 }
 
 // ---- keys -----------------------------------------------------------------------------------
@@ -137,11 +162,12 @@ void sweep(const TokenArgs<T>& a, int64_t b, const uint8_t* mask, uint32_t bound
   const PhiloxKey key = philox_key(a.noise.seed);
   const PhiloxCounter counter = row_counter(a, b);
   alignas(64) uint32_t words[kNoiseColumns];
-  s.list.start(a.genes);
+  s.list.start(kNoiseColumns);
   for (int64_t base = 0; base < a.genes; base += kNoiseColumns) {
     const int64_t count = std::min(kNoiseColumns, a.genes - base);
     philox_block(key, counter, static_cast<uint32_t>(base / 4), words);
     if (a.weights != nullptr) weigh(a.weights + base, count, words);
+    s.list.grow(kNoiseColumns);
     append_at_most(words, mask == nullptr ? nullptr : mask + base, count,
                    static_cast<int32_t>(base), bound, s.list);
   }
@@ -167,6 +193,21 @@ int64_t all_observed(const TokenArgs<T>& a, const uint8_t* mask, int32_t* genes)
   return count;
 }
 
+// After a sweep up to a bound whose bracket missed the K-th smallest word: sweeps up to higher ones
+// until the list holds it, or all there are.
+template <typename T>
+int64_t draw_missed(const TokenArgs<T>& a, int64_t b, const uint8_t* mask, uint32_t bound,
+                    int32_t* genes, TokenScratch<T>& s) {
+  const int64_t k = a.n_tokens;
+  while (s.list.count < k && bound != kEveryKey) {
+    bound = bound > kEveryKey / 4 ? kEveryKey : 4 * bound;
+    sweep(a, b, mask, bound, s);
+  }
+  if (s.list.count <= k) return take_all(s.list, k, genes);
+  take_smallest(s.list, k, {0, bound}, s.band, genes);
+  return k;
+}
+
 template <typename T, typename C>
 int64_t draw_observed(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row, int32_t* genes,
                       TokenScratch<T>& s) {
@@ -178,11 +219,12 @@ int64_t draw_observed(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row, in
     sweep(a, b, row.mask, expected.high, s);
     if (take_smallest(s.list, k, expected, s.band, genes)) return k;
   }
+  if (!weighted) return draw_missed(a, b, row.mask, expected.high, genes, s);
   // Nothing is known yet, or the K-th smallest lies elsewhere.
-  const Bracket every{0, weighted ? kInfiniteKey : kEveryKey};
+  const Bracket every{0, kInfiniteKey};
   sweep(a, b, row.mask, every.high, s);
   if (s.list.count <= k) return take_all(s.list, k, genes);
-  Bracket* next = weighted ? &s.brackets[row.panel] : nullptr;
+  Bracket* next = &s.brackets[row.panel];
   const Bracket narrow = sampled_bracket(s.list, k, s.band);
   if (!take_smallest(s.list, k, narrow, s.band, genes, s.list.count, next))
     take_smallest(s.list, k, every, s.band, genes, s.list.count, next);
@@ -233,37 +275,29 @@ int64_t draw_expressed(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row, i
 
 // ---- their values ---------------------------------------------------------------------------
 
-template <typename T>
-KN_INLINE double sum_impl(const T* x, int64_t n) {
-  double lanes[kSumLanes] = {};
-  int64_t i = 0;
-  for (; i + kSumLanes <= n; i += kSumLanes)
-    for (int64_t l = 0; l < kSumLanes; ++l) lanes[l] += static_cast<double>(x[i + l]);
-  for (int64_t l = 0; i < n; ++i, ++l) lanes[l] += static_cast<double>(x[i]);
-  double sum = 0;
-  for (int64_t l = 0; l < kSumLanes; ++l) sum += lanes[l];
-  return sum;
-}
-KN_CLONES double sum_of(const float* x, int64_t n) { return sum_impl(x, n); }
-KN_CLONES double sum_of(const double* x, int64_t n) { return sum_impl(x, n); }
+// What the row's counts are multiplied by: target / library, nothing for a library of 0.
+struct Scale {
+  double target, library;
+};
 
-// What the row's counts are multiplied by: target_sum / library, 0 for a library of 0.
 template <typename T, typename C>
-T factor(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row) {
-  if (a.target_sum == 0) return T(1);
-  const double library =
-      a.library != nullptr ? static_cast<double>(a.library[b]) : sum_of(row.values, row.stored);
-  return library > 0 ? static_cast<T>(a.target_sum / library) : T(0);
+Scale scale_of(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row) {
+  if (a.target_sum == 0) return {1, 1};
+  return {a.target_sum, a.library != nullptr ? a.library[b] : sum_of(row.values, row.stored)};
 }
+
+template <typename T>
+KN_INLINE T largest_impl(const T* x, int64_t n) {
+  T largest = 0;
+  for (int64_t i = 0; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+KN_CLONES float largest_of(const float* x, int64_t n) { return largest_impl(x, n); }
+KN_CLONES double largest_of(const double* x, int64_t n) { return largest_impl(x, n); }
 
 template <typename T>
 KN_INLINE void look_up_impl(const T* counts, const int32_t* genes, int64_t n, T* __restrict__ out) {
   for (int64_t i = 0; i < n; ++i) out[i] = counts[genes[i]];
-}
-template <typename T>
-KN_INLINE void look_up_log1p_impl(const T* counts, const int32_t* genes, int64_t n, T scale,
-                                  T* __restrict__ out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = log1p_nonnegative(counts[genes[i]] * scale);
 }
 KN_CLONES void look_up(const float* counts, const int32_t* genes, int64_t n, float* out) {
   look_up_impl(counts, genes, n, out);
@@ -271,25 +305,44 @@ KN_CLONES void look_up(const float* counts, const int32_t* genes, int64_t n, flo
 KN_CLONES void look_up(const double* counts, const int32_t* genes, int64_t n, double* out) {
   look_up_impl(counts, genes, n, out);
 }
-KN_CLONES void look_up_log1p(const float* counts, const int32_t* genes, int64_t n, float scale,
-                             float* out) {
-  look_up_log1p_impl(counts, genes, n, scale, out);
+
+template <typename T>
+KN_INLINE void take_log1p_impl(int64_t n, T scale, T* __restrict__ x) {
+  for (int64_t i = 0; i < n; ++i) x[i] = log1p_nonnegative(x[i] * scale);
 }
-KN_CLONES void look_up_log1p(const double* counts, const int32_t* genes, int64_t n, double scale,
-                             double* out) {
-  look_up_log1p_impl(counts, genes, n, scale, out);
+KN_CLONES void take_log1p(int64_t n, float scale, float* x) { take_log1p_impl(n, scale, x); }
+KN_CLONES void take_log1p(int64_t n, double scale, double* x) { take_log1p_impl(n, scale, x); }
+
+// The counts of genes that ascend as the row's columns do.
+template <typename T, typename C>
+void walk_along(const Row<T, C>& row, const int32_t* genes, int64_t n, T* out) {
+  int64_t i = 0;
+  for (int64_t p = 0; p < n; ++p) {
+    while (i < row.stored && row.columns[i] < genes[p]) ++i;
+    out[p] = i < row.stored && row.columns[i] == genes[p] ? row.values[i] : T(0);
+  }
 }
 
 template <typename T, typename C>
 void fill_values(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row, const int32_t* genes,
                  int64_t n, T* out, TokenScratch<T>& s) {
-  T* counts = s.counts.data();
-  for (int64_t i = 0; i < row.stored; ++i) counts[row.columns[i]] = row.values[i];
-  if (a.log1p)
-    look_up_log1p(counts, genes, n, factor(a, b, row), out);
-  else
+  if (a.genes > kTableGenes) {
+    walk_along(row, genes, n, out);
+  } else {
+    T* counts = s.counts.data();
+    for (int64_t i = 0; i < row.stored; ++i) counts[row.columns[i]] = row.values[i];
     look_up(counts, genes, n, out);
-  for (int64_t i = 0; i < row.stored; ++i) counts[row.columns[i]] = T(0);
+    for (int64_t i = 0; i < row.stored; ++i) counts[row.columns[i]] = T(0);
+  }
+  if (!a.log1p) return;
+  const Scale by = scale_of(a, b, row);
+  const T scale = by.library > 0 ? static_cast<T>(by.target / by.library) : T(0);
+  constexpr T kLeast = std::numeric_limits<T>::min(), kMost = std::numeric_limits<T>::max() / 8;
+  if (by.library == 0 || (scale >= kLeast && largest_of(row.values, row.stored) < kMost / scale)) {
+    take_log1p(n, scale, out);
+  } else {
+    for (int64_t i = 0; i < n; ++i) out[i] = log1p_scaled(out[i], scale, by.target, by.library);
+  }
 }
 
 // ---- rows -----------------------------------------------------------------------------------
@@ -335,26 +388,33 @@ TokenReport sample_rows(const TokenArgs<T>& a) {
   int64_t faults[kTokensFaults] = {};
   const bool alone = a.rows * a.genes < kSerialWork;
   const int team = alone ? 1 : static_cast<int>(std::min<int64_t>(a.threads, a.rows));
+  Rescue rescue;
 #pragma omp parallel num_threads(team) if (team > 1)
   {
-    thread_local TokenScratch<T> s;
-    if (static_cast<int64_t>(s.counts.size()) < a.genes) s.counts.resize(a.genes);
-    s.brackets.assign(std::max<int64_t>(1, a.panels), {0, 0});
+    TokenScratch<T>& s = scratch_of_thread<TokenScratch<T>>();
+    rescue.run([&] {
+      const int64_t table = a.genes > kTableGenes ? 0 : a.genes;
+      if (static_cast<int64_t>(s.counts.size()) < table) s.counts.resize(table);
+      s.brackets.assign(std::max<int64_t>(1, a.panels), {0, 0});
+    });
 #pragma omp for schedule(dynamic, 4)
-    for (int64_t b = 0; b < a.rows; ++b) {
-      const TokenReport report = check<T, C>(a, b);
-      if (report.fault == kTokensFine) {
-        const int64_t n = sample_row<T, C>(a, b, s);
-        if (a.offsets != nullptr) a.offsets[b + 1] = n;
-        continue;
-      }
+    for (int64_t b = 0; b < a.rows; ++b)
+      rescue.run([&] {
+        const TokenReport report = check<T, C>(a, b);
+        if (report.fault == kTokensFine) {
+          const int64_t n = sample_row<T, C>(a, b, s);
+          if (a.offsets != nullptr) a.offsets[b + 1] = n;
+          return;
+        }
 #pragma omp critical
-      {
-        ++faults[report.fault];
-        if (first.fault == kTokensFine || b < first.row) first = report;
-      }
-    }
+        {
+          ++faults[report.fault];
+          if (first.fault == kTokensFine || b < first.row) first = report;
+        }
+      });
+    if (a.genes > kKeptGenes) s = TokenScratch<T>();
   }
+  rescue.rethrow();
   first.count = faults[first.fault];
   return first;
 }

@@ -181,7 +181,7 @@ Bracket uniform_bracket(int64_t k, int64_t n) {
           high < 0x1p32 ? static_cast<uint32_t>(high) : kLargest};
 }
 
-Bracket sampled_bracket(const KeyList& list, int64_t k, std::vector<uint32_t>& scratch) {
+Bracket sampled_bracket(const KeyList& list, int64_t k, Scratch<uint32_t>& scratch) {
   constexpr int64_t kStride = 16;
   const int64_t n = list.count / kStride;
   const double rank = static_cast<double>(k) / kStride;
@@ -201,7 +201,7 @@ void append_at_most(const uint32_t* keys, const uint8_t* flags, int64_t count, i
   append_plain(keys, flags, count, first, bound, list);
 }
 
-bool take_smallest(const KeyList& list, int64_t k, Bracket bracket, std::vector<uint32_t>& scratch,
+bool take_smallest(const KeyList& list, int64_t k, Bracket bracket, Scratch<uint32_t>& scratch,
                    int32_t* genes, int64_t n, Bracket* next) {
   scratch.resize(list.count + kKeyRoom);
   uint32_t* band = scratch.data();

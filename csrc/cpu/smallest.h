@@ -6,7 +6,8 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+
+#include "scratch.h"
 
 namespace kernomics {
 
@@ -14,17 +15,23 @@ constexpr int64_t kKeyRoom = 16;  // what vector stores may write beyond the end
 
 // Keys and their genes, ascending by gene.
 struct KeyList {
-  std::vector<uint32_t> keys;
-  std::vector<int32_t> genes;
+  Scratch<uint32_t> keys;
+  Scratch<int32_t> genes;
   int64_t count = 0;
 
   // Empties the list and makes room for so many.
   void start(int64_t room) {
     count = 0;
-    if (static_cast<int64_t>(keys.size()) < room + kKeyRoom) {
-      keys.resize(room + kKeyRoom);
-      genes.resize(room + kKeyRoom);
-    }
+    grow(room);
+  }
+
+  // Makes room for so many more.
+  void grow(int64_t more) {
+    const int64_t needed = count + more + kKeyRoom;
+    if (static_cast<int64_t>(genes.size()) >= needed) return;
+    const int64_t size = needed + needed / 2;
+    keys.resize(size);
+    genes.resize(size);
   }
 };
 
@@ -37,7 +44,7 @@ struct Bracket {
 Bracket uniform_bracket(int64_t k, int64_t n);
 
 // The same for keys of any distribution, from every sixteenth of them; `scratch` as below.
-Bracket sampled_bracket(const KeyList& list, int64_t k, std::vector<uint32_t>& scratch);
+Bracket sampled_bracket(const KeyList& list, int64_t k, Scratch<uint32_t>& scratch);
 
 // Appends the genes first … first + count − 1 whose key is at most `bound` and, where flags are
 // given, whose flag is not 0.
@@ -47,7 +54,7 @@ void append_at_most(const uint32_t* keys, const uint8_t* flags, int64_t count, i
 // Writes the genes of the k smallest keys of the list, which holds at least k, ascending by gene.
 // Returns false, writing nothing, if the bracket misses the k-th smallest. With `next`, also says
 // where the k-th smallest of another list of n keys, drawn as this one was, is to be expected.
-bool take_smallest(const KeyList& list, int64_t k, Bracket bracket, std::vector<uint32_t>& scratch,
+bool take_smallest(const KeyList& list, int64_t k, Bracket bracket, Scratch<uint32_t>& scratch,
                    int32_t* genes, int64_t n = 0, Bracket* next = nullptr);
 
 }  // namespace kernomics

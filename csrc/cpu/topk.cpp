@@ -113,11 +113,11 @@ KN_CLONES float kth_largest_f32(const float* values, int64_t n, int64_t k, int32
 KN_CLONES double kth_largest_f64(const double* values, int64_t n, int64_t k, int64_t* keys) {
   return kth_largest_impl(values, n, k, keys);
 }
-float kth_largest(const float* values, int64_t n, int64_t k, std::vector<int32_t>& keys) {
+float kth_largest(const float* values, int64_t n, int64_t k, Scratch<int32_t>& keys) {
   keys.resize(n);
   return kth_largest_f32(values, n, k, keys.data());
 }
-double kth_largest(const double* values, int64_t n, int64_t k, std::vector<int64_t>& keys) {
+double kth_largest(const double* values, int64_t n, int64_t k, Scratch<int64_t>& keys) {
   keys.resize(n);
   return kth_largest_f64(values, n, k, keys.data());
 }

@@ -9,9 +9,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "lanes.h"
+#include "scratch.h"
 
 namespace kernomics {
 
@@ -20,8 +20,8 @@ constexpr int64_t kChunk = 256;  // columns that share 16 group maxima
 constexpr int64_t group_count(int64_t n) { return (n + kChunk - 1) / kChunk * kLanes; }
 
 // The k-th largest of n values, none NaN; −0 counts as 0. `keys` is scratch of n.
-float kth_largest(const float* values, int64_t n, int64_t k, std::vector<int32_t>& keys);
-double kth_largest(const double* values, int64_t n, int64_t k, std::vector<int64_t>& keys);
+float kth_largest(const float* values, int64_t n, int64_t k, Scratch<int32_t>& keys);
+double kth_largest(const double* values, int64_t n, int64_t k, Scratch<int64_t>& keys);
 
 // Positions with y >= bound, ascending; returns how many. `positions` holds n + 16.
 int64_t collect_at_least(const float* y, int64_t n, float bound, int64_t* positions);
@@ -44,9 +44,9 @@ struct KeyOf<double> {
 
 template <typename T>
 struct TopkScratch {
-  std::vector<T> maxima, values;
-  std::vector<typename KeyOf<T>::type> keys;
-  std::vector<int64_t> candidates;
+  Scratch<T> maxima, values;
+  Scratch<typename KeyOf<T>::type> keys;
+  Scratch<int64_t> candidates;
 };
 
 // Writes the indices of the k largest of y, ascending. 1 <= k <= n, no NaN. `maxima` are those of

@@ -9,8 +9,8 @@
 // non-zeros in the tile and adds x⟨δ_b, W_j⟩ lane by lane into shared memory.
 // Every sum runs in one fixed order without atomics: the same bits on every run.
 // Operations: nnz·H multiply-adds. Bytes: x, W and dW once, δ once per tile (from the L2 cache).
-// Launches: 128 threads; 32 KB of shared memory at most. Nothing is allocated. An unsorted x gives
-// wrong sums but no access outside the arrays.
+// Launches: 128 threads; 32 KB of shared memory at most. Nothing is allocated. An unsorted x or
+// unsorted lists of genes give wrong sums, but nothing leads outside the arrays.
 #include "block.cuh"
 #include "launch.h"
 #include "scalar.cuh"
@@ -56,38 +56,52 @@ struct Sparse {
   const int64_t* indptr;
   const C* columns;
   const X* values;
+  int64_t stored;
+
+  // Where a row's entries stand; none if its pointers fall or leave what is stored.
+  __device__ bool fine(int64_t row) const {
+    return indptr[row] >= 0 && indptr[row] <= indptr[row + 1] && indptr[row + 1] <= stored;
+  }
+  __device__ Range entries(int64_t row) const {
+    return fine(row) ? Range{indptr[row], indptr[row + 1]} : Range{0, 0};
+  }
 
   // x[row, gene], 0 where nothing is stored.
   __device__ A find(int64_t row, int64_t gene) const {
-    const int64_t end = indptr[row + 1], p = lower_bound(columns, indptr[row], end, gene);
-    return p < end && columns[p] == gene ? static_cast<A>(widen(values[p])) : A(0);
+    const Range all = entries(row);
+    const int64_t p = lower_bound(columns, all.begin, all.end, gene);
+    return p < all.end && columns[p] == gene ? static_cast<A>(widen(values[p])) : A(0);
   }
 
   // Candidates for hits of a row: its entries, or the k chosen genes if these are fewer.
   __device__ int64_t candidates(int64_t row, int64_t k) const {
-    return min(indptr[row + 1] - indptr[row], k);
+    const Range all = entries(row);
+    return min(all.end - all.begin, k);
   }
 
   __device__ A candidate(int64_t row, int64_t i, const int64_t* chosen, int64_t k,
                          int64_t* gene) const {
-    const int64_t begin = indptr[row];
-    if (indptr[row + 1] - begin >= k) return find(row, *gene = chosen[i]);
-    *gene = columns[begin + i];
+    const Range all = entries(row);
+    if (all.end - all.begin >= k) return find(row, *gene = chosen[i]);
+    *gene = columns[all.begin + i];
     const int64_t p = lower_bound(chosen, 0, k, *gene);
-    return p < k && chosen[p] == *gene ? static_cast<A>(widen(values[begin + i])) : A(0);
+    return p < k && chosen[p] == *gene ? static_cast<A>(widen(values[all.begin + i])) : A(0);
   }
 
   __device__ Range range(int64_t row, int64_t first_gene, int64_t last_gene) const {
-    const int64_t end = indptr[row + 1];
-    const int64_t begin = lower_bound(columns, indptr[row], end, first_gene);
-    return {begin, lower_bound(columns, begin, min(end, begin + kTile), last_gene)};
+    const Range all = entries(row);
+    const int64_t begin = lower_bound(columns, all.begin, all.end, first_gene);
+    return {begin, lower_bound(columns, begin, min(all.end, begin + kTile), last_gene)};
   }
 
-  __device__ Found<A> share(int64_t, Range range, int64_t first_gene, int64_t, int lane) const {
+  __device__ Found<A> share(int64_t, Range range, int64_t first_gene, int64_t last_gene,
+                            int lane) const {
     const int64_t p = range.begin + lane;
     if (p >= range.end) return {0, A(0), false};
-    const int64_t gene = columns[p] - first_gene;
-    return {static_cast<int>(gene), static_cast<A>(widen(values[p])), gene >= 0 && gene < kTile};
+    const int64_t gene = columns[p];
+    const bool inside = gene >= first_gene && gene < last_gene;
+    return {inside ? static_cast<int>(gene - first_gene) : 0, static_cast<A>(widen(values[p])),
+            inside};
   }
 };
 
@@ -95,9 +109,13 @@ template <typename A, typename X>
 struct Dense {
   using Sum = A;
   const X* values;
-  int64_t row_stride, column_stride;
+  int64_t row_stride, column_stride, genes;
 
+  __device__ bool fine(int64_t) const { return true; }
+
+  // x[row, gene], 0 for what is none of the genes.
   __device__ A find(int64_t row, int64_t gene) const {
+    if (gene < 0 || gene >= genes) return A(0);
     return static_cast<A>(widen(values[row * row_stride + gene * column_stride]));
   }
 
@@ -157,12 +175,15 @@ __device__ void add_hits(const Hits<A>& hits, int count, const W* matrix, int64_
 
 template <typename Source, typename A, typename W>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(Source x, const A* mask, const int64_t* chosen, int64_t k, const W* weight,
-                   int64_t weight_stride, int64_t outputs, const A* bias, W* y) {
+    forward_kernel(Source x, int64_t genes, const A* mask, int64_t mask_stride,
+                   const int64_t* chosen, int64_t k, const W* weight, int64_t weight_stride,
+                   int64_t outputs, const A* bias, W* y) {
   __shared__ BlockSlots slots;
   __shared__ Hits<A> hits;
   Block block(slots);
   const int64_t row = blockIdx.x, candidates = x.candidates(row, k);
+  // Of an ascending list the ends tell of all.
+  bool fine = x.fine(row) && (k == 0 || (chosen[0] >= 0 && chosen[k - 1] < genes));
   for (int64_t column = block.thread; column - block.thread < outputs;
        column += kColumns * kThreads) {
     A sum[kColumns];
@@ -175,27 +196,31 @@ __global__ void __launch_bounds__(kThreads)
       A value = 0;
       if (base + block.thread < candidates)
         value = x.candidate(row, base + block.thread, chosen, k, &gene);
-      const bool hit = value != A(0);
-      const int count = pack_hits(block, hit, hit ? value * mask[gene] : A(0), gene, hits);
+      const bool inside = gene >= 0 && gene < genes, hit = inside && value != A(0);
+      if (!inside) fine = false;
+      const A factor = hit ? value * mask[gene * mask_stride] : A(0);
+      const int count = pack_hits(block, hit, factor, gene, hits);
       add_hits(hits, count, weight, weight_stride, column, outputs, sum);
     }
+    const bool sound = __syncthreads_count(fine ? 0 : 1) == 0;
     for (int c = 0; c < kColumns; ++c)
       if (column + c * kThreads < outputs)
-        narrow(sum[c], y + row * outputs + column + c * kThreads);
+        narrow(sound ? sum[c] : static_cast<A>(nanf("")),
+               y + row * outputs + column + c * kThreads);
   }
 }
 
 // v = Σ_b x_bj δ_b for gene j = list[block]; dW_j = m_j v and dm_j = ⟨v, W_j⟩, each unless null.
 template <typename Source, typename A, typename W>
 __global__ void __launch_bounds__(kThreads)
-    gene_kernel(Source x, int64_t rows, const int64_t* list, const A* mask, const W* weight,
-                int64_t weight_stride, int64_t outputs, const W* delta, int64_t delta_stride,
-                A* grad_mask, W* grad_weight) {
+    gene_kernel(Source x, int64_t rows, int64_t genes, const int64_t* list, const A* mask,
+                int64_t mask_stride, const W* weight, int64_t weight_stride, int64_t outputs,
+                const W* delta, int64_t delta_stride, A* grad_mask, W* grad_weight) {
   __shared__ BlockSlots slots;
   __shared__ Hits<A> hits;
   Block block(slots);
   const int64_t gene = list[blockIdx.x];
-  if (gene < 0) return;  // padding
+  if (gene < 0 || gene >= genes) return;  // padding, or spoil_kernel's
   A dot = 0;
   for (int64_t column = block.thread; column - block.thread < outputs;
        column += kColumns * kThreads) {
@@ -209,7 +234,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int c = 0; c < kColumns; ++c) {
       const int64_t h = column + c * kThreads;
       if (h >= outputs) continue;
-      if (grad_weight != nullptr) narrow(mask[gene] * sum[c], grad_weight + gene * outputs + h);
+      if (grad_weight != nullptr)
+        narrow(mask[gene * mask_stride] * sum[c], grad_weight + gene * outputs + h);
       if (grad_mask != nullptr)
         dot += sum[c] * static_cast<A>(widen(weight[gene * weight_stride + h]));
     }
@@ -217,6 +243,22 @@ __global__ void __launch_bounds__(kThreads)
   if (grad_mask == nullptr) return;
   dot = block.reduce(dot, A(0), [](A a, A b) { return a + b; });
   if (block.thread == 0) grad_mask[gene] = dot;
+}
+
+// A listed gene that is none of the genes: NaN at the gene next to it. −1 is padding, if allowed.
+template <typename A, typename W>
+__global__ void __launch_bounds__(kThreads)
+    spoil_kernel(int64_t genes, const int64_t* list, int64_t count, bool padded, int64_t outputs,
+                 A* grad_mask, W* grad_weight) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= count || genes == 0) return;
+  const int64_t gene = list[i];
+  if ((gene >= 0 && gene < genes) || (padded && gene == -1)) return;
+  const int64_t nearest = gene < 0 ? 0 : genes - 1;
+  const A none = static_cast<A>(nanf(""));
+  if (grad_mask != nullptr) grad_mask[nearest] = none;
+  if (grad_weight != nullptr)
+    for (int64_t h = 0; h < outputs; ++h) narrow(none, grad_weight + nearest * outputs + h);
 }
 
 template <typename Source, typename A, typename W>
@@ -276,11 +318,13 @@ template <typename A, typename X, typename W, typename Body>
 void with_source(const CudaLinearArgs& a, Body body) {
   const X* values = static_cast<const X*>(a.values);
   if (a.indptr == nullptr)
-    body(Dense<A, X>{values, a.row_stride, a.column_stride}, W());
+    body(Dense<A, X>{values, a.row_stride, a.column_stride, a.genes}, W());
   else if (a.wide_columns)
-    body(Sparse<A, X, int64_t>{a.indptr, static_cast<const int64_t*>(a.columns), values}, W());
+    body(Sparse<A, X, int64_t>{a.indptr, static_cast<const int64_t*>(a.columns), values, a.stored},
+         W());
   else
-    body(Sparse<A, X, int32_t>{a.indptr, static_cast<const int32_t*>(a.columns), values}, W());
+    body(Sparse<A, X, int32_t>{a.indptr, static_cast<const int32_t*>(a.columns), values, a.stored},
+         W());
 }
 
 template <typename W, typename Body>
@@ -312,8 +356,9 @@ void masked_linear_forward(const CudaLinearArgs& a, const void* bias, void* y, C
     using A = typename Source::Sum;
     using W = decltype(w);
     launch("masked_linear_forward", forward_kernel<Source, A, W>, a.rows, kThreads, 0, stream,
-           source, static_cast<const A*>(a.mask), a.chosen, a.k, static_cast<const W*>(a.weight),
-           a.weight_stride, a.outputs, static_cast<const A*>(bias), static_cast<W*>(y));
+           source, a.genes, static_cast<const A*>(a.mask), a.mask_stride, a.chosen, a.k,
+           static_cast<const W*>(a.weight), a.weight_stride, a.outputs, static_cast<const A*>(bias),
+           static_cast<W*>(y));
   });
 }
 
@@ -326,9 +371,12 @@ void masked_linear_backward(const CudaLinearArgs& a, const void* delta, int64_t 
     const A* mask = static_cast<const A*>(a.mask);
     const W *weight = static_cast<const W*>(a.weight), *d = static_cast<const W*>(delta);
     const auto per_gene = [&](const char* name, const int64_t* list, int64_t count, A* dm, W* dw) {
-      if (count > 0)
-        launch(name, gene_kernel<Source, A, W>, count, kThreads, 0, stream, source, a.rows, list,
-               mask, weight, a.weight_stride, a.outputs, d, delta_stride, dm, dw);
+      if (count == 0) return;
+      launch(name, gene_kernel<Source, A, W>, count, kThreads, 0, stream, source, a.rows, a.genes,
+             list, mask, a.mask_stride, weight, a.weight_stride, a.outputs, d, delta_stride, dm,
+             dw);
+      launch(name, spoil_kernel<A, W>, (count + kThreads - 1) / kThreads, kThreads, 0, stream,
+             a.genes, list, count, dm != nullptr, a.outputs, dm, dw);
     };
     if (grad_weight != nullptr)
       per_gene("masked_linear_grad_weight", a.chosen, a.k, nullptr, static_cast<W*>(grad_weight));

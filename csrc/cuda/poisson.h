@@ -64,8 +64,7 @@ void poisson_sweep(const CudaPoissonArgs& args, const CudaPoissonStrip& strip, c
 void poisson_finish(int64_t rows, int64_t segments, const double* sums, const double* weights,
                     bool by_cell, int out_kind, void* out, CudaStream stream);
 
-// to = from · factor, with one factor on the device, float64 for float64, else float32. Where `to`
-// is `from` and the factor 1, nothing is read or written.
+// to = from · factor, with one factor on the device, float64 for float64, else float32.
 void poisson_scale(const void* from, void* to, int64_t count, int kind, const void* factor,
                    CudaStream stream);
 

@@ -5,7 +5,7 @@
 // one reduction, by one block alone, exact in integers. The reduction: one block, or a thread per
 // row. Every sum runs in float64 in a fixed order.
 // Bytes: some tens a row, next to nothing; counts without library sizes are read once more. The
-// scaling reads and writes the gradient, or for a factor of 1 nothing.
+// scaling reads and writes the gradient.
 // Launches: 128 or 512 threads. Nothing is allocated.
 #pragma once
 
@@ -118,7 +118,6 @@ __global__ void __launch_bounds__(kThreads)
   using A = Sum<Z>;
   constexpr int V = 16 / sizeof(Z);
   const A by = *factor;
-  if (by == A(1) && to == from) return;
   const Stream<const Z, V> source(from, 0);
   const Stream<Z, V> target(to, 0);
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * V;

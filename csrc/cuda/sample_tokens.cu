@@ -80,26 +80,35 @@ __device__ int expected_candidates(const TokenJob<T, C>& a, int64_t r, const Sou
   return static_cast<int>(min(max(count, int64_t{0}), static_cast<int64_t>(a.genes)));
 }
 
-// Leaves what the row's counts are multiplied by: target_sum / library, 0 for a library of 0.
+// What the row's counts are multiplied by: target / library, nothing for a library of 0.
+template <typename T>
+struct Scale {
+  T factor;
+  double target, library;
+};
+
 template <typename T, typename C>
-__device__ void find_scale(Block& b, const TokenJob<T, C>& a, int64_t r, const TokenRow<T, C>& row,
-                           T* scale) {
+__device__ void find_scale(Block& b, const TokenJob<T, C>& a, int64_t r, TokenRow<T, C>& row,
+                           Scale<T>* scale) {
   double library = 0;
   if (a.library != nullptr) {
-    library = static_cast<double>(a.library[r]);
+    library = a.library[r];
   } else if (a.target_sum != 0) {
     for (int i = b.thread; i < row.stored; i += b.threads)
       library += static_cast<double>(row.values[i]);
     library = b.sum(library);
+    if (!sound(library)) row.bad = true;  // only float64 counts can have a sum beyond float64
   }
   if (b.thread != 0) return;
-  *scale = library > 0 ? static_cast<T>(a.target_sum / library) : T(0);
-  if (a.target_sum == 0) *scale = T(1);
+  if (a.target_sum == 0)
+    *scale = {T(1), 1, 1};
+  else
+    *scale = {library > 0 ? static_cast<T>(a.target_sum / library) : T(0), a.target_sum, library};
 }
 
 template <typename T>
-__device__ T value_of(T count, bool log1p, T scale) {
-  return log1p ? log1p_nonnegative(mul(count, scale)) : count;
+__device__ T value_of(T count, bool log1p, const Scale<T>& scale) {
+  return log1p ? log1p_scaled(count, scale.factor, scale.target, scale.library) : count;
 }
 
 // A row with a fault: genes that are there and NaN, so that a loss becomes NaN.
@@ -143,7 +152,7 @@ __device__ void stage_marks(const Block& b, const uint32_t* bits, int words, con
 // Writes the `count` marked items as tokens of ascending genes, and padding.
 template <typename T, typename C, typename Source>
 __device__ void write_row(Block& b, const TokenJob<T, C>& a, int64_t r, Source& source, int* before,
-                          int* staged, int count, T scale) {
+                          int* staged, int count, const Scale<T>& scale) {
   const int words = (source.items() + 31) / 32;
   int32_t* genes = a.gene_ids + r * a.n_tokens;
   T* tokens = a.tokens + r * a.n_tokens;
@@ -186,7 +195,7 @@ template <typename Source, typename T, typename C>
 __global__ void __launch_bounds__(kTokenThreads, 4) draw_tokens(TokenJob<T, C> a) {
   __shared__ BlockSlots slots;
   __shared__ Choice choice;
-  __shared__ T scale;
+  __shared__ Scale<T> scale;
   Block b(slots);
   const int words = (a.genes + 31) / 32;
   uint32_t* bits = a.bits == nullptr ? reinterpret_cast<uint32_t*>(dynamic_shared())
@@ -199,7 +208,7 @@ __global__ void __launch_bounds__(kTokenThreads, 4) draw_tokens(TokenJob<T, C> a
       spoil_row(b, a, r);
       continue;
     }
-    if (a.log1p) find_scale(b, a, r, static_cast<const TokenRow<T, C>&>(source), &scale);
+    if (a.log1p) find_scale(b, a, r, static_cast<TokenRow<T, C>&>(source), &scale);
     const int count =
         choose_smallest(b, source, choice, a.n_tokens, expected_candidates(a, r, source));
     if (count >= 0) {

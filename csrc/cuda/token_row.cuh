@@ -19,7 +19,7 @@ struct TokenJob {
   int genes, n_tokens;
   const int64_t *seed, *cell_ids;
   uint32_t stream;
-  const T* library;
+  const double* library;
   const int32_t* panel_id;
   const uint8_t* panel_mask;
   const int64_t* panel_counts;
@@ -33,7 +33,7 @@ struct TokenJob {
   uint32_t* bits;  // two words per 32 genes for each block, or null: in shared memory
 };
 
-// Usable as a count, a library or a weight; as on the CPU.
+// Usable as a count or a library; as on the CPU.
 template <typename T>
 __device__ bool sound(T x) {
   return x >= T(0) && x < static_cast<T>(INFINITY);
@@ -114,7 +114,7 @@ struct Entries : TokenRow<T, C> {
         uint32_t key = gene & 1 ? odd : even;
         if constexpr (kWeighted) {
           const float weight = candidate ? this->weights[column[i]] : 0.0f;
-          if (!sound(weight)) this->bad = true;
+          if (!weight_fits(weight)) this->bad = true;
           candidate = weight > 0.0f;
           key = weighted_key(key, weight);
         }
@@ -165,7 +165,7 @@ struct Genes : TokenRow<T, C> {
       if constexpr (kWeighted) {
         for (int i = 0; i < 8; ++i) {
           const float weight = 8 * u + i < this->genes ? this->weights[8 * u + i] : 0.0f;
-          if (!sound(weight)) this->bad = true;
+          if (!weight_fits(weight)) this->bad = true;
           if (!(weight > 0.0f)) flags &= ~(1u << i);
           keys[i] = weighted_key(keys[i], weight);
         }

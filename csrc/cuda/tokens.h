@@ -20,7 +20,7 @@ struct CudaTokenArgs {
   const int64_t* cell_ids;  // [rows]
   uint32_t stream;          // of random words
   int64_t n_tokens;
-  const T* library;             // [rows]
+  const double* library;        // [rows]
   const int32_t* panel_id;      // [rows]
   const uint8_t* panel_mask;    // [panels, genes], 1 where observed
   const int64_t* panel_counts;  // [panels], how many are

@@ -7,12 +7,14 @@ one.
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from problems import masked_linear as problem
-from problems.common import FLOATS, LAYOUTS, U_RESULT, Results, unit_roundoff
+from problems.common import FLOATS, LAYOUTS, U_RESULT, Results, as_rows, unit_roundoff
 from problems.masked_linear import Problem
 from torch import Tensor
 
@@ -28,6 +30,35 @@ SIZES = [  # cells, genes, outputs, chosen: below, at and above the kernels' til
     (300, 257, 513, 130),
     (64, 3000, 1100, 3000),
 ]
+
+
+GUARD, MARK = 64, 7.0
+
+
+@pytest.fixture
+def guarded_gradients(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Give the kernels gradients that lie within buffers whose ends must not change."""
+    buffers: list[Tensor] = []
+
+    def gradients(mask: Tensor, weight: Tensor, *wanted: bool) -> tuple[Tensor, ...]:
+        out = []
+        for like, want in zip((mask, weight, mask), wanted, strict=True):
+            shape = weight.shape[1:] if len(out) == 2 else like.shape
+            count = torch.Size(shape).numel() if want else 0
+            buffers.append(like.new_full((count + 2 * GUARD,), MARK))
+            part = buffers[-1][GUARD : GUARD + count]
+            out.append(part.view(shape) if want else part)
+        return tuple(out)
+
+    module = sys.modules[masked_linear.__module__]
+    monkeypatch.setattr(module, "_gradients", gradients)
+    return buffers
+
+
+def assert_untouched(buffers: list[Tensor]) -> None:
+    assert buffers
+    for buffer in buffers:
+        assert bool((torch.cat([buffer[:GUARD], buffer[-GUARD:]]) == MARK).all())
 
 
 def draw(*sizes: int) -> Problem:
@@ -124,6 +155,72 @@ def test_more_genes_than_a_dense_matrix_could_hold() -> None:
     assert mask.grad is not None
     assert mask.grad.sum() == 3 * cells * each
     assert y.sum() == 3 * torch.isin(columns, chosen).sum()
+
+
+BEYOND = [-3, -1, 10, 2**40]
+
+
+@pytest.mark.parametrize("name", ["dense", "csr32", "csr64"])
+@pytest.mark.parametrize("gene", BEYOND)
+def test_a_chosen_gene_that_does_not_exist_makes_all_nan(
+    gene: int, name: str, guarded_gradients: list[Tensor]
+) -> None:
+    p = draw(4, 10, 3, 2)
+    bad = torch.tensor([gene, 4] if gene < 0 else [4, gene])
+    found = run(replace(p, indices=bad), "cuda", name)
+    assert bool(found["y"].isnan().all())
+    assert bool(found["weight"][0 if gene < 0 else 9].isnan().all())
+    assert_untouched(guarded_gradients)
+
+
+@pytest.mark.parametrize("name", ["dense", "csr32", "csr64"])
+@pytest.mark.parametrize("gene", [g for g in BEYOND if g != -1])
+def test_a_reached_gene_that_does_not_exist_leaves_a_nan(
+    gene: int, name: str, guarded_gradients: list[Tensor]
+) -> None:
+    p = draw(4, 10, 3, 2)
+    fine = run(replace(p, grad_indices=torch.tensor([2, 4, -1])), "cuda", name)
+    bad = run(replace(p, grad_indices=torch.tensor([2, 4, gene])), "cuda", name)
+    assert bool(bad["mask"][0 if gene < 0 else 9].isnan())
+    for key, value in fine.items():
+        at = slice(1, 9) if key == "mask" else slice(None)
+        torch.testing.assert_close(bad[key][at], value[at], rtol=0, atol=0)
+    assert_untouched(guarded_gradients)
+
+
+@pytest.mark.parametrize("columns", [torch.int32, torch.int64])
+@pytest.mark.parametrize("reach", [False, True])
+def test_rows_at_fault_are_not_followed(
+    columns: torch.dtype, reach: bool, guarded_gradients: list[Tensor]
+) -> None:
+    p = draw(4, 10, 3, 8)
+    if reach:
+        p = replace(p, grad_indices=torch.arange(10))
+    for fault in ("pointers", "columns"):
+        rows = as_rows(p.x.new_ones(4, 3), columns)
+        indptr, indices = rows.indptr.clone(), rows.indices.clone()
+        if fault == "pointers":
+            indptr[1] = 2**40  # rows 0 and 1
+        else:
+            indices[2], indices[3] = 10, -5
+        x = replace(rows, indptr=indptr, indices=indices, shape=(4, 10)).to("cuda")
+        on_device = p.to("cuda")
+        found = problem.run(masked_linear, on_device, x)
+        assert bool(found["y"][:2].isnan().all())
+        assert bool(found["y"][2:].isfinite().all())
+        assert_untouched(guarded_gradients)
+
+
+def test_faults_are_named_on_request(raise_data_errors: None) -> None:
+    p = draw(4, 10, 3, 2)
+    for bad, message in (
+        ({"indices": torch.tensor([4, 10])}, "indices[1] = 10 is not one of 10 genes"),
+        ({"indices": torch.tensor([-1, 4])}, "indices[0] = -1 is not one of 10 genes"),
+        ({"grad_indices": torch.tensor([4, -2])}, "grad_indices[1] = -2 is not one of 10 genes"),
+        ({"grad_indices": torch.tensor([4, 99])}, "grad_indices[1] = 99 is not one of 10 genes"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            run(replace(p, **bad), "cuda", "csr32")
 
 
 def test_tensors_on_two_devices_are_named() -> None:

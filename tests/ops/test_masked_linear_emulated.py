@@ -12,6 +12,11 @@ from problems.common import FLOATS
 
 pytestmark = pytest.mark.usefixtures("emulated_cuda")
 
+guarded_gradients = gpu.guarded_gradients
+test_chosen_genes = gpu.test_a_chosen_gene_that_does_not_exist_makes_all_nan
+test_reached_genes = gpu.test_a_reached_gene_that_does_not_exist_leaves_a_nan
+test_rows_at_fault = gpu.test_rows_at_fault_are_not_followed
+
 SIZES = [*gpu.SIZES[:4], (140, 70, 513, 66), (9, 300, 1100, 300)]
 
 
@@ -28,3 +33,8 @@ def test_emulated_kernels_equal_the_cpu(
 @pytest.mark.parametrize("name", ["dense", "csr32"])
 def test_grad_indices(name: str) -> None:
     gpu.test_grad_indices_give_their_share_of_the_gradient(name)
+
+
+def test_faults_are_named_on_request(raise_data_errors: None) -> None:
+    gpu.run(gpu.draw(4, 10, 3, 2), "cuda", "csr32")  # launches kernels where nothing is wrong
+    gpu.test_faults_are_named_on_request(raise_data_errors)

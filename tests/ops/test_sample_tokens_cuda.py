@@ -72,11 +72,24 @@ def test_long_rows_and_many_cells_equal_the_cpus(
 
 
 @pytest.mark.parametrize("candidates", ["observed", "expressed"])
-@pytest.mark.parametrize("weight", [1e-44, 1e-38, 1.0, 1e30])
-def test_keys_that_are_equal_or_crowded_equal_the_cpus(weight: float, candidates: str) -> None:
-    # At 1e-44 E/w is infinite for all genes: 6,000 equal keys in the bracket.
+@pytest.mark.parametrize("weight", [1e-36, 1.0, 1e27])
+def test_crowded_keys_equal_the_cpus(weight: float, candidates: str) -> None:
+    # Far from 1 all keys share their upper bits.
     p = draw(3, 6000, 700, density=0.9, weights=torch.full((6000,), weight), candidates=candidates)
     assert_as_cpu(p)
+
+
+@pytest.mark.parametrize("target_sum", [None, 1e-300, 1e-30, 1e5, 1e300])
+def test_values_of_any_scale_equal_the_cpus(target_sum: float | None) -> None:
+    p = draw(6, 100, 60, density=0.5)
+    library = torch.tensor([1e-310, 1e-35, 0.0, 1.0, 1e30, 1e300], dtype=torch.float64)
+    p = replace(p, options=p.options | {"library": library, "target_sum": target_sum})
+    genes, values = run(p)
+    expected_genes, expected = run(p, "cpu")
+    assert torch.equal(genes, expected_genes)
+    assert bool(values.isfinite().all())
+    # Beyond one product values come from log and log1p in float64, before they are rounded.
+    torch.testing.assert_close(values, expected, rtol=2.0**-23, atol=0)
 
 
 def test_a_wrong_guess_of_the_candidates_changes_nothing() -> None:

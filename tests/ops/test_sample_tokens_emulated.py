@@ -19,7 +19,8 @@ pytestmark = pytest.mark.usefixtures("emulated_cuda")
 
 test_faults = gpu.test_a_cell_with_a_fault_gets_nan_and_genes_in_range
 test_row_pointers = gpu.test_row_pointers_that_leave_the_entries_are_not_followed
-test_equal_or_crowded_keys = gpu.test_keys_that_are_equal_or_crowded_equal_the_cpus
+test_values_of_any_scale = gpu.test_values_of_any_scale_equal_the_cpus
+test_crowded_keys = gpu.test_crowded_keys_equal_the_cpus
 test_a_wrong_guess_of_the_candidates = gpu.test_a_wrong_guess_of_the_candidates_changes_nothing
 
 

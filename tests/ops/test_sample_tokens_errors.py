@@ -73,7 +73,7 @@ def with_weight(gene: int, weight: float) -> Tensor:
         ({"weights": torch.ones(10).int()}, "weights has dtype torch.int32"),
         (
             {"weights": with_weight(4, -1.0)},
-            "weights are negative, NaN or infinite for 2 of 10 genes, first gene 4 with -1; 0 excl",
+            "weights are neither 0 nor from 1e-36 to 1e27 for 2 of 10 genes, first gene 4 with -1",
         ),
         ({"weights": with_weight(0, NAN)}, "for 2 of 10 genes, first gene 0 with nan"),
         ({"weights": with_weight(8, INF)}, "for 2 of 10 genes, first gene 8 with inf"),

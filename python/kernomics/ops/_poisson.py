@@ -127,7 +127,14 @@ def checked_problem(
     _choice("reduction", reduction, reductions)
     if not 0.0 < target_sum < float("inf"):
         raise ValueError(f"target_sum is {target_sum}; a positive number is needed")
+    if not torch.finfo(dtype).smallest_normal <= eps < float("inf"):
+        raise ValueError(
+            f"eps is {eps}; a number of at least {torch.finfo(dtype).smallest_normal:g}, which "
+            f"{dtype} holds, is needed"
+        )
     cells, genes = shape
+    if genes >= 2**31:
+        raise ValueError(f"{like_name} has {genes:,} genes; fewer than 2³¹ are possible")
     if tuple(target.shape) != (cells, genes):
         raise ValueError(
             f"target has shape {tuple(target.shape)}; [{cells}, {genes}], a target for each cell "

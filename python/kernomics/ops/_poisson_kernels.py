@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -24,9 +25,6 @@ _BLOCKS, _PART = 2048, 4096
 
 # From torch 2.8 on a product of bfloat16 can be kept as float32, before it is rounded.
 _WIDE_PRODUCTS = "dtype_out" in torch.ops.aten.mm.overloads()
-
-# Whether backward keeps what it saved; torch's compiler asks the same before it overwrites that.
-_keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
 def _stream() -> int:
@@ -63,9 +61,11 @@ class Prepared:
         report = getattr(_native.cpu(), "poisson_prepare_" + suffix(p.target))(
             *self._arguments, REDUCTIONS[reduction], self.units.data_ptr(), self.weights.data_ptr()
         )
+        self._raise_fault = partial(
+            _raise_fault, genes=genes, panels=0 if p.panel_counts is None else len(p.panel_counts)
+        )
         if report[0]:
-            panels = 0 if p.panel_counts is None else len(p.panel_counts)
-            _raise_fault(report, genes, panels)
+            self._raise_fault(report)
 
     def sweep(
         self,
@@ -77,12 +77,14 @@ class Prepared:
         upstream: Tensor | None = None,
     ) -> None:
         """Add the losses of genes `first` … to `sums`; write each loss or gradient if asked to."""
-        self._sweep(
+        report = self._sweep(
             *self._arguments, self.units.data_ptr(), self.weights.data_ptr(), first,
             logits.shape[1], logits.data_ptr(), logits.stride(0), self.sums.data_ptr(),
             address(loss), address(gradient), 0 if gradient is None else gradient.stride(0),
             address(upstream), 0 if upstream is None else upstream.stride(0),
         )  # fmt: skip
+        if report[0]:
+            self._raise_fault(report)
 
     def result(self, reduction: str, dtype: torch.dtype) -> Tensor:
         """Reduce the sums: one number, or [cells]."""
@@ -104,6 +106,16 @@ def _raise_fault(report: tuple[int, int, int, int, float, int], genes: int, pane
         raise ValueError(
             f"observed.panel_id names panels that do not exist in {count:,} cells, first cell "
             f"{row:,} with panel {value:,} of {panels:,}; use 0 to {panels - 1:,}"
+        )
+    if fault == 6:
+        raise ValueError(
+            f"the target's rates are NaN, or so large that the loss overflows, in {count:,} cells, "
+            f"first cell {row:,}; compare target, target_kind, library and target_sum"
+        )
+    if fault == 7:
+        raise ValueError(
+            f"finite logits have a loss or gradient that is not finite in {count:,} cells, first "
+            f"cell {row:,}; scale them down, or use an activation without overflow (rectified_tanh)"
         )
     raise ValueError(
         f"library sizes must be finite and not negative: {count:,} cells are not, first cell "
@@ -187,22 +199,22 @@ def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
 
     A loss that is itself differentiated has 1 above it: then the gradient needs no further pass.
     It may be handed out as it is: should someone write into it and run backward again, torch finds
-    the saved tensor changed and says so. On CUDA only the device knows the number: a gradient that
-    no later backward needs is multiplied where it stands, by a kernel that leaves it alone for 1.
+    the saved tensor changed and says so. On CUDA only the device knows the number, so there it is
+    always multiplied, into a tensor of its own: what is saved may be someone else's too.
     """
     if upstream.dim():
         return (gradient * upstream[:, None]).to(gradient.dtype)
     if type(upstream) is Tensor and not torch.compiler.is_compiling():
         if upstream.is_cuda and gradient.dtype in _KINDS and gradient.is_contiguous():
-            return _scaled_on_cuda(gradient, upstream, owned=not _keeps_graph())
+            return _scaled_on_cuda(gradient, upstream)
         if upstream.device.type == "cpu" and upstream.item() == 1:
             return gradient
     return gradient * upstream.to(gradient.dtype)
 
 
-def _scaled_on_cuda(gradient: Tensor, upstream: Tensor, *, owned: bool) -> Tensor:
+def _scaled_on_cuda(gradient: Tensor, upstream: Tensor) -> Tensor:
     by = upstream.to(compute_dtype(gradient))
-    out = gradient if owned else torch.empty_like(gradient)
+    out = torch.empty_like(gradient)
     with torch.cuda.device(gradient.device):
         _native.cuda().poisson_scale(
             gradient.data_ptr(), out.data_ptr(), gradient.numel(), _KINDS[gradient.dtype],

@@ -6,10 +6,11 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from . import _native
 from ._common import LIBRARY, SCALAR_KINDS, address, require_float, require_same_device
-from ._derivatives import apply, differentiates, once, register
+from ._derivatives import apply, call, differentiates, once, register
 
 Combine = Literal["concat", "add"]
 
@@ -203,7 +204,7 @@ class _EmbedTokens(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(gene_ids)
         ctx.layout = table.shape[0], values.dim() == 2, cls is not None
-        tokens: Tensor = torch.ops.kernomics.embed_tokens(gene_ids, values, table, cls)
+        tokens: Tensor = call(torch.ops.kernomics.embed_tokens, gene_ids, values, table, cls)
         return tokens
 
     @staticmethod
@@ -211,7 +212,9 @@ class _EmbedTokens(torch.autograd.Function):
     def backward(ctx: Any, delta: Tensor) -> Any:
         wanted = ctx.needs_input_grad[1:]
         (gene_ids,) = ctx.saved_tensors
-        grads = torch.ops.kernomics.embed_tokens_backward(delta, gene_ids, *ctx.layout, *wanted)
+        grads = call(
+            torch.ops.kernomics.embed_tokens_backward, delta, gene_ids, *ctx.layout, *wanted
+        )
         return None, *(g if want else None for g, want in zip(grads, wanted, strict=True))
 
 
@@ -237,6 +240,25 @@ def _check(gene_ids: Tensor, table: Tensor, cls: Tensor | None) -> None:
     require_same_device(table, "table", gene_ids=gene_ids, cls=cls)
     if cls is not None:
         require_float(cls, "cls")
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Return the tensor in the table's dtype if that holds its numbers; raise if it does not."""
+    out = tensor.to(dtype)
+    if torch.finfo(dtype).max >= torch.finfo(tensor.dtype).max or tensor.is_meta:
+        return out
+    if tensor.is_cuda and not _native.checks_enabled():
+        return out
+    if isinstance(tensor, FakeTensor) or torch.compiler.is_compiling():
+        return out
+    lost = out.detach().isinf() & tensor.detach().isfinite()
+    if bool(lost.any()):
+        first = lost.nonzero()[0].tolist()
+        raise ValueError(
+            f"{int(lost.sum()):,} numbers of {name} are beyond table's {dtype}, first "
+            f"{float(tensor[tuple(first)]):g} at {first}; use a wider table or scale them down"
+        )
+    return out
 
 
 def _combined(
@@ -266,7 +288,7 @@ def _combined(
         )
     require_float(tensor, needed)
     require_same_device(table, "table", **{needed: tensor})
-    return tensor.to(table.dtype)
+    return _converted(tensor, table.dtype, needed)
 
 
 def embed_tokens(
@@ -320,9 +342,13 @@ def embed_tokens(
     ------
     ValueError
         Shapes, devices or dtypes of ids that do not fit, or ids outside −1 … V − 1. On CUDA ids
-        are not looked at, unless KERNOMICS_CHECK=1 is set: the token of a bad one is NaN.
+        are not looked at, unless KERNOMICS_CHECK=1 is set: the token of a bad one is NaN. Values
+        or cls that the table's narrower dtype does not hold (on CUDA as for ids; else infinite).
+        Sums beyond it are infinite, as torch's are.
     TypeError
         A table, values or cls of a dtype that is not possible.
+    MemoryError
+        No memory for the kernel's scratch, in backward.
 
     References
     ----------
@@ -333,11 +359,11 @@ def embed_tokens(
         gene_ids,
         _combined(gene_ids, values, table, combine, value_embedding),
         table,
-        None if cls is None else cls.to(table.dtype),
+        None if cls is None else _converted(cls, table.dtype, "cls"),
     )
     tokens: Tensor
     if differentiates(*arguments):
         tokens = apply("embed_tokens", _EmbedTokens, *arguments)
     else:
-        tokens = torch.ops.kernomics.embed_tokens(*arguments)
+        tokens = call(torch.ops.kernomics.embed_tokens, *arguments)
     return tokens

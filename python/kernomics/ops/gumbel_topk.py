@@ -20,9 +20,12 @@ from ._common import (
     require_stream,
     suffix,
 )
-from ._derivatives import apply, differentiates, once, register
+from ._derivatives import apply, call, differentiates, once, register
 
 Relaxation = Literal["softsort", "neuralsort", "softmax"]
+# From 1/EXTREME to EXTREME a temperature has an inverse that float32 holds, and so much noise added
+# to the largest float32 rounds to it.
+EXTREME = 1e28
 RELAXATIONS: dict[str, int] = {"softsort": 0, "neuralsort": 1, "softmax": 2}
 
 # tau and noise_scale are numbers on the CPU, as tensors so that a compiled graph takes any value.
@@ -73,6 +76,11 @@ def _temperature(tau: Tensor | float) -> float:
     tau = float(tau)
     if not 0.0 < tau < float("inf"):
         raise ValueError(f"tau = {tau} must be positive and finite")
+    if not 1.0 <= tau * EXTREME <= EXTREME**2:
+        raise ValueError(
+            f"tau = {tau} is beyond what float32 divides by; use a tau from {1 / EXTREME:g} to "
+            f"{EXTREME:g}"
+        )
     return tau
 
 
@@ -81,6 +89,10 @@ def _scale(noise: Tensor | float | None) -> float:
     scale = 0.0 if noise is None else float(noise)
     if not 0.0 <= scale < float("inf"):
         raise ValueError(f"noise = {scale} must be a finite scale, at least 0")
+    if scale > EXTREME:
+        raise ValueError(
+            f"noise = {scale} would take scores beyond float32; use a scale of at most {EXTREME:g}"
+        )
     return scale
 
 
@@ -220,8 +232,18 @@ class _GumbelTopk(torch.autograd.Function):
         relaxation: int,
         reach: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        indices, mask, y, grad_indices = torch.ops.kernomics.gumbel_topk(
-            scores, seed, row_ids, k, noise_scale, stream, tau, relaxation, reach, True
+        indices, mask, y, grad_indices = call(
+            torch.ops.kernomics.gumbel_topk,
+            scores,
+            seed,
+            row_ids,
+            k,
+            noise_scale,
+            stream,
+            tau,
+            relaxation,
+            reach,
+            True,
         )
         ctx.save_for_backward(y, indices, tau, scores)  # the scores for `once` alone
         ctx.relaxation = relaxation
@@ -232,7 +254,9 @@ class _GumbelTopk(torch.autograd.Function):
     @once("gumbel_topk")
     def backward(ctx: Any, _indices: None, grad_mask: Tensor, _grad_indices: None) -> Any:
         y, indices, tau, _ = ctx.saved_tensors
-        grad = torch.ops.kernomics.gumbel_topk_backward(grad_mask, y, indices, tau, ctx.relaxation)
+        grad = call(
+            torch.ops.kernomics.gumbel_topk_backward, grad_mask, y, indices, tau, ctx.relaxation
+        )
         return grad, None, None, None, None, None, None, None, None
 
 
@@ -248,15 +272,25 @@ class _RelaxedMask(torch.autograd.Function):
     @once("relaxed_mask")
     def backward(ctx: Any, grad: Tensor) -> Any:
         y, indices, tau = ctx.saved_tensors
-        grad = torch.ops.kernomics.gumbel_topk_backward(grad, y, indices, tau, ctx.relaxation)
+        grad = call(torch.ops.kernomics.gumbel_topk_backward, grad, y, indices, tau, ctx.relaxation)
         return grad, None, None, None
 
 
 def _chosen_and_relaxed(y: Tensor, k: int, tau: Tensor, relaxation: int) -> tuple[Tensor, Tensor]:
-    indices = torch.ops.kernomics.gumbel_topk(
-        y.detach(), None, None, k, None, STREAM_GENE_SCORES, tau, relaxation, 0, False
+    indices = call(
+        torch.ops.kernomics.gumbel_topk,
+        y.detach(),
+        None,
+        None,
+        k,
+        None,
+        STREAM_GENE_SCORES,
+        tau,
+        relaxation,
+        0,
+        False,
     )[0]
-    return indices, torch.ops.kernomics.relaxed_mask(y, indices, tau, relaxation)
+    return indices, call(torch.ops.kernomics.relaxed_mask, y, indices, tau, relaxation)
 
 
 def _number(name: str, value: float | Tensor, function: str) -> Tensor:
@@ -265,8 +299,9 @@ def _number(name: str, value: float | Tensor, function: str) -> Tensor:
     The op itself looks at a tensor's value, where it runs: a compiled graph cannot.
     """
     if not isinstance(value, Tensor):
-        # A product is what torch's compiler makes of a float without compiling anew for each.
-        return value * torch.ones((), dtype=torch.float64, device="cpu")
+        if torch.compiler.is_compiling():  # a product takes any float, `scalar_tensor` a constant
+            return value * torch.ones((), dtype=torch.float64, device="cpu")
+        return torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
     if value.shape != () or not value.is_floating_point():
         raise ValueError(
             f"{name} is {value.dtype} of shape {tuple(value.shape)}; a number or a floating-point "
@@ -296,6 +331,8 @@ def _check(scores: Tensor, k: int, tau: float | Tensor, relaxation: str) -> Tens
         raise ValueError(
             f"k = {k:,} genes cannot be chosen of {genes:,}; k must lie between 1 and {genes:,}"
         )
+    if genes >= 2**31:
+        raise ValueError(f"scores have {genes:,} genes; fewer than 2³¹ are possible")
     if not isinstance(tau, Tensor):
         _temperature(tau)
     if relaxation not in RELAXATIONS:
@@ -372,12 +409,13 @@ def gumbel_topk(
     k
         Genes to choose, forced ones included, from 1 to genes.
     tau
-        Temperature τ of the relaxation, positive; used in backward alone. A number, or a
+        Temperature τ of the relaxation, from 1e-28 to 1e28; used in backward alone. A number, or a
         floating-point tensor of shape [] on the CPU; a compiled function takes any value of either.
     relaxation
         Which Γ backward uses.
     noise
-        False or 0: none. True: Gumbel(0, 1). A number, or a tensor as `tau`: its scale.
+        False or 0: none. True: Gumbel(0, 1). A number, or a tensor as `tau`: its scale, at most
+        1e28.
     seed
         int64 [2], (key, step), on the scores' device. The noise of a gene depends on seed, row id,
         stream and gene alone: not on batch split, threads or device. Drawn from ``generator``
@@ -406,9 +444,12 @@ def gumbel_topk(
     Raises
     ------
     ValueError
-        NaN scores, k out of range, more forced genes than k, fewer usable genes than k, τ ≤ 0, an
-        unknown relaxation or stream. On CUDA what depends on the scores is checked when the
-        environment variable ``KERNOMICS_CHECK`` is 1; without it such a row gets a NaN mask.
+        NaN scores, k, τ or noise out of range, 2³¹ genes or more, more forced genes than k, fewer
+        usable genes than k, an unknown relaxation or stream. On CUDA what depends on the scores is
+        checked when the environment variable ``KERNOMICS_CHECK`` is 1; without it such a row gets
+        a NaN mask.
+    MemoryError
+        No memory for the kernel's scratch.
     """
     rows = _check(scores, k, tau, relaxation)
     scale: Tensor | None = None
@@ -434,8 +475,8 @@ def gumbel_topk(
             "gumbel_topk", _GumbelTopk, rows, seed, row_ids, *options
         )
     else:
-        indices, mask, _, grad_indices = torch.ops.kernomics.gumbel_topk(
-            rows, seed, row_ids, *options, False
+        indices, mask, _, grad_indices = call(
+            torch.ops.kernomics.gumbel_topk, rows, seed, row_ids, *options, False
         )
     if scores.dim() == 1:
         indices, mask, grad_indices = indices[0], mask[0], grad_indices[0]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ._common import LIBRARY, SparseRows, as_float, require_float, require_same_device
-from ._derivatives import apply, differentiates, once, register
+from ._derivatives import apply, call, differentiates, once, register
 from ._poisson import (
     PROBLEM_SCHEMA,
     REDUCTIONS,
@@ -93,7 +93,18 @@ def _cpu(hidden: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> 
     if bias is not None:
         grad_bias = grad_bias.to(bias.dtype)
     loss = prepared.result(reduction, dtype)
+    if not bool(loss.isfinite().all()):
+        _raise_overflow(hidden, weight, bias)
     return loss, grad_hidden.to(hidden.dtype), grad_weight, grad_bias
+
+
+def _raise_overflow(*layer: Tensor | None) -> None:
+    """Raise if the layer that led to a loss beyond bounds is finite itself."""
+    if all(t is None or bool(t.isfinite().all()) for t in layer):
+        raise ValueError(
+            "finite hidden, weight and bias have logits or a loss that are not finite; scale them "
+            "down, or use an activation without overflow (rectified_tanh)"
+        )
 
 
 def _product_dtype(hidden: Tensor, problem: Problem) -> torch.dtype:
@@ -175,8 +186,16 @@ class _LinearPoissonNLL(torch.autograd.Function):
         *fields: Any,
     ) -> Tensor:
         loss: Tensor
-        loss, *gradients = torch.ops.kernomics.linear_poisson_nll(
-            hidden, weight, bias, *fields, reduction, None, chunk_mb, *wanted
+        loss, *gradients = call(
+            torch.ops.kernomics.linear_poisson_nll,
+            hidden,
+            weight,
+            bias,
+            *fields,
+            reduction,
+            None,
+            chunk_mb,
+            *wanted,
         )
         ctx.save_for_backward(*gradients, hidden, weight, bias)  # the inputs for `once` alone
         ctx.wanted = wanted
@@ -209,16 +228,32 @@ class _LinearPoissonNLLByCell(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias, *problem[:7])
         ctx.options, ctx.chunk_mb, ctx.wanted = problem[7:], chunk_mb, wanted
         loss: Tensor
-        loss, *_ = torch.ops.kernomics.linear_poisson_nll(
-            hidden, weight, bias, *problem, "cell", None, chunk_mb, False, False, False
+        loss, *_ = call(
+            torch.ops.kernomics.linear_poisson_nll,
+            hidden,
+            weight,
+            bias,
+            *problem,
+            "cell",
+            None,
+            chunk_mb,
+            False,
+            False,
+            False,
         )
         return loss
 
     @staticmethod
     @once("linear_poisson_nll")
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        _, *gradients = torch.ops.kernomics.linear_poisson_nll(
-            *ctx.saved_tensors, *ctx.options, "cell", upstream, ctx.chunk_mb, *ctx.wanted
+        _, *gradients = call(
+            torch.ops.kernomics.linear_poisson_nll,
+            *ctx.saved_tensors,
+            *ctx.options,
+            "cell",
+            upstream,
+            ctx.chunk_mb,
+            *ctx.wanted,
         )
         gradients = [g if want else None for g, want in zip(gradients, ctx.wanted, strict=True)]
         return *gradients, None, None, *[None] * len(Problem._fields)
@@ -332,8 +367,16 @@ def linear_poisson_nll(
     wanted = tuple(differentiates(t) for t in layer)
     loss: Tensor
     if not any(wanted):
-        loss, *_ = torch.ops.kernomics.linear_poisson_nll(
-            *layer, *problem, reduction, None, chunk_mb, False, False, False
+        loss, *_ = call(
+            torch.ops.kernomics.linear_poisson_nll,
+            *layer,
+            *problem,
+            reduction,
+            None,
+            chunk_mb,
+            False,
+            False,
+            False,
         )
     elif reduction == "cell":
         loss = apply(

@@ -19,7 +19,7 @@ from ._common import (
     require_same_device,
     suffix,
 )
-from ._derivatives import apply, differentiates, once, register
+from ._derivatives import apply, call, differentiates, once, register
 
 # x is `values` [B, G], or CSR: `values` [nnz] with row pointers and columns. `chosen` and `reached`
 # are the public function's `indices` and `grad_indices`.
@@ -57,15 +57,20 @@ def _arguments(
     wide = columns is not None and columns.dtype == torch.int64
     return (
         values.data_ptr(), address(indptr), address(columns), wide, *strides,
-        _rows(values, indptr), genes, mask.data_ptr(), chosen.data_ptr(), chosen.shape[0],
-        address(reached), 0 if reached is None else reached.shape[0], weight.data_ptr(),
-        weight.stride(0), outputs,
+        _rows(values, indptr), genes, mask.data_ptr(), mask.stride(0), chosen.data_ptr(),
+        chosen.shape[0], address(reached), 0 if reached is None else reached.shape[0],
+        weight.data_ptr(), weight.stride(0), outputs,
     )  # fmt: skip
 
 
 def _raise_fault(report: tuple[int, int, int, int, int], genes: int) -> None:
     raise_csr_fault(report, "x", genes, "x and weight must share one gene order")
-    fault, _, position, value, _ = report
+    fault, row, position, value, count = report
+    if fault == 8:
+        raise ValueError(
+            f"sums of finite numbers are beyond float32 (float64 for a float64 weight) in "
+            f"{count:,} cells, first cell {row:,}; scale x, mask or weight down"
+        )
     name = "indices" if fault in (4, 5) else "grad_indices"
     if fault in (4, 6):
         raise ValueError(
@@ -100,7 +105,7 @@ def _forward_cpu(
     bias: Tensor | None,
     reached: Tensor | None,
 ) -> Tensor:
-    mask, weight = mask.contiguous(), _dense_columns(weight)
+    weight = _dense_columns(weight)
     y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
     report = getattr(_native.cpu(), "masked_linear_forward_" + suffix(weight))(
         *_arguments(values, indptr, columns, mask, chosen, weight, reached),
@@ -124,7 +129,7 @@ def _backward_cpu(
     want_weight: bool,
     want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    delta, mask, weight = _dense_columns(delta), mask.contiguous(), _dense_columns(weight)
+    delta, weight = _dense_columns(delta), _dense_columns(weight)
     grads = _gradients(mask, weight, want_mask, want_weight, want_bias)
     getattr(_native.cpu(), "masked_linear_backward_" + suffix(weight))(
         *_arguments(values, indptr, columns, mask, chosen, weight, reached),
@@ -169,12 +174,12 @@ def _forward_cuda(
     if _native.checks_enabled():
         _raise_faults_of_cuda(values, indptr, columns, mask, chosen, weight, reached)
     with torch.cuda.device(weight.device):
-        mask, weight = mask.contiguous(), _dense_columns(weight)
+        weight = _dense_columns(weight)
         y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
         _native.cuda().masked_linear_forward(
             *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-            SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], address(bias), y.data_ptr(),
-            torch.cuda.current_stream().cuda_stream,
+            values.shape[0], SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], address(bias),
+            y.data_ptr(), torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
     return y
 
@@ -193,7 +198,7 @@ def _backward_cuda(
     want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.cuda.device(weight.device):
-        delta, mask, weight = _dense_columns(delta), mask.contiguous(), _dense_columns(weight)
+        delta, weight = _dense_columns(delta), _dense_columns(weight)
         grad_mask, grad_weight, grad_bias = _gradients(
             mask, weight, want_mask, want_weight, want_bias
         )
@@ -203,8 +208,9 @@ def _backward_cuda(
             grad_bias = delta.sum(0, dtype=mask.dtype)
         _native.cuda().masked_linear_backward(
             *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-            SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], delta.data_ptr(),
-            delta.stride(0), *(address(g) if g.numel() else 0 for g in (grad_mask, grad_weight)),
+            values.shape[0], SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype],
+            delta.data_ptr(), delta.stride(0),
+            *(address(g) if g.numel() else 0 for g in (grad_mask, grad_weight)),
             torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
     return grad_mask, grad_weight, grad_bias
@@ -242,8 +248,16 @@ class _MaskedLinear(torch.autograd.Function):
         reached: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(values, indptr, columns, mask, chosen, weight, reached)
-        y: Tensor = torch.ops.kernomics.masked_linear(
-            values, indptr, columns, mask, chosen, weight, bias, reached
+        y: Tensor = call(
+            torch.ops.kernomics.masked_linear,
+            values,
+            indptr,
+            columns,
+            mask,
+            chosen,
+            weight,
+            bias,
+            reached,
         )
         return y
 
@@ -251,7 +265,7 @@ class _MaskedLinear(torch.autograd.Function):
     @once("masked_linear")
     def backward(ctx: Any, delta: Tensor) -> Any:
         wanted = [ctx.needs_input_grad[i] for i in (3, 5, 6)]
-        grads = torch.ops.kernomics.masked_linear_backward(delta, *ctx.saved_tensors, *wanted)
+        grads = call(torch.ops.kernomics.masked_linear_backward, delta, *ctx.saved_tensors, *wanted)
         mask, weight, bias = (g if want else None for g, want in zip(grads, wanted, strict=True))
         return None, None, None, mask, None, weight, bias, None
 
@@ -343,7 +357,12 @@ def masked_linear(
     ValueError
         Shapes, devices or index dtypes that do not fit; an x that requires a gradient; columns of x
         or indices outside the genes or out of order. On CUDA the last is checked when the
-        environment variable ``KERNOMICS_CHECK`` is 1, and is undefined otherwise.
+        environment variable ``KERNOMICS_CHECK`` is 1. Otherwise genes that do not exist give NaN
+        (all of y for `indices`, a cell of y for its columns or row pointers, a number of ∂m for
+        `grad_indices`) and a wrong order gives wrong sums.
+        A sum of finite numbers that is not finite, on the CPU; NaN and infinite ones are passed on.
+    MemoryError
+        No memory for the kernel's scratch.
     TypeError
         x, mask, weight or bias that are not floating-point numbers.
     """
@@ -360,8 +379,9 @@ def masked_linear(
     if torch.is_grad_enabled() and values.requires_grad:
         raise ValueError("x requires a gradient, and masked_linear gives it none; pass x.detach()")
     require_same_device(
-        weight, "weight", x=values, mask=mask, indices=indices, bias=bias, grad_indices=grad_indices
-    )
+        weight, "weight", x=values, mask=mask, indices=indices, bias=bias,
+        grad_indices=grad_indices, **{"x's row pointers": indptr, "x's columns": columns},
+    )  # fmt: skip
     if grad_indices is not None and grad_indices.shape[0] == 0:
         grad_indices = grad_indices.new_full((1,), -1)  # an address, so that it is not "every gene"
     exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
@@ -382,5 +402,5 @@ def masked_linear(
     if differentiates(mask, weight, bias):
         y = apply("masked_linear", _MaskedLinear, *arguments)
     else:
-        y = torch.ops.kernomics.masked_linear(*arguments)
+        y = call(torch.ops.kernomics.masked_linear, *arguments)
     return y.to(weight.dtype)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._common import LIBRARY, SparseRows, require_float
-from ._derivatives import apply, differentiates, register, wants_graph
+from ._derivatives import apply, call, differentiates, register, wants_graph
 from ._poisson import (
     PROBLEM_SCHEMA,
     REDUCTIONS,
@@ -91,7 +91,7 @@ class _PoissonNLL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, reduction: str, *fields: Any) -> Tensor:
         loss: Tensor
-        loss, gradient = torch.ops.kernomics.poisson_nll(logits, *fields, reduction, True)
+        loss, gradient = call(torch.ops.kernomics.poisson_nll, logits, *fields, reduction, True)
         problem = Problem(*fields)
         ctx.save_for_backward(gradient, logits, *problem[:7])
         ctx.reduction, ctx.options = reduction, problem[7:]
@@ -114,7 +114,7 @@ class _PoissonNLLEach(torch.autograd.Function):
         problem = Problem(*fields)
         ctx.save_for_backward(logits, *problem[:7])
         ctx.options = problem[7:]
-        loss: Tensor = torch.ops.kernomics.poisson_nll_each(logits, *problem)
+        loss: Tensor = call(torch.ops.kernomics.poisson_nll_each, logits, *problem)
         return loss
 
     @staticmethod
@@ -123,8 +123,12 @@ class _PoissonNLLEach(torch.autograd.Function):
         if wants_graph():
             found = gradient_again(upstream, logits, Problem(*tensors, *ctx.options), "none")
         else:
-            found = torch.ops.kernomics.poisson_nll_each_backward(
-                upstream, logits, *tensors, *ctx.options
+            found = call(
+                torch.ops.kernomics.poisson_nll_each_backward,
+                upstream,
+                logits,
+                *tensors,
+                *ctx.options,
             )
         return found, *[None] * len(Problem._fields)
 
@@ -261,9 +265,9 @@ def poisson_nll(
     if reduction == "none" and differentiate:
         loss = apply("poisson_nll", _PoissonNLLEach, z, *problem)
     elif reduction == "none":
-        loss = torch.ops.kernomics.poisson_nll_each(z, *problem)
+        loss = call(torch.ops.kernomics.poisson_nll_each, z, *problem)
     elif differentiate:
         loss = apply("poisson_nll", _PoissonNLL, z, reduction, *problem)
     else:
-        loss, _ = torch.ops.kernomics.poisson_nll(z, *problem, reduction, False)
+        loss, _ = call(torch.ops.kernomics.poisson_nll, z, *problem, reduction, False)
     return loss

@@ -23,7 +23,7 @@ from ._common import (
     require_stream,
     suffix,
 )
-from ._derivatives import register
+from ._derivatives import call, register
 from .panels import Panels
 
 Candidates = Literal["observed", "expressed"]
@@ -74,8 +74,8 @@ def _raise_fault(report: tuple[int, int, int, int, float, int], genes: int, pane
             "counts, not scaled or centred values (transform='counts' passes on any number)"
         )
     raise ValueError(
-        f"weights are negative, NaN or infinite for {count:,} of {genes:,} genes, first gene "
-        f"{row:,} with {number:g}; 0 excludes a gene"
+        f"weights are neither 0 nor from 1e-36 to 1e27 for {count:,} of {genes:,} genes, first "
+        f"gene {row:,} with {number:g}; 0 excludes a gene, and only their ratios matter"
     )
 
 
@@ -219,6 +219,15 @@ def _check_vectors(library: Tensor | None, weights: Tensor | None, cells: int, g
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; [{size}] is needed")
 
 
+def _single(weights: Tensor) -> Tensor:
+    """Return weights in float32, where none but 0 becomes 0: that would exclude a gene."""
+    single = weights.float().contiguous()
+    if weights.dtype != torch.float64:
+        return single
+    smallest = torch.finfo(torch.float32).smallest_normal  # refused by the kernel
+    return single.masked_fill((single == 0) & (weights != 0), smallest)
+
+
 def _most_candidates(indptr: Tensor, genes: int, observed: Panels | None, expressed: bool) -> int:
     most = genes if observed is None else observed.largest
     if expressed:
@@ -307,8 +316,8 @@ def sample_tokens(
         ``"observed"``: all genes of the cell's panel. ``"expressed"``: those of them with a count
         other than 0.
     weights
-        [G], computed in float32; 0 excludes a gene. E/w must fit float32: genes of weights below
-        1e-36 would tie at infinity, and above 1e28 at 0.
+        [G], computed in float32, from 1e-36 to 1e27, so that E/w is a normal float32; 0 excludes a
+        gene. Only their ratios matter.
     target_sum
         What a cell's counts are scaled to sum to; None leaves them: x = log(1 + count).
     transform
@@ -334,12 +343,14 @@ def sample_tokens(
     ------
     ValueError
         Shapes, devices or index dtypes that do not fit; an input that requires a gradient; unknown
-        options; cell ids, panel ids or columns out of range or order; a library, a weight or (for
-        ``"log1p"``) a count that is negative, NaN or infinite. On CUDA what depends on the data is
-        not looked for, unless KERNOMICS_CHECK=1 is set: a cell with such a fault gets genes 0, 1, …
-        and NaN.
+        options; cell ids, panel ids or columns out of range or order; a library or (for
+        ``"log1p"``) a count that is negative, NaN or infinite; a weight out of range. On CUDA what
+        depends on the data is not looked for, unless KERNOMICS_CHECK=1 is set: a cell with such a
+        fault gets genes 0, 1, … and NaN.
     TypeError
         Counts, library or weights that are not floating-point numbers; counts that are not CSR.
+    MemoryError
+        No memory for the kernel's scratch.
     """
     _check_options(candidates, transform, target_sum, n_tokens, stream)
     if isinstance(counts, Tensor) and counts.layout != torch.sparse_csr:
@@ -378,7 +389,8 @@ def sample_tokens(
     if n_tokens is None:
         n_tokens = _most_candidates(indptr, genes, observed, expressed)
     exact = torch.float64 if values.dtype == torch.float64 else torch.float32
-    gene_ids, tokens, offsets = torch.ops.kernomics.sample_tokens(
+    gene_ids, tokens, offsets = call(
+        torch.ops.kernomics.sample_tokens,
         values.to(exact),
         indptr,
         columns,
@@ -387,11 +399,11 @@ def sample_tokens(
         seed,
         stream,
         n_tokens,
-        None if library is None else library.to(exact).contiguous(),
+        None if library is None else library.double().contiguous(),
         None if observed is None else observed.panel_id.contiguous(),
         None if observed is None else observed.mask.contiguous(),
         None if observed is None else observed.counts.contiguous(),
-        None if weights is None else weights.float().contiguous(),
+        None if weights is None else _single(weights),
         expressed,
         transform == "log1p",
         0.0 if target_sum is None else as_float(target_sum),
