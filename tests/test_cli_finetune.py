@@ -119,7 +119,7 @@ def test_a_run_continues_with_its_own_model_alone(
     assert main([*line, "--resume"]) == 0
     assert (tuned / "model" / "model.safetensors").read_bytes() == before
     assert "already holds a run" in error_of(capsys, line)
-    another = ["finetune", str(tuned), *line[2:], "--resume"]
+    another = ["finetune", str(tuned), *line[2:]]
     another[another.index("--out") + 1] = str(tmp_path / "second")
     assert main(another) == 0
     other_model = [*line, "--resume"]

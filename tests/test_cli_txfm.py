@@ -264,7 +264,7 @@ def test_evaluate_takes_cells_with_fewer_genes_where_allowed(folder, run, tmp_pa
         ["--perturbation-key", "cell_type", "--control", some.obs["cell_type"].iloc[0]],
     ):
         line = ["evaluate", str(run), str(tmp_path / "half.h5ad"), *what]
-        assert "at least 80% must match (min_gene_overlap)" in error_of(capsys, *line)
+        assert "at least 80% must match (--min-gene-overlap)" in error_of(capsys, *line)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of the genes that are missing
             assert main([*line, "--min-gene-overlap", "0.4"]) == 0

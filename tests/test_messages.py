@@ -152,6 +152,7 @@ def test_the_messages_looked_at_are_those_of_reading():
         ("name it with modality=…: 'rna'", "name it with --modality …: 'rna'"),
         ("needs split_key, the", "needs --split-key, the"),
         ("pass label_kinds={'leiden': 'categorical'}", "pass --label-kinds leiden=categorical"),
+        ("leave out use_raw=True (--use-raw) here", "leave out --use-raw here"),
         ("keep them with empty_cells='keep'", "keep them with --keep-empty"),
         ("drop them, or take nothing=True", "drop them"),
         ("take nothing=True", "take nothing=True (in Python)"),

@@ -22,6 +22,7 @@ ARGUMENTS = {
 CALL = r"[A-Za-z_][\w.]*\([^()]*\)"
 NAME = r"(?<![\w.'\"/-])(?P<name>[a-z][a-z0-9_]*)"
 VALUE = r"'[^']*'|\"[^\"]*\"|…|True|False|None|[\[{][^\]}]*[\]}]|-?\d[\w.]*"
+TWICE = re.compile(r"(--[a-z-]+) \(\1\)")
 ALTERNATIVE = re.compile(r"[,;] or [^,;]*")
 TOKEN = re.compile(rf"(?P<call>{CALL})|{NAME}(?:=(?P<value>{VALUE}))?(?![\w(=])")
 
@@ -73,7 +74,7 @@ def as_options(message: str, options: Mapping[str, str]) -> str:
             value = "=".join(part.strip().strip("'\"") for part in (key, kind))
         return f"{option} {shlex.quote(value.strip(chr(39) + chr(34)))}".replace("'…'", "…")
 
-    return TOKEN.sub(told, ALTERNATIVE.sub(kept, message))
+    return TWICE.sub(r"\1", TOKEN.sub(told, ALTERNATIVE.sub(kept, message)))
 
 
 def _option(name: str, value: str | None, options: Mapping[str, str]) -> str | None:

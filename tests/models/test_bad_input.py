@@ -107,7 +107,7 @@ def test_split_of_other_data_is_refused(adata):
 
 def test_reading_options_beside_a_collection_are_refused(adata):
     cells = CellCollection.from_anndata(adata, labels_key="cell_type")
-    with pytest.raises(ConfigError, match="labels_key was given beside a CellCollection"):
+    with pytest.raises(ConfigError, match=r"labels_key names 'age', .* was read with 'cell_type'"):
         YOTO(cells, "age", 8)
 
 

@@ -137,10 +137,10 @@ def test_costs_are_read_from_files_and_columns(tmp_path, adata):
     adata.var["price"] = np.arange(120) / 4
     adata.write_h5ad(tmp_path / "cells.h5ad")
     expected = {f"gene_{i}": i / 4 for i in range(120)}
-    assert costs_of_column(adata, "price") == expected
-    assert costs_of_column(tmp_path / "cells.h5ad", "price") == expected
+    assert costs_of_column(adata, "price", {}) == expected
+    assert costs_of_column(tmp_path / "cells.h5ad", "price", {}) == expected
     with pytest.raises(DataError, match="'prise', and var has no such column; closest: 'price'"):
-        costs_of_column(adata, "prise")
+        costs_of_column(adata, "prise", {})
 
 
 @pytest.mark.parametrize(
