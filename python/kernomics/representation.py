@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kernomics._quiet import quietly
 from kernomics.data import CellCollection, Labels, Split, make_split
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import (
@@ -155,8 +155,8 @@ def compare_representations(
     found: Representations = {"TxFM": represent(model)}
     for layer in layers:
         found[f"TxFM, block {layer}"] = represent(model, at_layer=layer)
-    with warnings.catch_warnings():  # whoever names other models knows whose genes these are
-        warnings.filterwarnings("ignore", "[0-9,]+ of the model's", UserWarning)
+    # Whoever names other models knows whose genes these are.
+    with quietly(UserWarning, "[0-9,]+ of the model's"):
         found |= {name: represent(other, min_gene_overlap=0.0) for name, other in others.items()}
     found |= baseline_representations(
         cells, split, width, seed, n_components=n_components, n_variable=n_variable

@@ -7,7 +7,6 @@ import re
 import shlex
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version as package_version
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics import __version__, metrics, pl
+from kernomics._quiet import quietly
 from kernomics.data import CellCollection
 from kernomics.errors import DataError
 from kernomics.models import YOTO
@@ -193,9 +193,8 @@ def write_plots(folder: Path, data: ReportData) -> None:
     drawings |= _further_drawings(data)
     folder.mkdir(exist_ok=True)
     for name, draw in drawings.items():
-        with warnings.catch_warnings():
-            # Whoever shows the file has its own fonts: a glyph that matplotlib's lacks is no loss.
-            warnings.filterwarnings("ignore", message=r"Glyph \d+", category=UserWarning)
+        # Whoever shows the file has its own fonts: a glyph that matplotlib's lacks is no loss.
+        with quietly(UserWarning, r"Glyph \d+"):
             drawn = draw()
             figure = getattr(drawn, "figure", drawn)
             plain = re.sub(r"[^\w.-]+", "-", name)

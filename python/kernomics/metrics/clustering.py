@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from kernomics._quiet import quietly
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics._extras import keep_torch_threads, require_extra
 from kernomics.metrics.representation import labelled_cells
@@ -137,8 +137,7 @@ def _neighbour_graph(x: NDArray[np.float64], n_neighbours: int, seed: int) -> An
     from anndata import AnnData
 
     adata = AnnData(np.ascontiguousarray(x, dtype=np.float32))
-    with keep_torch_threads(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning)  # of UMAP on a small graph's parts
+    with keep_torch_threads(), quietly(UserWarning):  # of UMAP on a small graph's parts
         scanpy.pp.neighbors(adata, n_neighbors=n_neighbours, use_rep="X", random_state=seed)
     return adata
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +11,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from kernomics._quiet import quietly
 from kernomics.data import make_split
 from kernomics.data.random import Stream, permutation
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics._extras import require_extra
 from kernomics.metrics.classification import accuracy, classification_metrics, macro_f1
+from kernomics.nn.random import DrawingFrom, Draws, Dropout
 
 N_NEIGHBOURS = 15
 
@@ -196,13 +197,11 @@ def mlp_probe(
     targets = torch.from_numpy(places.astype(np.int64))
     fitted, inner = _inner_split(places, seed)
     best: tuple[float, float, nn.Module] | None = None
-    with torch.random.fork_rng(devices=[]):
-        for rate in learning_rates:
-            torch.manual_seed(seed)
-            network = _network(inputs.shape[1], hidden, dropout, classes.size)
-            loss = _fit(network, inputs, targets, fitted, inner, rate, max_epochs, batch_size, seed)
-            if best is None or loss < best[0]:
-                best = loss, rate, network
+    for rate in learning_rates:
+        network = _network(inputs.shape[1], hidden, dropout, classes.size, seed)
+        loss = _fit(network, inputs, targets, fitted, inner, rate, max_epochs, batch_size, seed)
+        if best is None or loss < best[0]:
+            best = loss, rate, network
     assert best is not None
     with torch.inference_mode():
         predicted = classes[best[2](scored).argmax(dim=1).numpy()]
@@ -213,20 +212,23 @@ def mlp_probe(
     }
 
 
-def _network(d: int, hidden: Sequence[int], dropout: float, n_classes: int) -> nn.Sequential:
+def _network(
+    d: int, hidden: Sequence[int], dropout: float, n_classes: int, seed: int
+) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(d, width), nn.ReLU(), nn.Dropout(dropout)]
-        d = width
-    return nn.Sequential(*layers, nn.Linear(d, n_classes))
+    draws = Draws(seed)
+    with DrawingFrom(draws.generator):
+        for width in hidden:
+            layers += [nn.Linear(d, width), nn.ReLU(), Dropout(dropout, draws)]
+            d = width
+        return nn.Sequential(*layers, nn.Linear(d, n_classes))
 
 
 def _inner_split(codes: NDArray[np.int64], seed: int) -> tuple[Tensor, Tensor]:
     """Divide training cells; classes of few cells are fitted on only."""
     if len(codes) < 5:
         raise DataError(f"{len(codes)} labelled training cells are too few for the probe")
-    with warnings.catch_warnings():  # it says so of each such class
-        warnings.simplefilter("ignore", UserWarning)
+    with quietly(UserWarning):  # it says so of each such class
         stratified = np.bincount(codes).max() >= 3  # else no class has a cell to spare
         split = make_split(
             len(codes),

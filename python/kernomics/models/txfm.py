@@ -32,6 +32,7 @@ from kernomics.models.txfm_setup import (
     warn_of_unseen,
 )
 from kernomics.models.txfm_start import CELLS_AT_A_TIME, start_from
+from kernomics.nn import drawing_from
 from kernomics.train import History, fit, override
 
 if TYPE_CHECKING:
@@ -236,8 +237,7 @@ class TxFM:
         self.configure(**overrides)
         require_precision(device, self.training.precision)
         sampler = self._sampler()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with drawing_from(self.seed):
             self.module = self._module().to(device)
         module = self.module
         self.history = fit(

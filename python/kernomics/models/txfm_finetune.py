@@ -157,7 +157,7 @@ class Pretrained:
         ----------
         module
             On the CPU, with the biases of its decoder at each gene's best constant. New tokens
-            are drawn from torch's generator.
+            are drawn as its layers were, see `kernomics.nn.drawing_from`.
         """
         given, of_genes = self.encoder.module.state_dict(), _gene_tensors(module.config)
         place = {gene: i for i, gene in enumerate(self.encoder.genes)}

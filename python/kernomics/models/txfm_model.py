@@ -20,6 +20,7 @@ from kernomics.models.saved import read_saved
 from kernomics.models.setup import as_collection
 from kernomics.models.txfm_config import TxFMConfig
 from kernomics.models.txfm_module import TxFMModule
+from kernomics.nn import drawing_from
 from kernomics.train import save_model_dir
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ class CellEncoder:
             If there is none, it is damaged, or it is no TxFM.
         """
         tensors, meta = read_saved(path, FORMAT)
-        with torch.random.fork_rng(devices=[]):
+        with drawing_from(0):  # overwritten at once, but the caller's generator must stay
             module = TxFMModule(len(meta["genes"]), TxFMConfig(**meta["config"]), meta["seed"])
         module.load_state_dict(tensors)
         return cls(module, meta["genes"], meta["info"])

@@ -29,6 +29,7 @@ from kernomics.models.warm_start import START_FACTOR, PanelSource
 from kernomics.models.yoto_config import YOTOConfig, default_training
 from kernomics.models.yoto_module import YOTOModule
 from kernomics.models.yoto_setup import make_constraints, make_tasks, read_cells
+from kernomics.nn import drawing_from
 from kernomics.train import History, RowAdamW, fit, override
 
 if TYPE_CHECKING:
@@ -219,8 +220,7 @@ class YOTO:
         overrides.setdefault("restart_at", self.config.fix_panel_at)
         self.training = override(self.training, **overrides)
         require_precision(device, self.training.precision)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with drawing_from(self.seed):
             self.module = self._module().to(device)
         # In runs of 64 cells wherever these are, so that a file gives the same batches as memory.
         sampler = Sampler(self.split.train, self.training.batch_size, self.seed, block_size=64)

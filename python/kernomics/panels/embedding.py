@@ -6,7 +6,6 @@ count neighbours in the spaces that the maps are made of.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import orthogonal_procrustes
 
+from kernomics._quiet import quietly
 from kernomics.data import CellCollection, Split
 from kernomics.errors import DataError
 from kernomics.metrics._extras import keep_torch_threads, require_extra
@@ -175,9 +175,8 @@ def _log_components(scanpy: Any, counts: sparse.csr_matrix, seed: int) -> NDArra
     from anndata import AnnData
 
     adata = AnnData(counts)
-    with keep_torch_threads(), warnings.catch_warnings():
-        # A cell without counts stays at zero, which is where it belongs.
-        warnings.filterwarnings("ignore", message="Some cells have zero counts")
+    # A cell without counts stays at zero, which is where it belongs.
+    with keep_torch_threads(), quietly(message="Some cells have zero counts"):
         scanpy.pp.normalize_total(adata)
     scanpy.pp.log1p(adata)
     return _components(scanpy, adata.X, seed)
@@ -207,9 +206,8 @@ def _umap(scanpy: Any, space: NDArray[Any], seed: int) -> NDArray[Any]:
     left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
     n = min(2, lengths.size)
     start[:, :n] = left[:, :n] * lengths[:n]
-    with keep_torch_threads(), warnings.catch_warnings():
-        # numba and umap tell of their own threads, caches and deprecations, none of the cells.
-        warnings.simplefilter("ignore")
+    # numba and umap tell of their own threads, caches and deprecations, none of the cells.
+    with keep_torch_threads(), quietly():
         scanpy.pp.neighbors(adata, n_neighbors=N_NEIGHBORS + 1, use_rep="X", random_state=seed)
         scanpy.tl.umap(adata, init_pos=start, random_state=seed)
     return np.asarray(adata.obsm["X_umap"])

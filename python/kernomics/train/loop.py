@@ -33,7 +33,7 @@ from kernomics.train.interfaces import (
 )
 from kernomics.train.interrupts import Interrupts
 from kernomics.train.loggers import JSONLines, Logger
-from kernomics.train.module import check_losses, device_of, own_random_state
+from kernomics.train.module import check_losses, device_of, draws_of
 from kernomics.train.rundir import DirectoryLock
 from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
 
@@ -64,7 +64,10 @@ def fit(
         are logged as means over cells. If it has ``on_step(step, total_steps)``, that is called
         before each optimiser step, counted from 0. What it keeps from step to step must be in its
         ``state_dict()``. With `config.compile` its ``compile_step()`` is called before the first
-        step. It is trained on the device it is on, and left in evaluation mode.
+        step. What it draws comes from ``module.draws``, `kernomics.nn.Draws`, if from anywhere:
+        begun with `config.seed` and kept in the checkpoints. torch's global random numbers, which
+        other threads share, are not touched. It is trained on the device it is on, and left in
+        evaluation mode.
     batches
         The rows of each batch.
     fetch
@@ -121,8 +124,6 @@ def fit(
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(DirectoryLock(directory))
-        stack.enter_context(own_random_state(module))
-        torch.manual_seed(config.seed)
         run = _Run(module, batches, fetch, config, directory, validate, optimizer_factory)
         run.begin(resume, loggers, stack)
         if config.compile and compile_step is not None:
@@ -158,8 +159,13 @@ class _Run:
         # Taken before a checkpoint is loaded, whose rates are those of a step of the schedule.
         self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.n_batches = batches.n_batches
+        draws = draws_of(module)
+        if draws is not None:
+            draws.begin(config.seed, self.device)
         self.total_steps = config.max_epochs * math.ceil(self.n_batches / config.accumulate)
-        self.keeper = Keeper(directory, config, self.n_batches, module, self.optimizer, self.device)
+        self.keeper = Keeper(
+            directory, config, self.n_batches, module, self.optimizer, draws, self.device
+        )
         self.state = State()
         self.best: Weights | None = None
         self.history = History()
