@@ -16,7 +16,7 @@ from scipy import sparse
 from torch import nn
 
 from kernomics import baselines, metrics, models
-from kernomics._quiet import quietly
+from kernomics._warnings import quietly
 from kernomics.baselines.classifier import ClassifierConfig
 from kernomics.errors import ConfigError
 from kernomics.nn import Draws, Dropout, drawing_from

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kernomics import __version__
+from kernomics._arguments import checked
 from kernomics._uns import without_none
 from kernomics.errors import DataError, closest
 from kernomics.metrics import RelationshipRecall
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@checked
 def represent_cells(
     adata: AnnData,
     model: CellEncoder | TxFM | str | Path,
@@ -87,6 +89,7 @@ def add_representation(
     }
 
 
+@checked
 def relationship_recall(
     adata: AnnData,
     relations: Mapping[str, Any],

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from kernomics._arguments import checked
 from kernomics.data import CellCollection
 from kernomics.data.expression import log_expression, most_variable_genes
 from kernomics.data.labels import column
@@ -81,12 +82,13 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return plain.where(plain.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
+@checked
 def evaluate_perturbations(
     data: AnnData | str | Path | CellCollection,
     model: CellEncoder | None = None,
     *,
     perturbation_key: str,
-    control: str,
+    control: str | Sequence[str],
     batch_key: str | None = None,
     representations: Mapping[str, ArrayLike] | Sequence[str] = (),
     blocks: Literal["all", "last"] = "all",
@@ -122,7 +124,8 @@ def evaluate_perturbations(
     perturbation_key, batch_key
         obs columns; one batch by default.
     control
-        The name of the control in `perturbation_key`; each batch needs two cells of it.
+        The name of the control in `perturbation_key`, or several, which become one; each batch
+        needs two cells of it.
     representations
         Float [n_cells, d] by name, or keys of ``obsm``.
     blocks
@@ -165,8 +168,6 @@ def evaluate_perturbations(
         raise ConfigError("alignments is empty: name at least one, such as 'centre'")
     if n_reconstructed < 1:
         raise ConfigError(f"n_reconstructed is {n_reconstructed}: at least 1 is needed")
-    if blocks not in ("all", "last"):
-        raise ConfigError(f"blocks is {blocks!r}: it must be 'all' or 'last'")
     given = _given(data, representations)
     cells = data
     if not isinstance(cells, CellCollection):
@@ -196,7 +197,7 @@ def evaluate_perturbations(
             how: perturbation_consistency(
                 align(scored.values, controls, batches, how),
                 perturbations,
-                control=str(control),
+                control=labels.names[labels.control],
                 batches=batches,
                 n_null=n_null,
                 null=null,

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from kernomics._quiet import quietly
+from kernomics._warnings import quietly
 from kernomics.data import CellCollection
 from kernomics.data.expression import log_expression
 from kernomics.errors import ConfigError, DataError

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kernomics._quiet import quietly
+from kernomics._warnings import quietly
 from kernomics.data import CellCollection, Labels, Split, make_split
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import (

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from kernomics._quiet import quietly
+from kernomics._warnings import quietly
 from kernomics.data import CellCollection, Split
 from kernomics.data.expression import genes_by_variance, log_expression
 from kernomics.errors import ConfigError

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernomics import baselines
-from kernomics._quiet import quietly
+from kernomics._warnings import quietly
 from kernomics.errors import ConfigError, KernomicsError, closest
 from kernomics.metrics._extras import require_extra
 from kernomics.models import YOTO

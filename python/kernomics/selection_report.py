@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics import __version__, metrics, pl
-from kernomics._quiet import quietly
+from kernomics._warnings import quietly
 from kernomics.data import CellCollection
 from kernomics.errors import DataError
 from kernomics.models import YOTO

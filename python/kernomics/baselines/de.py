@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics._extras import keep_torch_threads, require_extra
 
 TARGET_SUM = 1e4  # counts per cell after normalisation, scanpy's tutorials' value
 
 
+@checked
 def round_robin(rankings: Sequence[ArrayLike], k: int) -> NDArray[np.int64]:
     """Merge several rankings: the first of each, then the second of each, without repeats.
 
@@ -73,6 +75,7 @@ def _codes(data: Any, labels: ArrayLike | str) -> NDArray[np.int64]:
     return codes
 
 
+@checked
 def de_panel(
     data: Any, labels: ArrayLike | str, k: int, *, layer: str | None = None
 ) -> NDArray[np.int64]:
@@ -162,6 +165,7 @@ class DEBaseline:
 
     name = "DE (Wilcoxon)"
 
+    @checked
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
     ) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from kernomics._arguments import checked
 from kernomics.errors import DataError
 from kernomics.metrics import (
     accuracy,
@@ -117,6 +118,7 @@ def _standardised(
     return (a - mean) / scale, (b - mean) / scale
 
 
+@checked
 def evaluate_genes(
     x_train: Any, y_train: ArrayLike, x_test: Any, y_test: ArrayLike, *, c: float = 1.0
 ) -> PanelScore:
@@ -172,6 +174,7 @@ def evaluate_genes(
     )
 
 
+@checked
 def evaluate_genes_regression(
     x_train: Any, y_train: ArrayLike, x_test: Any, y_test: ArrayLike, *, alpha: float = 1.0
 ) -> RegressionScore:

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from kernomics._quiet import quietly
+from kernomics._arguments import checked
+from kernomics._warnings import quietly
 from kernomics.baselines.classifier import CELLS_AT_A_TIME, checked_codes
 from kernomics.baselines.protocol import TrainedBaseline
 from kernomics.data import CellCollection, Cells, Labels, Split
@@ -121,6 +122,7 @@ class _YOTOBaseline:
     def __init__(self, **overrides: Any) -> None:
         self.settings = {**self.overrides, **overrides}
 
+    @checked
     def train(
         self,
         counts: Any,
@@ -182,6 +184,7 @@ class _YOTOBaseline:
             },
         )
 
+    @checked
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
     ) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from kernomics._arguments import checked
 from kernomics.baselines.de import _log_normalised
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics._extras import keep_torch_threads, require_extra
@@ -51,6 +52,7 @@ def counts_matrix(data: Any, layer: str | None) -> sparse.csr_matrix:
     return sparse.csr_matrix(data.X if layer is None else data.layers[layer])
 
 
+@checked
 def hvg_panel(
     data: Any,
     k: int,
@@ -155,10 +157,12 @@ class HVGBaseline:
         As in `hvg_panel`.
     """
 
+    @checked
     def __init__(self, flavor: HVGFlavor = "pearson_residuals") -> None:
         self.flavor: HVGFlavor = flavor
         self.name = f"HVG ({flavor.replace('_', ' ').capitalize()})"
 
+    @checked
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
     ) -> NDArray[np.int64]:

@@ -32,7 +32,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from kernomics._quiet import quietly
+from kernomics._arguments import checked
+from kernomics._warnings import quietly
 from kernomics.baselines.classifier import checked_codes, log1p
 from kernomics.baselines.de import _codes
 from kernomics.baselines.hvg import counts_matrix
@@ -45,6 +46,7 @@ DOUBLINGS = 10  # of C, from where the first gene enters; saturated well before
 BISECTIONS = 3  # of log C in the last doubling: C is found to 2^(1/8)
 
 
+@checked
 def l1_panel(
     data: Any, labels: ArrayLike | str, k: int, *, layer: str | None = None, seed: int = 0
 ) -> NDArray[np.int64]:
@@ -243,6 +245,7 @@ class L1Baseline:
 
     name = "L1 logistic regression"
 
+    @checked
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
     ) -> NDArray[np.int64]:

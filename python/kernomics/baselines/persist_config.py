@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from numbers import Integral
 
+from kernomics._arguments import check_fields
 from kernomics.baselines.classifier import ClassifierConfig
 from kernomics.errors import ConfigError
 
@@ -78,6 +79,7 @@ class PersistConfig:
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in (
             "batch_size", "target_genes", "max_gate_trainings", "gate_epochs", "mask_epochs"
         ):  # fmt: skip

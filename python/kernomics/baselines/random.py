@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError
 
 
+@checked
 def random_panel(n_genes_total: int, k: int, seed: int) -> NDArray[np.int64]:
     """Draw k different genes uniformly.
 
@@ -43,6 +45,7 @@ class RandomBaseline:
 
     name = "random"
 
+    @checked
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
     ) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._arguments import checked
 from kernomics.data import checks
 from kernomics.data.anndata_input import AnnDataInput
 from kernomics.data.cells import Cells
@@ -45,6 +46,7 @@ class CellCollection:
         a subset of those measured.
     """
 
+    @checked
     def __init__(
         self,
         source: Source,
@@ -71,6 +73,7 @@ class CellCollection:
         self.library_is_subset = library_is_subset
 
     @classmethod
+    @checked
     def from_anndata(
         cls,
         adata: AnnData | str | Path,
@@ -190,6 +193,7 @@ class CellCollection:
         """A copy of the table of cells."""
         return self._obs.copy()
 
+    @checked
     def batch(self, rows: npt.ArrayLike) -> Cells:
         """Read some cells.
 
@@ -226,6 +230,7 @@ class CellCollection:
             return cells
         return replace(cells, observed=self._observed.with_panel_id(self._panel_of_cell[wanted]))
 
+    @checked
     def batches(self, sampler: Sampler, epoch: int, start: int = 0) -> Iterator[Cells]:
         """Read an epoch's batches, from batch `start` on.
 
@@ -246,6 +251,7 @@ class CellCollection:
                 yield cells.slice(end - part.size, end)
             start = stop
 
+    @checked
     def with_genes(
         self,
         genes: Sequence[str] | npt.NDArray[Any],
@@ -279,6 +285,7 @@ class CellCollection:
             return view.with_observed(panels, np.zeros(self.n_cells, np.int32))
         return view
 
+    @checked
     def with_observed(self, panels: Panels, panel_of_cell: npt.NDArray[np.int32]) -> CellCollection:
         """Return the same cells, of which each has observed some of the genes only.
 
@@ -313,6 +320,7 @@ class CellCollection:
         """Cut all rows into ranges that fit in memory with ease."""
         return self._source.blocks()
 
+    @checked
     def load_genes(self, columns: npt.ArrayLike) -> CellCollection:
         """Return the same cells over a few genes, read into memory in one pass.
 
@@ -341,6 +349,7 @@ class CellCollection:
             genes=self.genes[wanted],
         )
 
+    @checked
     def with_labels(self, labels: Mapping[str, Labels]) -> CellCollection:
         """Return the same cells with other labels, one entry per cell in each."""
         for name, label in labels.items():
@@ -367,6 +376,7 @@ class CellCollection:
                 cells = self.batch(rows[first:last])
                 yield cells if genes is None else cells.select_genes(genes)
 
+    @checked
     def summary(self, rows: npt.ArrayLike | None = None, by: str | None = None) -> GeneSummary:
         """Summarise each gene in one pass over the cells, in blocks.
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._arguments import checked
 from kernomics.data.collection import CellCollection
 from kernomics.data.labels import Labels, read_labels
 from kernomics.data.match import gene_id_kind, mismatch_cause
@@ -74,6 +75,7 @@ class JointSource:
         return canonical(gather(indptr, indices, values, back), self.shape[1])
 
 
+@checked
 def join(
     collections: Mapping[str, CellCollection],
     *,

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError, DataError, closest
 
 Kind = Literal["categorical", "continuous"]
@@ -45,6 +46,7 @@ class Labels:
         return int(self.values.shape[0])
 
     @classmethod
+    @checked
     def from_series(
         cls,
         series: pd.Series[Any],
@@ -139,10 +141,12 @@ class Labels:
         numbers = np.bincount(self.values[self.labelled], minlength=self.n_classes)
         return dict(zip(self.categories, numbers.tolist(), strict=True))
 
+    @checked
     def subset(self, rows: npt.ArrayLike) -> Labels:
         """Return the labels of some cells, with the same classes."""
         return Labels(self.name, self.kind, self.values[np.asarray(rows)], self.categories)
 
+    @checked
     def aligned(self, categories: Iterable[str]) -> Labels:
         """Return the labels coded by another list of classes, that of a trained model.
 
@@ -181,6 +185,7 @@ class Labels:
         }
 
     @classmethod
+    @checked
     def from_dict(cls, saved: Mapping[str, Any]) -> Labels:
         """Read what `to_dict` wrote."""
         kind = cast(Kind, saved["kind"])

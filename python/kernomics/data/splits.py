@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._arguments import checked
 from kernomics.data.labels import Labels
 from kernomics.data.random import Stream, permutation
 from kernomics.errors import ConfigError, DataError, closest
@@ -51,6 +52,7 @@ class Split:
         return {"how": self.how, "by": self.by, "seed": self.seed, **rows}
 
     @classmethod
+    @checked
     def from_dict(cls, saved: Mapping[str, Any]) -> Split:
         """Read what `to_dict` wrote.
 
@@ -74,6 +76,7 @@ class Split:
         )
 
 
+@checked
 def make_split(
     n_cells: int,
     *,

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.stats import rankdata
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics.alignment import batch_rows, groups, require_controls, row_blocks
 
@@ -16,6 +17,7 @@ Of = Literal["genes", "cells"]
 Bound = Literal["observed", "triangle"]
 
 
+@checked
 def rank_correlations(predicted: ArrayLike, observed: Any, of: Of = "genes") -> NDArray[np.float64]:
     """Return Spearman's rank correlation of observed and reconstructed expression.
 
@@ -45,8 +47,6 @@ def rank_correlations(predicted: ArrayLike, observed: Any, of: Of = "genes") -> 
     ConfigError
         If `of` is neither.
     """
-    if of not in get_args(Of):
-        raise ConfigError(f"of is {of!r}: it must be 'genes' or 'cells'")
     p, y = _pair(predicted, observed)
     if of == "cells":
         p, y = p.T, y.T
@@ -58,6 +58,7 @@ def rank_correlations(predicted: ArrayLike, observed: Any, of: Of = "genes") -> 
     return found
 
 
+@checked
 def spearman_inversion(predicted: ArrayLike, observed: Any, of: Of = "genes") -> float:
     """Return the mean of `rank_correlations` over genes, or over cells, whose observed values vary.
 
@@ -76,6 +77,7 @@ def spearman_inversion(predicted: ArrayLike, observed: Any, of: Of = "genes") ->
     return float(found.mean()) if found.size else float("nan")
 
 
+@checked
 def structural_integrity(
     predicted: ArrayLike,
     observed: Any,

@@ -7,9 +7,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kernomics._arguments import checked
 from kernomics.errors import DataError
 
 
+@checked
 def moments_explained(
     components: ArrayLike, mean: ArrayLike, variance: ArrayLike
 ) -> dict[Literal["mean", "variance", "both"], NDArray[np.float64]]:

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kernomics._arguments import checked
 from kernomics.data.match import gene_id_kind
 from kernomics.data.random import Stream, philox
 from kernomics.errors import DataError
 
 
+@checked
 def read_relations(path: str | Path) -> NDArray[Any]:
     """Read pairs of related genes.
 

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics.relations import KnownPairs, match_pairs, random_pairs
 
@@ -70,6 +71,7 @@ class RelationshipRecall:
         }
 
 
+@checked
 def relationship_recall(
     embeddings: ArrayLike,
     genes: Sequence[str] | NDArray[Any],

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from kernomics._quiet import quietly
+from kernomics._arguments import checked, codes_of, numbers_of
+from kernomics._warnings import quietly
 from kernomics.data import make_split
 from kernomics.data.random import Stream, permutation
 from kernomics.errors import ConfigError, DataError
@@ -30,6 +31,7 @@ MLP_BATCH, MLP_EPOCHS, MLP_PATIENCE, INNER_SHARE = 64, 100, 10, 0.2
 """Ours, where the paper says nothing."""
 
 
+@checked
 def probe_metrics(
     train: ArrayLike,
     train_codes: ArrayLike,
@@ -63,8 +65,9 @@ def probe_metrics(
     require_extra("sklearn", purpose="scoring a representation")
     from sklearn.neighbors import KNeighborsClassifier
 
-    x, y = labelled_cells(train, train_codes, "training")
-    x_test, y_test = labelled_cells(test, test_codes, "held-out")
+    if n_neighbours < 1:
+        raise ConfigError(f"n_neighbours is {n_neighbours}: at least 1 is needed")
+    x, y, x_test, y_test = _both_sides(train, train_codes, test, test_codes)
     found: dict[str, float] = {}
     knn = KNeighborsClassifier(min(n_neighbours, len(y)), algorithm="brute")
     for name, classifier in (("knn", knn), ("linear", _linear())):
@@ -83,6 +86,7 @@ def _linear() -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
 
 
+@checked
 def linear_top_accuracy(
     train: ArrayLike,
     train_codes: ArrayLike,
@@ -115,8 +119,9 @@ def linear_top_accuracy(
         When the training cells have no more than `top` classes, or there are no labelled cells.
     """
     require_extra("sklearn", purpose="scoring a representation")
-    x, y = labelled_cells(train, train_codes, "training")
-    x_test, y_test = labelled_cells(test, test_codes, "held-out")
+    if top < 1:
+        raise ConfigError(f"top is {top}: at least 1 is needed")
+    x, y, x_test, y_test = _both_sides(train, train_codes, test, test_codes)
     n_classes = np.unique(y).size
     if n_classes <= top:
         raise DataError(
@@ -133,6 +138,7 @@ def linear_top_accuracy(
 # -- a network of two layers -----------------------------------------------------------------------
 
 
+@checked
 def mlp_probe(
     train: ArrayLike,
     train_codes: ArrayLike,
@@ -179,16 +185,18 @@ def mlp_probe(
     ConfigError
         When a setting makes no sense.
     """
-    if not learning_rates or min(learning_rates) <= 0 or max_epochs < 1 or batch_size < 1:
+    if not len(learning_rates) or min(learning_rates) <= 0 or max_epochs < 1 or batch_size < 1:
         raise ConfigError(
             f"learning_rates are {list(learning_rates)}, max_epochs {max_epochs}, batch_size "
             f"{batch_size}: all must be above 0"
         )
-    x, y = labelled_cells(train, train_codes, "training")
-    x_test, y_test = labelled_cells(test, test_codes, "held-out")
+    if not 0 <= dropout < 1 or any(width < 1 for width in hidden):
+        raise ConfigError(
+            f"dropout is {dropout} and hidden {list(hidden)}: a share from 0 to below 1, and "
+            "widths of 1 or more, are needed"
+        )
+    x, y, x_test, y_test = _both_sides(train, train_codes, test, test_codes)
     classes, places = np.unique(y, return_inverse=True)
-    if classes.size < 2:
-        raise DataError(f"all {len(y):,} labelled training cells are of one class: two are needed")
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     deviation[deviation == 0] = 1.0
     inputs, scored = (
@@ -280,11 +288,33 @@ def labelled_cells(
     values: ArrayLike, codes: ArrayLike, what: str
 ) -> tuple[NDArray[np.float64], NDArray[Any]]:
     """Return the representation and codes of the cells that have one, float64 [n, d], int [n]."""
-    x, y = np.asarray(values, dtype=np.float64), np.asarray(codes)
+    x, y = numbers_of(f"the representation of the {what} cells", values), codes_of("codes", codes)
     if x.ndim != 2 or len(x) != len(y):
         raise DataError(
             f"the {what} cells have a representation of shape {x.shape} and {len(y):,} labels"
         )
     if not (y >= 0).any():
         raise DataError(f"none of the {len(y):,} {what} cells has a label")
+    wrong = (y >= 0) & ~np.isfinite(x).all(axis=1)
+    if wrong.any():
+        raise DataError(
+            f"the representation of the {what} cells is not finite in {int(wrong.sum()):,} of "
+            f"{len(y):,} cells, first in row {int(np.flatnonzero(wrong)[0]):,}; leave them out"
+        )
     return x[y >= 0], y[y >= 0]
+
+
+def _both_sides(
+    train: ArrayLike, train_codes: ArrayLike, test: ArrayLike, test_codes: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64], NDArray[Any]]:
+    """Return the labelled cells of both sides, in one space, of two classes at least to learn."""
+    x, y = labelled_cells(train, train_codes, "training")
+    x_test, y_test = labelled_cells(test, test_codes, "held-out")
+    if x.shape[1] != x_test.shape[1] or not x.shape[1]:
+        raise DataError(
+            f"the training cells have {x.shape[1]} dimensions and the held-out cells "
+            f"{x_test.shape[1]}: both must come from one representation"
+        )
+    if np.unique(y).size < 2:
+        raise DataError(f"all {len(y):,} labelled training cells are of one class: two are needed")
+    return x, y, x_test, y_test

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kernomics import metrics
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.data import CellCollection, Labels
 from kernomics.data.labels import column
 from kernomics.errors import ConfigError, DataError, closest
@@ -62,6 +63,7 @@ class Panel:
         How it came about: configuration, seed, version, split.
     """
 
+    @checked
     def __init__(
         self,
         network: PanelNetwork,
@@ -92,6 +94,7 @@ class Panel:
 
     # -- prediction ------------------------------------------------------------------------------
 
+    @checked
     def outputs(
         self, cells: CellCollection, rows: ArrayLike | None = None
     ) -> dict[str, NDArray[Any]]:
@@ -126,6 +129,7 @@ class Panel:
             name: np.concatenate(parts) if parts else empty[name] for name, parts in found.items()
         }
 
+    @checked
     def predict(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -166,6 +170,7 @@ class Panel:
                 table[task.name] = output
         return pd.DataFrame(table, index=pd.Index(cells.cell_names.astype(str)))
 
+    @checked
     def evaluate(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -239,16 +244,16 @@ class Panel:
         )
         fewer = cells.n_genes < len(self.ranking)
         if self.network.transform == "lognorm" and library_key is None and fewer:
-            warnings.warn(
+            warn(
                 f"library sizes are totals over the {cells.n_genes:,} genes of these data, and the "
                 f"panel was trained on data with {len(self.ranking):,}; pass library_key, the obs "
-                "column of the totals over all genes",
-                stacklevel=3,
+                "column of the totals over all genes"
             )
         return cells
 
     # -- saving ----------------------------------------------------------------------------------
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Save as ``model.safetensors`` and ``model.json``, readable without kernomics.
 
@@ -280,6 +285,7 @@ class Panel:
         )
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> Panel:
         """Load what `save` wrote, or the ``model`` of a run directory.
 
@@ -316,11 +322,10 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
         )
     if unknown:
         cells = sum(counts[name] for name in unknown)
-        warnings.warn(
+        warn(
             f"label {task.name!r}: {cells:,} of {int(labels.labelled.sum()):,} labelled cells are "
             f"of {len(unknown)} classes that the panel does not know, first {unknown[0]!r}; they "
-            "are left out of the scores",
-            stacklevel=4,
+            "are left out of the scores"
         )
     return labels.aligned(task.classes).values
 

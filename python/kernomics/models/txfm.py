@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from kernomics import __version__
+from kernomics._arguments import checked
 from kernomics.data import CellCollection, Sampler, Split
 from kernomics.errors import ConfigError
 from kernomics.models.device import require_precision, usable_device
@@ -87,6 +88,7 @@ class TxFM:
         Naming what was found, where, how many and the remedy.
     """
 
+    @checked
     def __init__(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -127,6 +129,7 @@ class TxFM:
         return f"{state} TxFM, width {self.config.d_model}, {len(self.genes):,} genes"
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         model: CellEncoder | TxFM | str | Path,
@@ -201,6 +204,7 @@ class TxFM:
 
     # -- training --------------------------------------------------------------------------------
 
+    @checked
     def train(
         self,
         max_epochs: int | None = None,
@@ -347,6 +351,7 @@ class TxFM:
             raise ConfigError("there is no model yet; call train() first")
         return self.encoder
 
+    @checked
     def get_latent_representation(
         self, adata: AnnData | str | Path | CellCollection | None = None, **options: Any
     ) -> NDArray[np.float32]:
@@ -355,6 +360,7 @@ class TxFM:
             self.cells if adata is None else adata, **options
         )
 
+    @checked
     def get_normalized_expression(
         self, adata: AnnData | str | Path | CellCollection | None = None, **options: Any
     ) -> NDArray[np.float32]:
@@ -367,11 +373,13 @@ class TxFM:
         """Return what the model knows of each gene; see `CellEncoder`."""
         return self.trained.get_gene_embeddings(*args)
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Save the model; see `CellEncoder.save`."""
         self.trained.save(path)
 
     @staticmethod
+    @checked
     def load(path: str | Path) -> CellEncoder:
         """Load a saved model, which represents and reconstructs; see `CellEncoder.load`."""
         return CellEncoder.load(path)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from kernomics._arguments import checked
 from kernomics.data import CellCollection, Cells
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.saved import read_saved
@@ -46,6 +47,7 @@ class CellEncoder:
         How it came about: training settings, seed, version, cells.
     """
 
+    @checked
     def __init__(self, module: TxFMModule, genes: Sequence[str], info: Mapping[str, Any]) -> None:
         self.module = module.eval()
         self.genes = np.array([str(gene) for gene in genes], dtype=object)
@@ -64,6 +66,7 @@ class CellEncoder:
     # -- inference -------------------------------------------------------------------------------
 
     @torch.inference_mode()
+    @checked
     def get_latent_representation(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -139,6 +142,7 @@ class CellEncoder:
         return np.concatenate(parts)
 
     @torch.inference_mode()
+    @checked
     def get_layer_representations(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -179,6 +183,7 @@ class CellEncoder:
         return list(np.concatenate(parts, axis=1))
 
     @torch.inference_mode()
+    @checked
     def get_normalized_expression(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -216,6 +221,7 @@ class CellEncoder:
         n_columns = len(self.genes) if genes is None else len(genes)
         return np.concatenate(parts) if parts else np.empty((0, n_columns), np.float32)
 
+    @checked
     def get_gene_embeddings(
         self, which: Literal["encoder", "decoder"] = "encoder"
     ) -> NDArray[np.float32]:
@@ -271,6 +277,7 @@ class CellEncoder:
 
     # -- saving ----------------------------------------------------------------------------------
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Save as ``model.safetensors`` and ``model.json``, readable without kernomics.
 
@@ -297,6 +304,7 @@ class CellEncoder:
         )
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> CellEncoder:
         """Load what `save` wrote, or the ``model`` of a run directory.
 

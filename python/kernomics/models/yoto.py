@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kernomics import __version__
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.data import CellCollection, Sampler, Split
 from kernomics.data.labels import Kind
 from kernomics.data.splits import How
@@ -107,6 +108,7 @@ class YOTO:
         Naming what was found, where, how many and the remedy.
     """
 
+    @checked
     def __init__(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -174,10 +176,9 @@ class YOTO:
                 self.cells.genes, self.tasks, self.config.hidden, self.config.transform
             )
         if self.config.transform == "lognorm" and self.cells.library_is_subset:
-            warnings.warn(
+            warn(
                 "transform='lognorm' divides by library sizes, and these are totals over a subset "
-                "of the genes measured; pass library_key, the obs column of the whole totals",
-                stacklevel=2,
+                "of the genes measured; pass library_key, the obs column of the whole totals"
             )
         self.training = default_training(len(self.split.train))
         self.history = History()
@@ -187,6 +188,7 @@ class YOTO:
 
     # -- training --------------------------------------------------------------------------------
 
+    @checked
     def train(
         self,
         max_epochs: int | None = None,
@@ -240,7 +242,7 @@ class YOTO:
             self.history, self.tasks, free=self.config.n_genes < self.bounds.usable
         )
         for warning in self.warnings:
-            warnings.warn(warning, TrainingWarning, stacklevel=2)
+            warn(warning, TrainingWarning)
         return self
 
     def _module(self) -> YOTOModule:
@@ -379,10 +381,12 @@ class YOTO:
             for task in self.tasks
         }
 
+    @checked
     def predict(self, adata: AnnData | str | Path | CellCollection, **options: Any) -> pd.DataFrame:
         """Predict the labels of other cells; see `Panel.predict`."""
         return self.trained.predict(adata, **options)
 
+    @checked
     def evaluate(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -391,11 +395,13 @@ class YOTO:
         """Score the predictions on other labelled cells; see `Panel.evaluate`."""
         return self.trained.evaluate(adata, **options)
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Save the panel and its predictor; see `Panel.save`."""
         self.trained.save(path)
 
     @staticmethod
+    @checked
     def load(path: str | Path) -> Panel:
         """Load a saved panel, which predicts and evaluates; see `Panel.load`."""
         return Panel.load(path)

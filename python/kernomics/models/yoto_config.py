@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 
+from kernomics._arguments import check_fields, checked
 from kernomics.errors import ConfigError, closest
 from kernomics.models.panel_network import ClassWeights, Transform
 from kernomics.models.schedule import Schedule
@@ -88,6 +89,7 @@ class YOTOConfig:
     min_cells: int = 1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         hidden: object = self.hidden
         if isinstance(hidden, list):  # JSON has no tuples
             object.__setattr__(self, "hidden", tuple(hidden))
@@ -126,6 +128,7 @@ class YOTOConfig:
             if value not in options:
                 raise ConfigError(f"{name} is {value!r}; {closest(str(value), options)}")
 
+    @checked
     def schedule(self, usable: int) -> Schedule:
         """Return the schedules of a selection from so many usable genes."""
         start = 64 * self.n_genes if self.start_genes is None else self.start_genes

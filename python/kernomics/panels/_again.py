@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from kernomics import baselines, metrics
-from kernomics._quiet import quietly
+from kernomics._warnings import quietly
 from kernomics.data import Split, make_split
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import YOTO, Panel

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import orthogonal_procrustes
 
-from kernomics._quiet import quietly
+from kernomics._arguments import checked
+from kernomics._warnings import quietly
 from kernomics.data import CellCollection, Split
 from kernomics.errors import DataError
 from kernomics.metrics._extras import keep_torch_threads, require_extra
@@ -76,6 +77,7 @@ class PanelEmbedding:
         return N_NEIGHBORS / (len(self.rows) - 1)
 
 
+@checked
 def panel_embedding(
     cells: CellCollection,
     genes: Sequence[str],

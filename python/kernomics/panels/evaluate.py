@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kernomics import baselines
+from kernomics._arguments import checked
 from kernomics.data import CellCollection, Labels, Split
 from kernomics.errors import ConfigError, DataError
 from kernomics.panels._reading import counts_of_genes, find_genes
@@ -47,6 +48,7 @@ class PanelEvaluation:
     random: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
+@checked
 def evaluate_panel(
     cells: CellCollection,
     genes: str | Sequence[str],

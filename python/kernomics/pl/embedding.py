@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError
 from kernomics.pl import style
 from kernomics.pl.heatmap import FINE_DPI
@@ -32,6 +33,7 @@ def class_colors(n: int, theme: style.Theme) -> list[tuple[float, float, float]]
     return [(red, green, blue) for red, green, blue in every[:n].tolist()]
 
 
+@checked
 def shown_classes(embedding: PanelEmbedding) -> list[int]:
     """Return the codes of the classes that have a colour, in order: the 18 with most cells."""
     cells = np.bincount(embedding.codes[embedding.codes >= 0], minlength=len(embedding.classes))
@@ -39,6 +41,7 @@ def shown_classes(embedding: PanelEmbedding) -> list[int]:
     return sorted(int(code) for code in largest if cells[code])
 
 
+@checked
 def embedding_map(
     embedding: PanelEmbedding,
     genes: Literal["all", "panel"],
@@ -107,6 +110,7 @@ def embedding_map(
     return ax
 
 
+@checked
 def embedding(embedding: PanelEmbedding, *, theme: style.ThemeName = "light") -> Figure:
     """Draw both maps of the same cells side by side.
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from kernomics._arguments import check_fields, checked
 from kernomics.errors import ConfigError, closest
 from kernomics.train.storage import jsonable
 
@@ -109,6 +110,7 @@ class TrainConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, low in {
             "max_epochs": 1,
             "batch_size": 1,
@@ -148,6 +150,7 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {value!r}; {closest(str(value), options)}")
 
 
+@checked
 def override(config: Config, **values: Any) -> Config:
     """Copy a dataclass of settings with some of them replaced.
 
@@ -192,12 +195,14 @@ def relevant(config: Mapping[str, Any], ignore: Collection[str] = COSMETIC) -> d
     return {key: value for key, value in plain.items() if key.split(".")[-1] not in ignore}
 
 
+@checked
 def config_hash(config: Mapping[str, Any], ignore: Collection[str] = COSMETIC) -> str:
     """Return the sha256 of the settings that change the result, in hexadecimal."""
     text = json.dumps(relevant(config, ignore), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@checked
 def differences(
     saved: Mapping[str, Any], given: Mapping[str, Any], ignore: Collection[str] = COSMETIC
 ) -> list[str]:

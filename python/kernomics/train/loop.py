@@ -6,7 +6,6 @@ import dataclasses
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.errors import ConfigError, TrainingError, closest
 from kernomics.train import schedules, storage
 from kernomics.train.config import TrainConfig
@@ -38,6 +39,7 @@ from kernomics.train.rundir import DirectoryLock
 from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
 
 
+@checked
 def fit(
     module: nn.Module,
     batches: Batches,
@@ -186,10 +188,9 @@ class _Run:
             self.loggers.insert(0, self.lines)
             self.history.extend(History.read(self.metrics))
             if len(self.history) < self.state.records:
-                warnings.warn(
+                warn(
                     f"{self.metrics} holds {len(self.history)} records, but the checkpoint was "
-                    f"saved after {self.state.records}: the history has a gap",
-                    stacklevel=3,
+                    f"saved after {self.state.records}: the history has a gap"
                 )
                 self.state.records = len(self.history)
         for logger in self.loggers:
