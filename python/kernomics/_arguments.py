@@ -81,9 +81,14 @@ def _checks_of(parameters: Mapping[str, inspect.Parameter], owner: Any) -> dict[
         ):
             continue
         if isinstance(hint, str):
+            if "ArrayLike" in hint and "|" in hint and hint != "ArrayLike | None":
+                continue  # an array or the name of one: the function tells them apart
             try:
                 hint = eval(hint, dict(namespace))
             except (NameError, TypeError):  # imported, or in brackets, for the type checker alone
+                first, *rest = hint.split(" | ")
+                if first in _BY_ATTRIBUTES and rest in ([], ["None"]):
+                    found[name] = functools.partial(_like, first, bool(rest))
                 continue
         if (check := _check_of(hint)) is not None:
             found[name] = check
@@ -145,17 +150,17 @@ def _check_of(hint: Any) -> Check | None:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if "_SupportsArray" in str(hint):  # numpy's ArrayLike, with or without None
-            return functools.partial(_array, type(None) in inner)
+            return functools.partial(_array, type(None) in inner, True)
         return _any_of(inner)
     if origin is Literal:
         return functools.partial(_choice, inner)
     if origin is np.ndarray:
-        return functools.partial(_array, False)
+        return functools.partial(_array, False, False)
     if hint in _SCALARS:
         return _SCALARS[hint]
     if origin is not None and isinstance(origin, type):
         if issubclass(origin, Mapping):
-            return functools.partial(_instance, Mapping, "a mapping")
+            return functools.partial(_instance, Mapping, "a mapping of names")
         if issubclass(origin, Sequence) or origin is Iterable:
             element = _check_of(inner[0]) if inner and inner[0] is not Ellipsis else None
             return functools.partial(_sequence, element)
@@ -189,18 +194,31 @@ def _any_of(hints: Collection[Any]) -> Check | None:
                 return one(name, value)
             except KernomicsError as error:
                 said.append(error)
-        if len(said) == 1:
-            raise said[0]
+        choices = [i for i, hint in enumerate(own) if typing.get_origin(hint) is Literal]
+        if len(said) == 1 or (isinstance(value, str) and choices):
+            raise said[choices[0] if choices else 0]
         # The whole list of kinds is of more use than the first one's complaint.
         needed = " or ".join(_named(hint) for hint in own)
-        raise type(said[0])(f"{name} is {shown(value)}: {needed} is needed")
+        raise type(said[0])(f"{name} is {shown(value)}: it must be {needed}")
 
     return check
+
+
+def _lists(element: Check | None) -> str:
+    kinds: dict[Check, str] = {
+        _whole: "a list of integers",
+        _finite: "a list of numbers",
+        _text: "a list of names",
+    }
+    return "a list" if element is None else kinds.get(element, "a list")
 
 
 def _named(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return _lists(_check_of(inner[0]) if inner else None)
     return _NAMES.get(hint) or getattr(hint, "__name__", str(hint)).lower()
 
 
@@ -214,45 +232,52 @@ def shown(value: Any) -> str:
 
 def _whole(name: str, value: Any) -> None:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
-        raise ConfigError(f"{name} is {shown(value)}: a whole number is needed")
+        raise ConfigError(f"{name} is {shown(value)}: it must be an integer")
 
 
 def _finite(name: str, value: Any) -> None:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise ConfigError(f"{name} is {shown(value)}: a number is needed")
+        raise ConfigError(f"{name} is {shown(value)}: it must be a number")
     if not math.isfinite(value):
-        raise ConfigError(f"{name} is {value}: a finite number is needed")
+        raise ConfigError(f"{name} is {value}: it must be a finite number")
 
 
 def _truth(name: str, value: Any) -> None:
     if not isinstance(value, bool | np.bool_):
-        raise ConfigError(f"{name} is {shown(value)}: True or False is needed")
+        raise ConfigError(f"{name} is {shown(value)}: it must be true or false")
 
 
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise ConfigError(f"{name} is {shown(value)}: a text is needed")
+        raise ConfigError(f"{name} is {shown(value)}: it must be a text")
 
 
 def _path(name: str, value: Any) -> None:
     if not isinstance(value, str | Path):
-        raise ConfigError(f"{name} is {shown(value)}: a path is needed")
+        raise ConfigError(f"{name} is {shown(value)}: it must be a path")
 
 
 def _choice(options: tuple[Any, ...], name: str, value: Any) -> None:
     if not any(type(value) is type(option) and value == option for option in options):
-        words = ", ".join(map(str, options))
         near = closest(value, options) if isinstance(value, str) else ""
-        raise ConfigError(
-            f"{name} is {shown(value)}: it must be one of {words}"
-            + (f"; {near}" if near.startswith("closest") else "")
-        )
+        near = f"{near}; " if near.startswith("closest") else ""
+        words = ", ".join(map(str, options))
+        raise ConfigError(f"{name} is {shown(value)}; {near}it must be one of {words}")
 
 
 def _instance(kind: Any, what: str, name: str, value: Any) -> None:
     fits = callable(value) if kind is Callable else isinstance(value, kind)
+    if kind is Mapping:  # a Series maps names, too
+        fits = fits or hasattr(value, "items")
     if not fits:
-        raise ConfigError(f"{name} is {shown(value)}: {what} is needed")
+        raise ConfigError(f"{name} is {shown(value)}: it must be {what}")
+
+
+def _like(kind: str, optional: bool, name: str, value: Any) -> None:
+    if not (optional and value is None) and not all(
+        hasattr(value, attribute) for attribute in _BY_ATTRIBUTES[kind]
+    ):
+        raise ConfigError(f"{name} is {shown(value)}: it must be an {kind}")
 
 
 def _sequence(element: Check | None, name: str, value: Any) -> None:
@@ -261,17 +286,19 @@ def _sequence(element: Check | None, name: str, value: Any) -> None:
         or not isinstance(value, Iterable)
         or getattr(value, "ndim", 1) != 1
     ):
-        raise ConfigError(f"{name} is {shown(value)}: a list is needed")
+        raise ConfigError(f"{name} is {shown(value)}: it must be {_lists(element)}")
     if element is not None and isinstance(value, Collection):
         for i, item in enumerate(value):
             element(f"{name}[{i}]", item)
 
 
-def _array(optional: bool, name: str, value: Any) -> None:
+def _array(optional: bool, numbers_too: bool, name: str, value: Any) -> None:
     if value is None and optional:
         return
     if isinstance(value, str | bytes | Mapping) or not (
-        isinstance(value, numbers.Number) or hasattr(value, "__len__") or hasattr(value, "shape")
+        (numbers_too and isinstance(value, numbers.Number))
+        or hasattr(value, "__len__")
+        or hasattr(value, "shape")
     ):
         raise DataError(f"{name} is {shown(value)}: an array is needed")
 
@@ -279,6 +306,8 @@ def _array(optional: bool, name: str, value: Any) -> None:
 _SCALARS: dict[Any, Check] = {
     int: _whole, float: _finite, bool: _truth, str: _text, Path: _path,
 }  # fmt: skip
+_BY_ATTRIBUTES = {"AnnData": ("obs", "var"), "Axes": ("figure", "plot")}
+"""How those are known whose packages are not imported for a check's sake."""
 _NAMES: dict[Any, str] = {
-    int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path",
+    int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a path",
 }  # fmt: skip

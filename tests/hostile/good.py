@@ -1,14 +1,18 @@
-"""One good call of every public callable, on tiny data; or where its arguments are tested instead."""
+"""One good call of each public callable, on tiny data; or where its arguments are tested."""
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
-from kernomics import baselines
+from kernomics import baselines, data, models, panels
 
 N, G, C = 24, 8, 3
 CODES = np.arange(N) % C
@@ -121,3 +125,105 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "baselines.L1Baseline": baselines.L1Baseline,
     "baselines.RandomBaseline": baselines.RandomBaseline,
 }
+
+
+# ---- what a trained panel is asked, and cells in an AnnData --------------------------------------
+
+
+@functools.cache
+def cells() -> ad.AnnData:
+    found = ad.AnnData(sparse.vstack([counts()] * 3).tocsr())
+    codes = np.tile(CODES, 3)
+    found.obs["type"] = pd.Categorical(np.array(list("ABC"))[codes])
+    found.obs["guide"] = pd.Categorical(np.array(["none", "A", "B"])[codes])
+    found.var_names = NAMES
+    found.obs_names = [f"c{i}" for i in range(found.n_obs)]
+    found.obsm["X_own"] = np.random.default_rng(6).normal(size=(found.n_obs, 4))
+    return found
+
+
+@functools.cache
+def model() -> models.YOTO:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return models.YOTO(cells(), "type", 3).train(max_epochs=1, progress=False)
+
+
+def collection() -> data.CellCollection:
+    return data.CellCollection.from_anndata(cells(), labels_key="type")
+
+
+def asked() -> dict[str, Any]:
+    return {"panel": model().trained, "cells": collection(), "rows": np.arange(40, 60),
+            "background_rows": np.arange(30)}  # fmt: skip
+
+
+@functools.cache
+def contributions() -> panels.Contributions:
+    return panels.contributions(**asked())
+
+
+@functools.cache
+def redundancy() -> panels.Redundancy:
+    return panels.redundancy(collection(), NAMES[:4], np.arange(60))
+
+
+GOOD |= {
+    "models.Panel.predict": lambda: {"adata": cells()},
+    "models.Panel.evaluate": lambda: {"adata": cells()},
+    "models.Panel.outputs": lambda: {"cells": collection()},
+    "models.Panel.load": lambda: {"path": "no-such-place"},
+    "models.YOTO.predict": lambda: {"adata": cells()},
+    "models.YOTO.evaluate": lambda: {"adata": cells()},
+    "models.YOTO.load": lambda: {"path": "no-such-place"},
+    "models.YOTO": lambda: {"adata": cells(), "labels_key": "type", "n_genes": 3},
+    "panels.contributions": asked,
+    "panels.evaluate_panel": lambda: {
+        "cells": collection(), "genes": NAMES[:3], "split": model().split,
+    },
+    "panels.redundancy": lambda: {
+        "cells": collection(), "genes": NAMES[:3], "rows": np.arange(40),
+    },
+    "tl.panel_redundancy": lambda: {"adata": cells(), "genes": NAMES[:3]},
+    "tl.panel_contributions": lambda: {"adata": cells(), "panel_or_model": model()},
+    "tl.evaluate_panel": lambda: {"adata": cells(), "genes": NAMES[:3], "labels_key": "type"},
+    "curation.curate": lambda: {"data": cells(), "min_genes": 1, "min_cells": 1},
+    "curation.select_phenoprints": lambda: {
+        "data": cells(), "representation": "X_own", "perturbation_key": "guide",
+        "control": "none",
+    },
+    "perturbations.evaluate_perturbations": lambda: {
+        "data": cells(), "perturbation_key": "guide", "control": "none", "n_components": 2,
+        "alignments": ("centre",),
+    },
+    "datasets.simulate": lambda: {
+        "n_cells": 20, "n_genes": 12, "n_types": 2, "n_markers": 2, "n_batches": 1,
+    },
+    "pl.contributions": lambda: {"contributions": contributions(), "task": "type"},
+    "pl.contribution_table": lambda: {"contributions": contributions(), "task": "type"},
+    "pl.confusion": lambda: {"matrix": np.eye(C, dtype=int), "classes": ["a", "b", "c"]},
+    "pl.confusion_key": lambda: {"n_classes": C},
+    "pl.panel_correlation": lambda: {"redundancy": redundancy()},
+    "pl.correlation_order": lambda: {"redundancy": redundancy()},
+    "pl.activation": lambda: {"z": np.linspace(-1, 1, 5), "kind": "ReLU"},
+    "pl.activation_curves": dict,
+    "pl.count_nll": lambda: {"count": 3.0, "mean": 2.0, "kind": "Poisson"},
+    "pl.nll_curves": lambda: {"count": 3},
+    "pl.training_curves": lambda: {"history": model().history},
+    "pl.training_panels": lambda: {"history": model().history},
+    "data.gene_id_kind": lambda: {"genes": NAMES},
+    "data.match_genes": lambda: {"model_genes": NAMES, "data_genes": NAMES},
+    "data.select_cells": lambda: {"cells": cells(), "rows": np.arange(10)},
+    "data.Sampler": lambda: {"rows": np.arange(20), "batch_size": 4},
+    "train.History.column": lambda: {"name": "loss", "split": "train"},
+    "train.History.select": lambda: {"split": "train"},
+}  # fmt: skip
+
+INSTANCES |= {
+    "models.Panel": lambda: model().trained,
+    "models.YOTO": model,
+    "train.History": lambda: model().history,
+}
+
+UNFIT = {"models.Panel.load", "models.YOTO.load"}
+"""Calls that are good in all but what they name: the walk looks at their errors alone."""

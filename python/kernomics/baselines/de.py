@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, codes_of
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics._extras import keep_torch_threads, require_extra
 
@@ -42,7 +42,9 @@ def round_robin(rankings: Sequence[ArrayLike], k: int) -> NDArray[np.int64]:
     ConfigError
         If the rankings hold fewer than k different genes together.
     """
-    lists = [np.asarray(ranking, dtype=np.int64) for ranking in rankings]
+    if k < 1:
+        raise ConfigError(f"k is {k}: at least 1 gene is needed")
+    lists = [codes_of(f"rankings[{i}]", ranking) for i, ranking in enumerate(rankings)]
     taken: dict[int, None] = {}
     for place in range(max((ranking.size for ranking in lists), default=0)):
         for ranking in lists:

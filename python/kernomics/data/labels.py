@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.errors import ConfigError, DataError, closest
 
 Kind = Literal["categorical", "continuous"]
@@ -201,12 +201,10 @@ class Labels:
 def _warn_if_classes(series: pd.Series[Any], name: str) -> None:
     n_values = series.nunique()
     if n_values <= FEW_VALUES:
-        warnings.warn(
+        warn(
             f"label {name!r} is an integer column with {n_values} distinct values and is taken as "
             f"continuous; if they are classes, pass label_kinds={{{name!r}: 'categorical'}} (on "
-            f"the command line --categorical {name}), or store the column with .astype('category')",
-            UserWarning,
-            stacklevel=4,
+            f"the command line --categorical {name}), or store the column with .astype('category')"
         )
 
 

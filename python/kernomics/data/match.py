@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.errors import ConfigError, DataError
 
 Absent: TypeAlias = Literal["zero", "unobserved"]
@@ -90,7 +90,7 @@ def match_genes(
             f"{found}; at least {min_gene_overlap:.0%} must match (min_gene_overlap)"
             f"{mismatch_cause(model_genes, data_genes, n_matched)}"
         )
-    warnings.warn(f"{found}; missing genes {ABSENT[absent]}", UserWarning, stacklevel=2)
+    warn(f"{found}; missing genes {ABSENT[absent]}")
     return columns
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.data.labels import Labels
 from kernomics.data.random import Stream, permutation
 from kernomics.errors import ConfigError, DataError, closest
@@ -217,13 +217,11 @@ def _stratified(
                 "split; raise that fraction, set it to 0, or use how='random'"
             )
     if short:
-        warnings.warn(
+        warn(
             f"{len(short)} of {labels.n_classes} classes of {labels.name or 'labels'!r} have too "
             f"few cells for every part and went to train first: {', '.join(short[:5])}"
             f"{', …' if len(short) > 5 else ''}; their scores rest on few cells or none: merge or "
-            "drop them",
-            UserWarning,
-            stacklevel=3,
+            "drop them"
         )
     return part
 

@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from kernomics._arguments import checked, codes_of, numbers_of
 from kernomics.errors import ConfigError, DataError
 
+MOST_CLASSES = 10_000
+"""A table of class by class then takes 800 MB."""
+
 
 def _out_of_range(name: str, codes: NDArray[np.int64], lowest: int, n_classes: int | None) -> None:
     wrong = codes < lowest
@@ -46,6 +49,23 @@ def _labelled(
     return true_codes[labelled], predicted_codes
 
 
+def class_count(*codes: NDArray[np.int64]) -> int:
+    """Return one more than the largest of some codes, 0 where there are none.
+
+    Raises
+    ------
+    DataError
+        When tables of so many classes would not fit.
+    """
+    largest = max((int(part.max()) for part in codes if part.size), default=-1)
+    if largest >= MOST_CLASSES:
+        raise DataError(
+            f"the codes go up to {largest:,}: number the classes from 0, without gaps, below "
+            f"{MOST_CLASSES:,}"
+        )
+    return largest + 1
+
+
 @checked
 def confusion_matrix(
     truth: ArrayLike, predicted: ArrayLike, n_classes: int | None = None
@@ -73,7 +93,7 @@ def confusion_matrix(
     """
     t, p = _labelled(truth, predicted, n_classes)
     if n_classes is None:
-        n_classes = int(max(t.max(), p.max())) + 1 if t.size else 0
+        n_classes = class_count(t, p)
     counts = np.bincount(t * n_classes + p, minlength=n_classes * n_classes)
     return counts.reshape(n_classes, n_classes).astype(np.int64, copy=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,7 +10,7 @@ from scipy import sparse
 from scipy.stats import rankdata
 
 from kernomics._arguments import checked
-from kernomics.errors import ConfigError, DataError
+from kernomics.errors import DataError
 from kernomics.metrics.alignment import batch_rows, groups, require_controls, row_blocks
 
 Of = Literal["genes", "cells"]
@@ -125,8 +125,6 @@ def structural_integrity(
     ConfigError
         If `bound` is neither.
     """
-    if bound not in get_args(Bound):
-        raise ConfigError(f"bound is {bound!r}: it must be 'observed' or 'triangle'")
     p, y = _pair(predicted, observed)
     is_control, codes, names = groups(len(p), controls, batches)
     require_controls(is_control, codes, names, least=1, to="structural integrity")
@@ -154,6 +152,9 @@ def _pair(predicted: ArrayLike, observed: Any) -> tuple[NDArray[Any], Any]:
             f"predicted and observed must both have shape [cells, genes], found {p.shape} and "
             f"{y.shape}"
         )
+    for name, values in (("predicted", p), ("observed", y)):
+        if values.dtype.kind not in "biuf":
+            raise DataError(f"{name} holds {values.dtype}, which are no numbers")
     wrong = ~np.isfinite(p).all(axis=1)
     if wrong.any():
         raise DataError(

@@ -97,7 +97,7 @@ def match_pairs(genes: Sequence[str] | NDArray[Any], relations: Mapping[str, Any
     place = {gene: i for i, gene in enumerate(names)}
     if len(place) < len(names):
         raise DataError(f"{len(names) - len(place):,} of {len(names):,} genes are named twice")
-    if not relations:
+    if not len(relations):
         raise DataError("no database of relations was given")
     found: dict[str, NDArray[np.int64]] = {}
     n_given: dict[str, int] = {}

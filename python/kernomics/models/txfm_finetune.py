@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kernomics._warnings import warn
 from kernomics.data import CellCollection
 from kernomics.data.match import mismatch_cause
 from kernomics.errors import ConfigError, DataError
@@ -137,7 +137,7 @@ class Pretrained:
             )
         if len(kept) < WELL_KNOWN * possible:
             share = f"{len(kept) / possible:.0%} of the fewer of the two"
-            warnings.warn(f"{found}: {share} are known, little to build on{cause}", stacklevel=3)
+            warn(f"{found}: {share} are known, little to build on{cause}")
         return cls(encoder, kept, new if new_genes else [], dropped)
 
     @property

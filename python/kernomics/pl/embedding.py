@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernomics._arguments import checked
-from kernomics.errors import ConfigError
 from kernomics.pl import style
 from kernomics.pl.heatmap import FINE_DPI
 
@@ -73,8 +72,6 @@ def embedding_map(
         If there is no such map.
     """
     colors = style.get_theme(theme)
-    if genes not in ("all", "panel"):
-        raise ConfigError(f"there is no map of {genes!r} genes; use 'all' or 'panel'")
     points = embedding.all_genes if genes == "all" else embedding.panel
     n_genes = embedding.n_all if genes == "all" else embedding.n_panel
     if ax is None:

@@ -137,17 +137,6 @@ class TrainConfig:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}: it is a share of all steps, 0 to 1"
                 )
-        if not isinstance(self.compile, bool):
-            raise ConfigError(f"compile is {self.compile!r}: it must be true or false")
-        for name, options in {
-            "optimizer": ("adamw",),
-            "schedule": ("constant", "one_cycle"),
-            "precision": ("float32", "bf16"),
-            "mode": ("min", "max"),
-        }.items():
-            value = getattr(self, name)
-            if value not in options:
-                raise ConfigError(f"{name} is {value!r}; {closest(str(value), options)}")
 
 
 @checked
