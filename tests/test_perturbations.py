@@ -199,7 +199,7 @@ def test_bad_input_is_named_and_costs_nothing(adata: Any, model: TxFM) -> None:
         (adata, {"n_components": 0}, "n_components is"),
         (adata, {"n_reconstructed": 0}, "n_reconstructed is 0"),
         (adata, {"alignments": ()}, "alignments is empty"),
-        (adata, {"blocks": "first"}, "'all' or 'last'"),
+        (adata, {"blocks": "first"}, "blocks is 'first'; closest: 'last'"),
         (adata, {"representations": ["X_no"]}, "obsm has no 'X_no'"),
         (adata, {"representations": {"x": np.zeros((3, 2))}}, r"'x' has shape \(3, 2\)"),
         (CellCollection.from_anndata(adata), {"representations": ["X_random"]}, "has no obsm"),

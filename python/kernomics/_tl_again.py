@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from kernomics import __version__, panels
+from kernomics._arguments import checked
 from kernomics._uns import names, table, without_none
 from kernomics.data.inputs import divided_options, require_anndata
 from kernomics.models import YOTO
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from kernomics.panels import PanelCurve, Stability
 
 
+@checked
 def panel_stability(
     adata: AnnData,
     labels_key: str | Sequence[str],
@@ -95,6 +97,7 @@ def panel_stability(
     return found
 
 
+@checked
 def panel_curve(
     adata: AnnData,
     labels_key: str | Sequence[str],

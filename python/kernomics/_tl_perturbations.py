@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from kernomics import __version__
+from kernomics._arguments import checked
 from kernomics._uns import without_none
 from kernomics.data.inputs import divided_options, require_anndata
 from kernomics.models import CellEncoder, TxFM
@@ -18,12 +20,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@checked
 def evaluate_perturbations(
     adata: AnnData,
     model: CellEncoder | TxFM | str | Path | None = None,
     *,
     perturbation_key: str,
-    control: str,
+    control: str | Sequence[str],
     batch_key: str | None = None,
     seed: int = 0,
     key_added: str = "perturbation_evaluation",
@@ -41,7 +44,7 @@ def evaluate_perturbations(
     perturbation_key, batch_key
         obs columns; one batch by default.
     control
-        The name of the control in `perturbation_key`.
+        The name of the control in `perturbation_key`, or several.
     seed
         Decides everything random.
     key_added
@@ -78,7 +81,7 @@ def evaluate_perturbations(
     perturbations = pd.concat(by_representation, names=["representation"]).reset_index()
     params = {
         "perturbation_key": perturbation_key,
-        "control": control,
+        "control": control if isinstance(control, str) else list(control),
         "batch_key": batch_key,
         **divided_options(options)[0],
         "model": None if model is None else repr(model),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kernomics import __version__
+from kernomics._arguments import checked
 from kernomics._uns import without_none
 from kernomics.data.inputs import (
     ReadOptions,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@checked
 def represent_cells(
     adata: AnnData,
     model: CellEncoder | TxFM | str | Path,
@@ -109,6 +111,7 @@ def add_representation(
     }
 
 
+@checked
 def relationship_recall(
     adata: AnnData,
     relations: Mapping[str, Any],

@@ -6,13 +6,13 @@ of.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes
 
+from kernomics._warnings import quietly
 from kernomics.data import Split
 from kernomics.errors import DataError
 from kernomics.metrics._extras import keep_torch_threads, require_extra
@@ -53,9 +53,8 @@ def umap(space: NDArray[Any], seed: int) -> NDArray[Any]:
     left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
     n = min(2, lengths.size)
     start[:, :n] = left[:, :n] * lengths[:n]
-    with keep_torch_threads(), warnings.catch_warnings():
-        # numba and umap tell of their own threads, caches and deprecations, none of the cells.
-        warnings.simplefilter("ignore")
+    # numba and umap tell of their own threads, caches and deprecations, none of the cells.
+    with keep_torch_threads(), quietly():
         scanpy.pp.neighbors(adata, n_neighbors=N_NEIGHBORS + 1, use_rep="X", random_state=seed)
         scanpy.tl.umap(adata, init_pos=start, random_state=seed)
     return np.asarray(adata.obsm["X_umap"])

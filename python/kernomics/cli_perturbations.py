@@ -14,7 +14,12 @@ def add_perturbations(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--perturbation-key", metavar="COLUMN", help="obs column of perturbations to score by"
     )
-    group.add_argument("--control", metavar="NAME", help="the perturbation of control cells")
+    group.add_argument(
+        "--control",
+        metavar="NAME",
+        nargs="+",
+        help="the perturbation, or several, of control cells",
+    )
     group.add_argument(
         "--null", choices=("cells", "groups"), default="cells",
         help="what a perturbation's cells are compared with: single cells, as in the paper, or "

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.data import CellCollection, select_cells
 from kernomics.data.inputs import ReadOptions, anndata_of
 from kernomics.data.labels import column
@@ -69,6 +70,7 @@ class Curation:
             )
         return "\n".join(lines)
 
+    @checked
     def apply(self, data: Given) -> Given:
         """Return the kept cells and genes: a copy of an AnnData, a view of a collection.
 
@@ -89,6 +91,7 @@ class Curation:
         return chosen.to_memory() if data.isbacked else chosen.copy()
 
 
+@checked
 def curate(
     data: AnnData | str | Path | CellCollection,
     *,
@@ -143,9 +146,7 @@ def curate(
     kept_genes = _kept(cells_of_gene, min_cells, "gene", "of the cells kept", "min_cells")
     found = Curation(kept_cells, kept_genes, min_genes, min_cells, genes_of_cell, cells_of_gene)
     if 2 * kept_cells.sum() < kept_cells.size or 2 * kept_genes.sum() < kept_genes.size:
-        warnings.warn(
-            f"more than half is removed: {found}".replace("\n", "; "), UserWarning, stacklevel=2
-        )
+        warn(f"more than half is removed: {found}".replace("\n", "; "))
     return found
 
 
@@ -220,12 +221,13 @@ class Phenoprints:
         )
 
 
+@checked
 def select_phenoprints(
     data: AnnData | str | Path | CellCollection,
     representation: str | ArrayLike | Callable[[CellCollection], ArrayLike],
     *,
     perturbation_key: str,
-    control: str,
+    control: str | Sequence[str],
     batch_key: str | None = None,
     p: float = 0.1,
     how: How = "none",
@@ -250,7 +252,7 @@ def select_phenoprints(
     perturbation_key, batch_key
         obs columns; one batch by default.
     control
-        The name of the control in `perturbation_key`.
+        The name of the control in `perturbation_key`, or several, which become one and are kept.
     p
         Perturbations with p below this are kept.
     how
@@ -284,7 +286,7 @@ def select_phenoprints(
         null=null,
     )
     kept = found.table.index[found.table["consistent"]].tolist()
-    wanted = np.isin(labels.names, [*kept, str(control)])
+    wanted = np.isin(labels.names, [*kept, labels.names[labels.control]])
     return Phenoprints(
         kept,
         found.table.index[~found.table["consistent"]].tolist(),

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from kernomics._arguments import checked
 from kernomics.data.simulate import simulate
 from kernomics.errors import DataError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["pbmc68k", "simulate"]
 
 
+@checked
 def pbmc68k() -> AnnData:
     """Return 700 blood cells × 765 genes as counts; no network is needed.
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from kernomics._arguments import checked
 from kernomics.data import CellCollection
 from kernomics.data.expression import log_expression, most_variable_genes
 from kernomics.data.inputs import ReadOptions, anndata_of
@@ -83,12 +84,13 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return plain.where(plain.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
+@checked
 def evaluate_perturbations(
     data: AnnData | str | Path | CellCollection,
     model: CellEncoder | None = None,
     *,
     perturbation_key: str,
-    control: str,
+    control: str | Sequence[str],
     batch_key: str | None = None,
     representations: Mapping[str, ArrayLike] | Sequence[str] = (),
     blocks: Literal["all", "last"] = "all",
@@ -123,7 +125,8 @@ def evaluate_perturbations(
     perturbation_key, batch_key
         obs columns; one batch by default.
     control
-        The name of the control in `perturbation_key`; each batch needs two cells of it.
+        The name of the control in `perturbation_key`, or several, which become one; each batch
+        needs two cells of it.
     representations
         Float [n_cells, d] by name, or keys of ``obsm``.
     blocks
@@ -195,7 +198,7 @@ def evaluate_perturbations(
             how: perturbation_consistency(
                 align(scored.values, controls, batches, how),
                 perturbations,
-                control=str(control),
+                control=labels.names[labels.control],
                 batches=batches,
                 n_null=n_null,
                 null=null,

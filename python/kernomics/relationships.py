@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from kernomics._warnings import quietly
 from kernomics.data import CellCollection
 from kernomics.data.expression import log_expression
 from kernomics.errors import ConfigError, DataError
@@ -215,8 +215,7 @@ def _expression(
     model: CellEncoder, cells: CellCollection, rows: NDArray[np.int64], min_gene_overlap: float
 ) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
     """Return log-normalised counts of the vocabulary's genes that the cells have, and which."""
-    with warnings.catch_warnings():  # genes that the data lack are left out, not taken as 0
-        warnings.simplefilter("ignore", UserWarning)
+    with quietly(UserWarning):  # genes that the data lack are left out, not taken as 0
         view = cells.with_genes(model.genes, min_gene_overlap)
     expression = log_expression(view.batch(rows), dtype=np.float64)
     seen = np.flatnonzero(expression.getnnz(axis=0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kernomics._warnings import quietly, warn
 from kernomics.data import CellCollection, Labels, Split, make_split
 from kernomics.data.checks import named_cells
 from kernomics.data.collection import EmptyCells
@@ -186,8 +186,8 @@ def compare_representations(
     found: Representations = {"TxFM": represent(model)}
     for layer in layers:
         found[f"TxFM, block {layer}"] = represent(model, at_layer=layer)
-    with warnings.catch_warnings():  # whoever names other models knows whose genes these are
-        warnings.filterwarnings("ignore", "[0-9,]+ of the model's", UserWarning)
+    # Whoever names other models knows whose genes these are.
+    with quietly(UserWarning, "[0-9,]+ of the model's"):
         found |= {name: represent(other, **unlike) for name, other in others.items()}
     with stage("PCA and normalised counts of the same cells", progress):
         found |= baseline_representations(
@@ -242,7 +242,7 @@ def score_representations(
     """
     labels, weak = _check_metrics(metrics, cells, split)
     for told in weak:
-        warnings.warn(told, UserWarning, stacklevel=2)
+        warn(told)
     for name, parts in found.items():
         _check_representation(name, parts, cells, split)
     mixing = {}

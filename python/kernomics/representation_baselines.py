@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
+from kernomics._warnings import quietly
 from kernomics.data import CellCollection, Split
 from kernomics.data.expression import genes_by_variance, log_expression
 from kernomics.errors import ConfigError
@@ -133,8 +133,7 @@ def scvi_representation(
 
     train, test = counts(split.train), counts(split.test)
     before = scvi.settings.seed, np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Lightning on loaders and loggers
+    with torch.random.fork_rng(), quietly():  # of Lightning on loaders and loggers
         try:
             scvi.settings.seed = seed
             scvi.model.SCVI.setup_anndata(train)

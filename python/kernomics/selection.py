@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernomics._warnings import quietly
 from kernomics.metrics._extras import require_extra
 from kernomics.metrics.panel_score import MethodScore, shared_ranks
 from kernomics.models import YOTO
@@ -147,8 +147,7 @@ def run_selection(
         write_json(run.split, model.split.to_dict())
         earlier = _seconds_before(run) if resume else 0.0
         begun = time.monotonic()
-        with warnings.catch_warnings():  # the report lists them
-            warnings.simplefilter("ignore", TrainingWarning)
+        with quietly(TrainingWarning):  # the report lists them
             model.train(run_dir=run.path, resume=resume, device=device, log_dir=log_dir)
         seconds = earlier + time.monotonic() - begun
         model.save(run.model)

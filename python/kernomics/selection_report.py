@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernomics import __version__, metrics, pl
+from kernomics._warnings import quietly
 from kernomics.errors import DataError
 from kernomics.metrics.expression import detected_everywhere
 from kernomics.models import YOTO
@@ -220,9 +220,8 @@ def write_plots(folder: Path, data: ReportData) -> None:
     drawings |= _further_drawings(data)
     folder.mkdir(exist_ok=True)
     for name, draw in drawings.items():
-        with warnings.catch_warnings():
-            # Whoever shows the file has its own fonts: a glyph that matplotlib's lacks is no loss.
-            warnings.filterwarnings("ignore", message=r"Glyph \d+", category=UserWarning)
+        # Whoever shows the file has its own fonts: a glyph that matplotlib's lacks is no loss.
+        with quietly(UserWarning, r"Glyph \d+"):
             drawn = draw()
             figure = getattr(drawn, "figure", drawn)
             plain = re.sub(r"[^\w.-]+", "-", name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from kernomics import __version__
+from kernomics._arguments import checked
 from kernomics._tl_again import panel_curve as panel_curve
 from kernomics._tl_again import panel_stability as panel_stability
 from kernomics._tl_perturbations import evaluate_perturbations as evaluate_perturbations
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from kernomics.data.splits import How
 
 
+@checked
 def select_genes(
     adata: AnnData,
     labels_key: str | Sequence[str],
@@ -124,6 +126,7 @@ def select_genes(
     return model
 
 
+@checked
 def evaluate_panel(
     adata: AnnData,
     genes: str | Sequence[str],
@@ -203,6 +206,7 @@ def evaluate_panel(
     return found
 
 
+@checked
 def panel_redundancy(
     adata: AnnData,
     genes: str | Sequence[str],
@@ -262,6 +266,7 @@ def panel_redundancy(
     return found
 
 
+@checked
 def panel_contributions(
     adata: AnnData,
     panel_or_model: Panel | YOTO,

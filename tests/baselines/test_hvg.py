@@ -119,7 +119,7 @@ def test_impossible_panel_sizes_are_errors(counts: Any, k: int) -> None:
 
 
 def test_what_cannot_be_measured_is_an_error_that_says_why(counts: Any) -> None:
-    with pytest.raises(ConfigError, match="'seurat_v3' is not one of them; closest: 'seurat'"):
+    with pytest.raises(ConfigError, match="flavor is 'seurat_v3'; closest: 'seurat'"):
         hvg_panel(counts, 5, flavor="seurat_v3")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"layer='counts' was given, but .* a bare matrix"):
         hvg_panel(counts, 5, layer="counts")

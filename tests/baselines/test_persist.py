@@ -28,6 +28,7 @@ from kernomics.baselines.persist_gates import (
 )
 from kernomics.baselines.persist_mask import distinct_picks, draw_mask
 from kernomics.errors import ConfigError, DataError
+from kernomics.nn import Draws
 
 QUICK = PersistConfig(
     hidden=(32, 32),
@@ -224,7 +225,7 @@ def test_the_sparse_first_layer_is_a_matrix_product_with_its_gradients() -> None
 
 def test_a_gate_is_open_as_often_as_its_probability_says() -> None:
     # One gene with count e − 1 (input 1), an identity network: the output is the gate itself.
-    network = GatedClassifier(1, (1,), 1)
+    network = GatedClassifier(1, (1,), 1, Draws())
     n = 20_000
     x = sparse.csr_matrix(np.ones((n, 1), dtype=np.float32))
     cells = LabelledCells(x, np.zeros(n, np.int64), 1)
@@ -234,7 +235,6 @@ def test_a_gate_is_open_as_often_as_its_probability_says() -> None:
         network.weight.fill_(1.0)
         network.rest[1][0].weight.fill_(1.0)
         network.logits.fill_(-1.0)
-        torch.manual_seed(0)
         gates = network(cells).flatten()
     # σ(−1 + (2/3) log 11) = 0.645; five standard errors of n draws.
     p = 1 / (1 + math.exp(1.0 + OPEN_SHIFT))
@@ -294,11 +294,11 @@ def test_duplicate_picks_give_way_to_the_next_best(logits: Any, picks: list[int]
 
 
 def test_a_cold_mask_is_binary_and_holds_one_gene_per_pick() -> None:
-    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     logits = torch.tensor([[40.0, 0.0, 0.0, 0.0], [0.0, 0.0, 40.0, 0.0]])
-    mask = draw_mask(logits, 7, tau=0.01)
+    mask = draw_mask(logits, 7, tau=0.01, generator=generator)
     torch.testing.assert_close(mask, torch.tensor([1.0, 0.0, 1.0, 0.0]).expand(7, 4))
-    warm = draw_mask(torch.zeros(1, 4), 5000, tau=1.0)
+    warm = draw_mask(torch.zeros(1, 4), 5000, tau=1.0, generator=generator)
     torch.testing.assert_close(warm.sum(1), torch.ones(5000))
     # Each entry is a quarter on average, with a standard deviation below 0.5.
     assert (warm.mean(0) - 0.25).abs().max() < 5 * 0.5 / math.sqrt(5000)

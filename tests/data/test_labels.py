@@ -159,7 +159,7 @@ def test_values_written_alike_are_refused():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ConfigError, match="kind must be"):
+    with pytest.raises(ConfigError, match="kind is 'ordinal'; closest: 'categorical'"):
         read(["a"], kind="ordinal")
 
 

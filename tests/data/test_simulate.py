@@ -127,7 +127,7 @@ def test_types_follow_their_weights():
         ({"n_cells": 0}, "n_cells must be at least 1, not 0"),
         ({"mean_counts": 0}, "mean_counts must be above 0, not 0"),
         ({"dispersion": -1}, "dispersion must not be negative, but is -1"),
-        ({"dispersion": float("nan")}, "dispersion must not be negative"),
+        ({"dispersion": float("nan")}, "dispersion is nan: it must be a finite number"),
         (
             {"n_markers": 30},
             "5 types × 30 markers .* need 150 genes of their own, but n_genes is 100",

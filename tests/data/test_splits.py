@@ -154,7 +154,7 @@ def test_a_part_without_fraction_stays_empty_without_a_warning():
         ({"how": "random", "fractions": (1.2, -0.4, 0.2)}, "from 0 to 1"),
         ({"how": "random", "fractions": (0.5, 0.5)}, "three numbers"),
         ({"how": "random", "fractions": (0, 0.5, 0.5)}, "nothing to train on"),
-        ({"how": "strat"}, "how='strat' is no way to split; closest: 'stratified'"),
+        ({"how": "strat"}, "how is 'strat'; closest: 'stratified'"),
         ({"how": "stratified"}, "how='stratified' needs labels"),
         ({"how": "group"}, "how='group' needs groups"),
         ({"how": "random", "labels": list("ab") * 5}, "labels given, but how='random'"),

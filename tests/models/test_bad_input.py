@@ -46,7 +46,7 @@ def relabelled(adata, **columns):
         ({"split": "group"}, ConfigError, "needs split_key"),
         ({"split": "group", "split_key": "dono"}, DataError, "'dono'; closest: 'donor'"),
         ({"split_key": "donor"}, ConfigError, "split='stratified' uses no groups"),
-        ({"split": "groups"}, ConfigError, "'groups' is no way to split; closest: 'group'"),
+        ({"split": "groups"}, ConfigError, "split is 'groups'; closest: 'group'"),
         ({"fractions": (0.5, 0.1, 0.1)}, ConfigError, "sum to 0.7"),
         ({"task_weights": {"cell": 1.0}}, ConfigError, "task_weights names 'cell', no label"),
         ({"task_weights": {"cell_type": -1}}, ConfigError, "weight of task 'cell_type' is -1"),

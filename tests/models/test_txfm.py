@@ -206,7 +206,7 @@ def test_saving_and_loading_changes_no_bit(adata, trained, tmp_path):
 def test_gene_embeddings_are_encoder_tokens_or_decoder_weights(trained):
     assert trained.get_gene_embeddings("encoder").shape == (len(trained.genes), 15)
     assert trained.get_gene_embeddings("decoder").shape == (len(trained.genes), 16)
-    with pytest.raises(ConfigError, match="'encoder' or 'decoder'"):
+    with pytest.raises(ConfigError, match="which is 'both'; it must be one of encoder, decoder"):
         trained.get_gene_embeddings("both")
 
 

@@ -353,9 +353,9 @@ def test_damaged_record_is_named(cells, tmp_path):
         ([7], r"seeds is \[7\]: at least 2 are needed"),
         (-3, "at least 2"),
         ([4, 5, 4], "1 of 3 seeds occur twice, first 4"),
-        ([1, 2.5], "a seed must be an integer"),
-        (2.0, "give their number, or a list"),
-        (True, "give their number, or a list"),
+        ([1, 2.5], "it must be an integer or a list of integers"),
+        (2.0, "it must be an integer or a list of integers"),
+        (True, "it must be an integer or a list of integers"),
     ],
 )
 def test_seeds_that_make_no_sense_are_refused(model, seeds, said):

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kernomics.nn import Draws, Dropout
 from kernomics.train import History, RowAdamW, TrainConfig, fit, storage
 
 N_CELLS, N_GENES, BATCH = 44, 6, 8
@@ -82,24 +83,26 @@ class Linear(nn.Module):
 
 
 class Selecting(nn.Module):
-    """Uses some rows of a table in each step, dropout, a buffer, and torch's random numbers."""
+    """Uses some rows of a table in each step, dropout, a buffer, and random numbers of its own."""
 
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(3)
         self.table = nn.Parameter(torch.randn(N_GENES, 4, generator=generator))
+        self.draws = Draws()
         self.head = nn.Linear(4, 1)
         with torch.no_grad():
             self.head.weight.fill_(0.3)
             self.head.bias.zero_()
-        self.drop = nn.Dropout(0.25)
+        self.drop = Dropout(0.25, self.draws)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.rows = torch.arange(N_GENES)
         self.before_step: Callable[[int], None] = lambda step: None
 
     def on_step(self, step: int, total_steps: int) -> None:
         self.before_step(step)
-        self.rows = torch.randperm(N_GENES, device=self.table.device)[:3].sort().values
+        order = torch.randperm(N_GENES, device=self.table.device, generator=self.draws.generator)
+        self.rows = order[:3].sort().values
 
     def training_loss(self, batch: FakeCells) -> dict[str, Tensor]:
         self.seen += len(batch)
@@ -150,7 +153,9 @@ def run(
         if in_validation is not None:
             in_validation()
         batch = fetch(np.arange(N_CELLS)).to(torch.device(device))
-        noise = torch.rand(()).item()  # so that a validation moves the random state
+        noise = torch.rand(
+            (), device=module.table.device, generator=module.draws.generator
+        ).item()  # so that a validation moves the random state
         return {"loss": module.training_loss(batch)["loss"].item(), "noise": noise}
 
     history = fit(

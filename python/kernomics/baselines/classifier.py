@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from kernomics.errors import ConfigError, DataError
+from kernomics.nn.random import DrawingFrom, Draws, Dropout
 
 CELLS_AT_A_TIME = 4096
 
@@ -169,9 +169,8 @@ def hold_out(
 # ---- randomness ---------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def seeded(seed: int, stage: int) -> Iterator[np.random.Generator]:
-    """Seed torch's random numbers inside the block alone; yields a generator for the rest.
+def generators(seed: int, stage: int) -> tuple[np.random.Generator, Draws]:
+    """Make numpy's and torch's random numbers of one part of a training.
 
     Parameters
     ----------
@@ -181,9 +180,8 @@ def seeded(seed: int, stage: int) -> Iterator[np.random.Generator]:
         Which part of a training, so that no two share random numbers.
     """
     entropy = np.random.SeedSequence([seed % 2**64, stage])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        yield np.random.default_rng(entropy)
+    draws = Draws(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    return np.random.default_rng(entropy), draws
 
 
 # ---- the classifier -----------------------------------------------------------------------------
@@ -220,12 +218,15 @@ class ClassifierConfig:
     class_weights: str | None = "balanced"
 
 
-def mlp(n_in: int, hidden: Sequence[int], n_out: int, dropout: float = 0.0) -> nn.Sequential:
-    """Make Linear → ReLU → dropout for each hidden layer, and a last Linear."""
+def mlp(
+    n_in: int, hidden: Sequence[int], n_out: int, draws: Draws, dropout: float = 0.0
+) -> nn.Sequential:
+    """Make Linear → ReLU → dropout for each hidden layer, and a last Linear, drawn of `draws`."""
     layers: list[nn.Module] = []
-    for before, after in pairwise((n_in, *hidden)):
-        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
-    return nn.Sequential(*layers, nn.Linear(hidden[-1] if hidden else n_in, n_out))
+    with DrawingFrom(draws.generator):
+        for before, after in pairwise((n_in, *hidden)):
+            layers += [nn.Linear(before, after), nn.ReLU(), Dropout(dropout, draws)]
+        return nn.Sequential(*layers, nn.Linear(hidden[-1] if hidden else n_in, n_out))
 
 
 def class_weights(cells: LabelledCells, how: str | None) -> Tensor | None:
@@ -297,34 +298,34 @@ def fit_classifier(
         Decides the cells held out, the initial weights, the batches and the dropout.
     """
     panel = cells.genes(genes)
-    with seeded(seed, 3) as rng:
-        kept, aside = hold_out(cells.codes, config.held_out, rng)
-        train, other = panel.rows(kept), panel.rows(aside if aside.size else kept)
-        network = mlp(len(genes), config.hidden, cells.n_classes, config.dropout)
-        weights = class_weights(train, config.class_weights)
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        x, y = other.dense(), other.targets()
-        losses: list[float] = []
-        others: list[float] = []
-        best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        for epoch in range(config.max_epochs):
-            network.train()
-            total = 0.0
-            for batch in train.batches(config.batch_size, rng):
-                optimizer.zero_grad()
-                loss = F.cross_entropy(network(batch.dense()), batch.targets(), weight=weights)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                total += float(loss.detach()) * len(batch.codes)
-            losses.append(total / len(train.codes))
-            network.eval()
-            with torch.no_grad():
-                others.append(float(F.cross_entropy(network(x), y, weight=weights)))
-            if others[-1] == min(others):
-                best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            if epoch - int(np.argmin(others)) >= config.patience:
-                break
-        network.load_state_dict(best)
+    rng, draws = generators(seed, 3)
+    kept, aside = hold_out(cells.codes, config.held_out, rng)
+    train, other = panel.rows(kept), panel.rows(aside if aside.size else kept)
+    network = mlp(len(genes), config.hidden, cells.n_classes, draws, config.dropout)
+    weights = class_weights(train, config.class_weights)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    x, y = other.dense(), other.targets()
+    losses: list[float] = []
+    others: list[float] = []
+    best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for epoch in range(config.max_epochs):
+        network.train()
+        total = 0.0
+        for batch in train.batches(config.batch_size, rng):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(batch.dense()), batch.targets(), weight=weights)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += float(loss.detach()) * len(batch.codes)
+        losses.append(total / len(train.codes))
+        network.eval()
+        with torch.no_grad():
+            others.append(float(F.cross_entropy(network(x), y, weight=weights)))
+        if others[-1] == min(others):
+            best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        if epoch - int(np.argmin(others)) >= config.patience:
+            break
+    network.load_state_dict(best)
     return Classifier(np.array(genes, dtype=np.int64), network, losses, others)

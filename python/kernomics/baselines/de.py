@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from kernomics._arguments import checked, codes_of
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics._extras import keep_torch_threads, require_extra
 
 TARGET_SUM = 1e4  # counts per cell after normalisation, scanpy's tutorials' value
 
 
+@checked
 def round_robin(rankings: Sequence[ArrayLike], k: int) -> NDArray[np.int64]:
     """Merge several rankings: the first of each, then the second of each, without repeats.
 
@@ -40,7 +42,9 @@ def round_robin(rankings: Sequence[ArrayLike], k: int) -> NDArray[np.int64]:
     ConfigError
         If the rankings hold fewer than k different genes together.
     """
-    lists = [np.asarray(ranking, dtype=np.int64) for ranking in rankings]
+    if k < 1:
+        raise ConfigError(f"k is {k}: at least 1 gene is needed")
+    lists = [codes_of(f"rankings[{i}]", ranking) for i, ranking in enumerate(rankings)]
     taken: dict[int, None] = {}
     for place in range(max((ranking.size for ranking in lists), default=0)):
         for ranking in lists:
@@ -73,6 +77,7 @@ def _codes(data: Any, labels: ArrayLike | str) -> NDArray[np.int64]:
     return codes
 
 
+@checked
 def de_panel(
     data: Any, labels: ArrayLike | str, k: int, *, layer: str | None = None
 ) -> NDArray[np.int64]:
@@ -162,6 +167,7 @@ class DEBaseline:
 
     name = "DE (Wilcoxon)"
 
+    @checked
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
     ) -> NDArray[np.int64]:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from kernomics.errors import DataError
+from kernomics._arguments import checked, codes_of, numbers_of
+from kernomics.errors import ConfigError, DataError
 from kernomics.metrics import (
     accuracy,
     auprc,
@@ -25,6 +26,7 @@ from kernomics.metrics import (
     r2,
 )
 from kernomics.metrics._extras import require_extra
+from kernomics.metrics.classification import class_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,7 @@ def _standardised(
     return (a - mean) / scale, (b - mean) / scale
 
 
+@checked
 def evaluate_genes(
     x_train: Any, y_train: ArrayLike, x_test: Any, y_test: ArrayLike, *, c: float = 1.0
 ) -> PanelScore:
@@ -147,12 +150,14 @@ def evaluate_genes(
     ImportError
         Without scikit-learn (extra ``report``).
     """
-    train_codes, test_codes = np.asarray(y_train), np.asarray(y_test)
+    if c <= 0:
+        raise ConfigError(f"c is {c}: it must be above 0")
+    train_codes, test_codes = codes_of("y_train", y_train), codes_of("y_test", y_test)
     train, test = train_codes >= 0, test_codes >= 0
     a, b = _standardised(x_train, x_test, train, test)
     classes = np.unique(train_codes[train])
     truth = test_codes[test]
-    n_classes = int(max(classes.max(), truth.max())) + 1
+    n_classes = class_count(classes, truth)
     probabilities = np.zeros((len(b), n_classes))
     if classes.size == 1:
         predicted = np.full(len(b), classes[0])
@@ -173,6 +178,7 @@ def evaluate_genes(
     )
 
 
+@checked
 def evaluate_genes_regression(
     x_train: Any, y_train: ArrayLike, x_test: Any, y_test: ArrayLike, *, alpha: float = 1.0
 ) -> RegressionScore:
@@ -199,8 +205,15 @@ def evaluate_genes_regression(
     DataError
         If shapes disagree or a part has no labelled cell.
     """
-    train_values = np.asarray(y_train, dtype=np.float64)
-    test_values = np.asarray(y_test, dtype=np.float64)
+    if alpha <= 0:
+        raise ConfigError(f"alpha is {alpha}: it must be above 0")
+    train_values, test_values = numbers_of("y_train", y_train), numbers_of("y_test", y_test)
+    for name, found in (("y_train", train_values), ("y_test", test_values)):
+        if found.ndim != 1 or np.isinf(found).any():
+            raise DataError(
+                f"{name} has shape {found.shape} and {int(np.isinf(found).sum()):,} infinite "
+                "values: one finite number for each cell is needed, NaN for none"
+            )
     train, test = ~np.isnan(train_values), ~np.isnan(test_values)
     a, b = _standardised(x_train, x_test, train, test)
     y = train_values[train]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,6 +17,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from kernomics._arguments import checked
+from kernomics._warnings import quietly
 from kernomics.baselines.classifier import CELLS_AT_A_TIME, checked_codes
 from kernomics.baselines.protocol import TrainedBaseline
 from kernomics.data import CellCollection, Cells, Labels, Split
@@ -126,6 +127,7 @@ class _YOTOBaseline:
     def __init__(self, **overrides: Any) -> None:
         self.settings = {**self.overrides, **overrides}
 
+    @checked
     def train(
         self,
         counts: Any,
@@ -169,8 +171,7 @@ class _YOTOBaseline:
         split = Split(np.arange(cells.n_cells, dtype=np.int64), none, none, "random", None, seed)
         start = time.perf_counter()
         model = YOTO(cells, n_genes=n_genes, split=split, seed=seed, **self.settings)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TrainingWarning)  # they are in info
+        with quietly(TrainingWarning):  # they are in info
             model.train(progress=False)
         genes = np.array([int(gene) for gene in model.genes], dtype=np.int64)
         epochs = [record for record in model.history if record["split"] == "train"]
@@ -188,6 +189,7 @@ class _YOTOBaseline:
             },
         )
 
+    @checked
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
     ) -> NDArray[np.int64]:

@@ -16,12 +16,13 @@ stand out within their bin of mean expression.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from kernomics._arguments import checked, shown
 from kernomics.baselines.de import _log_normalised
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics._extras import keep_torch_threads, require_extra
@@ -45,12 +46,18 @@ def counts_matrix(data: Any, layer: str | None) -> sparse.csr_matrix:
             raise ConfigError(
                 f"layer={layer!r} was given, but the counts are a bare matrix; pass an AnnData"
             )
-        return sparse.csr_matrix(data)
+        try:
+            return sparse.csr_matrix(data)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"counts is {shown(data)}: an AnnData or a matrix [cells, genes] is needed"
+            ) from None
     if layer is not None and layer not in data.layers:
         raise DataError(f"there is no layer {layer!r}; {closest(layer, data.layers)}")
     return sparse.csr_matrix(data.X if layer is None else data.layers[layer])
 
 
+@checked
 def hvg_panel(
     data: Any,
     k: int,
@@ -95,10 +102,6 @@ def hvg_panel(
     ImportError
         Without scanpy (extra ``report``).
     """
-    if flavor not in get_args(HVGFlavor):
-        raise ConfigError(
-            f"flavor={flavor!r} is not one of them; {closest(flavor, get_args(HVGFlavor))}"
-        )
     counts = counts_matrix(data, layer)
     if not 1 <= k <= counts.shape[1]:
         raise ConfigError(f"a panel of {k} genes was asked for, from {counts.shape[1]:,} genes")
@@ -155,10 +158,12 @@ class HVGBaseline:
         As in `hvg_panel`.
     """
 
+    @checked
     def __init__(self, flavor: HVGFlavor = "pearson_residuals") -> None:
         self.flavor: HVGFlavor = flavor
         self.name = f"HVG ({flavor.replace('_', ' ').capitalize()})"
 
+    @checked
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
     ) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import warnings
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from kernomics._arguments import checked
+from kernomics._warnings import quietly
 from kernomics.baselines.classifier import checked_codes, log1p
 from kernomics.baselines.de import _codes
 from kernomics.baselines.hvg import counts_matrix
@@ -44,6 +46,7 @@ DOUBLINGS = 10  # of C, from where the first gene enters; saturated well before
 BISECTIONS = 3  # of log C in the last doubling: C is found to 2^(1/8)
 
 
+@checked
 def l1_panel(
     data: Any, labels: ArrayLike | str, k: int, *, layer: str | None = None, seed: int = 0
 ) -> NDArray[np.int64]:
@@ -205,7 +208,7 @@ class _Cells:
             random_state=seed % 2**32,
         )
         used = np.zeros(self.x.shape[1], dtype=bool)
-        with _convergence_unwarned():
+        with _convergence_unwarned(), _liblinear:
             for side in self.sides:
                 used |= model.fit(self.x, side).coef_[0] != 0
         return np.flatnonzero(used).astype(np.int64, copy=False)
@@ -224,12 +227,16 @@ class _Cells:
         return scores
 
 
+# liblinear draws from one generator for the whole process, which a fit seeds and then uses without
+# holding Python's lock: two fits at a time would draw from each other's seed.
+_liblinear = threading.Lock()
+
+
 @contextlib.contextmanager
 def _convergence_unwarned() -> Iterator[None]:
     """Only the ranking is used, and it settles long before the last digits of a coefficient."""
     exceptions = require_extra("sklearn.exceptions", purpose="the L1 baseline")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+    with quietly(exceptions.ConvergenceWarning):
         yield
 
 
@@ -238,6 +245,7 @@ class L1Baseline:
 
     name = "L1 logistic regression"
 
+    @checked
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
     ) -> NDArray[np.int64]:

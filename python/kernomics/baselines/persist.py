@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kernomics._arguments import checked
 from kernomics.baselines.classifier import LabelledCells, fit_classifier
 from kernomics.baselines.persist_config import PersistConfig
 from kernomics.baselines.persist_gates import (
@@ -43,9 +44,11 @@ class PersistBaseline:
 
     name = "PERSIST-style"
 
+    @checked
     def __init__(self, config: PersistConfig | None = None) -> None:
         self.config = config or PersistConfig()
 
+    @checked
     def train(
         self,
         counts: Any,
@@ -147,6 +150,7 @@ class PersistBaseline:
         )
         return Survivors(seen[found.genes], found.tried, found.hit)
 
+    @checked
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
     ) -> NDArray[np.int64]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from numbers import Integral
 
+from kernomics._arguments import check_fields
 from kernomics.baselines.classifier import ClassifierConfig
 from kernomics.errors import ConfigError
 
@@ -78,11 +78,12 @@ class PersistConfig:
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in (
             "batch_size", "target_genes", "max_gate_trainings", "gate_epochs", "mask_epochs"
         ):  # fmt: skip
             value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
+            if value < 1:
                 raise ConfigError(f"{name} is {value!r}: it must be an integer of at least 1")
         for name in (
             "learning_rate", "gate_learning_rate", "mask_learning_rate", "first_penalty",
@@ -94,5 +95,5 @@ class PersistConfig:
             raise ConfigError(f"tolerance is {self.tolerance}: it must be from 0 to below 0.5")
         if self.class_weights not in ("balanced", None):
             raise ConfigError(f"class_weights is {self.class_weights!r}; use 'balanced' or None")
-        if not self.hidden or min(self.hidden) < 1:
+        if not len(self.hidden) or min(self.hidden) < 1:
             raise ConfigError(f"hidden is {self.hidden}: give the width of at least one layer")

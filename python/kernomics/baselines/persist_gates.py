@@ -27,8 +27,9 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from kernomics.baselines.classifier import LabelledCells, class_weights, mlp, seeded
+from kernomics.baselines.classifier import LabelledCells, class_weights, generators, mlp
 from kernomics.baselines.persist_config import PersistConfig
+from kernomics.nn.random import Draws
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # the hard-concrete paper's values
 OPEN_SHIFT = BETA * math.log(-GAMMA / ZETA)
@@ -90,13 +91,15 @@ class _SparseLinear(torch.autograd.Function):
 class GatedClassifier(nn.Module):
     """An MLP whose first layer sees every gene through its gate."""
 
-    def __init__(self, n_genes: int, hidden: tuple[int, ...], n_classes: int) -> None:
+    def __init__(self, n_genes: int, hidden: tuple[int, ...], n_classes: int, draws: Draws) -> None:
         super().__init__()
+        self.draws = draws
         # The scale for a sum over G inputs is 1/√G; a cell has a count in a few hundred of them.
         bound = 1 / math.sqrt(n_genes)
-        self.weight = nn.Parameter(torch.empty(n_genes, hidden[0]).uniform_(-bound, bound))
+        start = torch.empty(n_genes, hidden[0])
+        self.weight = nn.Parameter(start.uniform_(-bound, bound, generator=draws.generator))
         self.bias = nn.Parameter(torch.zeros(hidden[0]))
-        self.rest = nn.Sequential(nn.ReLU(), mlp(hidden[0], hidden[1:], n_classes))
+        self.rest = nn.Sequential(nn.ReLU(), mlp(hidden[0], hidden[1:], n_classes, draws))
         self.logits = nn.Parameter(torch.full((n_genes,), 2.0))
 
     def forward(self, cells: LabelledCells) -> Tensor:
@@ -104,7 +107,7 @@ class GatedClassifier(nn.Module):
         x = cells.values
         columns = torch.from_numpy(x.indices.astype(np.int64))
         starts = torch.from_numpy(x.indptr.astype(np.int64))
-        u = torch.empty(len(columns)).uniform_(1e-6, 1 - 1e-6)
+        u = torch.empty(len(columns)).uniform_(1e-6, 1 - 1e-6, generator=self.draws.generator)
         s = torch.sigmoid((torch.logit(u) + self.logits.index_select(0, columns)) / BETA)
         z = (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
         values = torch.from_numpy(x.data) * z
@@ -131,25 +134,25 @@ def train_gates(cells: LabelledCells, penalty: float, config: PersistConfig, *, 
     seed
         Decides initial weights, batches and noise.
     """
-    with seeded(seed, 1) as rng:
-        network = GatedClassifier(cells.values.shape[1], config.hidden, cells.n_classes)
-        others = [p for name, p in network.named_parameters() if name != "logits"]
-        groups: list[dict[str, Any]] = [
-            {"params": others},
-            {"params": [network.logits], "lr": config.gate_learning_rate},
-        ]
-        optimizer = torch.optim.Adam(groups, lr=config.learning_rate, fused=True)
-        weights = class_weights(cells, config.class_weights)
-        losses = []
-        for _ in range(config.gate_epochs):
-            total = 0.0
-            for batch in cells.batches(config.batch_size, rng):
-                optimizer.zero_grad()
-                loss = F.cross_entropy(network(batch), batch.targets(), weight=weights)
-                (loss + penalty * network.expected_open()).backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                total += float(loss.detach()) * len(batch.codes)
-            losses.append(total / len(cells.codes))
+    rng, draws = generators(seed, 1)
+    network = GatedClassifier(cells.values.shape[1], config.hidden, cells.n_classes, draws)
+    others = [p for name, p in network.named_parameters() if name != "logits"]
+    groups: list[dict[str, Any]] = [
+        {"params": others},
+        {"params": [network.logits], "lr": config.gate_learning_rate},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=config.learning_rate, fused=True)
+    weights = class_weights(cells, config.class_weights)
+    losses = []
+    for _ in range(config.gate_epochs):
+        total = 0.0
+        for batch in cells.batches(config.batch_size, rng):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(batch), batch.targets(), weight=weights)
+            (loss + penalty * network.expected_open()).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += float(loss.detach()) * len(batch.codes)
+        losses.append(total / len(cells.codes))
     return Gates(penalty, network.logits.detach().numpy().copy(), losses)
 
 

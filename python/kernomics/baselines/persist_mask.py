@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kernomics.baselines.classifier import LabelledCells, class_weights, mlp, seeded
+from kernomics.baselines.classifier import LabelledCells, class_weights, generators, mlp
 from kernomics.baselines.persist_config import PersistConfig
 from kernomics.train import schedules
 
@@ -43,10 +43,10 @@ class Mask:
     sharpness: list[float]
 
 
-def draw_mask(logits: Tensor, n_cells: int, tau: float) -> Tensor:
+def draw_mask(logits: Tensor, n_cells: int, tau: float, generator: torch.Generator) -> Tensor:
     """Draw a mask for each of some cells, [n_cells, d] in 0 … 1, from logits [k, d]."""
     # u = 0 comes up once in 2²⁴ draws; its noise would be −∞, and nothing else would be lost.
-    u = torch.empty(n_cells, *logits.shape).uniform_().clamp_min_(1e-10)
+    u = torch.empty(n_cells, *logits.shape).uniform_(generator=generator).clamp_min_(1e-10)
     noise = u.log_().neg_().log_().neg_()
     return ((logits + noise) / tau).softmax(-1).max(1).values
 
@@ -89,37 +89,36 @@ def train_mask(cells: LabelledCells, k: int, config: PersistConfig, *, seed: int
     seed
         Decides initial values, batches and noise.
     """
-    with seeded(seed, 2) as rng:
-        n_genes = cells.values.shape[1]
-        network = mlp(n_genes, config.hidden, cells.n_classes)
-        logits = nn.Parameter(0.01 * torch.randn(k, n_genes))  # picks must not be all alike
-        groups: list[dict[str, Any]] = [
-            {"params": network.parameters()},
-            {"params": [logits], "lr": config.mask_learning_rate},
-        ]
-        optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
-        weights = class_weights(cells, config.class_weights)
-        total_steps = config.mask_epochs * -(-len(cells.codes) // config.batch_size)
-        step = 0
-        losses: list[float] = []
-        sharpness: list[float] = []
-        for _ in range(config.mask_epochs):
-            total = 0.0
-            for batch in cells.batches(config.batch_size, rng):
-                tau = schedules.exponential(
-                    step, total_steps, start=config.tau_start, end=config.tau_end
-                )
-                mask = draw_mask(logits, len(batch.codes), tau)
-                optimizer.zero_grad()
-                loss = F.cross_entropy(
-                    network(batch.dense() * mask), batch.targets(), weight=weights
-                )
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                total += float(loss.detach()) * len(batch.codes)
-                step += 1
-            losses.append(total / len(cells.codes))
-            sharpness.append(float(logits.detach().softmax(-1).max(-1).values.mean()))
-            if sharpness[-1] >= config.converged:
-                break
+    rng, draws = generators(seed, 2)
+    n_genes = cells.values.shape[1]
+    network = mlp(n_genes, config.hidden, cells.n_classes, draws)
+    start = torch.randn(k, n_genes, generator=draws.generator)
+    logits = nn.Parameter(0.01 * start)  # picks must not be all alike
+    groups: list[dict[str, Any]] = [
+        {"params": network.parameters()},
+        {"params": [logits], "lr": config.mask_learning_rate},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
+    weights = class_weights(cells, config.class_weights)
+    total_steps = config.mask_epochs * -(-len(cells.codes) // config.batch_size)
+    step = 0
+    losses: list[float] = []
+    sharpness: list[float] = []
+    for _ in range(config.mask_epochs):
+        total = 0.0
+        for batch in cells.batches(config.batch_size, rng):
+            tau = schedules.exponential(
+                step, total_steps, start=config.tau_start, end=config.tau_end
+            )
+            mask = draw_mask(logits, len(batch.codes), tau, draws.generator)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(batch.dense() * mask), batch.targets(), weight=weights)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += float(loss.detach()) * len(batch.codes)
+            step += 1
+        losses.append(total / len(cells.codes))
+        sharpness.append(float(logits.detach().softmax(-1).max(-1).values.mean()))
+        if sharpness[-1] >= config.converged:
+            break
     return Mask(logits.detach().numpy().copy(), losses, sharpness)

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernomics.errors import ConfigError
+from kernomics._arguments import checked, shown
+from kernomics.errors import ConfigError, DataError
 
 
+@checked
 def random_panel(n_genes_total: int, k: int, seed: int) -> NDArray[np.int64]:
     """Draw k different genes uniformly.
 
@@ -34,7 +36,7 @@ def random_panel(n_genes_total: int, k: int, seed: int) -> NDArray[np.int64]:
     """
     if not 1 <= k <= n_genes_total:
         raise ConfigError(f"a panel of {k} genes was asked for, from {n_genes_total:,} genes")
-    order = np.random.default_rng(seed).permutation(n_genes_total)
+    order = np.random.default_rng(seed % 2**64).permutation(n_genes_total)
     return order[:k].astype(np.int64, copy=False)
 
 
@@ -43,8 +45,12 @@ class RandomBaseline:
 
     name = "random"
 
+    @checked
     def select(
         self, counts: Any, labels: NDArray[np.int64], n_genes: int, *, seed: int
     ) -> NDArray[np.int64]:
         """Draw ``n_genes`` of the columns of ``counts``; the values and labels play no part."""
-        return random_panel(counts.shape[1], n_genes, seed)
+        shape: tuple[int, ...] = getattr(counts, "shape", ())
+        if len(shape) != 2:
+            raise DataError(f"counts is {shown(counts)}: a matrix [cells, genes] is needed")
+        return random_panel(shape[1], n_genes, seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._warnings import warn
 from kernomics.data.rows import Rows
 from kernomics.data.sources import Source
 from kernomics.errors import DataError
@@ -192,12 +192,10 @@ class CountCheck:
                 "(no TxFM is trained on them)"
             )
         if self.fractional and self.largest < LOG_LIKE:
-            warnings.warn(
+            warn(
                 f"{self.where} holds fractions, and none exceeds {self.largest:.3g}: they look "
                 "log-normalised, which allow_fractions=True is not for; counts are expected, "
-                "corrected ones too",
-                UserWarning,
-                stacklevel=2,
+                "corrected ones too"
             )
 
 

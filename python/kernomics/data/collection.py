@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._arguments import checked
 from kernomics.data import checks
 from kernomics.data.cells import Cells
 from kernomics.data.inputs import open_input
@@ -59,6 +60,7 @@ class CellCollection:
         Whether the check found counts that are no integers, as `allow_fractions` allows.
     """
 
+    @checked
     def __init__(
         self,
         source: Source,
@@ -91,6 +93,7 @@ class CellCollection:
         self._checked = checked
 
     @classmethod
+    @checked
     def from_anndata(
         cls,
         adata: AnnData | str | Path,
@@ -255,6 +258,7 @@ class CellCollection:
         """A copy of the table of cells."""
         return self._obs.copy()
 
+    @checked
     def batch(self, rows: npt.ArrayLike) -> Cells:
         """Read some cells.
 
@@ -289,6 +293,7 @@ class CellCollection:
             return cells
         return replace(cells, observed=self._observed.with_panel_id(self._panel_of_cell[wanted]))
 
+    @checked
     def batches(self, sampler: Sampler, epoch: int, start: int = 0) -> Iterator[Cells]:
         """Read an epoch's batches, from batch `start` on.
 
@@ -309,6 +314,7 @@ class CellCollection:
                 yield cells.slice(end - part.size, end)
             start = stop
 
+    @checked
     def with_genes(
         self,
         genes: Sequence[str] | npt.NDArray[Any],
@@ -342,6 +348,7 @@ class CellCollection:
             return view.with_observed(panels, np.zeros(self.n_cells, np.int32))
         return view
 
+    @checked
     def with_observed(self, panels: Panels, panel_of_cell: npt.NDArray[np.int32]) -> CellCollection:
         """Return the same cells, of which each has observed some of the genes only.
 
@@ -386,6 +393,7 @@ class CellCollection:
         """Cut all rows into ranges that fit in memory with ease."""
         return self._source.blocks()
 
+    @checked
     def load_genes(self, columns: npt.ArrayLike) -> CellCollection:
         """Return the same cells over a few genes, read into memory in one pass.
 
@@ -414,6 +422,7 @@ class CellCollection:
             genes=self.genes[wanted],
         )
 
+    @checked
     def with_labels(self, labels: Mapping[str, Labels]) -> CellCollection:
         """Return the same cells with other labels, one entry per cell in each."""
         for name, label in labels.items():
@@ -440,6 +449,7 @@ class CellCollection:
                 cells = self.batch(rows[first:last])
                 yield cells if genes is None else cells.select_genes(genes)
 
+    @checked
     def summary(self, rows: npt.ArrayLike | None = None, by: str | None = None) -> GeneSummary:
         """Summarise each gene in one pass over the cells, in blocks.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._warnings import warn
 from kernomics.errors import DataError, closest
 
 NO_NAMES = ("", "nan", "NaN", "<NA>", "None")
@@ -102,7 +102,7 @@ def named_genes(table: pd.DataFrame, var: pd.DataFrame, gene_names: str | None) 
             f"var[{gene_names!r}] with another, first {names[first]!r}, and have that of var_names "
             f"added: '{names[first]}_{by_index[first]}'"
         )
-    warnings.warn("; ".join(told), UserWarning, stacklevel=2)
+    warn("; ".join(told))
     names[missing] = by_index[missing]
     names[shared] += "_" + by_index[shared]
     return names
@@ -157,10 +157,8 @@ def gene_features(table: pd.DataFrame, var: pd.DataFrame) -> npt.NDArray[np.int6
             f"none of the {len(kinds):,} features is a gene by var['feature_types']: {told}; load "
             "the gene expression, or take these features for genes with all_features=True"
         )
-    warnings.warn(
+    warn(
         f"{np.count_nonzero(other):,} of {len(kinds):,} features are no genes by "
-        f"var['feature_types'] and are left out: {told}; keep them with all_features=True",
-        UserWarning,
-        stacklevel=2,
+        f"var['feature_types'] and are left out: {told}; keep them with all_features=True"
     )
     return np.flatnonzero(~other)

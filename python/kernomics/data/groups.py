@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from kernomics._warnings import warn
 from kernomics.data.labels import Labels
 from kernomics.data.random import Stream, permutation
 from kernomics.errors import DataError
@@ -51,7 +51,7 @@ def grouped(
         found = _nearest(some, target)
         lost = _lost(held, found)
     note = _note(groups, keep, lost, again is not None)
-    warnings.warn(note, UserWarning, stacklevel=3)
+    warn(note)
     return np.asarray((found if again is None else again)[groups.values]), note
 
 

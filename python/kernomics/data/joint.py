@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.data.collection import CellCollection
 from kernomics.data.labels import Kind, Labels, read_labels
 from kernomics.data.library import joined_rule
@@ -75,6 +76,7 @@ class JointSource:
         return canonical(gather(indptr, indices, values, back), self.shape[1])
 
 
+@checked
 def join(
     collections: Mapping[str, CellCollection],
     *,
@@ -173,9 +175,8 @@ def _warn_of_versions(genes: Sequence[str]) -> None:
     again = np.flatnonzero(plain.duplicated())
     if again.size:
         first = genes[int(np.argmax(plain == plain[again[0]]))]
-        warnings.warn(
+        warn(
             f"{again.size:,} genes are in the data sets under two names, first {first!r} and "
             f"{genes[again[0]]!r}, and count as two; to make them one, take the versions off: "
-            "adata.var_names = adata.var_names.str.split('.').str[0]",
-            stacklevel=3,
+            "adata.var_names = adata.var_names.str.split('.').str[0]"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -11,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.errors import ConfigError, DataError, closest
 
 Kind = Literal["categorical", "continuous"]
@@ -57,6 +58,7 @@ class Labels:
         return int(self.values.shape[0])
 
     @classmethod
+    @checked
     def from_series(
         cls,
         series: pd.Series[Any],
@@ -158,10 +160,12 @@ class Labels:
         numbers = np.bincount(self.values[self.labelled], minlength=self.n_classes)
         return dict(zip(self.categories, numbers.tolist(), strict=True))
 
+    @checked
     def subset(self, rows: npt.ArrayLike) -> Labels:
         """Return the labels of some cells, with the same classes."""
         return replace(self, values=self.values[np.asarray(rows)])
 
+    @checked
     def aligned(self, categories: Iterable[str]) -> Labels:
         """Return the labels coded by another list of classes, that of a trained model.
 
@@ -200,6 +204,7 @@ class Labels:
         }
 
     @classmethod
+    @checked
     def from_dict(cls, saved: Mapping[str, Any]) -> Labels:
         """Read what `to_dict` wrote."""
         kind = cast(Kind, saved["kind"])
@@ -242,12 +247,10 @@ def _kind_of(series: pd.Series[Any], name: str) -> tuple[Kind, str]:
         return "continuous", told
     told = f"numbers taken for classes; {_otherwise(name, 'continuous')} a regression"
     if distinct.size > 1:
-        warnings.warn(
+        warn(
             f"label {name!r} holds integers of {distinct.size} distinct values, which are taken "
             f"for classes: pass {_kinds(name, 'continuous')} for a regression, or 'categorical' "
-            "to say that they are classes",
-            UserWarning,
-            stacklevel=4,
+            "to say that they are classes"
         )
     return "categorical", told
 

@@ -6,7 +6,6 @@ an obs column of the usual names, if it can be the total; else the totals of the
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._warnings import warn
 from kernomics.data import checks
 from kernomics.data.anndata_input import AnnDataInput
 from kernomics.data.labels import column
@@ -98,7 +98,7 @@ class LibraryRule:
             )
         return ""
 
-    def tell(self, known: Mapping[str, Any] | None = None, *, stacklevel: int = 2) -> None:
+    def tell(self, known: Mapping[str, Any] | None = None) -> None:
         """Warn, once for some cells, of library sizes that are not those wanted.
 
         Parameters
@@ -118,11 +118,7 @@ class LibraryRule:
             f"library sizes are totals over these {self.n_genes:,} genes, a subset of those "
             f"measured: {self.partial}"
         )
-        warnings.warn(
-            f"{told}; pass library_key, the obs column of each cell's total over all genes",
-            UserWarning,
-            stacklevel=stacklevel + 1,
-        )
+        warn(f"{told}; pass library_key, the obs column of each cell's total over all genes")
 
 
 def rows_rule(n_genes: int) -> LibraryRule:

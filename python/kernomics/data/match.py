@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.errors import ConfigError, DataError
 
 Absent: TypeAlias = Literal["zero", "unobserved"]
@@ -20,6 +21,7 @@ ABSENT = {"zero": "are taken as 0 counts", "unobserved": "count as not observed,
 _ENSEMBL = re.compile(r"ENS[A-Z]{0,6}G\d{11}(\.\d+)?")
 
 
+@checked
 def gene_id_kind(genes: Iterable[object]) -> str:
     """Tell what most of the names are.
 
@@ -33,6 +35,7 @@ def gene_id_kind(genes: Iterable[object]) -> str:
     return "Ensembl ids" if 2 * n_ensembl > len(names) else "gene symbols"
 
 
+@checked
 def match_genes(
     model_genes: Sequence[str] | npt.NDArray[Any],
     data_genes: Sequence[str] | npt.NDArray[Any],
@@ -87,7 +90,7 @@ def match_genes(
         if min_gene_overlap == 1:  # nobody's choice: a panel needs every gene
             needed = "all are needed, so take data that have them"
         raise DataError(f"{found}; {needed}{mismatch_cause(model_genes, data_genes, n_matched)}")
-    warnings.warn(f"{found}; missing genes {ABSENT[absent]}", UserWarning, stacklevel=2)
+    warn(f"{found}; missing genes {ABSENT[absent]}")
     return columns
 
 

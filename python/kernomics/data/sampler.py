@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from kernomics._arguments import checked
 from kernomics.data.random import Stream, permutation
 from kernomics.errors import ConfigError
 
@@ -41,6 +42,7 @@ class Sampler:
         False gives the rows in their order, for validation.
     """
 
+    @checked
     def __init__(
         self,
         rows: npt.ArrayLike,
@@ -92,6 +94,7 @@ class Sampler:
     def __len__(self) -> int:
         return self.n_batches
 
+    @checked
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Return all rows in the order of an epoch, int64 [n]."""
         if not self.shuffle:
@@ -112,18 +115,21 @@ class Sampler:
         buffer = buffer_of_block[shuffled // self.block_size]
         return shuffled[np.argsort(buffer, kind="stable")]
 
+    @checked
     def global_batch(self, epoch: int, i: int) -> npt.NDArray[np.int64]:
         """Return the rows of batch i of all ranks together."""
         if not 0 <= i < self.n_batches:
             raise ConfigError(f"batch {i} asked for; an epoch has {self.n_batches}, from 0")
         return self.order(epoch)[i * self.batch_size : (i + 1) * self.batch_size]
 
+    @checked
     def batch(self, epoch: int, i: int) -> npt.NDArray[np.int64]:
         """Return this rank's rows of batch i of an epoch, int64 [about batch_size / world]."""
         rows = self.global_batch(epoch, i)
         start, stop = (rows.size * r // self.world for r in (self.rank, self.rank + 1))
         return rows[start:stop].copy()
 
+    @checked
     def batches(self, epoch: int, start: int = 0) -> Iterator[npt.NDArray[np.int64]]:
         """Yield this rank's batches of an epoch, from batch `start` on."""
         for i in range(start, self.n_batches):

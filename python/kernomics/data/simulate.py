@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from kernomics._arguments import checked
 from kernomics.data.random import Stream, philox
 from kernomics.data.rows import Rows
 from kernomics.errors import ConfigError
@@ -96,6 +97,7 @@ class Genes:
     profiles: npt.NDArray[np.float64]
 
 
+@checked
 def simulate(
     n_cells: int = 2000,
     n_genes: int = 1000,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from kernomics._warnings import warn
 from kernomics.data.rows import Rows, blocks, dense_rows, gather
 from kernomics.errors import DataError
 
@@ -312,9 +312,7 @@ def _require_numeric(dtype: np.dtype[Any], where: str) -> None:
 
 
 def _warn_converted(form: str, where: str) -> None:
-    warnings.warn(
+    warn(
         f"{where} is stored as {form.upper()}, which cannot be read cell by cell; it is converted "
-        "to CSR in a copy (store it with .tocsr() to save time and memory)",
-        UserWarning,
-        stacklevel=2,
+        "to CSR in a copy (store it with .tocsr() to save time and memory)"
     )

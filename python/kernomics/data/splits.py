@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -11,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.data.groups import grouped
 from kernomics.data.labels import Labels
 from kernomics.data.random import Stream, permutation
@@ -52,6 +53,7 @@ class Split:
         return {"how": self.how, "by": self.by, "seed": self.seed, "note": self.note, **rows}
 
     @classmethod
+    @checked
     def from_dict(cls, saved: Mapping[str, Any]) -> Split:
         """Read what `to_dict` wrote.
 
@@ -81,6 +83,7 @@ class Split:
         )
 
 
+@checked
 def make_split(
     n_cells: int,
     *,
@@ -232,12 +235,10 @@ def _stratified(
                 "split; raise that fraction, set it to 0, or use how='random'"
             )
     if short:
-        warnings.warn(
+        warn(
             f"{len(short)} of {labels.n_classes} classes of {labels.name or 'labels'!r} have too "
             f"few cells for every part and went to train first: {', '.join(short[:5])}"
             f"{', …' if len(short) > 5 else ''}; their scores rest on few cells or none: merge or "
-            "drop them",
-            UserWarning,
-            stacklevel=3,
+            "drop them"
         )
     return part

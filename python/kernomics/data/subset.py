@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernomics._arguments import checked
 from kernomics.data.collection import CellCollection
 from kernomics.data.row_numbers import row_numbers
 from kernomics.data.rows import Rows
@@ -47,6 +48,7 @@ class RowsSource:
         return Rows(found.indptr.numpy(), found.indices.numpy(), found.values.numpy())
 
 
+@checked
 def select_cells(cells: CellCollection, rows: npt.ArrayLike) -> CellCollection:
     """Return some cells of a collection, in the order given.
 

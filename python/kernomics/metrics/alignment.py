@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from kernomics.errors import ConfigError, DataError
+from kernomics._arguments import checked, numbers_of
+from kernomics.errors import DataError
 
 How = Literal["none", "centre", "standardise", "tvn"]
 
@@ -73,6 +74,7 @@ class ControlPCA:
         return (x - self.mean) @ self.components.T
 
 
+@checked
 def align(
     representation: ArrayLike,
     controls: ArrayLike,
@@ -124,8 +126,6 @@ def align(
     Aligning covariances presumes means of zero, so it is subtracted here; with one batch both are
     the same.
     """
-    if how not in get_args(How):
-        raise ConfigError(f"how is {how!r}: it must be one of {', '.join(get_args(How))}")
     x = as_matrix(representation)
     is_control, codes, names = groups(x.shape[0], controls, batches)
     if how == "none":
@@ -165,10 +165,18 @@ def _inverse_root(controls: NDArray[np.float64]) -> NDArray[np.float64]:
 # -- what the metrics of perturbations share -------------------------------------------------------
 
 
+def as_numbers(values: ArrayLike, what: str = "the representation") -> NDArray[np.float64]:
+    """Return values as float64 [n, d], finite or not, or say what they are instead."""
+    x = numbers_of(what, values)
+    if x.ndim != 2:
+        raise DataError(f"{what} must have shape [cells, dimensions], found {x.shape}")
+    return x
+
+
 def as_matrix(values: ArrayLike, what: str = "the representation") -> NDArray[np.float64]:
     """Return values as finite float64 [n, d], or say what is wrong with them."""
-    x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 2 or 0 in x.shape:
+    x = as_numbers(values, what)
+    if x.shape[1] == 0 or not len(x):
         raise DataError(f"{what} must have shape [cells, dimensions], found {x.shape}")
     wrong = ~np.isfinite(x).all(axis=1)
     if wrong.any():

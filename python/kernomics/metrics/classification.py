@@ -11,20 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kernomics.errors import DataError
+from kernomics._arguments import checked, codes_of, numbers_of
+from kernomics.errors import ConfigError, DataError
 
-
-def class_codes(name: str, values: ArrayLike) -> NDArray[np.int64]:
-    """Return class codes as int64 [cells], if integers are what was given."""
-    codes = np.asarray(values)
-    if codes.ndim != 1:
-        raise DataError(f"{name} must have one dimension [cells], found shape {codes.shape}")
-    if codes.size and codes.dtype.kind not in "iu":
-        raise DataError(
-            f"{name} must hold integer class codes, found dtype {codes.dtype}; "
-            "for names, take the codes of pandas.Categorical(names, categories)"
-        )
-    return codes.astype(np.int64, copy=False)
+MOST_CLASSES = 10_000
+"""A table of class by class then takes 800 MB."""
 
 
 def _out_of_range(name: str, codes: NDArray[np.int64], lowest: int, n_classes: int | None) -> None:
@@ -43,7 +34,9 @@ def _out_of_range(name: str, codes: NDArray[np.int64], lowest: int, n_classes: i
 def _labelled(
     truth: ArrayLike, predicted: ArrayLike, n_classes: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    true_codes, predicted_codes = class_codes("truth", truth), class_codes("predicted", predicted)
+    if n_classes is not None and n_classes < 1:
+        raise ConfigError(f"n_classes is {n_classes}: at least 1 is needed")
+    true_codes, predicted_codes = codes_of("truth", truth), codes_of("predicted", predicted)
     if true_codes.shape != predicted_codes.shape:
         raise DataError(
             f"truth holds {true_codes.size:,} cells and predicted {predicted_codes.size:,}; "
@@ -56,6 +49,24 @@ def _labelled(
     return true_codes[labelled], predicted_codes
 
 
+def class_count(*codes: NDArray[np.int64]) -> int:
+    """Return one more than the largest of some codes, 0 where there are none.
+
+    Raises
+    ------
+    DataError
+        When tables of so many classes would not fit.
+    """
+    largest = max((int(part.max()) for part in codes if part.size), default=-1)
+    if largest >= MOST_CLASSES:
+        raise DataError(
+            f"the codes go up to {largest:,}: number the classes from 0, without gaps, below "
+            f"{MOST_CLASSES:,}"
+        )
+    return largest + 1
+
+
+@checked
 def confusion_matrix(
     truth: ArrayLike, predicted: ArrayLike, n_classes: int | None = None
 ) -> NDArray[np.int64]:
@@ -82,11 +93,12 @@ def confusion_matrix(
     """
     t, p = _labelled(truth, predicted, n_classes)
     if n_classes is None:
-        n_classes = int(max(t.max(), p.max())) + 1 if t.size else 0
+        n_classes = class_count(t, p)
     counts = np.bincount(t * n_classes + p, minlength=n_classes * n_classes)
     return counts.reshape(n_classes, n_classes).astype(np.int64, copy=False)
 
 
+@checked
 def accuracy(truth: ArrayLike, predicted: ArrayLike) -> float:
     """Return the share of labelled cells whose class is predicted rightly.
 
@@ -104,6 +116,7 @@ def accuracy(truth: ArrayLike, predicted: ArrayLike) -> float:
     return float(np.mean(t == p)) if t.size else float("nan")
 
 
+@checked
 def f1_per_class(
     truth: ArrayLike, predicted: ArrayLike, n_classes: int | None = None
 ) -> NDArray[np.float64]:
@@ -130,6 +143,7 @@ def f1_per_class(
     return f1
 
 
+@checked
 def macro_f1(truth: ArrayLike, predicted: ArrayLike) -> float:
     """Return the unweighted mean of the F1 scores of the classes present in the truth.
 
@@ -163,6 +177,7 @@ def _average_precision(positive: NDArray[np.bool_], scores: NDArray[np.float64])
     return float(np.sum(gained * hits / (last_of_tie + 1)) / hits[-1])
 
 
+@checked
 def auprc(truth: ArrayLike, scores: ArrayLike) -> float:
     """Return the macro-averaged area under the precision-recall curve, one class against the rest.
 
@@ -189,7 +204,7 @@ def auprc(truth: ArrayLike, scores: ArrayLike) -> float:
     DataError
         If the shapes disagree or a labelled cell has a score that is not finite.
     """
-    codes, values = class_codes("truth", truth), np.asarray(scores, dtype=np.float64)
+    codes, values = codes_of("truth", truth), numbers_of("scores", scores)
     if values.ndim != 2 or values.shape[0] != codes.size:
         raise DataError(
             f"scores must have shape [cells, classes] with {codes.size:,} cells, "
@@ -210,6 +225,7 @@ def auprc(truth: ArrayLike, scores: ArrayLike) -> float:
     return float(np.mean([_average_precision(codes == c, values[:, c]) for c in present]))
 
 
+@checked
 def classification_metrics(
     truth: ArrayLike, predicted: ArrayLike, scores: ArrayLike | None = None
 ) -> dict[str, Any]:

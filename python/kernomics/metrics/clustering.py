@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from kernomics.errors import ConfigError, DataError, closest
+from kernomics._arguments import checked
+from kernomics._warnings import quietly
+from kernomics.errors import ConfigError, DataError
 from kernomics.metrics._extras import keep_torch_threads, require_extra
 from kernomics.metrics.representation import labelled_cells
 
@@ -61,6 +62,7 @@ class ClusteringScores:
         return float(self.table["ari"].to_numpy()[self._best])
 
 
+@checked
 def clustering_scores(
     representation: ArrayLike,
     codes: ArrayLike,
@@ -97,9 +99,9 @@ def clustering_scores(
     ImportError
         Without scanpy and scikit-learn (extra ``report``); with ``"leiden"``, without igraph.
     """
-    if method not in ("louvain", "leiden"):
-        raise ConfigError(f"method is {method!r}; {closest(method, ('louvain', 'leiden'))}")
-    if not resolutions or min(resolutions) <= 0:
+    if n_neighbours < 2:
+        raise ConfigError(f"n_neighbours is {n_neighbours}: at least 2 are needed")
+    if not len(resolutions) or min(resolutions) <= 0:
         raise ConfigError(f"resolutions are {list(resolutions)}: numbers above 0 are needed")
     x, y = labelled_cells(representation, codes, "clustered")
     if np.unique(y).size < 2:
@@ -137,8 +139,7 @@ def _neighbour_graph(x: NDArray[np.float64], n_neighbours: int, seed: int) -> An
     from anndata import AnnData
 
     adata = AnnData(np.ascontiguousarray(x, dtype=np.float32))
-    with keep_torch_threads(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning)  # of UMAP on a small graph's parts
+    with keep_torch_threads(), quietly(UserWarning):  # of UMAP on a small graph's parts
         scanpy.pp.neighbors(adata, n_neighbors=n_neighbours, use_rep="X", random_state=seed)
     return adata
 
@@ -170,6 +171,7 @@ def _leiden(adata: Any, resolution: float, seed: int) -> NDArray[np.int64]:
 # -- mixing of batches -----------------------------------------------------------------------------
 
 
+@checked
 def ilisi(
     representation: ArrayLike, batches: ArrayLike, *, perplexity: float = PERPLEXITY
 ) -> float:

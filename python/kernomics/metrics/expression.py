@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from kernomics._arguments import checked, codes_of, matrix_of
 from kernomics.errors import DataError
 
 LEAST_CELLS = 10
@@ -72,6 +73,7 @@ class ClassExpression:
         return tuple(self.classes[c] if means[g, c] > 0 else "" for g, c in enumerate(best))
 
 
+@checked
 def class_expression(
     counts: Any, labels: ArrayLike, classes: Sequence[str], *, task: str
 ) -> ClassExpression:
@@ -98,8 +100,8 @@ def class_expression(
     DataError
         If the number of labels differs from the number of cells, or a code has no class.
     """
-    matrix = sparse.csr_matrix(counts, dtype=np.float64, copy=True)
-    codes = np.asarray(labels)
+    matrix = matrix_of("counts", counts)
+    codes = codes_of("labels", labels)
     if codes.shape != (matrix.shape[0],):
         raise DataError(f"{codes.size:,} labels were given for {matrix.shape[0]:,} cells")
     wrong = (codes < -1) | (codes >= len(classes))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.stats import rankdata
 
-from kernomics.errors import ConfigError, DataError
+from kernomics._arguments import checked
+from kernomics.errors import DataError
 from kernomics.metrics.alignment import batch_rows, groups, require_controls, row_blocks
 
 Of = Literal["genes", "cells"]
 Bound = Literal["observed", "triangle"]
 
 
+@checked
 def rank_correlations(predicted: ArrayLike, observed: Any, of: Of = "genes") -> NDArray[np.float64]:
     """Return Spearman's rank correlation of observed and reconstructed expression.
 
@@ -45,8 +47,6 @@ def rank_correlations(predicted: ArrayLike, observed: Any, of: Of = "genes") -> 
     ConfigError
         If `of` is neither.
     """
-    if of not in get_args(Of):
-        raise ConfigError(f"of is {of!r}: it must be 'genes' or 'cells'")
     p, y = _pair(predicted, observed)
     if of == "cells":
         p, y = p.T, y.T
@@ -58,6 +58,7 @@ def rank_correlations(predicted: ArrayLike, observed: Any, of: Of = "genes") -> 
     return found
 
 
+@checked
 def spearman_inversion(predicted: ArrayLike, observed: Any, of: Of = "genes") -> float:
     """Return the mean of `rank_correlations` over genes, or over cells, whose observed values vary.
 
@@ -76,6 +77,7 @@ def spearman_inversion(predicted: ArrayLike, observed: Any, of: Of = "genes") ->
     return float(found.mean()) if found.size else float("nan")
 
 
+@checked
 def structural_integrity(
     predicted: ArrayLike,
     observed: Any,
@@ -123,8 +125,6 @@ def structural_integrity(
     ConfigError
         If `bound` is neither.
     """
-    if bound not in get_args(Bound):
-        raise ConfigError(f"bound is {bound!r}: it must be 'observed' or 'triangle'")
     p, y = _pair(predicted, observed)
     is_control, codes, names = groups(len(p), controls, batches)
     require_controls(is_control, codes, names, least=1, to="structural integrity")
@@ -152,6 +152,9 @@ def _pair(predicted: ArrayLike, observed: Any) -> tuple[NDArray[Any], Any]:
             f"predicted and observed must both have shape [cells, genes], found {p.shape} and "
             f"{y.shape}"
         )
+    for name, values in (("predicted", p), ("observed", y)):
+        if values.dtype.kind not in "biuf":
+            raise DataError(f"{name} holds {values.dtype}, which are no numbers")
     wrong = ~np.isfinite(p).all(axis=1)
     if wrong.any():
         raise DataError(

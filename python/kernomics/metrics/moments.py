@@ -7,9 +7,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kernomics._arguments import checked, numbers_of
 from kernomics.errors import DataError
 
 
+@checked
 def moments_explained(
     components: ArrayLike, mean: ArrayLike, variance: ArrayLike
 ) -> dict[Literal["mean", "variance", "both"], NDArray[np.float64]]:
@@ -33,20 +35,27 @@ def moments_explained(
     DataError
         When the lengths differ or a mean or variance is not above 0.
     """
-    values = np.asarray(components, dtype=np.float64)
-    moments = [np.asarray(part, dtype=np.float64) for part in (mean, variance)]
+    values = numbers_of("components", components)
+    moments = [numbers_of("mean", mean), numbers_of("variance", variance)]
     for name, part in zip(("mean", "variance"), moments, strict=True):
         if values.ndim != 2 or part.shape != values.shape[:1]:
             raise DataError(
                 f"{name} has shape {part.shape} for components of shape {values.shape}; "
                 "[genes] and [genes, components] are needed"
             )
-        wrong = ~(part > 0)
+        wrong = ~((part > 0) & np.isfinite(part))
         if wrong.any():
             raise DataError(
-                f"{int(wrong.sum()):,} of {len(part):,} genes have a {name} that is not above 0, "
+                f"{int(wrong.sum()):,} of {len(part):,} genes have a {name} that is not above 0 "
+                "and finite, "
                 f"first number {int(np.flatnonzero(wrong)[0]):,}; leave them out"
             )
+    if not np.isfinite(values).all():
+        rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        raise DataError(
+            f"components of {rows.size:,} of {len(values):,} genes are not finite, first number "
+            f"{int(rows[0]):,}; leave them out"
+        )
     log_mean, log_variance = (np.log(part) for part in moments)
     centred = values - values.mean(axis=0)
     total = (centred**2).sum(axis=0)

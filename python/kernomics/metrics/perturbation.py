@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.data.random import Stream, permutation
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics.alignment import (
     ControlPCA,
     align,
     as_matrix,
+    as_numbers,
     groups,
     require_controls,
     row_blocks,
@@ -76,11 +79,12 @@ class PerturbationConsistency:
         }
 
 
+@checked
 def perturbation_consistency(
     representation: ArrayLike,
     perturbations: ArrayLike,
     *,
-    control: str,
+    control: str | Sequence[str],
     batches: ArrayLike | None = None,
     n_null: int | None = None,
     seed: int = 0,
@@ -114,7 +118,8 @@ def perturbation_consistency(
     perturbations
         [n], each cell's perturbation, by name; cells without one (NaN or None) count nowhere.
     control
-        The name of the control cells.
+        The name of the control cells, or several, whose cells are then one control; none of them
+        is a perturbation.
     batches
         [n], the batch of each cell; one batch by default.
     n_null
@@ -155,17 +160,21 @@ def perturbation_consistency(
     cosine with a vector of length 0 is 0; the control is no perturbation. Memory is O(n·d) beside
     blocks of 32 MB; time O(n·d) and, with groups, O(n_null·n_q·d) for each size n_q.
     """
-    if null not in get_args(Null):
-        raise ConfigError(f"null is {null!r}: it must be one of {', '.join(get_args(Null))}")
     for name, value in (("n_null", n_null), ("n_components", n_components)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}: at least 1 is needed")
     if not 0 < threshold <= 1:
         raise ConfigError(f"threshold is {threshold}: p-values lie between 0 and 1")
     n_drawn = N_NULL[null] if n_null is None else n_null
-    labels = perturbation_labels(perturbations, len(np.asarray(representation)), control)
+    whole = as_numbers(representation)
+    labels = perturbation_labels(perturbations, len(whole), control)
     named = labels.values >= 0
-    x = as_matrix(np.asarray(representation)[named])
+    if batches is not None and np.shape(batches) != (len(whole),):
+        raise DataError(
+            f"batches must have one entry for each of {len(whole):,} cells, found "
+            f"{np.shape(batches)}"
+        )
+    x = as_matrix(whole[named])
     codes, names = labels.values[named], labels.names
     own_batches = None if batches is None else np.asarray(batches)[named]
     x = typical_components(x, codes == labels.control, own_batches, n_components)
@@ -180,11 +189,9 @@ def perturbation_consistency(
             "has two cells, so none can be consistent"
         )
     if single.size:
-        warnings.warn(
+        warn(
             f"{single.size:,} of {int(perturbed.sum()):,} perturbations have one cell and no "
-            f"leave-one-out mean, first {names[single[0]]!r}; they are not in the score",
-            UserWarning,
-            stacklevel=2,
+            f"leave-one-out mean, first {names[single[0]]!r}; they are not in the score"
         )
     members = sparse.csr_matrix(
         (np.ones(len(x)), (codes, np.arange(len(x)))), shape=(len(names), len(x))
@@ -233,7 +240,7 @@ class PerturbationLabels:
     names
         Sorted.
     control
-        The number of the control.
+        The number of the control; of several, those of the first named.
     """
 
     values: NDArray[np.int64]
@@ -241,21 +248,32 @@ class PerturbationLabels:
     control: int
 
 
-def perturbation_labels(perturbations: ArrayLike, n: int, control: str) -> PerturbationLabels:
-    """Read the perturbation of each cell, among which the control must be."""
-    column = pd.Series(np.asarray(perturbations, dtype=object))
-    if column.shape != (n,):
-        raise DataError(f"{len(column):,} perturbations are named for {n:,} cells")
+def perturbation_labels(
+    perturbations: ArrayLike, n: int, control: str | Sequence[str]
+) -> PerturbationLabels:
+    """Read the perturbation of each cell, among which every control must be; these become one."""
+    controls = [control] if isinstance(control, str) else [str(name) for name in control]
+    if not controls:
+        raise ConfigError("control is an empty list: name at least one")
+    given = np.asarray(perturbations, dtype=object)
+    if given.shape != (n,):
+        raise DataError(
+            f"perturbations must name one for each of {n:,} cells, found shape {given.shape}"
+        )
+    column = pd.Series(given)
     codes, found = pd.factorize(column.where(column.isna(), column.astype(str)), sort=True)
     names = [str(name) for name in found]
-    if str(control) not in names:
+    if absent := [name for name in controls if name not in names]:
         # With the commonest first, the controls are likely to be among those shown.
         commonest = [names[i] for i in pd.Series(codes[codes >= 0]).value_counts().index]
         raise DataError(
-            f"no cell is a control: none of {n:,} cells has the perturbation {control!r}; "
-            f"{closest(str(control), commonest)}"
+            f"no cell is a control: none of {n:,} cells has the perturbation {absent[0]!r}; "
+            f"{closest(absent[0], commonest)}"
         )
-    return PerturbationLabels(codes.astype(np.int64), names, names.index(str(control)))
+    first, *others = dict.fromkeys(controls)
+    if others:
+        return perturbation_labels(column.where(~column.astype(str).isin(others), first), n, first)
+    return PerturbationLabels(codes.astype(np.int64), names, names.index(first))
 
 
 def typical_components(

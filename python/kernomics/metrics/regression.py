@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kernomics._arguments import checked, numbers_of
 from kernomics.errors import DataError
 
 
 def _labelled(
     truth: ArrayLike, predicted: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    t, p = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+    t, p = numbers_of("truth", truth), numbers_of("predicted", predicted)
     if t.ndim != 1 or t.shape != p.shape:
         raise DataError(
             f"truth and predicted must both have shape [cells], found {t.shape} and {p.shape}"
@@ -37,6 +38,7 @@ def _labelled(
     return t[labelled], p[labelled]
 
 
+@checked
 def r2(truth: ArrayLike, predicted: ArrayLike) -> float:
     """Return the coefficient of determination, 1 − Σ(t − p)² / Σ(t − mean t)².
 
@@ -57,6 +59,7 @@ def r2(truth: ArrayLike, predicted: ArrayLike) -> float:
     return float(1 - np.sum((t - p) ** 2) / np.sum((t - t.mean()) ** 2))
 
 
+@checked
 def mae(truth: ArrayLike, predicted: ArrayLike) -> float:
     """Return the mean absolute error, in the unit of the labels.
 
@@ -74,6 +77,7 @@ def mae(truth: ArrayLike, predicted: ArrayLike) -> float:
     return float(np.mean(np.abs(t - p))) if t.size else float("nan")
 
 
+@checked
 def pearson(truth: ArrayLike, predicted: ArrayLike) -> float:
     """Return Pearson's correlation coefficient.
 
@@ -94,6 +98,7 @@ def pearson(truth: ArrayLike, predicted: ArrayLike) -> float:
     return float(np.clip(t @ p / (np.linalg.norm(t) * np.linalg.norm(p)), -1, 1))
 
 
+@checked
 def regression_metrics(truth: ArrayLike, predicted: ArrayLike) -> dict[str, Any]:
     """Return R², mean absolute error, Pearson's correlation and the number of cells.
 

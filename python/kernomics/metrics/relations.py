@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kernomics._arguments import checked
 from kernomics.data.match import gene_id_kind
 from kernomics.data.random import Stream, philox
 from kernomics.errors import DataError
 
 
+@checked
 def read_relations(path: str | Path) -> NDArray[Any]:
     """Read pairs of related genes.
 
@@ -95,7 +97,7 @@ def match_pairs(genes: Sequence[str] | NDArray[Any], relations: Mapping[str, Any
     place = {gene: i for i, gene in enumerate(names)}
     if len(place) < len(names):
         raise DataError(f"{len(names) - len(place):,} of {len(names):,} genes are named twice")
-    if not relations:
+    if not len(relations):
         raise DataError("no database of relations was given")
     found: dict[str, NDArray[np.int64]] = {}
     n_given: dict[str, int] = {}

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from kernomics._arguments import checked, numbers_of
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics.relations import KnownPairs, match_pairs, random_pairs
 
@@ -70,6 +71,7 @@ class RelationshipRecall:
         }
 
 
+@checked
 def relationship_recall(
     embeddings: ArrayLike,
     genes: Sequence[str] | NDArray[Any],
@@ -145,7 +147,7 @@ def principal_components(
     Dimensions that are the same for all genes are left out. The largest entry of each component is
     positive, so that the signs do not depend on the machine.
     """
-    values = np.asarray(embeddings, dtype=np.float64)
+    values = numbers_of("embeddings", embeddings)
     if values.ndim != 2 or len(values) != n_genes:
         raise DataError(
             f"the vectors have shape {values.shape} for {n_genes:,} genes; [genes, d] is needed"

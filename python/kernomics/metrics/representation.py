@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,16 +11,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from kernomics._arguments import checked, codes_of, numbers_of
+from kernomics._warnings import quietly
 from kernomics.data import make_split
 from kernomics.data.random import Stream, permutation
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics._extras import require_extra
-from kernomics.metrics.classification import (
-    accuracy,
-    class_codes,
-    classification_metrics,
-    macro_f1,
-)
+from kernomics.metrics.classification import accuracy, classification_metrics, macro_f1
+from kernomics.nn.random import DrawingFrom, Draws, Dropout
 
 N_NEIGHBOURS = 15
 
@@ -34,6 +31,7 @@ MLP_BATCH, MLP_EPOCHS, MLP_PATIENCE, INNER_SHARE = 64, 100, 10, 0.2
 """Ours, where the paper says nothing."""
 
 
+@checked
 def probe_metrics(
     train: ArrayLike,
     train_codes: ArrayLike,
@@ -110,6 +108,8 @@ def probe_predictions(
     require_extra("sklearn", purpose="scoring a representation")
     from sklearn.neighbors import KNeighborsClassifier
 
+    if n_neighbours < 1:
+        raise ConfigError(f"n_neighbours is {n_neighbours}: at least 1 is needed")
     x, y = labelled_cells(train, train_codes, "training")
     x_test, y_test = labelled_cells(test, test_codes, "held-out")
     if np.unique(y).size < 2:
@@ -127,6 +127,7 @@ def _linear() -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
 
 
+@checked
 def linear_top_accuracy(
     train: ArrayLike,
     train_codes: ArrayLike,
@@ -159,8 +160,9 @@ def linear_top_accuracy(
         When the training cells have no more than `top` classes, or there are no labelled cells.
     """
     require_extra("sklearn", purpose="scoring a representation")
-    x, y = labelled_cells(train, train_codes, "training")
-    x_test, y_test = labelled_cells(test, test_codes, "held-out")
+    if top < 1:
+        raise ConfigError(f"top is {top}: at least 1 is needed")
+    x, y, x_test, y_test = _both_sides(train, train_codes, test, test_codes)
     n_classes = np.unique(y).size
     if n_classes <= top:
         raise DataError(
@@ -177,6 +179,7 @@ def linear_top_accuracy(
 # -- a network of two layers -----------------------------------------------------------------------
 
 
+@checked
 def mlp_probe(
     train: ArrayLike,
     train_codes: ArrayLike,
@@ -223,16 +226,18 @@ def mlp_probe(
     ConfigError
         When a setting makes no sense.
     """
-    if not learning_rates or min(learning_rates) <= 0 or max_epochs < 1 or batch_size < 1:
+    if not len(learning_rates) or min(learning_rates) <= 0 or max_epochs < 1 or batch_size < 1:
         raise ConfigError(
             f"learning_rates are {list(learning_rates)}, max_epochs {max_epochs}, batch_size "
             f"{batch_size}: all must be above 0"
         )
-    x, y = labelled_cells(train, train_codes, "training")
-    x_test, y_test = labelled_cells(test, test_codes, "held-out")
+    if not 0 <= dropout < 1 or any(width < 1 for width in hidden):
+        raise ConfigError(
+            f"dropout is {dropout} and hidden {list(hidden)}: a share from 0 to below 1, and "
+            "widths of 1 or more, are needed"
+        )
+    x, y, x_test, y_test = _both_sides(train, train_codes, test, test_codes)
     classes, places = np.unique(y, return_inverse=True)
-    if classes.size < 2:
-        raise DataError(f"all {len(y):,} labelled training cells are of one class: two are needed")
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     deviation[deviation == 0] = 1.0
     inputs, scored = (
@@ -241,13 +246,11 @@ def mlp_probe(
     targets = torch.from_numpy(places.astype(np.int64))
     fitted, inner = _inner_split(places, seed)
     best: tuple[float, float, nn.Module] | None = None
-    with torch.random.fork_rng(devices=[]):
-        for rate in learning_rates:
-            torch.manual_seed(seed)
-            network = _network(inputs.shape[1], hidden, dropout, classes.size)
-            loss = _fit(network, inputs, targets, fitted, inner, rate, max_epochs, batch_size, seed)
-            if best is None or loss < best[0]:
-                best = loss, rate, network
+    for rate in learning_rates:
+        network = _network(inputs.shape[1], hidden, dropout, classes.size, seed)
+        loss = _fit(network, inputs, targets, fitted, inner, rate, max_epochs, batch_size, seed)
+        if best is None or loss < best[0]:
+            best = loss, rate, network
     assert best is not None
     with torch.inference_mode():
         predicted = classes[best[2](scored).argmax(dim=1).numpy()]
@@ -258,20 +261,23 @@ def mlp_probe(
     }
 
 
-def _network(d: int, hidden: Sequence[int], dropout: float, n_classes: int) -> nn.Sequential:
+def _network(
+    d: int, hidden: Sequence[int], dropout: float, n_classes: int, seed: int
+) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(d, width), nn.ReLU(), nn.Dropout(dropout)]
-        d = width
-    return nn.Sequential(*layers, nn.Linear(d, n_classes))
+    draws = Draws(seed)
+    with DrawingFrom(draws.generator):
+        for width in hidden:
+            layers += [nn.Linear(d, width), nn.ReLU(), Dropout(dropout, draws)]
+            d = width
+        return nn.Sequential(*layers, nn.Linear(d, n_classes))
 
 
 def _inner_split(codes: NDArray[np.int64], seed: int) -> tuple[Tensor, Tensor]:
     """Divide training cells; classes of few cells are fitted on only."""
     if len(codes) < 5:
         raise DataError(f"{len(codes)} labelled training cells are too few for the probe")
-    with warnings.catch_warnings():  # it says so of each such class
-        warnings.simplefilter("ignore", UserWarning)
+    with quietly(UserWarning):  # it says so of each such class
         stratified = np.bincount(codes).max() >= 3  # else no class has a cell to spare
         split = make_split(
             len(codes),
@@ -323,11 +329,34 @@ def labelled_cells(
     values: ArrayLike, codes: ArrayLike, what: str
 ) -> tuple[NDArray[np.float64], NDArray[Any]]:
     """Return the representation and codes of the cells that have one, float64 [n, d], int [n]."""
-    x, y = np.asarray(values, dtype=np.float64), class_codes(f"labels of {what} cells", codes)
+    x = numbers_of(f"the representation of the {what} cells", values)
+    y = codes_of(f"labels of {what} cells", codes)
     if x.ndim != 2 or len(x) != len(y):
         raise DataError(
             f"the {what} cells have a representation of shape {x.shape} and {len(y):,} labels"
         )
     if not (y >= 0).any():
         raise DataError(f"none of the {len(y):,} {what} cells has a label")
+    wrong = (y >= 0) & ~np.isfinite(x).all(axis=1)
+    if wrong.any():
+        raise DataError(
+            f"the representation of the {what} cells is not finite in {int(wrong.sum()):,} of "
+            f"{len(y):,} cells, first in row {int(np.flatnonzero(wrong)[0]):,}; leave them out"
+        )
     return x[y >= 0], y[y >= 0]
+
+
+def _both_sides(
+    train: ArrayLike, train_codes: ArrayLike, test: ArrayLike, test_codes: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64], NDArray[Any]]:
+    """Return the labelled cells of both sides, in one space, of two classes at least to learn."""
+    x, y = labelled_cells(train, train_codes, "training")
+    x_test, y_test = labelled_cells(test, test_codes, "held-out")
+    if x.shape[1] != x_test.shape[1] or not x.shape[1]:
+        raise DataError(
+            f"the training cells have {x.shape[1]} dimensions and the held-out cells "
+            f"{x_test.shape[1]}: both must come from one representation"
+        )
+    if np.unique(y).size < 2:
+        raise DataError(f"all {len(y):,} labelled training cells are of one class: two are needed")
+    return x, y, x_test, y_test

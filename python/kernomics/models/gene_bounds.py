@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernomics._warnings import warn
 from kernomics.errors import ConfigError, DataError, closest
 
 GENE_SETS: Mapping[str, str] = MappingProxyType(
@@ -161,11 +161,10 @@ def _matching(genes: NDArray[Any], patterns: Sequence[str]) -> dict[str, NDArray
             ) from None
         hits = np.flatnonzero([rule.match(gene) is not None for gene in genes])
         if not len(hits):
-            warnings.warn(
+            warn(
                 f"exclude_patterns: {pattern!r} matches none of {len(genes):,} genes, first "
                 f"{genes[0]!r}; patterns are regular expressions matched from the start of a "
-                f"name, and the sets are {', '.join(GENE_SETS)}",
-                stacklevel=4,
+                f"name, and the sets are {', '.join(GENE_SETS)}"
             )
         found[f"match {pattern!r}"] = hits
     return found

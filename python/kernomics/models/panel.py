@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -15,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kernomics import metrics
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.data import CellCollection, Labels
 from kernomics.data.inputs import ReadOptions
 from kernomics.data.labels import column
@@ -71,6 +72,7 @@ class Panel:
         stands in for a gene that data lack; None where that is not known.
     """
 
+    @checked
     def __init__(
         self,
         network: PanelNetwork,
@@ -104,6 +106,7 @@ class Panel:
 
     # -- prediction ------------------------------------------------------------------------------
 
+    @checked
     def outputs(
         self,
         cells: CellCollection,
@@ -129,7 +132,7 @@ class Panel:
         """
         absent = checked_absent(self.genes, cells, self.input_means, allow=allow_missing)
         if absent:
-            warnings.warn(missing_warning(self.genes, absent, self.info), stacklevel=3)
+            warn(missing_warning(self.genes, absent, self.info))
         return self._outputs(cells, rows, absent)
 
     def _outputs(
@@ -155,6 +158,7 @@ class Panel:
             name: np.concatenate(parts) if parts else empty[name] for name, parts in found.items()
         }
 
+    @checked
     def predict(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -208,6 +212,7 @@ class Panel:
                 table[task.name] = output
         return pd.DataFrame(table, index=pd.Index(cells.cell_names.astype(str)))
 
+    @checked
     def evaluate(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -307,11 +312,12 @@ class Panel:
             reading = same_library_key(adata, known, reading)
         cells = as_collection(adata, reading)
         if lognorm:
-            cells.library_rule.tell(known, stacklevel=3)
+            cells.library_rule.tell(known)
         return cells
 
     # -- saving ----------------------------------------------------------------------------------
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Save as ``model.safetensors`` and ``model.json``, readable without kernomics.
 
@@ -345,6 +351,7 @@ class Panel:
         )
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> Panel:
         """Load what `save` wrote, or the ``model`` of a run directory.
 
@@ -386,11 +393,10 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
         )
     if unknown:
         cells = sum(counts[name] for name in unknown)
-        warnings.warn(
+        warn(
             f"label {task.name!r}: {cells:,} of {int(labels.labelled.sum()):,} labelled cells are "
             f"of {len(unknown)} classes that the panel does not know, first {unknown[0]!r}; they "
-            "are left out of the scores",
-            stacklevel=4,
+            "are left out of the scores"
         )
     return labels.aligned(task.classes).values
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kernomics.data import CellCollection, Cells, Labels
 from kernomics.errors import DataError
+from kernomics.nn import Draws, Dropout, drawing_from
 
 Transform = Literal["log1p", "binary", "lognorm"]
 ClassWeights = Literal["sqrt", "balanced"]
@@ -153,11 +154,11 @@ def input_means(cells: CellCollection, rows: NDArray[np.int64], transform: Trans
     return torch.from_numpy(sums / max(1, len(rows))).float()
 
 
-def encoder_layers(hidden: Sequence[int], dropout: float) -> nn.Sequential:
+def encoder_layers(hidden: Sequence[int], dropout: float, draws: Draws) -> nn.Sequential:
     """Everything between the first layer and the heads."""
-    layers: list[nn.Module] = [nn.ReLU(), nn.Dropout(dropout)]
+    layers: list[nn.Module] = [nn.ReLU(), Dropout(dropout, draws)]
     for n_in, n_out in pairwise(hidden):
-        layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(n_in, n_out), nn.ReLU(), Dropout(dropout, draws)]
     return nn.Sequential(*layers)
 
 
@@ -177,8 +178,8 @@ class PanelNetwork(nn.Module):
         Widths of the encoder's layers.
     transform
         From counts to input.
-    dropout
-        In training.
+    dropout, draws
+        In training, and where its numbers come from.
     private_encoders
         Whether each task has beside the shared encoder one of its own, of the same widths.
     """
@@ -190,16 +191,18 @@ class PanelNetwork(nn.Module):
         hidden: Sequence[int],
         transform: Transform,
         dropout: float = 0.0,
+        draws: Draws | None = None,
         *,
         private_encoders: bool = False,
     ) -> None:
         super().__init__()
         self.tasks, self.transform, self.hidden = tuple(tasks), transform, tuple(hidden)
+        draws = Draws() if draws is None else draws
         self.first = nn.Linear(n_genes, hidden[0])
-        self.trunk = encoder_layers(hidden, dropout)
+        self.trunk = encoder_layers(hidden, dropout, draws)
         self.heads = nn.ModuleList(nn.Linear(hidden[-1], task.n_out) for task in tasks)
         self.private = nn.ModuleList(
-            nn.Sequential(nn.Linear(n_genes, hidden[0]), *encoder_layers(hidden, dropout))
+            nn.Sequential(nn.Linear(n_genes, hidden[0]), *encoder_layers(hidden, dropout, draws))
             for _ in (tasks if private_encoders else ())
         )
 
@@ -213,7 +216,7 @@ class PanelNetwork(nn.Module):
     ) -> PanelNetwork:
         """Build a trained network from its ``state_dict()``; no random number is drawn."""
         private = any(name.startswith(PRIVATE) for name in weights)
-        with torch.random.fork_rng(devices=[]):
+        with drawing_from(0):  # overwritten at once, but the caller's generator must stay
             network = cls(
                 weights["first.weight"].shape[1],
                 tasks,

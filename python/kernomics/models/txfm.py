@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from kernomics import __version__
+from kernomics._arguments import checked
 from kernomics.data import CellCollection, Sampler, Split
 from kernomics.data.inputs import divided_options
 from kernomics.errors import ConfigError
@@ -34,6 +35,7 @@ from kernomics.models.txfm_setup import (
     warn_of_unseen,
 )
 from kernomics.models.txfm_start import CELLS_AT_A_TIME, start_from
+from kernomics.nn import drawing_from
 from kernomics.train import History, fit, opened, override
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ class TxFM:
         Naming what was found, where, how many and the remedy.
     """
 
+    @checked
     def __init__(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -128,6 +131,7 @@ class TxFM:
         return f"{state} TxFM, width {self.config.d_model}, {len(self.genes):,} genes"
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         model: CellEncoder | TxFM | str | Path,
@@ -206,6 +210,7 @@ class TxFM:
 
     # -- training --------------------------------------------------------------------------------
 
+    @checked
     def train(
         self,
         max_epochs: int | None = None,
@@ -247,8 +252,7 @@ class TxFM:
         self.configure(**overrides)
         require_precision(device, self.training.precision)
         sampler = self._sampler()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with drawing_from(self.seed):
             self.module = self._module().to(device)
         module = self.module
         self.history = fit(
@@ -360,6 +364,7 @@ class TxFM:
             raise ConfigError("there is no model yet; call train() first")
         return self.encoder
 
+    @checked
     def get_latent_representation(
         self, adata: AnnData | str | Path | CellCollection | None = None, **options: Any
     ) -> NDArray[np.float32]:
@@ -368,6 +373,7 @@ class TxFM:
             self.cells if adata is None else adata, **options
         )
 
+    @checked
     def get_normalized_expression(
         self, adata: AnnData | str | Path | CellCollection | None = None, **options: Any
     ) -> NDArray[np.float32]:
@@ -380,11 +386,13 @@ class TxFM:
         """Return what the model knows of each gene; see `CellEncoder`."""
         return self.trained.get_gene_embeddings(*args)
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Save the model; see `CellEncoder.save`."""
         self.trained.save(path)
 
     @staticmethod
+    @checked
     def load(path: str | Path) -> CellEncoder:
         """Load a saved model, which represents and reconstructs; see `CellEncoder.load`."""
         return CellEncoder.load(path)

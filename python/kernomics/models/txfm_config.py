@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from kernomics._arguments import check_fields, checked
 from kernomics.errors import ConfigError, closest
 from kernomics.nn.encoder import Recompute
 
@@ -109,6 +110,7 @@ class TxFMConfig:
     recompute: Recompute = "nothing"
 
     @classmethod
+    @checked
     def of_size(cls, size: str, **overrides: Any) -> TxFMConfig:
         """Return the settings of a size: ``"XXS"``, ``"XS"``, ``"S"``, ``"B"`` or ``"L"``."""
         if size not in SIZES:
@@ -120,6 +122,7 @@ class TxFMConfig:
         return cls(**{**SIZES[size], **overrides})
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, low in {
             "d_model": 2,
             "n_layers": 1,

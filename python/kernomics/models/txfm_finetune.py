@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernomics._warnings import warn
 from kernomics.data import CellCollection, Split
 from kernomics.data.expression import most_variable_genes
 from kernomics.data.match import mismatch_cause
@@ -152,7 +152,7 @@ class Pretrained:
             )
         if len(kept) < WELL_KNOWN * possible:
             share = f"{len(kept) / possible:.0%} of the fewer of the two"
-            warnings.warn(f"{found}: {share} are known, little to build on{cause}", stacklevel=3)
+            warn(f"{found}: {share} are known, little to build on{cause}")
         if n_new > len(new):
             raise ConfigError(
                 f"new_genes is {n_new:,}, and {len(new):,} genes that {min_cells:,} training cells "
@@ -192,7 +192,8 @@ class Pretrained:
         Parameters
         ----------
         module
-            On the CPU, as `start_from` leaves it. Of torch's generator only new tokens are drawn.
+            On the CPU, as `start_from` leaves it. New tokens are drawn as its layers were, see
+            `kernomics.nn.drawing_from`.
         """
         given, of_genes = self.encoder.module.state_dict(), _gene_tensors(module.config)
         place = {gene: i for i, gene in enumerate(self.encoder.genes)}

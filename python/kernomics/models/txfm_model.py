@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
+from kernomics._arguments import checked
 from kernomics.data import CellCollection, Cells
 from kernomics.data.collection import require_empty_cells
 from kernomics.data.inputs import ReadOptions
@@ -22,6 +23,7 @@ from kernomics.models.setup import as_collection, checked_integer, checked_names
 from kernomics.models.txfm_config import TxFMConfig
 from kernomics.models.txfm_input import KnownCells
 from kernomics.models.txfm_module import Tokens, TxFMModule
+from kernomics.nn import drawing_from
 from kernomics.train import save_model_dir
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class CellEncoder:
         How it came about: training settings, seed, version, cells.
     """
 
+    @checked
     def __init__(self, module: TxFMModule, genes: Sequence[str], info: Mapping[str, Any]) -> None:
         self.module = module.eval()
         self.genes = np.array([str(gene) for gene in genes], dtype=object)
@@ -65,6 +68,7 @@ class CellEncoder:
     # -- inference -------------------------------------------------------------------------------
 
     @torch.inference_mode()
+    @checked
     def get_latent_representation(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -134,6 +138,7 @@ class CellEncoder:
         return np.concatenate(parts)
 
     @torch.inference_mode()
+    @checked
     def get_layer_representations(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -166,6 +171,7 @@ class CellEncoder:
         return list(np.concatenate(parts, axis=1))
 
     @torch.inference_mode()
+    @checked
     def get_normalized_expression(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -202,6 +208,7 @@ class CellEncoder:
                 parts.append(found.float().cpu().numpy())
         return np.concatenate(parts)
 
+    @checked
     def get_gene_embeddings(
         self, which: Literal["encoder", "decoder"] = "encoder"
     ) -> NDArray[np.float32]:
@@ -276,7 +283,7 @@ class CellEncoder:
             min_gene_overlap=min_gene_overlap,
             empty_cells=reading.get("empty_cells", "error"),
         )
-        collection.library_rule.tell(self.info.get("library"), stacklevel=3)
+        collection.library_rule.tell(self.info.get("library"))
         length = known.most_genes if n_tokens is None else min(n_tokens, known.most_genes)
         size = batch_size or max(1, NUMBERS_AT_A_TIME // ((length + 1) * self.config.d_model))
         device = next(self.module.parameters()).device
@@ -292,6 +299,7 @@ class CellEncoder:
 
     # -- saving ----------------------------------------------------------------------------------
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Save as ``model.safetensors`` and ``model.json``, readable without kernomics.
 
@@ -318,6 +326,7 @@ class CellEncoder:
         )
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> CellEncoder:
         """Load what `save` wrote, or the ``model`` of a run directory.
 
@@ -327,7 +336,7 @@ class CellEncoder:
             If there is none, it is damaged, or it is no TxFM.
         """
         tensors, meta = read_saved(path, FORMAT)
-        with torch.random.fork_rng(devices=[]):
+        with drawing_from(0):  # overwritten at once, but the caller's generator must stay
             module = TxFMModule(len(meta["genes"]), TxFMConfig(**meta["config"]), meta["seed"])
         module.load_state_dict(tensors)
         return cls(module, meta["genes"], meta["info"])

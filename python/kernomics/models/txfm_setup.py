@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kernomics._warnings import warn
 from kernomics.data import CellCollection, Split
 from kernomics.data.checks import named_cells
 from kernomics.data.expression import most_variable_genes
@@ -150,9 +150,8 @@ def warn_of_unseen(genes: NDArray[Any], n_known: int, detected: NDArray[Any]) ->
     """
     unseen = genes[n_known:][detected[n_known:] == 0]
     if len(unseen):
-        warnings.warn(
+        warn(
             f"{len(unseen):,} of the {len(genes):,} genes of the vocabulary have counts in no "
             f"training cell, first {unseen[0]!r}; nothing can be learnt of them: leave them out "
-            "of genes",
-            stacklevel=4,
+            "of genes"
         )

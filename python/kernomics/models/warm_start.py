@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from kernomics._warnings import warn
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.panel import Panel
 from kernomics.models.panel_network import Task, Transform
@@ -145,16 +145,12 @@ class WarmStart:
                 f"{absent[0]!r}; {closest(absent[0], genes)}"
             )
         if absent:
-            warnings.warn(
+            warn(
                 f"{len(absent)} of {len(self.names)} genes of start_from are not in the data, "
-                f"first {absent[0]!r}; the selection starts from the others",
-                stacklevel=3,
+                f"first {absent[0]!r}; the selection starts from the others"
             )
         if misfit := self.misfit(tasks, hidden, transform):
-            warnings.warn(
-                f"start_from: the panel's scores are taken over, but not its network: {misfit}",
-                stacklevel=3,
-            )
+            warn(f"start_from: the panel's scores are taken over, but not its network: {misfit}")
 
     def scores(self, genes: NDArray[Any], cold: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the initial scores of genes by name, given those of a cold start, float32 [G]."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -14,6 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kernomics import __version__
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.data import CellCollection, Sampler, Split
 from kernomics.data.inputs import divided_options
 from kernomics.data.labels import Kind
@@ -33,6 +34,7 @@ from kernomics.models.warm_start import START_FACTOR, PanelSource
 from kernomics.models.yoto_config import YOTOConfig, default_training
 from kernomics.models.yoto_module import YOTOModule
 from kernomics.models.yoto_setup import make_constraints, make_tasks, read_cells
+from kernomics.nn import drawing_from
 from kernomics.train import History, RowAdamW, fit, opened, override
 
 if TYPE_CHECKING:
@@ -124,6 +126,7 @@ class YOTO:
         Naming what was found, where, how many and the remedy.
     """
 
+    @checked
     def __init__(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -167,7 +170,7 @@ class YOTO:
         labels, self.weak = trained_classes(self.cells.labels, self.split)
         self.cells = self.cells.with_labels(labels)
         for weak in self.weak:
-            warnings.warn(weak, UserWarning, stacklevel=2)
+            warn(weak)
         weights = dict(task_weights or {})
         self.tasks = make_tasks(
             self.cells, self.split.train, weights, class_weights=self.config.class_weights
@@ -193,7 +196,7 @@ class YOTO:
             n_markers_per_class=n_markers_per_class,
         )
         for note in self.constraints.notes:
-            warnings.warn(note, UserWarning, stacklevel=2)
+            warn(note)
         self.bounds = self.constraints.bounds
         self.options = {**self.constraints.options, "task_weights": weights}
         if self.constraints.start is not None:
@@ -212,6 +215,7 @@ class YOTO:
 
     # -- training --------------------------------------------------------------------------------
 
+    @checked
     def train(
         self,
         max_epochs: int | None = None,
@@ -250,8 +254,7 @@ class YOTO:
         overrides.setdefault("restart_at", self.config.fix_panel_at)
         self.training = override(self.training, **overrides)
         require_precision(device, self.training.precision)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with drawing_from(self.seed):
             self.module = self._module().to(device)
         # In runs of 64 cells wherever these are, so that a file gives the same batches as memory.
         sampler = Sampler(self.split.train, self.training.batch_size, self.seed, block_size=64)
@@ -272,7 +275,7 @@ class YOTO:
             self.history, self.tasks, free=self.config.n_genes < self.bounds.usable
         )
         for warning in found:
-            warnings.warn(warning, TrainingWarning, stacklevel=2)
+            warn(warning, TrainingWarning)
         self.warnings = [*self.weak, *found]
         return self
 
@@ -458,10 +461,12 @@ class YOTO:
             for task in self.tasks
         }
 
+    @checked
     def predict(self, adata: AnnData | str | Path | CellCollection, **options: Any) -> pd.DataFrame:
         """Predict the labels of other cells; see `Panel.predict`."""
         return self.trained.predict(adata, **options)
 
+    @checked
     def evaluate(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -470,11 +475,13 @@ class YOTO:
         """Score the predictions on other labelled cells; see `Panel.evaluate`."""
         return self.trained.evaluate(adata, **options)
 
+    @checked
     def save(self, path: str | Path) -> None:
         """Save the panel and its predictor; see `Panel.save`."""
         self.trained.save(path)
 
     @staticmethod
+    @checked
     def load(path: str | Path) -> Panel:
         """Load a saved panel, which predicts and evaluates; see `Panel.load`."""
         return Panel.load(path)

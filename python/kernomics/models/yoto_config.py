@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
 
-from kernomics.errors import ConfigError, closest
+from kernomics._arguments import check_fields, checked
+from kernomics.errors import ConfigError
 from kernomics.models.panel_network import ClassWeights, Transform
 from kernomics.models.schedule import Schedule
 from kernomics.ops.gumbel_topk import Relaxation
@@ -91,7 +90,7 @@ class YOTOConfig:
         hidden: object = self.hidden
         if isinstance(hidden, list):  # JSON has no tuples
             object.__setattr__(self, "hidden", tuple(hidden))
-        self._require_types()
+        check_fields(self)
         if self.n_genes < 1:
             raise ConfigError(f"n_genes is {self.n_genes}: a panel needs at least 1 gene")
         if self.start_genes is not None and self.start_genes < self.n_genes:
@@ -110,22 +109,15 @@ class YOTOConfig:
         for name in ("noise_start", "noise_end", "marker_prior"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be 0 or more")
-        if not self.hidden or min(self.hidden) < 1:
+        if not len(self.hidden) or min(self.hidden) < 1:
             raise ConfigError(f"hidden is {self.hidden}: give the width of at least one layer")
         for name in ("dropout", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}: it must be at least 0 and below 1"
                 )
-        for name, options in {
-            "relaxation": ("softsort", "neuralsort", "softmax"),
-            "transform": ("log1p", "binary", "lognorm"),
-            "class_weights": ("sqrt", "balanced", None),
-        }.items():
-            value = getattr(self, name)
-            if value not in options:
-                raise ConfigError(f"{name} is {value!r}; {closest(str(value), options)}")
 
+    @checked
     def schedule(self, usable: int) -> Schedule:
         """Return the schedules of a selection from so many usable genes."""
         start = 64 * self.n_genes if self.start_genes is None else self.start_genes
@@ -138,26 +130,6 @@ class YOTOConfig:
             noise_until=self.noise_until,
             fix_at=self.fix_panel_at,
         )
-
-    def _require_types(self) -> None:
-        """Refuse what a file of settings may hold instead of numbers."""
-        for field in dataclasses.fields(self):
-            value, default = getattr(self, field.name), field.default
-            if field.name == "start_genes":
-                default = value if value is None else 1
-            if isinstance(default, bool):
-                if not isinstance(value, bool):
-                    raise ConfigError(f"{field.name} is {value!r}: it must be true or false")
-            elif isinstance(default, int | float):
-                kind, said = (
-                    (Integral, "an integer") if type(default) is int else (Real, "a number")
-                )
-                if isinstance(value, bool) or not isinstance(value, kind):
-                    raise ConfigError(f"{field.name} is {value!r}: it must be {said}")
-        if not isinstance(self.hidden, tuple) or not all(
-            isinstance(width, Integral) for width in self.hidden
-        ):
-            raise ConfigError(f"hidden is {self.hidden!r}: it must be a list of integers")
 
 
 def default_training(n_train: int) -> TrainConfig:

@@ -20,7 +20,7 @@ from kernomics.models.panel_network import (
     transformed,
 )
 from kernomics.models.schedule import Schedule
-from kernomics.nn import GeneSelector, MaskedLinear, Selection
+from kernomics.nn import Draws, GeneSelector, MaskedLinear, Selection
 from kernomics.ops.gumbel_topk import Relaxation
 
 
@@ -85,9 +85,10 @@ class YOTOModule(nn.Module):
         self.relaxation: Relaxation = relaxation
         self.label_smoothing = label_smoothing
         self.seed = seed
+        self.draws = Draws(seed)
         self.selector = GeneSelector(n_genes, forced=forced, forbidden=forbidden)
         self.first = MaskedLinear(n_genes, hidden[0], fan_in=schedule.n_genes)
-        self.trunk = encoder_layers(hidden, dropout)
+        self.trunk = encoder_layers(hidden, dropout, self.draws)
         self.heads = nn.ModuleList(nn.Linear(hidden[-1], task.n_out) for task in tasks)
         self.predictor = (
             PanelNetwork(
@@ -96,6 +97,7 @@ class YOTOModule(nn.Module):
                 hidden,
                 transform,
                 dropout,
+                self.draws,
                 private_encoders=private_encoders and len(tasks) > 1,
             )
             if 0 < schedule.fix_at < 1

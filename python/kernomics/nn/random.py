@@ -1,12 +1,107 @@
-"""Uniform random numbers per cell, from the same Philox as the ops, by torch on any device."""
+"""Random numbers that are nobody else's: of a cell, of a new module, of a training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 STREAM_DEPTH = 2  # one constant per purpose; those of the ops stand in csrc/common/philox.h
 _LOW = 0xFFFFFFFF
+_DRAWING = (
+    *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli),
+    *(Tensor.uniform_, Tensor.normal_, Tensor.bernoulli_, Tensor.random_, Tensor.exponential_),
+)
+
+
+class DrawingFrom(TorchFunctionMode):
+    """Inside the block this thread's CPU draws come from a generator, not torch's global one.
+
+    For making modules, whose layers draw their first weights by themselves and take no generator.
+    The numbers are those of torch's global generator in the same state; that one is left alone,
+    since it is the caller's, and other threads share it.
+
+    Parameters
+    ----------
+    generator
+        On the CPU.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Pass the generator to whatever draws; those of ``nn.init`` ask for one by name."""
+        given = dict(kwargs or {})
+        if func in _DRAWING or "generator" in given:
+            given["generator"] = given.get("generator") or self.generator
+        return func(*args, **given)
+
+
+def drawing_from(seed: int) -> DrawingFrom:
+    """Return a `DrawingFrom` of a new generator with this seed, any integer."""
+    return DrawingFrom(torch.Generator().manual_seed(seed % 2**64))
+
+
+class Draws:
+    """The random numbers of one module's training: a generator of its own, where the module is.
+
+    `kernomics.train.fit` begins the draws of a module that has some as ``module.draws``, and keeps
+    their state in its checkpoints.
+
+    Parameters
+    ----------
+    seed
+        Any integer.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.begin(seed, torch.device("cpu"))
+
+    def begin(self, seed: int, device: torch.device) -> None:
+        """Begin anew."""
+        self.generator = torch.Generator(device).manual_seed(seed % 2**64)
+
+    def state(self) -> Tensor:
+        """Return what `restore` takes, uint8 on the CPU."""
+        return self.generator.get_state()
+
+    def restore(self, state: Tensor) -> None:
+        """Go on from a state that a generator on the same kind of device had."""
+        self.generator.set_state(state)
+
+
+class Dropout(nn.Module):
+    """torch's dropout, drawn from `Draws`: on the CPU the same numbers as from a like-seeded torch.
+
+    Parameters
+    ----------
+    p
+        Share of the values that is set to 0 in training, from 0 to below 1.
+    draws
+        Where the numbers come from; layers of one module share it.
+    """
+
+    def __init__(self, p: float, draws: Draws) -> None:
+        super().__init__()
+        self.p, self.draws = p, draws
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, of any shape: some values 0, the others times 1 / (1 − p); in evaluation x."""
+        if not self.training or not self.p:
+            return x
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.draws.generator)
+        return x * kept.mul_(1 / (1 - self.p))
 
 
 def uniforms(seed: Tensor, row_ids: Tensor, n_columns: int, stream: int) -> Tensor:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import operator
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from kernomics import baselines, metrics
+from kernomics._warnings import quietly
 from kernomics.data import Split, make_split
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import YOTO, Panel
@@ -80,8 +80,7 @@ def predictor_of(model: YOTO, genes: Sequence[str]) -> YOTO:
 
 def trained(model: YOTO, device: str | torch.device = "cpu") -> Panel:
     """Train without a bar; what the monitors noticed stays in the model's warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TrainingWarning)
+    with quietly(TrainingWarning):
         return model.train(device=device, progress=False).trained
 
 
@@ -334,8 +333,7 @@ def mean_known(values: Sequence[float | None]) -> float:
 def _like(
     model: YOTO, seed: int, split: Split, config: YOTOConfig, options: Mapping[str, Any]
 ) -> YOTO:
-    with warnings.catch_warnings():  # what there is to say about these data was said before
-        warnings.simplefilter("ignore", UserWarning)
+    with quietly(UserWarning):  # what there is to say about these data was said before
         other = YOTO(model.cells, split=split, seed=seed, config=config, **options)
     other.training = override(model.training, seed=seed)
     return other

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.data import CellCollection
 from kernomics.errors import DataError
 from kernomics.models import Panel
@@ -41,6 +42,7 @@ class Contributions:
     by_class: dict[str, pd.DataFrame]
 
 
+@checked
 def contributions(
     panel: Panel, cells: CellCollection, rows: ArrayLike, *, background_rows: ArrayLike
 ) -> Contributions:
@@ -147,10 +149,9 @@ def _targets(
         known = label.aligned(task.classes)
         n, n_known = int(label.labelled.sum()), int(known.labelled.sum())
         if n_known < n:
-            warnings.warn(
+            warn(
                 f"label {task.name!r}: {n - n_known:,} of {n:,} labelled cells are of classes that "
-                "the panel does not know; they are left out",
-                stacklevel=3,
+                "the panel does not know; they are left out"
             )
         found[task.name] = known.values
         n_labelled += n_known

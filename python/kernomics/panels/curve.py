@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError
 from kernomics.metrics._extras import require_extra
 from kernomics.models import YOTO
@@ -72,6 +73,7 @@ class PanelCurve:
         }
 
 
+@checked
 def panel_curve(
     model: YOTO,
     n_genes: Sequence[int],

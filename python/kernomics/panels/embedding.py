@@ -6,7 +6,6 @@ count neighbours in the spaces that the maps are made of.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics import cell_maps
+from kernomics._arguments import checked
+from kernomics._warnings import quietly
 from kernomics.cell_maps import N_NEIGHBORS
 from kernomics.data import CellCollection, Split
 from kernomics.errors import DataError
@@ -74,6 +75,7 @@ class PanelEmbedding:
         return N_NEIGHBORS / (len(self.rows) - 1)
 
 
+@checked
 def panel_embedding(
     cells: CellCollection,
     genes: Sequence[str],
@@ -167,9 +169,8 @@ def _log_components(scanpy: Any, counts: sparse.csr_matrix, seed: int) -> NDArra
     from anndata import AnnData
 
     adata = AnnData(counts)
-    with keep_torch_threads(), warnings.catch_warnings():
-        # A cell without counts stays at zero, which is where it belongs.
-        warnings.filterwarnings("ignore", message="Some cells have zero counts")
+    # A cell without counts stays at zero, which is where it belongs.
+    with keep_torch_threads(), quietly(message="Some cells have zero counts"):
         scanpy.pp.normalize_total(adata)
     scanpy.pp.log1p(adata)
     return _components(scanpy, adata.X, seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kernomics import baselines
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.data import CellCollection, Labels, Split
 from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError
@@ -49,6 +50,7 @@ class PanelEvaluation:
     random: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
+@checked
 def evaluate_panel(
     cells: CellCollection,
     genes: str | Sequence[str],
@@ -109,7 +111,7 @@ def evaluate_panel(
             raise ConfigError(f"the split has no {part} cells; give that part a share above 0")
     known, weak = trained_classes(cells.labels, split)
     for told in weak:
-        warnings.warn(told, UserWarning, stacklevel=2)
+        warn(told)
     panel, missing = find_genes(genes, cells.genes, allow_missing=allow_missing)
     drawn = _random_panels(cells, split, len(panel), n_random, seed) if n_random else []
     read = list(dict.fromkeys([*panel, *(gene for one in drawn for gene in one)]))

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.cluster import hierarchy
 
+from kernomics._arguments import checked
 from kernomics.data import CellCollection
 from kernomics.errors import ConfigError, DataError
 from kernomics.panels._reading import count_blocks, find_genes, row_numbers
@@ -36,6 +37,7 @@ class Redundancy:
     substitutes: pd.DataFrame
 
 
+@checked
 def redundancy(
     cells: CellCollection,
     genes: str | Sequence[str],

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from kernomics._arguments import checked
 from kernomics.errors import CheckpointError, ConfigError
 from kernomics.metrics._extras import require_extra
 from kernomics.models import YOTO, Panel
@@ -121,6 +122,7 @@ class Stability:
         }
 
 
+@checked
 def panel_stability(
     model: YOTO | Callable[[int], YOTO],
     seeds: int | Sequence[int] = 5,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError
 from kernomics.pl import style
 
@@ -27,6 +28,7 @@ def _cell_size(n_classes: int) -> float:
     return 0.27 if n_classes <= WITH_COUNTS else 0.19
 
 
+@checked
 def confusion_key(n_classes: int) -> str:
     """Return the sentence that explains a matrix of so many classes, for a caption."""
     if n_classes <= WITH_SHARES:
@@ -38,6 +40,7 @@ def confusion_key(n_classes: int) -> str:
     return f"Rows are true classes with their number of cells, columns what was predicted. {key}"
 
 
+@checked
 def confusion(
     matrix: ArrayLike,
     classes: Sequence[str],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError, closest
 from kernomics.pl import style
 from kernomics.pl.heatmap import diverging, heat_map, scale_legend
@@ -21,6 +22,7 @@ CELL_WIDTH, CELL_HEIGHT = 0.27, 0.21  # inches per class and per gene, as in the
 ALL_CELLS = "all cells"
 
 
+@checked
 def contribution_table(contributions: Contributions, task: str | None = None) -> pd.DataFrame:
     """Return what is drawn: genes × tasks or, for a task, genes × all cells and each class.
 
@@ -47,6 +49,7 @@ def contribution_table(contributions: Contributions, task: str | None = None) ->
     return pd.concat([whole, contributions.by_class.get(task, whole.iloc[:, :0])], axis=1)
 
 
+@checked
 def contributions(
     contributions: Contributions,
     task: str | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError, closest
 from kernomics.pl import style
 
@@ -20,6 +21,7 @@ BETA = 4 * math.e
 LINES = ("-", "--", "-.", ":")
 
 
+@checked
 def activation(
     z: ArrayLike, kind: str, *, target_sum: float = 1e5, n_genes: int = 20_000
 ) -> NDArray[np.float64]:
@@ -61,6 +63,7 @@ def activation(
     return np.asarray(kinds[kind]())
 
 
+@checked
 def count_nll(
     count: ArrayLike,
     mean: ArrayLike,
@@ -118,6 +121,7 @@ def count_nll(
     raise ConfigError(f"there is no loss {kind!r}; {closest(kind, ('Poisson', 'NB', 'ZINB'))}")
 
 
+@checked
 def activation_curves(
     kinds: Sequence[str] = ("rectified tanh", "ReLU", "clamped ReLU", "softmax-like"),
     *,
@@ -159,6 +163,7 @@ def activation_curves(
     return ax
 
 
+@checked
 def nll_curves(
     count: int,
     *,

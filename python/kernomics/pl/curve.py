@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError
 from kernomics.pl import style
 
@@ -18,6 +19,7 @@ PARTS = {"validation": "validation cells", "test": "held-out cells"}
 LEAST_GAP = 0.3  # inches between the sizes named on the axis
 
 
+@checked
 def curve_parts(curve: PanelCurve, task: str, metric: str) -> list[str]:
     """Return the parts of the split that have values of a task's metric, validation first."""
     table = curve.table
@@ -25,6 +27,7 @@ def curve_parts(curve: PanelCurve, task: str, metric: str) -> list[str]:
     return [part for part in PARTS if (rows["part"] == part).any()]
 
 
+@checked
 def panel_curve(
     curve: PanelCurve,
     *,

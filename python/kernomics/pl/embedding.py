@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from kernomics.errors import ConfigError
+from kernomics._arguments import checked
 from kernomics.pl import style
 from kernomics.pl.cell_map import SIDE, draw_classes, largest_classes, map_axes
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from kernomics.panels import PanelEmbedding
 
 
+@checked
 def shown_classes(embedding: PanelEmbedding) -> list[int]:
     """Return the codes of the classes that have a colour, in order: the 18 with most cells."""
     return largest_classes(embedding.codes, len(embedding.classes))
 
 
+@checked
 def embedding_map(
     embedding: PanelEmbedding,
     genes: Literal["all", "panel"],
@@ -51,8 +53,6 @@ def embedding_map(
         If there is no such map.
     """
     colors = style.get_theme(theme)
-    if genes not in ("all", "panel"):
-        raise ConfigError(f"there is no map of {genes!r} genes; use 'all' or 'panel'")
     points = embedding.all_genes if genes == "all" else embedding.panel
     n_genes = embedding.n_all if genes == "all" else embedding.n_panel
     noun = "gene" if n_genes == 1 else "genes"
@@ -62,6 +62,7 @@ def embedding_map(
     return ax
 
 
+@checked
 def embedding(embedding: PanelEmbedding, *, theme: style.ThemeName = "light") -> Figure:
     """Draw both maps of the same cells side by side.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError, closest
 from kernomics.metrics.relationships import OWN_SCALE
 from kernomics.pl import style
@@ -20,6 +21,7 @@ CHANCE = 0.1
 AXES = {"n_components": "principal components", "epoch": "epoch"}
 
 
+@checked
 def recall_curve(
     table: pd.DataFrame,
     *,
@@ -115,6 +117,7 @@ def recall_curve(
     return ax
 
 
+@checked
 def component_moments(
     moments: pd.DataFrame,
     representation: str,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError
 from kernomics.metrics import ClassExpression
 from kernomics.pl import style
@@ -68,6 +69,7 @@ def _dot_legend(ax: Axes, dot_area: float, dots: Any, theme: style.Theme) -> Non
     )
 
 
+@checked
 def dot_plot(
     expression: ClassExpression,
     genes: Sequence[str],
@@ -144,6 +146,7 @@ def dot_plot(
     return ax
 
 
+@checked
 def panel_scores(
     genes: Sequence[str],
     scores: ArrayLike,
@@ -210,6 +213,7 @@ def panel_scores(
     return figure
 
 
+@checked
 def method_comparison(
     values: Mapping[str, float],
     *,

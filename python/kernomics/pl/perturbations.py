@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError
 from kernomics.pl import style
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from kernomics.perturbations import PerturbationScores
 
 
+@checked
 def consistency_by_layer(
     scores: PerturbationScores, *, ax: Axes | None = None, theme: style.ThemeName = "light"
 ) -> Axes:
@@ -74,6 +76,7 @@ def consistency_by_layer(
     return ax
 
 
+@checked
 def consistency_null(
     consistency: PerturbationConsistency,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.cluster import hierarchy
 
+from kernomics._arguments import checked
 from kernomics.pl import style
 from kernomics.pl.heatmap import diverging, heat_map, scale_legend
 
@@ -20,6 +21,7 @@ SIDE_UNNAMED = 6.5  # inches of a map without names
 MOST_NAMED = 64
 
 
+@checked
 def correlation_order(redundancy: Redundancy) -> list[str]:
     """Return the panel's genes with correlated ones side by side: complete linkage on 1 − |r|."""
     names = [str(gene) for gene in redundancy.correlation.index]
@@ -31,6 +33,7 @@ def correlation_order(redundancy: Redundancy) -> list[str]:
     return [names[place] for place in hierarchy.leaves_list(tree)]
 
 
+@checked
 def panel_correlation(
     redundancy: Redundancy, *, ax: Axes | None = None, theme: style.ThemeName = "light"
 ) -> Axes:

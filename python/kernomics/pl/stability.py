@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError
 from kernomics.pl import style
 from kernomics.pl.heatmap import heat_map
@@ -20,6 +21,7 @@ BAR_HEIGHT = 0.21  # inches per gene
 CELL = 0.42  # inches per seed
 
 
+@checked
 def gene_frequency(
     stability: Stability,
     genes: Sequence[str] | None = None,
@@ -87,6 +89,7 @@ def gene_frequency(
     return ax
 
 
+@checked
 def panel_overlap(
     stability: Stability, *, ax: Axes | None = None, theme: style.ThemeName = "light"
 ) -> Axes:

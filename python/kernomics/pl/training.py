@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernomics._arguments import checked
 from kernomics.errors import ConfigError
 from kernomics.pl import style
 
@@ -55,6 +56,7 @@ def _thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(sums / np.diff(np.append(starts, values.size)))
 
 
+@checked
 def training_panels(history: Sequence[Mapping[str, Any]]) -> list[TrainingPanel]:
     """Sort history records into the quantities worth drawing.
 
@@ -105,6 +107,7 @@ def training_panels(history: Sequence[Mapping[str, Any]]) -> list[TrainingPanel]
     return panels
 
 
+@checked
 def training_panel(
     panel: TrainingPanel, *, ax: Axes | None = None, theme: style.ThemeName = "light"
 ) -> Axes:
@@ -158,6 +161,7 @@ def training_panel(
     return ax
 
 
+@checked
 def training_curves(
     history: Sequence[Mapping[str, Any]], *, theme: style.ThemeName = "light"
 ) -> Figure:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.errors import CheckpointError
 from kernomics.train import storage
 
@@ -49,6 +50,7 @@ class Checkpoint:
     parts: dict[str, Any]
 
 
+@checked
 def save_checkpoint(root: Path, step: int, parts: Mapping[str, Any], *, keep: int = 2) -> Path:
     """Save a checkpoint, and remove the older ones once it is safe.
 
@@ -92,6 +94,7 @@ def save_checkpoint(root: Path, step: int, parts: Mapping[str, Any], *, keep: in
     return path
 
 
+@checked
 def load_checkpoint(root: Path) -> Checkpoint | None:
     """Read the newest intact checkpoint.
 
@@ -121,9 +124,7 @@ def load_checkpoint(root: Path) -> Checkpoint | None:
             faults.append(str(error))
             continue
         if faults:
-            warnings.warn(
-                f"resuming from {checkpoint.path}, because: " + "; ".join(faults), stacklevel=2
-            )
+            warn(f"resuming from {checkpoint.path}, because: " + "; ".join(faults))
         return checkpoint
     if faults:
         raise CheckpointError(
@@ -145,6 +146,7 @@ def list_checkpoints(root: Path) -> list[Path]:
     return [root / name for name in sorted(valid, key=_step_of)]
 
 
+@checked
 def save_model_dir(
     path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
@@ -187,6 +189,7 @@ def save_model_dir(
         ) from error
 
 
+@checked
 def load_model_dir(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read and verify what :func:`save_model_dir` saved.
 
@@ -326,10 +329,9 @@ def _candidates(root: Path) -> list[Path]:
             "removed; start the run again with overwrite=True"
         )
     if latest and root / latest not in paths:
-        warnings.warn(
+        warn(
             f"{root / LATEST} names {latest!r}, which is not there; trying the others, from the "
-            "newest to the oldest",
-            stacklevel=3,
+            "newest to the oldest"
         )
     return sorted(paths, key=lambda path: path.name != latest)
 
@@ -350,7 +352,7 @@ def _prune(root: Path, step: int, keep: int) -> None:
                 path.rename(trash)
                 shutil.rmtree(trash)
             except OSError as error:
-                warnings.warn(f"cannot remove the old checkpoint {path}: {error}", stacklevel=3)
+                warn(f"cannot remove the old checkpoint {path}: {error}")
 
 
 def _step_of(name: str) -> int:

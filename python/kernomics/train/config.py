@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from kernomics._arguments import check_fields, checked
 from kernomics.errors import ConfigError, closest
 from kernomics.train.storage import jsonable
 
@@ -117,6 +118,7 @@ class TrainConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, low in {
             "max_epochs": 1,
             "batch_size": 1,
@@ -143,20 +145,9 @@ class TrainConfig:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}: it is a share of all steps, 0 to 1"
                 )
-        for name in ("validate_start", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be true or false")
-        for name, options in {
-            "optimizer": ("adamw",),
-            "schedule": ("constant", "one_cycle"),
-            "precision": ("float32", "bf16"),
-            "mode": ("min", "max"),
-        }.items():
-            value = getattr(self, name)
-            if value not in options:
-                raise ConfigError(f"{name} is {value!r}; {closest(str(value), options)}")
 
 
+@checked
 def override(config: Config, **values: Any) -> Config:
     """Copy a dataclass of settings with some of them replaced.
 
@@ -201,12 +192,14 @@ def relevant(config: Mapping[str, Any], ignore: Collection[str] = COSMETIC) -> d
     return {key: value for key, value in plain.items() if _last(key) not in ignore}
 
 
+@checked
 def config_hash(config: Mapping[str, Any], ignore: Collection[str] = COSMETIC) -> str:
     """Return the sha256 of the settings that change the result, in hexadecimal."""
     text = json.dumps(relevant(config, ignore), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@checked
 def differences(
     saved: Mapping[str, Any], given: Mapping[str, Any], ignore: Collection[str] = COSMETIC
 ) -> list[str]:

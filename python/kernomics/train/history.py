@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from kernomics._arguments import checked
 from kernomics.errors import CheckpointError, ConfigError, closest
 
 TIMING = ("cells_per_second", "seconds")
@@ -29,6 +30,7 @@ class History(list[dict[str, Any]]):
         Whether training ended before its last epoch.
     """
 
+    @checked
     def __init__(self, records: Iterable[dict[str, Any]] = ()) -> None:
         super().__init__(records)
         self.best_epoch: int | None = None
@@ -36,6 +38,7 @@ class History(list[dict[str, Any]]):
         self.stopped_early = False
 
     @classmethod
+    @checked
     def read(cls, path: str | Path) -> History:
         """Read a ``metrics.jsonl``; a half-written last line is left out.
 
@@ -53,10 +56,12 @@ class History(list[dict[str, Any]]):
                 raise CheckpointError(f"{path}, line {number}, is not JSON: {error}") from None
         return history
 
+    @checked
     def select(self, split: str) -> History:
         """Return the records of one split."""
         return History(record for record in self if record["split"] == split)
 
+    @checked
     def column(self, name: str, split: str = "train") -> list[Any]:
         """Return one figure of all records of a split that have it.
 

@@ -35,6 +35,19 @@ class Batch(Protocol):
         """Return the batch on a device."""
 
 
+class Draws(Protocol):
+    """Random numbers of a module's own, such as `kernomics.nn.Draws`."""
+
+    def begin(self, seed: int, device: device, /) -> None:
+        """Begin anew, on a device."""
+
+    def state(self) -> Tensor:
+        """Return where the draws stand, a tensor on the CPU."""
+
+    def restore(self, state: Tensor, /) -> None:
+        """Go on from there."""
+
+
 Fetch = Callable[[NDArray[np.int64]], Batch]
 Validate = Callable[[], Mapping[str, float]]
 OptimizerFactory = Callable[[nn.Module], Optimizer]

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.errors import ConfigError, TrainingError, closest
 from kernomics.train import schedules, storage
 from kernomics.train.config import TrainConfig
@@ -33,11 +34,12 @@ from kernomics.train.interfaces import (
 )
 from kernomics.train.interrupts import Interrupts
 from kernomics.train.loggers import JSONLines, Logger
-from kernomics.train.module import check_losses, device_of, own_random_state
+from kernomics.train.module import check_losses, device_of, draws_of
 from kernomics.train.rundir import DirectoryLock, require_run
 from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
 
 
+@checked
 def fit(
     module: nn.Module,
     batches: Batches,
@@ -65,7 +67,10 @@ def fit(
         before each optimiser step, counted from 0; ``by_total_steps = False`` says that nothing
         hangs on the total. What it keeps from step to step must be in its
         ``state_dict()``. With `config.compile` its ``compile_step()`` is called before the first
-        step. It is trained on the device it is on, and left in evaluation mode.
+        step. What it draws comes from ``module.draws``, `kernomics.nn.Draws`, if from anywhere:
+        begun with `config.seed` and kept in the checkpoints. torch's global random numbers, which
+        other threads share, are not touched. It is trained on the device it is on, and left in
+        evaluation mode.
     batches
         The rows of each batch.
     fetch
@@ -124,8 +129,6 @@ def fit(
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(DirectoryLock(directory))
-        stack.enter_context(own_random_state(module))
-        torch.manual_seed(config.seed)
         run = _Run(module, batches, fetch, config, directory, validate, optimizer_factory)
         run.begin(resume, loggers, stack)
         if config.compile and compile_step is not None:
@@ -163,8 +166,13 @@ class _Run:
         # Taken before a checkpoint is loaded, whose rates are those of a step of the schedule.
         self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.n_batches = batches.n_batches
+        draws = draws_of(module)
+        if draws is not None:
+            draws.begin(config.seed, self.device)
         self.total_steps = config.max_epochs * math.ceil(self.n_batches / config.accumulate)
-        self.keeper = Keeper(directory, config, self.n_batches, module, self.optimizer, self.device)
+        self.keeper = Keeper(
+            directory, config, self.n_batches, module, self.optimizer, draws, self.device
+        )
         self.state = State()
         self.best: Weights | None = None
         self.history = History()
@@ -185,10 +193,9 @@ class _Run:
             self.loggers.insert(0, self.lines)
             self.history.extend(History.read(self.metrics))
             if len(self.history) < self.state.records:
-                warnings.warn(
+                warn(
                     f"{self.metrics} holds {len(self.history)} records, but the checkpoint was "
-                    f"saved after {self.state.records}: the history has a gap",
-                    stacklevel=3,
+                    f"saved after {self.state.records}: the history has a gap"
                 )
                 self.state.records = len(self.history)
         for logger in self.loggers:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from kernomics.errors import ConfigError
+from kernomics.train.interfaces import Draws
 
 
 def check_losses(losses: Any) -> None:
@@ -35,9 +36,20 @@ def device_of(module: nn.Module) -> torch.device:
     raise ConfigError(f"{type(module).__name__} has no parameters to train")
 
 
-@contextmanager
-def own_random_state(module: nn.Module) -> Iterator[None]:
-    """Give the run random numbers of its own, and the caller's back at the end."""
-    device = device_of(module)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+def draws_of(module: nn.Module) -> Draws | None:
+    """Return the random numbers of the module's own, ``module.draws``, if it has some.
+
+    Raises
+    ------
+    ConfigError
+        If a layer draws from torch's global generator instead: it is the whole process's, so that
+        neither a thread's training nor a resumed one could be had again.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, _DropoutNd) and layer.p > 0:
+            raise ConfigError(
+                f"the layer {name!r} is a torch.nn.{type(layer).__name__}, which draws from the "
+                "random numbers of the whole process: use kernomics.nn.Dropout with draws that "
+                "stand as module.draws"
+            )
+    return getattr(module, "draws", None)

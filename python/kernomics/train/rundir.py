@@ -8,13 +8,14 @@ import os
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
+from kernomics._arguments import checked
+from kernomics._warnings import warn
 from kernomics.errors import CheckpointError, ConfigError, closest
 from kernomics.train import checkpoint, storage
 from kernomics.train.config import COSMETIC, config_hash, differences
@@ -61,10 +62,9 @@ class DirectoryLock:
                 "ends, or choose another directory"
             ) from None
         except OSError as error:
-            warnings.warn(
+            warn(
                 f"{path} cannot be locked ({error.strerror}): see to it that no other process "
-                "uses it",
-                stacklevel=3,
+                "uses it"
             )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
@@ -106,6 +106,7 @@ class RunDirectory:
         The run's configuration.
     """
 
+    @checked
     def __init__(
         self, path: Path, config: dict[str, Any], lock: DirectoryLock | None = None
     ) -> None:
@@ -154,6 +155,7 @@ class RunDirectory:
         return self.path / "panel.csv"
 
     @classmethod
+    @checked
     def create(
         cls,
         path: str | Path,
@@ -229,6 +231,7 @@ class RunDirectory:
             raise
 
     @classmethod
+    @checked
     def open(cls, path: str | Path) -> RunDirectory:
         """Open an existing run for reading; it is not locked.
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from kernomics.errors import CheckpointError, ConfigError, TrainingError
 from kernomics.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from kernomics.train.config import COSMETIC, TrainConfig, differences, more_epochs
+from kernomics.train.interfaces import Draws
 
 
 @dataclass
@@ -92,6 +93,8 @@ class Keeper:
         Batches in an epoch, which must be the same when the run is continued.
     module, optimizer
         What is trained, and by what.
+    draws
+        The module's random numbers, if it has some.
     device
         Where.
     """
@@ -103,6 +106,7 @@ class Keeper:
         n_batches: int,
         module: nn.Module,
         optimizer: Optimizer,
+        draws: Draws | None,
         device: torch.device,
     ) -> None:
         self.root = None if directory is None else directory / "checkpoints"
@@ -110,6 +114,7 @@ class Keeper:
         self.n_batches = n_batches
         self.module = module
         self.optimizer = optimizer
+        self.draws = draws
         self.device = device
         self._path: Path | None = None
         self._saved: dict[str, Any] | None = None
@@ -169,9 +174,9 @@ class Keeper:
             raise CheckpointError(
                 f"{checkpoint.path} was saved from another model or optimizer: {error}"
             ) from error
-        torch.set_rng_state(parts["random"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in parts["random"]:
-            torch.cuda.set_rng_state(parts["random"]["cuda"], self.device)
+        state = parts["random"].get(self.device.type)
+        if self.draws is not None and state is not None:
+            self.draws.restore(state)
         self._path = checkpoint.path
         self._saved = parts["state"]
         state = State.from_dict(parts["state"])
@@ -198,9 +203,7 @@ class Keeper:
                     f"was saved; set max_grad_norm to have every gradient checked, or lower the "
                     f"learning rate; {self.last_good}"
                 )
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        random = {} if self.draws is None else {self.device.type: self.draws.state()}
         self._path = save_checkpoint(
             self.root,
             state.step,

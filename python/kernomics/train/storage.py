@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from kernomics._arguments import checked
 from kernomics.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -54,6 +55,7 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+@checked
 def replace_file(path: Path, data: bytes) -> None:
     """Give `path` the content `data` in one step: readers see the old or the new, never a part.
 
@@ -114,6 +116,7 @@ def jsonable(value: Any) -> Any:
     raise TypeError(f"cannot store a {type(value).__name__} as JSON: {value!r}")
 
 
+@checked
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file in one step, see :func:`jsonable` and :func:`replace_file`."""
     text = json.dumps(jsonable(value), indent=1, ensure_ascii=False, allow_nan=False)

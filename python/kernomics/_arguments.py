@@ -1,0 +1,313 @@
+"""The door of every public function: arguments are of the kinds that their annotations say.
+
+What is checked here is the kind alone (a whole number, a finite number, one of some words, a list
+of names, an array), so that a function's own checks, of ranges and of shapes, meet nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import numbers
+import sys
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from kernomics.errors import ConfigError, DataError, KernomicsError, closest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Check = Callable[[str, Any], None]
+SHOWN = 60  # characters of a value in a message
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Check the kinds of a function's arguments by its annotations before it is called.
+
+    An annotation that says nothing (``Any``), or that names what is not imported when the program
+    runs, is not checked: the function does it.
+
+    Raises
+    ------
+    ConfigError
+        In a call, for a setting of another kind.
+    DataError
+        In a call, for something that is no array where one is needed.
+    """
+    signature = inspect.signature(function)
+    checks: dict[str, Check] | None = None
+
+    @functools.wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        nonlocal checks
+        if checks is None:
+            checks = _checks_of(signature.parameters, function)
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            given = {}  # Python says it, of the function itself
+        for name, value in given.items():
+            if name in checks and value is not signature.parameters[name].default:
+                checks[name](name, value)
+        return function(*args, **kwargs)
+
+    return inner
+
+
+def check_fields(settings: Any) -> None:
+    """Check the kinds of a dataclass's fields; for its ``__post_init__``."""
+    kind = type(settings)
+    for name, check in _checks_of(inspect.signature(kind).parameters, kind).items():
+        check(name, getattr(settings, name))
+
+
+def _checks_of(parameters: Mapping[str, inspect.Parameter], owner: Any) -> dict[str, Check]:
+    """Return the check of each parameter whose annotation says something."""
+    namespace = vars(sys.modules[owner.__module__])
+    found: dict[str, Check] = {}
+    for name, parameter in parameters.items():
+        hint = parameter.annotation
+        if hint is parameter.empty or parameter.kind in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        ):
+            continue
+        if isinstance(hint, str):
+            if "ArrayLike" in hint and "|" in hint and hint != "ArrayLike | None":
+                continue  # an array or the name of one: the function tells them apart
+            try:
+                hint = eval(hint, dict(namespace))
+            except (NameError, TypeError):  # imported, or in brackets, for the type checker alone
+                first, *rest = hint.split(" | ")
+                if first in _BY_ATTRIBUTES and rest in ([], ["None"]):
+                    found[name] = functools.partial(_like, first, bool(rest))
+                continue
+        if (check := _check_of(hint)) is not None:
+            found[name] = check
+    return found
+
+
+# ---- arrays --------------------------------------------------------------------------------------
+
+
+def numbers_of(name: str, values: Any) -> NDArray[np.float64]:
+    """Return an array as float64, or say that what it holds are no numbers."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{name} is {shown(values)}, which holds no numbers") from None
+
+
+def matrix_of(name: str, values: Any) -> sparse.csr_matrix:
+    """Return counts [cells, genes], dense or sparse, as a copy in CSR float64, all finite."""
+    if not sparse.issparse(values):
+        values = numbers_of(name, values)
+    if values.ndim != 2:
+        raise DataError(f"{name} must have shape [cells, genes], found {tuple(values.shape)}")
+    try:
+        matrix = sparse.csr_matrix(values, dtype=np.float64, copy=True)
+    except (TypeError, ValueError):
+        raise DataError(f"{name} is {shown(values)}, which holds no numbers") from None
+    wrong = np.flatnonzero(~(np.isfinite(matrix.data) & (matrix.data >= 0)))
+    if wrong.size:
+        first = int(np.searchsorted(matrix.indptr, wrong[0], side="right")) - 1
+        raise DataError(
+            f"{name} holds {wrong.size:,} values that are negative or not finite, first "
+            f"{matrix.data[wrong[0]]} in row {first:,}; raw counts are needed"
+        )
+    return matrix
+
+
+def codes_of(name: str, values: Any) -> NDArray[np.int64]:
+    """Return integer codes [n] as int64, or say what they are instead."""
+    try:
+        codes = np.asarray(values)
+    except ValueError:  # lists of unequal lengths
+        raise DataError(f"{name} is {shown(values)}: one code for each cell is needed") from None
+    if codes.ndim != 1:
+        raise DataError(f"{name} must have one dimension [cells], found shape {codes.shape}")
+    if codes.size and codes.dtype.kind not in "iu":
+        raise DataError(
+            f"{name} must hold integer class codes, found dtype {codes.dtype}; "
+            "for names, take the codes of pandas.Categorical(names, categories)"
+        )
+    return codes.astype(np.int64, copy=False)
+
+
+# ---- one check for each kind ---------------------------------------------------------------------
+
+
+def _check_of(hint: Any) -> Check | None:
+    """Return the check that a hint stands for; None when it says nothing."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if "_SupportsArray" in str(hint):  # numpy's ArrayLike, with or without None
+            return functools.partial(_array, type(None) in inner, True)
+        return _any_of(inner)
+    if origin is Literal:
+        return functools.partial(_choice, inner)
+    if origin is np.ndarray:
+        return functools.partial(_array, False, False)
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    if origin is not None and isinstance(origin, type):
+        if issubclass(origin, Mapping):
+            return functools.partial(_instance, Mapping, "a mapping of names")
+        if issubclass(origin, Sequence) or origin is Iterable:
+            element = _check_of(inner[0]) if inner and inner[0] is not Ellipsis else None
+            return functools.partial(_sequence, element)
+        if origin.__name__ == "Callable":
+            return functools.partial(_instance, Callable, "a function")
+        return None
+    if (
+        isinstance(hint, type)
+        and hint not in (object, Any)
+        and not getattr(hint, "_is_protocol", False)
+    ):
+        return functools.partial(_instance, hint, f"a {hint.__name__}")
+    return None
+
+
+def _any_of(hints: Collection[Any]) -> Check | None:
+    """Return a check that a value passes when it passes that of one of some hints."""
+    own = [hint for hint in hints if hint is not type(None)]
+    optional = len(own) < len(hints)
+    checks = [_check_of(hint) for hint in own]
+    if any(check is None for check in checks):
+        return None
+    known = [check for check in checks if check is not None]
+
+    def check(name: str, value: Any) -> None:
+        if value is None and optional:
+            return
+        said: list[KernomicsError] = []
+        for one in known:
+            try:
+                return one(name, value)
+            except KernomicsError as error:
+                said.append(error)
+        choices = [i for i, hint in enumerate(own) if typing.get_origin(hint) is Literal]
+        if len(said) == 1 or (isinstance(value, str) and choices):
+            raise said[choices[0] if choices else 0]
+        # The whole list of kinds is of more use than the first one's complaint.
+        needed = " or ".join(_named(hint) for hint in own)
+        raise type(said[0])(f"{name} is {shown(value)}: it must be {needed}")
+
+    return check
+
+
+def _lists(element: Check | None) -> str:
+    kinds: dict[Check, str] = {
+        _whole: "a list of integers",
+        _finite: "a list of numbers",
+        _text: "a list of names",
+    }
+    return "a list" if element is None else kinds.get(element, "a list")
+
+
+def _named(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return _lists(_check_of(inner[0]) if inner else None)
+    return _NAMES.get(hint) or getattr(hint, "__name__", str(hint)).lower()
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: short, on one line."""
+    if isinstance(value, np.ndarray) or hasattr(value, "iloc"):
+        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _whole(name: str, value: Any) -> None:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
+        raise ConfigError(f"{name} is {shown(value)}: it must be an integer")
+
+
+def _finite(name: str, value: Any) -> None:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise ConfigError(f"{name} is {shown(value)}: it must be a number")
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} is {value}: it must be a finite number")
+
+
+def _truth(name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise ConfigError(f"{name} is {shown(value)}: it must be true or false")
+
+
+def _text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} is {shown(value)}: it must be a text")
+
+
+def _path(name: str, value: Any) -> None:
+    if not isinstance(value, str | Path):
+        raise ConfigError(f"{name} is {shown(value)}: it must be a path")
+
+
+def _choice(options: tuple[Any, ...], name: str, value: Any) -> None:
+    if not any(type(value) is type(option) and value == option for option in options):
+        near = closest(value, options) if isinstance(value, str) else ""
+        near = f"{near}; " if near.startswith("closest") else ""
+        words = ", ".join(map(str, options))
+        raise ConfigError(f"{name} is {shown(value)}; {near}it must be one of {words}")
+
+
+def _instance(kind: Any, what: str, name: str, value: Any) -> None:
+    fits = callable(value) if kind is Callable else isinstance(value, kind)
+    if kind is Mapping:  # a Series maps names, too
+        fits = fits or hasattr(value, "items")
+    if not fits:
+        raise ConfigError(f"{name} is {shown(value)}: it must be {what}")
+
+
+def _like(kind: str, optional: bool, name: str, value: Any) -> None:
+    if not (optional and value is None) and not all(
+        hasattr(value, attribute) for attribute in _BY_ATTRIBUTES[kind]
+    ):
+        raise ConfigError(f"{name} is {shown(value)}: it must be an {kind}")
+
+
+def _sequence(element: Check | None, name: str, value: Any) -> None:
+    if (
+        isinstance(value, str | bytes | Mapping)
+        or not isinstance(value, Iterable)
+        or getattr(value, "ndim", 1) != 1
+    ):
+        raise ConfigError(f"{name} is {shown(value)}: it must be {_lists(element)}")
+    if element is not None and isinstance(value, Collection):
+        for i, item in enumerate(value):
+            element(f"{name}[{i}]", item)
+
+
+def _array(optional: bool, numbers_too: bool, name: str, value: Any) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, str | bytes | Mapping) or not (
+        (numbers_too and isinstance(value, numbers.Number))
+        or hasattr(value, "__len__")
+        or hasattr(value, "shape")
+    ):
+        raise DataError(f"{name} is {shown(value)}: an array is needed")
+
+
+_SCALARS: dict[Any, Check] = {
+    int: _whole, float: _finite, bool: _truth, str: _text, Path: _path,
+}  # fmt: skip
+_BY_ATTRIBUTES = {"AnnData": ("obs", "var"), "Axes": ("figure", "plot")}
+"""How those are known whose packages are not imported for a check's sake."""
+_NAMES: dict[Any, str] = {
+    int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a path",
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""A walk over every public callable with hostile arguments."""

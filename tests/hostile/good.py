@@ -1,0 +1,229 @@
+"""One good call of each public callable, on tiny data; or where its arguments are tested."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from kernomics import baselines, data, models, panels
+
+N, G, C = 24, 8, 3
+CODES = np.arange(N) % C
+NAMES = [f"G{i}" for i in range(G)]
+
+
+def counts() -> sparse.csr_matrix:
+    rate = 0.5 + 4 * (np.arange(G)[None, :] % C == CODES[:, None])
+    return sparse.csr_matrix(np.random.default_rng(0).poisson(rate).astype(np.float32))
+
+
+def representation() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(N, 4)) + CODES[:, None]
+
+
+def truth() -> dict[str, Any]:
+    return {"truth": CODES, "predicted": np.roll(CODES, 1)}
+
+
+def values() -> dict[str, Any]:
+    random = np.random.default_rng(2)
+    return {"truth": random.normal(size=N), "predicted": random.normal(size=N)}
+
+
+def probes() -> dict[str, Any]:
+    x = representation()
+    return {"train": x, "train_codes": CODES, "test": x + 0.1, "test_codes": CODES}
+
+
+def expression() -> dict[str, Any]:
+    x = counts().toarray()
+    return {"predicted": x + 0.5, "observed": x}
+
+
+def moments() -> dict[str, Any]:
+    x = np.random.default_rng(3).uniform(1, 2, size=(2, G))
+    return {"components": np.random.default_rng(4).normal(size=(G, 2)), "mean": x[0],
+            "variance": x[1]}  # fmt: skip
+
+
+def perturbed() -> dict[str, Any]:
+    return {"representation": representation(), "control": "none",
+            "perturbations": np.array(["none", "A", "B"], dtype=object)[CODES]}  # fmt: skip
+
+
+def selected() -> dict[str, Any]:
+    return {"counts": counts(), "labels": CODES, "n_genes": 3, "seed": 0}
+
+
+def judged() -> dict[str, Any]:
+    x = counts()
+    return {"x_train": x, "y_train": CODES, "x_test": x, "y_test": CODES}
+
+
+def measured() -> dict[str, Any]:
+    y = np.asarray(counts().sum(axis=1)).ravel().astype(np.float64)
+    return {**judged(), "y_train": y, "y_test": y}
+
+
+GOOD: dict[str, Callable[[], dict[str, Any]]] = {
+    "metrics.accuracy": truth,
+    "metrics.f1_per_class": lambda: {**truth(), "n_classes": C},
+    "metrics.confusion_matrix": lambda: {**truth(), "n_classes": C},
+    "metrics.macro_f1": truth,
+    "metrics.auprc": lambda: {"truth": CODES, "scores": np.eye(C)[CODES]},
+    "metrics.classification_metrics": lambda: {**truth(), "scores": np.eye(C)[CODES]},
+    "metrics.r2": values,
+    "metrics.mae": values,
+    "metrics.pearson": values,
+    "metrics.regression_metrics": values,
+    "metrics.align": lambda: {
+        "representation": representation(), "controls": CODES == 0, "batches": np.arange(N) // 12,
+    },
+    "metrics.class_expression": lambda: {
+        "counts": counts(), "labels": CODES, "classes": ["a", "b", "c"], "task": "type",
+    },
+    "metrics.ilisi": lambda: {"representation": representation(), "batches": CODES},
+    "metrics.probe_metrics": probes,
+    "metrics.linear_top_accuracy": lambda: {**probes(), "top": 2},
+    "metrics.mlp_probe": lambda: {
+        **probes(), "hidden": (3,), "max_epochs": 1, "learning_rates": (1e-3,),
+    },
+    "metrics.moments_explained": moments,
+    "metrics.rank_correlations": expression,
+    "metrics.spearman_inversion": expression,
+    "metrics.structural_integrity": lambda: {
+        **expression(), "batches": np.arange(N) // 12, "controls": CODES == 0,
+    },
+    "metrics.perturbation_consistency": perturbed,
+    "metrics.relationship_recall": lambda: {
+        "embeddings": np.random.default_rng(5).normal(size=(G, 4)), "genes": NAMES,
+        "relations": {"known": [("G0", "G1"), ("G2", "G3")]}, "n_null_pairs": 20,
+    },
+    "baselines.L1Baseline.select": selected,
+    "baselines.RandomBaseline.select": selected,
+    "baselines.RandomBaseline": dict,
+    "baselines.L1Baseline": dict,
+    "baselines.evaluate_genes": judged,
+    "baselines.evaluate_genes_regression": measured,
+    "baselines.random_panel": lambda: {"n_genes_total": G, "k": 3, "seed": 0},
+    "baselines.round_robin": lambda: {"rankings": [[0, 1, 2], [2, 1, 0]], "k": 2},
+    "baselines.PersistConfig": dict,
+    "data.make_split": lambda: {"n_cells": N, "how": "random"},
+    "train.TrainConfig": dict,
+    "models.YOTOConfig": dict,
+    "models.TxFMConfig": dict,
+}  # fmt: skip
+
+INSTANCES: dict[str, Callable[[], Any]] = {
+    "baselines.L1Baseline": baselines.L1Baseline,
+    "baselines.RandomBaseline": baselines.RandomBaseline,
+}
+
+
+# ---- what a trained panel is asked, and cells in an AnnData --------------------------------------
+
+
+@functools.cache
+def cells() -> ad.AnnData:
+    found = ad.AnnData(sparse.vstack([counts()] * 3).tocsr())
+    codes = np.tile(CODES, 3)
+    found.obs["type"] = pd.Categorical(np.array(list("ABC"))[codes])
+    found.obs["guide"] = pd.Categorical(np.array(["none", "A", "B"])[codes])
+    found.var_names = NAMES
+    found.obs_names = [f"c{i}" for i in range(found.n_obs)]
+    found.obsm["X_own"] = np.random.default_rng(6).normal(size=(found.n_obs, 4))
+    return found
+
+
+@functools.cache
+def model() -> models.YOTO:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return models.YOTO(cells(), "type", 3).train(max_epochs=1, progress=False)
+
+
+def collection() -> data.CellCollection:
+    return data.CellCollection.from_anndata(cells(), labels_key="type")
+
+
+def asked() -> dict[str, Any]:
+    return {"panel": model().trained, "cells": collection(), "rows": np.arange(40, 60),
+            "background_rows": np.arange(30)}  # fmt: skip
+
+
+@functools.cache
+def contributions() -> panels.Contributions:
+    return panels.contributions(**asked())
+
+
+@functools.cache
+def redundancy() -> panels.Redundancy:
+    return panels.redundancy(collection(), NAMES[:4], np.arange(60))
+
+
+GOOD |= {
+    "models.Panel.predict": lambda: {"adata": cells()},
+    "models.Panel.evaluate": lambda: {"adata": cells()},
+    "models.Panel.outputs": lambda: {"cells": collection()},
+    "models.Panel.load": lambda: {"path": "no-such-place"},
+    "models.YOTO.predict": lambda: {"adata": cells()},
+    "models.YOTO.evaluate": lambda: {"adata": cells()},
+    "models.YOTO.load": lambda: {"path": "no-such-place"},
+    "models.YOTO": lambda: {"adata": cells(), "labels_key": "type", "n_genes": 3},
+    "panels.contributions": asked,
+    "panels.evaluate_panel": lambda: {
+        "cells": collection(), "genes": NAMES[:3], "split": model().split,
+    },
+    "panels.redundancy": lambda: {
+        "cells": collection(), "genes": NAMES[:3], "rows": np.arange(40),
+    },
+    "tl.panel_redundancy": lambda: {"adata": cells(), "genes": NAMES[:3]},
+    "tl.panel_contributions": lambda: {"adata": cells(), "panel_or_model": model()},
+    "tl.evaluate_panel": lambda: {"adata": cells(), "genes": NAMES[:3], "labels_key": "type"},
+    "curation.curate": lambda: {"data": cells(), "min_genes": 1, "min_cells": 1},
+    "curation.select_phenoprints": lambda: {
+        "data": cells(), "representation": "X_own", "perturbation_key": "guide",
+        "control": "none",
+    },
+    "perturbations.evaluate_perturbations": lambda: {
+        "data": cells(), "perturbation_key": "guide", "control": "none", "n_components": 2,
+        "alignments": ("centre",),
+    },
+    "datasets.simulate": lambda: {
+        "n_cells": 20, "n_genes": 12, "n_types": 2, "n_markers": 2, "n_batches": 1,
+    },
+    "pl.contributions": lambda: {"contributions": contributions(), "task": "type"},
+    "pl.contribution_table": lambda: {"contributions": contributions(), "task": "type"},
+    "pl.confusion": lambda: {"matrix": np.eye(C, dtype=int), "classes": ["a", "b", "c"]},
+    "pl.confusion_key": lambda: {"n_classes": C},
+    "pl.panel_correlation": lambda: {"redundancy": redundancy()},
+    "pl.correlation_order": lambda: {"redundancy": redundancy()},
+    "pl.activation": lambda: {"z": np.linspace(-1, 1, 5), "kind": "ReLU"},
+    "pl.activation_curves": dict,
+    "pl.count_nll": lambda: {"count": 3.0, "mean": 2.0, "kind": "Poisson"},
+    "pl.nll_curves": lambda: {"count": 3},
+    "pl.training_curves": lambda: {"history": model().history},
+    "pl.training_panels": lambda: {"history": model().history},
+    "data.gene_id_kind": lambda: {"genes": NAMES},
+    "data.match_genes": lambda: {"model_genes": NAMES, "data_genes": NAMES},
+    "data.select_cells": lambda: {"cells": cells(), "rows": np.arange(10)},
+    "data.Sampler": lambda: {"rows": np.arange(20), "batch_size": 4},
+    "train.History.column": lambda: {"name": "loss", "split": "train"},
+    "train.History.select": lambda: {"split": "train"},
+}  # fmt: skip
+
+INSTANCES |= {
+    "models.Panel": lambda: model().trained,
+    "models.YOTO": model,
+    "train.History": lambda: model().history,
+}
+
+UNFIT = {"models.Panel.load", "models.YOTO.load"}
+"""Calls that are good in all but what they name: the walk looks at their errors alone."""

@@ -1,0 +1,96 @@
+"""Every public callable meets hostile arguments with a named error or a right result."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kernomics
+from hostile.good import GOOD, INSTANCES
+from hostile.surface import callables, parameters
+from hostile.values import ENDLESS, SCALARS, spoilt
+from kernomics.errors import KernomicsError
+
+HOME = str(Path(kernomics.__file__).parent)
+SURFACE = dict(callables())
+
+
+def call(key: str, arguments: dict[str, Any]) -> Any:
+    home, _, method = key.rpartition(".")
+    if home in INSTANCES:
+        return getattr(INSTANCES[home](), method)(**arguments)
+    return SURFACE[key](**arguments)
+
+
+def hostile(parameter: inspect.Parameter, good: Any) -> Iterator[tuple[str, Any]]:
+    for kind, value in SCALARS.items():
+        if kind not in ENDLESS:
+            yield kind, value
+    yield from spoilt(good, array_taken="Array" in str(parameter.annotation))
+
+
+def fault(key: str, name: str, kind: str, arguments: dict[str, Any]) -> str | None:
+    """Say what is wrong with the outcome of one call; None when all is well."""
+    call_of = f"{key}({name}={kind})"
+    try:
+        call(key, arguments)
+    except KernomicsError:
+        return None
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = frames[-1].filename.startswith(HOME)
+        if own and type(error) in (ValueError, TypeError) and name in str(error):
+            return None
+        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        return f"{call_of}: {type(error).__name__} from {where}: {str(error)[:90]}"
+    if (key, name, kind) not in LEGAL and taken_wrongly(SURFACE[key], name, kind):
+        return f"{call_of} is taken without a word"
+    return None
+
+
+# What no parameter of these kinds may be; what else is taken may be meant.
+NEVER = {
+    "int": {"nothing", "a word", "an empty text", "a fraction", "NaN", "infinity", "a truth",
+            "an empty list", "a list", "a mapping", "a thing", "a table", "a mask", "words"},
+    "float": {"nothing", "a word", "an empty text", "NaN", "infinity", "a truth", "an empty list",
+              "a list", "a mapping", "a thing", "a table", "a mask", "words"},
+    "str": {"nothing", "a number", "a fraction", "a list", "a mapping", "a thing", "a table"},
+    "bool": {"nothing", "a word", "a number", "a list", "a thing", "a table", "NaN"},
+    "ArrayLike": {"a word", "an empty text", "a mapping", "a thing", "words", "one too few",
+                  "words in place of numbers", "a fraction"},
+}  # fmt: skip
+# Names of any kind tell batches and perturbations apart; arrays that no other has to fit.
+LEGAL = {
+    ("metrics.align", "batches", "words in place of numbers"),
+    ("metrics.structural_integrity", "batches", "words in place of numbers"),
+}
+
+
+def taken_wrongly(item: Any, name: str, kind: str) -> bool:
+    hint = str(parameters(item)[name].annotation)
+    parts = {part.strip() for part in hint.split("|")}
+    if "None" in parts and kind == "nothing":
+        return False
+    known = [NEVER[part] for part in parts - {"None"} if part in NEVER]
+    return bool(known) and len(known) == len(parts - {"None"}) and all(kind in k for k in known)
+
+
+@pytest.mark.parametrize("key", sorted(GOOD))
+def test_hostile_arguments_meet_a_named_error_or_a_right_result(key: str) -> None:
+    assert key in SURFACE, f"{key} is no public callable any more: take it out of good.py"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        call(key, GOOD[key]())
+        faults = []
+        for name, parameter in parameters(SURFACE[key]).items():
+            good = GOOD[key]().get(name, parameter.default)
+            for kind, value in hostile(parameter, good):
+                if (found := fault(key, name, kind, {**GOOD[key](), name: value})) is not None:
+                    faults.append(found)
+    assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults)
