@@ -105,8 +105,6 @@ class LibraryRule:
         ----------
         known
             The `description` that a trained model keeps.
-        stacklevel
-            As of `warnings.warn`, counted from the caller.
         """
         known = known or {}
         unlike = self.unlike(known)
