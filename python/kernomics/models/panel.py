@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kernomics import metrics
-from kernomics._arguments import checked
+from kernomics._arguments import checked, rows_of
 from kernomics._warnings import warn
 from kernomics.data import CellCollection, Labels
 from kernomics.data.labels import column
@@ -105,7 +105,7 @@ class Panel:
         cells
             A collection that has the panel's genes.
         rows
-            Which cells, int [n]; all by default.
+            Which cells, numbers or a mask; all by default.
 
         Returns
         -------
@@ -113,7 +113,8 @@ class Panel:
             Per task, probabilities float32 [n, classes] or numbers float32 [n].
         """
         view = cells.with_genes(self.genes, min_gene_overlap=1.0)
-        wanted = np.arange(cells.n_cells) if rows is None else np.asarray(rows, dtype=np.int64)
+        every = np.arange(cells.n_cells)
+        wanted = every if rows is None else rows_of("rows", rows, cells.n_cells)
         found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
         device = next(self.network.parameters()).device
         with torch.inference_mode():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kernomics._arguments import shown
 from kernomics.data import CellCollection, Labels, Split, make_split
 from kernomics.data.labels import column
 from kernomics.data.splits import How
@@ -59,6 +60,8 @@ def split_cells(
     seed: int,
 ) -> Split:
     """Divide the cells as asked for, or check the division given."""
+    if not isinstance(split, Split | str):
+        raise ConfigError(f"split is {shown(split)}: the name of a way to split, or a Split")
     if isinstance(split, Split):
         rows = np.concatenate([split.train, split.validation, split.test])
         if rows.size and not 0 <= rows.min() <= rows.max() < cells.n_cells:

@@ -195,7 +195,7 @@ def _components(scanpy: Any, values: sparse.csr_matrix, seed: int) -> NDArray[An
     n = min(N_COMPONENTS, *(size - 1 for size in values.shape))
     if n < 1:
         return np.asarray(values.toarray())
-    return np.asarray(scanpy.pp.pca(values, n_comps=n, random_state=seed))
+    return np.asarray(scanpy.pp.pca(values, n_comps=n, random_state=seed % 2**32))
 
 
 def _umap(scanpy: Any, space: NDArray[Any], seed: int) -> NDArray[Any]:
@@ -210,8 +210,10 @@ def _umap(scanpy: Any, space: NDArray[Any], seed: int) -> NDArray[Any]:
     start[:, :n] = left[:, :n] * lengths[:n]
     # numba and umap tell of their own threads, caches and deprecations, none of the cells.
     with keep_torch_threads(), quietly():
-        scanpy.pp.neighbors(adata, n_neighbors=N_NEIGHBORS + 1, use_rep="X", random_state=seed)
-        scanpy.tl.umap(adata, init_pos=start, random_state=seed)
+        scanpy.pp.neighbors(
+            adata, n_neighbors=N_NEIGHBORS + 1, use_rep="X", random_state=seed % 2**32
+        )
+        scanpy.tl.umap(adata, init_pos=start, random_state=seed % 2**32)
     return np.asarray(adata.obsm["X_umap"])
 
 
