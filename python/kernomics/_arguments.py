@@ -6,6 +6,7 @@ of names, an array), so that a function's own checks, of ranges and of shapes, m
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
 import math
@@ -81,14 +82,12 @@ def _checks_of(parameters: Mapping[str, inspect.Parameter], owner: Any) -> dict[
         ):
             continue
         if isinstance(hint, str):
-            if "ArrayLike" in hint and "|" in hint and hint != "ArrayLike | None":
+            kinds = hint.split(" | ")
+            if "ArrayLike" in kinds and not {"ArrayLike", "None"}.issuperset(kinds):
                 continue  # an array or the name of one: the function tells them apart
             try:
-                hint = eval(hint, dict(namespace))
+                hint = eval(hint, {}, _Names(namespace))
             except (NameError, TypeError):  # imported, or in brackets, for the type checker alone
-                first, *rest = hint.split(" | ")
-                if first in _BY_ATTRIBUTES and rest in ([], ["None"]):
-                    found[name] = functools.partial(_like, first, bool(rest))
                 continue
         if (check := _check_of(hint)) is not None:
             found[name] = check
@@ -104,6 +103,37 @@ def numbers_of(name: str, values: Any) -> NDArray[np.float64]:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise DataError(f"{name} is {shown(values)}, which holds no numbers") from None
+
+
+def rows_of(name: str, values: Any, n: int) -> NDArray[np.int64]:
+    """Return which of n rows are named, by number or by a mask over all of them, int64 [m].
+
+    Raises
+    ------
+    DataError
+        When that is no list, holds no whole numbers, none at all, or some that there are not.
+    """
+    given = np.asarray(values)
+    if given.ndim != 1:
+        raise DataError(f"{name} is {shown(values)}: row numbers or a mask are needed")
+    if given.dtype == bool:
+        if given.shape != (n,):
+            raise DataError(
+                f"{name} is a mask of shape {given.shape} for {n:,} cells; it needs one entry per "
+                "cell"
+            )
+        given = np.flatnonzero(given)
+    if given.size == 0:
+        raise DataError(f"{name} names no cell; at least one is needed")
+    if given.dtype.kind not in "iu":
+        raise DataError(f"{name} holds {given.dtype}: row numbers are integers")
+    outside = np.flatnonzero((given < 0) | (given >= n))
+    if outside.size:
+        raise DataError(
+            f"{name} names {outside.size:,} of {given.size:,} rows outside 0 … {n - 1:,}, first "
+            f"{int(given[outside[0]])} at position {int(outside[0])}"
+        )
+    return given.astype(np.int64, copy=False)
 
 
 def matrix_of(name: str, values: Any) -> sparse.csr_matrix:
@@ -142,6 +172,28 @@ def codes_of(name: str, values: Any) -> NDArray[np.int64]:
     return codes.astype(np.int64, copy=False)
 
 
+class _Stub:
+    """Stands for a class that is imported for the type checker alone."""
+
+
+class _Names(dict[str, Any]):
+    """A module's names, and stubs of classes that are known by their name."""
+
+    def __missing__(self, name: str) -> Any:
+        if name in _BY_NAME:
+            return type(name, (_Stub,), {})
+        if hasattr(builtins, name):
+            return getattr(builtins, name)
+        raise NameError(name)
+
+
+_BY_NAME = {  # classes that modules import for the type checker alone
+    "AnnData", "Axes", "CellCollection", "Contributions", "Labels", "Panel", "PanelCurve",
+    "PanelEmbedding", "PerturbationConsistency", "PerturbationScores", "Redundancy", "Split",
+    "Stability",
+}  # fmt: skip
+
+
 # ---- one check for each kind ---------------------------------------------------------------------
 
 
@@ -167,6 +219,8 @@ def _check_of(hint: Any) -> Check | None:
         if origin.__name__ == "Callable":
             return functools.partial(_instance, Callable, "a function")
         return None
+    if isinstance(hint, type) and issubclass(hint, _Stub):
+        return functools.partial(_like, hint.__name__)
     if (
         isinstance(hint, type)
         and hint not in (object, Any)
@@ -188,6 +242,8 @@ def _any_of(hints: Collection[Any]) -> Check | None:
     def check(name: str, value: Any) -> None:
         if value is None and optional:
             return
+        if isinstance(value, str) and not value and Path in own:
+            raise ConfigError(f"{name} is an empty text: a path is needed")
         said: list[KernomicsError] = []
         for one in known:
             try:
@@ -253,7 +309,7 @@ def _text(name: str, value: Any) -> None:
 
 
 def _path(name: str, value: Any) -> None:
-    if not isinstance(value, str | Path):
+    if not isinstance(value, str | Path) or not str(value):
         raise ConfigError(f"{name} is {shown(value)}: it must be a path")
 
 
@@ -268,16 +324,14 @@ def _choice(options: tuple[Any, ...], name: str, value: Any) -> None:
 def _instance(kind: Any, what: str, name: str, value: Any) -> None:
     fits = callable(value) if kind is Callable else isinstance(value, kind)
     if kind is Mapping:  # a Series maps names, too
-        fits = fits or hasattr(value, "items")
+        fits = fits or (hasattr(value, "items") and getattr(value, "ndim", 0) == 1)
     if not fits:
         raise ConfigError(f"{name} is {shown(value)}: it must be {what}")
 
 
-def _like(kind: str, optional: bool, name: str, value: Any) -> None:
-    if not (optional and value is None) and not all(
-        hasattr(value, attribute) for attribute in _BY_ATTRIBUTES[kind]
-    ):
-        raise ConfigError(f"{name} is {shown(value)}: it must be an {kind}")
+def _like(kind: str, name: str, value: Any) -> None:
+    if all(parent.__name__ != kind for parent in type(value).__mro__):
+        raise ConfigError(f"{name} is {shown(value)}: it must be an object of class {kind}")
 
 
 def _sequence(element: Check | None, name: str, value: Any) -> None:
@@ -306,8 +360,6 @@ def _array(optional: bool, numbers_too: bool, name: str, value: Any) -> None:
 _SCALARS: dict[Any, Check] = {
     int: _whole, float: _finite, bool: _truth, str: _text, Path: _path,
 }  # fmt: skip
-_BY_ATTRIBUTES = {"AnnData": ("obs", "var"), "Axes": ("figure", "plot")}
-"""How those are known whose packages are not imported for a check's sake."""
 _NAMES: dict[Any, str] = {
     int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a path",
 }  # fmt: skip

@@ -55,8 +55,10 @@ def umap(space: NDArray[Any], seed: int) -> NDArray[Any]:
     start[:, :n] = left[:, :n] * lengths[:n]
     # numba and umap tell of their own threads, caches and deprecations, none of the cells.
     with keep_torch_threads(), quietly():
-        scanpy.pp.neighbors(adata, n_neighbors=N_NEIGHBORS + 1, use_rep="X", random_state=seed)
-        scanpy.tl.umap(adata, init_pos=start, random_state=seed)
+        scanpy.pp.neighbors(
+            adata, n_neighbors=N_NEIGHBORS + 1, use_rep="X", random_state=seed % 2**32
+        )
+        scanpy.tl.umap(adata, init_pos=start, random_state=seed % 2**32)
     return np.asarray(adata.obsm["X_umap"])
 
 

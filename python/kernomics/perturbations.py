@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, shown
 from kernomics.data import CellCollection
 from kernomics.data.expression import log_expression, most_variable_genes
 from kernomics.data.inputs import ReadOptions, anndata_of
@@ -165,7 +165,7 @@ def evaluate_perturbations(
     UserWarning
         Naming perturbations with one cell.
     """
-    if not alignments:
+    if not len(alignments):
         raise ConfigError("alignments is empty: name at least one, such as 'centre'")
     if n_reconstructed < 1:
         raise ConfigError(f"n_reconstructed is {n_reconstructed}: at least 1 is needed")
@@ -183,7 +183,13 @@ def evaluate_perturbations(
 
     chosen = reconstructed_rows(controls, batch_codes, n_reconstructed, seed)
     scorer = Reconstruction(cells, rows[chosen], controls[chosen], batch_codes[chosen], model)
-    wanted = [n_components] if isinstance(n_components, int) else list(n_components or ())
+    wanted = (
+        [n_components]
+        if isinstance(n_components, int)
+        else []
+        if n_components is None
+        else list(n_components)
+    )
     if not wanted:
         wanted = [N_DIMENSIONS if model is None else model.config.d_model]
     everything = _Everything(cells, rows, model, given, scorer)
@@ -294,7 +300,7 @@ class _Everything:
                 f"n_components is {n_components}: PCA of {expression.shape[0]:,} cells and "
                 f"{expression.shape[1]:,} genes has 1 to {most:,}"
             )
-        pca = PCA(wanted[-1], svd_solver="arpack", random_state=seed).fit(expression)
+        pca = PCA(wanted[-1], svd_solver="arpack", random_state=seed % 2**32).fit(expression)
         scores = pca.transform(expression)
         for n in wanted:
             name = "PCA" if len(wanted) == 1 else f"PCA, {n} components"
@@ -317,9 +323,15 @@ class _Everything:
 def _given(data: Any, representations: Any, modality: str | None) -> dict[str, NDArray[Any]]:
     if isinstance(representations, Mapping):
         return {str(name): np.asarray(values) for name, values in representations.items()}
+    if not isinstance(representations, Iterable):
+        raise ConfigError(
+            f"representations is {shown(representations)}: arrays by name, or keys of obsm"
+        )
     keys = [representations] if isinstance(representations, str) else list(representations)
     if not keys:
         return {}
+    if any(not isinstance(key, str) for key in keys):
+        raise ConfigError(f"representations are {shown(representations)}: keys of obsm are names")
     if isinstance(data, CellCollection):
         raise ConfigError(
             f"a collection has no obsm, in which {keys[0]!r} could be; give representations as a "

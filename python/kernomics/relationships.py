@@ -207,7 +207,7 @@ def pca_loadings(
         raise DataError(
             f"{expression.shape[0]:,} cells and {expression.shape[1]:,} genes are too few for a PCA"
         )
-    pca = PCA(n, svd_solver="arpack", random_state=seed).fit(expression)
+    pca = PCA(n, svd_solver="arpack", random_state=seed % 2**32).fit(expression)
     return pca.components_.T, pca.explained_variance_ratio_
 
 

@@ -72,7 +72,7 @@ def baseline_representations(
             if not 1 <= size <= most:
                 raise ConfigError(f"{name} has {size:,}: 1 to {most:,} are possible")
     largest = max(n_dimensions, *n_components) if n_components else n_dimensions
-    pca = PCA(largest, svd_solver="arpack", random_state=seed).fit(train)
+    pca = PCA(largest, svd_solver="arpack", random_state=seed % 2**32).fit(train)
     scores = pca.transform(train), pca.transform(test)
 
     order = genes_by_variance(cells, split.train)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 import kernomics
-from hostile.good import GOOD, INSTANCES
+from hostile.good import FAULTS, GOOD, INSTANCES, NOT_WALKED, UNFIT
 from hostile.surface import callables, parameters
 from hostile.values import ENDLESS, SCALARS, spoilt
 from kernomics.errors import KernomicsError
@@ -63,12 +65,17 @@ NEVER = {
     "str": {"nothing", "a number", "a fraction", "a list", "a mapping", "a thing", "a table"},
     "bool": {"nothing", "a word", "a number", "a list", "a thing", "a table", "NaN"},
     "ArrayLike": {"a word", "an empty text", "a mapping", "a thing", "words", "one too few",
-                  "words in place of numbers", "a fraction"},
+                  "words in place of numbers"},
 }  # fmt: skip
 # Names of any kind tell batches and perturbations apart; arrays that no other has to fit.
 LEGAL = {
     ("metrics.align", "batches", "words in place of numbers"),
     ("metrics.structural_integrity", "batches", "words in place of numbers"),
+    ("pl.activation", "z", "one too few"),
+    ("panels.contributions", "rows", "one too few"),
+    ("panels.contributions", "background_rows", "one too few"),
+    ("panels.redundancy", "rows", "one too few"),
+    ("data.select_cells", "rows", "one too few"),
 }
 
 
@@ -81,16 +88,39 @@ def taken_wrongly(item: Any, name: str, kind: str) -> bool:
     return bool(known) and len(known) == len(parts - {"None"}) and all(kind in k for k in known)
 
 
+def test_every_public_callable_is_walked_or_said_not_to_be() -> None:
+    elsewhere = {key for keys in NOT_WALKED.values() for key in keys}
+    new = [
+        key
+        for key, item in SURFACE.items()
+        if key not in GOOD
+        and key not in elsewhere
+        and parameters(item)
+        # A dataclass that is no setting is a result: the package makes it.
+        and not (dataclasses.is_dataclass(item) and not key.endswith("Config"))
+    ]
+    assert not new, f"give a good call of each in tests/hostile/good.py: {new}"
+    gone = sorted((elsewhere | set(GOOD)) - set(SURFACE))
+    assert not gone, f"these are no public callables any more: {gone}"
+    assert not elsewhere & set(GOOD)
+
+
 @pytest.mark.parametrize("key", sorted(GOOD))
-def test_hostile_arguments_meet_a_named_error_or_a_right_result(key: str) -> None:
-    assert key in SURFACE, f"{key} is no public callable any more: take it out of good.py"
+def test_hostile_arguments_meet_a_named_error_or_a_right_result(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a word is a path to some
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        call(key, GOOD[key]())
+        if key not in UNFIT:
+            call(key, GOOD[key]())
         faults = []
         for name, parameter in parameters(SURFACE[key]).items():
             good = GOOD[key]().get(name, parameter.default)
             for kind, value in hostile(parameter, good):
-                if (found := fault(key, name, kind, {**GOOD[key](), name: value})) is not None:
+                found = fault(key, name, kind, {**GOOD[key](), name: value})
+                if found is not None and (key, name) not in FAULTS:
                     faults.append(found)
+            if matplotlib := sys.modules.get("matplotlib.pyplot"):
+                matplotlib.close("all")
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults)

@@ -126,7 +126,7 @@ def test_bad_input_is_named() -> None:
         (lambda: rank_correlations(y, y, "rows"), "of is 'rows'; it must be one of genes, cells"),
         (
             lambda: structural_integrity(y, y, batches, controls, bound="max"),
-            "bound is 'max'; it must",
+            "it must be one of observed, triangle",
         ),
         (lambda: structural_integrity(y, y, batches, batches == 1), "'0' .0 of 20 cells"),
         (lambda: structural_integrity(y * np.nan, y, batches, controls), "60 of 60 cells"),

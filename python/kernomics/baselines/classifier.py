@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
+from kernomics._arguments import check_fields
 from kernomics.errors import ConfigError, DataError
 from kernomics.nn.random import DrawingFrom, Draws, Dropout
 
@@ -216,6 +217,21 @@ class ClassifierConfig:
     dropout: float = 0.3
     weight_decay: float = 1e-2
     class_weights: str | None = "balanced"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("batch_size", "max_epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate is {self.learning_rate}: it must be above 0")
+        if self.weight_decay < 0:
+            raise ConfigError(f"weight_decay is {self.weight_decay}: it must be 0 or more")
+        for name in ("held_out", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: a share from 0 to below 1")
+        if any(width < 1 for width in self.hidden):
+            raise ConfigError(f"hidden is {self.hidden}: the widths must be at least 1")
 
 
 def mlp(

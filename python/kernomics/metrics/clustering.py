@@ -140,14 +140,16 @@ def _neighbour_graph(x: NDArray[np.float64], n_neighbours: int, seed: int) -> An
 
     adata = AnnData(np.ascontiguousarray(x, dtype=np.float32))
     with keep_torch_threads(), quietly(UserWarning):  # of UMAP on a small graph's parts
-        scanpy.pp.neighbors(adata, n_neighbors=n_neighbours, use_rep="X", random_state=seed)
+        scanpy.pp.neighbors(adata, n_neighbors=n_neighbours, use_rep="X", random_state=seed % 2**32)
     return adata
 
 
 def _louvain(adata: Any, resolution: float, seed: int) -> NDArray[np.int64]:
     networkx = require_extra("networkx", purpose="Louvain clustering")
     graph = networkx.from_scipy_sparse_array(adata.obsp["connectivities"])
-    communities = networkx.community.louvain_communities(graph, resolution=resolution, seed=seed)
+    communities = networkx.community.louvain_communities(
+        graph, resolution=resolution, seed=seed % 2**32
+    )
     found = np.empty(adata.n_obs, dtype=np.int64)
     for number, members in enumerate(communities):
         found[list(members)] = number
@@ -160,7 +162,7 @@ def _leiden(adata: Any, resolution: float, seed: int) -> NDArray[np.int64]:
     scanpy.tl.leiden(
         adata,
         resolution=resolution,
-        random_state=seed,
+        random_state=seed % 2**32,
         flavor="igraph",
         n_iterations=-1,
         directed=False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kernomics._arguments import shown
 from kernomics.data import CellCollection, Labels, Split, make_split
 from kernomics.data.inputs import ReadOptions, given_options, obs_columns
 from kernomics.data.labels import column
@@ -127,6 +128,8 @@ def split_cells(
 
     Groups are divided so that every class of the labels stays in training, where that can be.
     """
+    if not isinstance(split, Split | str):
+        raise ConfigError(f"split is {shown(split)}: the name of a way to split, or a Split")
     if isinstance(split, Split):
         rows = np.concatenate([split.train, split.validation, split.test])
         if rows.size and not 0 <= rows.min() <= rows.max() < cells.n_cells:

@@ -75,7 +75,11 @@ def _read_names(path: Path) -> list[str]:
         if "gene" not in table:
             raise DataError(f"{path} has no column 'gene'; {closest('gene', table.columns)}")
         return table["gene"].tolist()
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is no text: one gene per line is needed") from None
+    lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 

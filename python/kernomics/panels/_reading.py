@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection, gene_id_kind
@@ -92,21 +92,6 @@ def _nearest(name: str, by_upper: Mapping[str, str]) -> str:
 
 def _more(names: Sequence[str]) -> str:
     return f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-
-
-def row_numbers(cells: CellCollection, rows: ArrayLike, what: str) -> NDArray[np.int64]:
-    """Read rows given as numbers or as a mask over all cells; none at all is an error."""
-    given = np.asarray(rows)
-    if given.dtype == bool:
-        if given.shape != (cells.n_cells,):
-            raise DataError(
-                f"{what} is a mask of shape {given.shape} for {cells.n_cells:,} cells; it needs "
-                "one entry per cell"
-            )
-        given = np.flatnonzero(given)
-    if given.size == 0:
-        raise DataError(f"{what} names no cell; at least one is needed")
-    return given.astype(np.int64, copy=False)
 
 
 def count_blocks(cells: CellCollection, rows: NDArray[np.int64]) -> Iterator[sparse.csr_matrix]:

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, rows_of
 from kernomics._warnings import warn
 from kernomics.data import CellCollection
 from kernomics.errors import DataError
 from kernomics.models import Panel
 from kernomics.models.missing_genes import require_genes
 from kernomics.models.panel_network import PanelNetwork, Task, transformed
-from kernomics.panels._reading import CELLS_AT_A_TIME, row_numbers
+from kernomics.panels._reading import CELLS_AT_A_TIME
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,8 +88,8 @@ def contributions(
     UserWarning
         When cells have classes that the panel does not know; they are left out.
     """
-    measured = row_numbers(cells, rows, "rows")
-    background = row_numbers(cells, background_rows, "background_rows")
+    measured = rows_of("rows", rows, cells.n_cells)
+    background = rows_of("background_rows", background_rows, cells.n_cells)
     require_genes(panel.genes, cells)
     view = cells.with_genes(panel.genes, min_gene_overlap=1.0)
     targets = _targets(panel, cells, measured)

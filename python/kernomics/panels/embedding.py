@@ -187,4 +187,4 @@ def _components(scanpy: Any, values: sparse.csr_matrix, seed: int) -> NDArray[An
     n = min(N_COMPONENTS, *(size - 1 for size in values.shape))
     if n < 1:
         return np.asarray(values.toarray())
-    return np.asarray(scanpy.pp.pca(values, n_comps=n, random_state=seed))
+    return np.asarray(scanpy.pp.pca(values, n_comps=n, random_state=seed % 2**32))

@@ -10,10 +10,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.cluster import hierarchy
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, rows_of
 from kernomics.data import CellCollection
 from kernomics.errors import ConfigError, DataError
-from kernomics.panels._reading import count_blocks, find_genes, row_numbers
+from kernomics.panels._reading import count_blocks, find_genes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,7 +87,7 @@ def redundancy(
     if n_substitutes < 0:
         raise ConfigError(f"n_substitutes is {n_substitutes}: 0 or more can be listed")
     panel, _ = find_genes(genes, cells.genes)
-    wanted = row_numbers(cells, rows, "rows")
+    wanted = rows_of("rows", rows, cells.n_cells)
     if len(wanted) < 2:
         raise DataError("rows names one cell; a correlation needs at least two")
     place = {gene: i for i, gene in enumerate(cells.genes)}

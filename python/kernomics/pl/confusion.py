@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, numbers_of
 from kernomics.errors import ConfigError
 from kernomics.pl import style
 
@@ -75,7 +75,7 @@ def confusion(
         If the matrix is not square with one row per class.
     """
     colors = style.get_theme(theme)
-    counts = np.asarray(matrix)
+    counts = numbers_of("matrix", matrix)
     n = len(classes)
     if counts.shape != (n, n) or n == 0:
         raise ConfigError(
@@ -85,7 +85,7 @@ def confusion(
     totals = counts.sum(axis=1)
     shares = np.divide(counts, totals[:, None], out=np.zeros((n, n)), where=totals[:, None] > 0)
     columns = style.shorten(classes)
-    rows = [f"{name} ({total:,})" for name, total in zip(columns, totals.tolist(), strict=True)]
+    rows = [f"{name} ({total:,.0f})" for name, total in zip(columns, totals.tolist(), strict=True)]
     if ax is None:
         side = n * _cell_size(n)
         ax = style.new_axes(

@@ -97,6 +97,8 @@ def contributions(
                 f"{len(unknown)} of {len(genes)} genes are not in the panel, first {unknown[0]!r}"
             )
         table = table.loc[list(genes)]
+    if not len(table):
+        raise ConfigError("genes is an empty list: name at least one")
     values = table.to_numpy(dtype=np.float64)
     if largest is None:
         largest = float(np.nanmax(np.abs(values), initial=0.0))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, numbers_of
 from kernomics.errors import ConfigError, closest
 from kernomics.pl import style
 
@@ -51,7 +51,9 @@ def activation(
     ConfigError
         For another kind.
     """
-    x, alpha = np.asarray(z, dtype=np.float64), math.log1p(target_sum)
+    if target_sum <= 0 or n_genes < 1:
+        raise ConfigError(f"target_sum is {target_sum} and n_genes {n_genes}: both must be above 0")
+    x, alpha = numbers_of("z", z), math.log1p(target_sum)
     kinds: dict[str, Callable[[], Any]] = {
         "rectified tanh": lambda: alpha * np.maximum(np.tanh(x / BETA), 0),
         "ReLU": lambda: np.maximum(x, 0),
@@ -99,8 +101,8 @@ def count_nll(
             f"inverse_dispersion is {inverse_dispersion} and zero_inflation {zero_inflation}: one "
             "must be above 0, the other from 0 to below 1"
         )
-    c, mu = np.asarray(count, dtype=np.float64), np.asarray(mean, dtype=np.float64)
-    if (c < 0).any() or (mu <= 0).any():
+    c, mu = numbers_of("count", count), numbers_of("mean", mean)
+    if not (c >= 0).all() or not (mu > 0).all():
         raise ConfigError("counts must be 0 or more and means above 0")
     theta = inverse_dispersion
     if kind == "Poisson":
