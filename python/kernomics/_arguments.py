@@ -201,7 +201,8 @@ def _check_of(hint: Any) -> Check | None:
     """Return the check that a hint stands for; None when it says nothing."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if "_SupportsArray" in str(hint):  # numpy's ArrayLike, with or without None
+        names = {getattr(typing.get_origin(one), "__name__", "") for one in inner}
+        if "_SupportsArray" in names:  # numpy's ArrayLike, with or without None
             return functools.partial(_array, type(None) in inner, True)
         return _any_of(inner)
     if origin is Literal:
@@ -213,7 +214,7 @@ def _check_of(hint: Any) -> Check | None:
     if origin is not None and isinstance(origin, type):
         if issubclass(origin, Mapping):
             return functools.partial(_instance, Mapping, "a mapping of names")
-        if issubclass(origin, Sequence) or origin is Iterable:
+        if issubclass(origin, Sequence) or origin in (Iterable, Collection):
             element = _check_of(inner[0]) if inner and inner[0] is not Ellipsis else None
             return functools.partial(_sequence, element)
         if origin.__name__ == "Callable":
@@ -309,7 +310,7 @@ def _text(name: str, value: Any) -> None:
 
 
 def _path(name: str, value: Any) -> None:
-    if not isinstance(value, str | Path) or not str(value):
+    if not isinstance(value, Path):
         raise ConfigError(f"{name} is {shown(value)}: it must be a path")
 
 

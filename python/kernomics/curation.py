@@ -315,6 +315,8 @@ def _of_anndata(data: Any, representation: Any) -> tuple[Any, NDArray[Any]]:
     if isinstance(data, (str, Path)):
         import anndata
 
+        if not Path(data).is_file():
+            raise DataError(f"there is no file {str(data)!r}")
         opened = anndata.read_h5ad(data, backed="r")
         try:
             return _of_anndata(opened, representation)
