@@ -105,13 +105,13 @@ def numbers_of(name: str, values: Any) -> NDArray[np.float64]:
         raise DataError(f"{name} is {shown(values)}, which holds no numbers") from None
 
 
-def rows_of(name: str, values: Any, n: int) -> NDArray[np.int64]:
+def rows_of(name: str, values: Any, n: int, *, least: int = 1) -> NDArray[np.int64]:
     """Return which of n rows are named, by number or by a mask over all of them, int64 [m].
 
     Raises
     ------
     DataError
-        When that is no list, holds no whole numbers, none at all, or some that there are not.
+        When that is no list, holds no whole numbers, fewer than `least`, or some that there are not.
     """
     given = np.asarray(values)
     if given.ndim != 1:
@@ -123,9 +123,9 @@ def rows_of(name: str, values: Any, n: int) -> NDArray[np.int64]:
                 "cell"
             )
         given = np.flatnonzero(given)
-    if given.size == 0:
+    if given.size < least:
         raise DataError(f"{name} names no cell; at least one is needed")
-    if given.dtype.kind not in "iu":
+    if given.size and given.dtype.kind not in "iu":
         raise DataError(f"{name} holds {given.dtype}: row numbers are integers")
     outside = np.flatnonzero((given < 0) | (given >= n))
     if outside.size:
@@ -276,7 +276,7 @@ def _named(hint: Any) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return _lists(_check_of(inner[0]) if inner else None)
-    return _NAMES.get(hint) or getattr(hint, "__name__", str(hint)).lower()
+    return _NAMES.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 def shown(value: Any) -> str:

@@ -114,7 +114,7 @@ class Panel:
         """
         view = cells.with_genes(self.genes, min_gene_overlap=1.0)
         every = np.arange(cells.n_cells)
-        wanted = every if rows is None else rows_of("rows", rows, cells.n_cells)
+        wanted = every if rows is None else rows_of("rows", rows, cells.n_cells, least=0)
         found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
         device = next(self.network.parameters()).device
         with torch.inference_mode():
