@@ -111,7 +111,7 @@ def rows_of(name: str, values: Any, n: int, *, least: int = 1) -> NDArray[np.int
     Raises
     ------
     DataError
-        When that is no list, holds no whole numbers, fewer than `least`, or some that there are not.
+        When that is no list, or holds fewer than `least` rows, no integers, or none of 0 … n − 1.
     """
     given = np.asarray(values)
     if given.ndim != 1:
