@@ -341,7 +341,7 @@ def test_option_that_cannot_be_used_is_named(folder, tmp_path, capsys, more, mes
         ('{"relaxatoin": "softmax"}', "the setting 'relaxatoin', which is unknown; closest: 'rel"),
         ('{"batchsize": 3}', "the setting 'batchsize', which is unknown; closest: 'batch_size'"),
         ('{"relaxation": "sort"}', "relaxation is 'sort'"),
-        ('{"learning_rate": "fast"}', "a setting is of the wrong type"),
+        ('{"learning_rate": "fast"}', "learning_rate is 'fast': it must be a number"),
         ('{"hidden": "128"}', "hidden is '128': it must be a list of integers"),
         ('{"n_genes": 3', "is not valid JSON"),
         ("[1, 2]", "must hold a JSON object of settings, not a list"),

@@ -105,13 +105,13 @@ def numbers_of(name: str, values: Any) -> NDArray[np.float64]:
         raise DataError(f"{name} is {shown(values)}, which holds no numbers") from None
 
 
-def rows_of(name: str, values: Any, n: int) -> NDArray[np.int64]:
+def rows_of(name: str, values: Any, n: int, *, least: int = 1) -> NDArray[np.int64]:
     """Return which of n rows are named, by number or by a mask over all of them, int64 [m].
 
     Raises
     ------
     DataError
-        When that is no list, holds no whole numbers, none at all, or some that there are not.
+        When that is no list, or holds fewer than `least` rows, no integers, or none of 0 … n − 1.
     """
     given = np.asarray(values)
     if given.ndim != 1:
@@ -123,9 +123,9 @@ def rows_of(name: str, values: Any, n: int) -> NDArray[np.int64]:
                 "cell"
             )
         given = np.flatnonzero(given)
-    if given.size == 0:
+    if given.size < least:
         raise DataError(f"{name} names no cell; at least one is needed")
-    if given.dtype.kind not in "iu":
+    if given.size and given.dtype.kind not in "iu":
         raise DataError(f"{name} holds {given.dtype}: row numbers are integers")
     outside = np.flatnonzero((given < 0) | (given >= n))
     if outside.size:
@@ -201,7 +201,8 @@ def _check_of(hint: Any) -> Check | None:
     """Return the check that a hint stands for; None when it says nothing."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if "_SupportsArray" in str(hint):  # numpy's ArrayLike, with or without None
+        names = {getattr(typing.get_origin(one), "__name__", "") for one in inner}
+        if "_SupportsArray" in names:  # numpy's ArrayLike, with or without None
             return functools.partial(_array, type(None) in inner, True)
         return _any_of(inner)
     if origin is Literal:
@@ -213,7 +214,7 @@ def _check_of(hint: Any) -> Check | None:
     if origin is not None and isinstance(origin, type):
         if issubclass(origin, Mapping):
             return functools.partial(_instance, Mapping, "a mapping of names")
-        if issubclass(origin, Sequence) or origin is Iterable:
+        if issubclass(origin, Sequence) or origin in (Iterable, Collection):
             element = _check_of(inner[0]) if inner and inner[0] is not Ellipsis else None
             return functools.partial(_sequence, element)
         if origin.__name__ == "Callable":
@@ -275,7 +276,7 @@ def _named(hint: Any) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return _lists(_check_of(inner[0]) if inner else None)
-    return _NAMES.get(hint) or getattr(hint, "__name__", str(hint)).lower()
+    return _NAMES.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 def shown(value: Any) -> str:
@@ -309,7 +310,7 @@ def _text(name: str, value: Any) -> None:
 
 
 def _path(name: str, value: Any) -> None:
-    if not isinstance(value, str | Path) or not str(value):
+    if not isinstance(value, Path):
         raise ConfigError(f"{name} is {shown(value)}: it must be a path")
 
 

@@ -92,7 +92,7 @@ def evaluate_perturbations(
     perturbation_key: str,
     control: str | Sequence[str],
     batch_key: str | None = None,
-    representations: Mapping[str, ArrayLike] | Sequence[str] = (),
+    representations: Mapping[str, ArrayLike] | Sequence[str] | str = (),
     blocks: Literal["all", "last"] = "all",
     n_components: int | Sequence[int] | None = None,
     alignments: Sequence[How] = ("centre", "standardise", "tvn"),

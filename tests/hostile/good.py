@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -231,7 +232,7 @@ GOOD |= {
     "train.config_hash": lambda: {"config": {"a": 1}},
     "train.differences": lambda: {"saved": {"a": 1}, "given": {"a": 2}},
     "train.History.read": lambda: {"path": "no-such-place"},
-    "train.load_checkpoint": lambda: {"root": "no-such-place"},
+    "train.load_checkpoint": lambda: {"root": Path("no-such-place")},
     "train.load_model_dir": lambda: {"path": "no-such-place"},
     "metrics.read_relations": lambda: {"path": "no-such-place"},
 }

@@ -210,7 +210,7 @@ def test_it_becomes_json() -> None:
         ({"batches": ["a"] * 66 + ["b", "b"]}, r"'b' \(0 of 2 cells\)"),
         ({"perturbations": ["ctrl"] * 67 + ["p"]}, "none of the 1 perturbations"),
         ({"perturbations": ["ctrl"] * 68}, "none of the 0 perturbations"),
-        ({"perturbations": ["ctrl"]}, "1 perturbations are named for 68 cells"),
+        ({"perturbations": ["ctrl"]}, "must name one for each of 68 cells"),
         ({"n_null": 0}, "n_null is 0"),
         ({"n_components": 0}, "n_components is 0"),
         ({"threshold": 0}, "threshold is 0"),
@@ -223,3 +223,21 @@ def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
     fields = {"perturbations": names, "control": "ctrl"} | change
     with pytest.raises((DataError, ConfigError), match=message):
         perturbation_consistency(x, **fields)
+
+
+def test_several_controls_are_one_and_no_perturbation() -> None:
+    random = np.random.default_rng(0)
+    names = random.choice(["NT-1", "NT-2", "A", "B"], 400)
+    x = random.normal(size=(400, 6)) + 3.0 * (names == "A")[:, None]
+    joined = np.where(np.char.startswith(names, "NT"), "NT-1", names)
+    one = perturbation_consistency(x, joined, control="NT-1")
+    several = perturbation_consistency(x, names, control=["NT-1", "NT-2"])
+    pd.testing.assert_frame_equal(several.table, one.table)
+    assert several.table.index.tolist() == ["A", "B"]
+    assert perturbation_consistency(x, names, control="NT-1").table.index.tolist() == [
+        "A", "B", "NT-2",
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="has the perturbation 'NT-3'; closest: 'NT-"):
+        perturbation_consistency(x, names, control=["NT-1", "NT-3"])
+    with pytest.raises(ConfigError, match="control is an empty list"):
+        perturbation_consistency(x, names, control=[])

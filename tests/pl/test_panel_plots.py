@@ -202,7 +202,7 @@ def test_colours_of_classes_differ(theme: str) -> None:
 
 
 def test_map_of_other_genes_is_refused() -> None:
-    with pytest.raises(ConfigError, match="genes is 'some': it must be one of all, panel"):
+    with pytest.raises(ConfigError, match="genes is 'some'; it must be one of all, panel"):
         pl.embedding_map(embedding(), "some")  # type: ignore[arg-type]
 
 

@@ -75,7 +75,7 @@ def test_plots_render_and_change_no_global_state(theme: str) -> None:
 
 def test_unknown_theme_is_named() -> None:
     with pytest.raises(
-        ConfigError, match="theme is 'drak': it must be one of light, dark; closest: 'dark'"
+        ConfigError, match="theme is 'drak'; closest: 'dark'; it must be one of light, dark"
     ):
         pl.confusion([[1]], ["a"], theme="drak")  # type: ignore[arg-type]
 

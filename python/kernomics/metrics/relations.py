@@ -37,6 +37,8 @@ def read_relations(path: str | Path) -> NDArray[Any]:
     DataError
         For a file that is no such table, holds no pair, or lacks a name.
     """
+    if not Path(path).is_file():
+        raise DataError(f"there is no file {str(path)!r}")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:

@@ -45,8 +45,10 @@ class History(list[dict[str, Any]]):
         Raises
         ------
         CheckpointError
-            If another line is not valid JSON.
+            If there is no such file, or another line is not valid JSON.
         """
+        if not Path(path).is_file():
+            raise CheckpointError(f"there is no file {str(path)!r}")
         lines = Path(path).read_bytes().split(b"\n")
         history = cls()
         for number, line in enumerate(lines[:-1], start=1):
