@@ -140,8 +140,8 @@ def test_costs_of_a_file_are_those_of_the_column(line, adata, tmp_path):
         (["--gene-costs", "prize", "--budget", "9"], "closest: 'price'"),
         (["--gene-costs", "none.csv", "--budget", "9"], "none.csv"),
         (["--gene-costs", "price", "--budget", "5"], "cheapest 6 usable genes cost 6"),
-        (["--min-detection", "2"], "min_detection is 2"),
-        (["--exclude", "."], "n_genes = 6 but only 0 of 40 genes are usable"),
+        (["--min-detection", "2"], "--min-detection is 2"),
+        (["--exclude", "."], "--n-genes = 6 but only 0 of 40 genes are usable"),
         (["--extend", "nowhere"], "extend is 'nowhere', and there is no such file"),
     ],
 )

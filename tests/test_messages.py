@@ -40,6 +40,7 @@ PRINTED_BY = {
     "data/inputs.py": (READERS, READING_COMMANDS),
     "data/labels.py": ((CellCollection.from_anndata, *SELECT), ("select", "panel")),
     "data/splits.py": (DIVIDE, ()),
+    "models/missing_genes.py": ((Panel.predict, Panel.evaluate), ("evaluate",)),
     "models/panel.py": ((Panel.evaluate,), ("evaluate",)),
     "models/panel_network.py": (SELECT, ()),
     "models/txfm_input.py": (

@@ -16,13 +16,15 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from kernomics.errors import ConfigError, DataError, KernomicsError, closest
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,8 +84,10 @@ def _checks_of(parameters: Mapping[str, inspect.Parameter], owner: Any) -> dict[
         ):
             continue
         if isinstance(hint, str):
+            if "AnnData" in hint:
+                continue  # whatever people hand over as cells: see kernomics.data.inputs
             kinds = hint.split(" | ")
-            if "ArrayLike" in kinds and not {"ArrayLike", "None"}.issuperset(kinds):
+            if "ArrayLike" in hint and not {"ArrayLike", "None"}.issuperset(kinds):
                 continue  # an array or the name of one: the function tells them apart
             try:
                 hint = eval(hint, {}, _Names(namespace))
@@ -136,8 +140,10 @@ def rows_of(name: str, values: Any, n: int, *, least: int = 1) -> NDArray[np.int
     return given.astype(np.int64, copy=False)
 
 
-def matrix_of(name: str, values: Any) -> sparse.csr_matrix:
+def matrix_of(name: str, values: Any) -> csr_matrix:
     """Return counts [cells, genes], dense or sparse, as a copy in CSR float64, all finite."""
+    from scipy import sparse
+
     if not sparse.issparse(values):
         values = numbers_of(name, values)
     if values.ndim != 2:

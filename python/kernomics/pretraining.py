@@ -125,7 +125,7 @@ def run_pretraining(
         if scores is not None:
             results["representation"] = scores.to_dict()
         write_json(run.results, results)
-        run.record(run_config(model, dataset))
+        run.record(config)
         with stage("the report: maps and figures", model.training.progress):
             write_training_report(run, model, scores, dataset, seconds)
         return PretrainingResult(model, seconds, run.report, scores)

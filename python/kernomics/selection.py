@@ -141,9 +141,8 @@ def run_selection(
     check_again(model, stability, curve)
     training.setdefault("seed", model.seed)
     model.training = override(model.training, **training)
-    with RunDirectory.create(
-        out, run_config(model, dataset, compare), resume=resume, overwrite=overwrite
-    ) as run:
+    config = run_config(model, dataset, compare)
+    with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
         write_json(run.split, model.split.to_dict())
         earlier = _seconds_before(run) if resume else 0.0
         begun = time.monotonic()
@@ -170,7 +169,7 @@ def run_selection(
         if comparison is not None:
             results["splits"] = comparison.to_dict()
         write_json(run.results, {**results, **further.to_dict()})
-        run.record(run_config(model, dataset, compare))
+        run.record(config)
         with stage("the report: map of the cells, contributions of the genes", progress):
             shown = report_data(
                 model, scores, dataset, seconds, [*notes, *found], run.config,

@@ -153,7 +153,7 @@ def test_panel_that_holds_no_means_fills_nothing(two_tasks, simulated):
 
 @pytest.mark.parametrize("value", ["yes", 1, None])
 def test_allowing_is_a_yes_or_no(two_tasks, simulated, value):
-    with pytest.raises(ConfigError, match=r"allow_missing is .*: it must be True or False"):
+    with pytest.raises(ConfigError, match=r"allow_missing is .*: it must be true or false"):
         two_tasks.predict(simulated, allow_missing=value)
 
 

@@ -306,7 +306,8 @@ def test_finished_run_can_be_asked_for_more(adata, tmp_path, shown, trainings):
         "--max-epochs", "2", "--compare", "--out", str(out), "--quiet",
     ]  # fmt: skip
     assert main(command) == 0
-    assert shown[0] == {"stability": None, "curve": None}
+    assert shown[0]["stability"] is None
+    assert shown[0]["curve"] is None
     assert "stability" not in json.loads((out / "results.json").read_text())
     assert not (out / "trainings").exists()
     trainings.clear()

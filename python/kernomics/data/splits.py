@@ -146,7 +146,7 @@ def make_split(
             raise ConfigError(f"how={how!r} needs {name}, one per cell")
         if value is not None and not needed:
             raise ConfigError(f"{name} given, but how={how!r} does not use them")
-    if keep and how != "group":
+    if len(keep) and how != "group":
         raise ConfigError(f"keep given, but how={how!r} does not use it")
     if how == "random":
         part, by = _random(n_cells, fractions, seed), None

@@ -79,10 +79,7 @@ def checked_absent(
     elif means is None:
         remedy = "this panel does not hold what to fill them with; only one of a training does"
     else:
-        remedy = (
-            "allow_missing=True (--allow-missing) fills them with their mean over the training "
-            "cells"
-        )
+        remedy = "allow_missing=True fills them with their mean over the training cells"
     if not allow or means is None or len(absent) == len(genes):
         require_genes(genes, cells, remedy=remedy)
     return absent

@@ -55,6 +55,7 @@ class SelectOptions(YOTOOptions, total=False):
     exclude_patterns: str | Sequence[str]
     min_detection: float
     max_detection: float
+    n_markers_per_class: int
     extend: PanelSource | None
     start_from: PanelSource | None
     gene_costs: Mapping[str, float] | str | None
