@@ -87,7 +87,8 @@ def _checks_of(parameters: Mapping[str, inspect.Parameter], owner: Any) -> dict[
             if "AnnData" in hint:
                 continue  # whatever people hand over as cells: see kernomics.data.inputs
             kinds = hint.split(" | ")
-            if "ArrayLike" in hint and not {"ArrayLike", "None"}.issuperset(kinds):
+            several = len(kinds) > 1 and not {"ArrayLike", "None"}.issuperset(kinds)
+            if "ArrayLike" in hint and several:
                 continue  # an array or the name of one: the function tells them apart
             try:
                 hint = eval(hint, {}, _Names(namespace))

@@ -68,7 +68,7 @@ def test_what_is_no_anndata_is_named_with_what_is_wanted(entrance, name):
         lambda given: tl.select_genes(given, "kind", 2),
         lambda given: tl.evaluate_panel(given, ["gene1"], "kind"),
         lambda given: tl.panel_redundancy(given, ["gene1"]),
-        lambda given: tl.panel_contributions(given, None),
+        lambda given: tl.panel_contributions(given, object.__new__(Panel)),
         lambda given: tl.panel_stability(given, "kind", 2),
         lambda given: tl.panel_curve(given, "kind", [2]),
         lambda given: tl.represent_cells(given, "nowhere"),

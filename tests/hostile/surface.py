@@ -43,6 +43,8 @@ def callables() -> Iterator[tuple[str, Callable[..., Any]]]:
             if inspect.isclass(item):
                 if issubclass(item, enum.Enum) or getattr(item, "_is_protocol", False):
                     continue
+                if typing.is_typeddict(item):
+                    continue
                 yield f"{home}.{name}", item
                 for method, found in methods(item):
                     yield f"{home}.{name}.{method}", found

@@ -27,7 +27,8 @@ POISSON = {
 # The arguments of each op, every tensor that it can take among them.
 CALLS: dict[str, list[dict[str, Any]]] = {
     "gumbel_topk": [
-        {"scores": torch.zeros(CELLS, GENES), "k": 1, "tau": 1.0, "seed": SEED, "row_ids": IDS}
+        {"scores": torch.zeros(CELLS, GENES), "k": 1, "tau": 1.0, "noise": True, "seed": SEED,
+         "row_ids": IDS}
     ],
     "relaxed_mask": [{"scores": torch.zeros(CELLS, GENES), "k": 1, "tau": 1.0}],
     "masked_linear": [
