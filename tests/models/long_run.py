@@ -84,7 +84,7 @@ def run(directory: Path, steps: int) -> History:
         fetch,
         config,
         run_dir=directory,
-        resume=True,
+        resume=(directory / "metrics.jsonl").exists(),  # there is nothing to resume at first
         optimizer_factory=fused,
     )
 

@@ -36,7 +36,8 @@ def newest(directory: Path) -> Checkpoint:
     return checkpoint
 
 
-# A checkpoint is written in this order: module, optimizer, random, state and manifest, then latest.
+# A checkpoint is written in this order: module, optimizer, state and manifest, then latest. This
+# model draws nothing but what Philox gives it, so there is no state of random numbers.
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_long_run_killed_several_times_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -45,10 +46,10 @@ def test_a_long_run_killed_several_times_ends_with_the_same_bits(tmp_path: Path)
     assert left_alone.stdout == "finished\n", left_alone.stderr
     for orders, saved, half_written in (
         ((2 * EVERY - 3,), 1, None),
-        ((5 * EVERY, 5), 5, ".latest.*"),
+        ((5 * EVERY, 4), 5, ".latest.*"),
         ((8 * EVERY, 0), 8, f".step-{9 * EVERY:08d}.*/module.safetensors"),
         ((12 * EVERY + 1,), 12, None),
-        ((16 * EVERY, 3), 16, f".step-{17 * EVERY:08d}.*/state.json"),
+        ((16 * EVERY, 2), 16, f".step-{17 * EVERY:08d}.*/state.json"),
     ):
         killed = go(broken, STEPS, *orders)
         assert killed.returncode == -signal.SIGKILL, (orders, killed.stderr)
@@ -61,7 +62,7 @@ def test_a_long_run_killed_several_times_ends_with_the_same_bits(tmp_path: Path)
     found, expected = newest(broken), newest(whole)
     assert found.step == expected.step == STEPS
     files = {path.name: path.read_bytes() for path in expected.path.glob("*.safetensors")}
-    assert set(files) == {f"{part}.safetensors" for part in ("module", "optimizer", "random")}
+    assert set(files) == {f"{part}.safetensors" for part in ("module", "optimizer")}
     assert {path.name: path.read_bytes() for path in found.path.glob("*.safetensors")} == files
     first, second = (History.read(path / "metrics.jsonl") for path in (broken, whole))
     assert len(second) == STEPS // 40 + STEPS // 20
