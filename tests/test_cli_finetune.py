@@ -203,6 +203,7 @@ def test_cells_without_counts_are_named_and_embedded_if_asked_for(folder, model,
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:label 'cell_type'.*have fewer than 5 training cells")
 @pytest.mark.filterwarnings("ignore:.* classes of 'cell_type' have too few cells")
 def test_the_readmes_commands_leave_a_model_no_worse_on_ten_times_its_genes(tmp_path):
     """Real cells, of 765 genes beside the model's 76: as they are printed, but for sizes.
