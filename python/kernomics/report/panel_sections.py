@@ -17,6 +17,7 @@ from kernomics import pl
 from kernomics.report.data import LEAST_CELLS, ReportData, TaskReport
 from kernomics.report.figures import figure_html
 from kernomics.report.html import Cell, count, figures, paragraph, table
+from kernomics.report.shared_sections import cells_drawn
 
 GENES_PER_FIGURE = 32
 MOST_CELLS = 8_000  # of a heat map of contributions
@@ -36,13 +37,7 @@ def embedding(data: ReportData) -> str:
     found = data.embedding
     if found is None:
         return ""
-    n = len(found.rows)
-    which = {"all": "cells", "held-out": "held-out cells"}[found.part]
-    drawn = (
-        f"{n:,} of {found.n_from:,} {which}, drawn at random (seed {found.seed})"
-        if n < found.n_from
-        else f"all {n:,} {which}"
-    )
+    drawn = cells_drawn(found)
     kept, chance = 100 * found.neighbours_kept, 100 * found.kept_by_chance
     text = (
         f"Of a cell's 15 nearest neighbours by all genes, the panel keeps {kept:.0f} % on average "

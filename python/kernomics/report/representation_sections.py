@@ -17,7 +17,7 @@ from kernomics.relationships import PROFILES
 from kernomics.report import shared_sections
 from kernomics.report.figures import figure_html
 from kernomics.report.html import Cell, count, figures, paragraph, show, table
-from kernomics.report.shared_sections import warning_jump
+from kernomics.report.shared_sections import cells_drawn, warning_jump
 
 if TYPE_CHECKING:
     from kernomics.data import Labels
@@ -188,13 +188,7 @@ def maps(data: RepresentationReport) -> str:
     found = data.maps
     if found is None:
         return ""
-    n = len(found.rows)
-    which = {"all": "cells", "held-out": "held-out cells"}[found.part]
-    drawn = (
-        f"{n:,} of {found.n_from:,} {which}, drawn at random (seed {found.seed})"
-        if n < found.n_from
-        else f"all {n:,} {which}"
-    )
+    drawn = cells_drawn(found)
     kept, chance = 100 * found.neighbours_kept, 100 * found.kept_by_chance
     parts = [
         paragraph(

@@ -35,6 +35,15 @@ def training(history: Sequence[Mapping[str, Any]]) -> str:
     return figures(drawn)
 
 
+def cells_drawn(found: Any) -> str:
+    """Say which cells a map shows: all of a part, or so many drawn from it with a seed."""
+    n = len(found.rows)
+    which = {"all": "cells", "held-out": "held-out cells"}[found.part]
+    if n < found.n_from:
+        return f"{n:,} of {found.n_from:,} {which}, drawn at random (seed {found.seed})"
+    return f"all {n:,} {which}"
+
+
 def warning_jump(warnings: Sequence[str], purpose: str) -> str:
     """Return a line that leads to the warnings, or nothing without any."""
     if not warnings:
