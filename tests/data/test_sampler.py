@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernomics.data import Sampler
-from kernomics.errors import ConfigError
+from kernomics.errors import ConfigError, DataError
 
 
 @st.composite
@@ -129,3 +129,18 @@ def test_a_batch_beyond_the_epoch_is_refused():
     for i in (-1, 3):
         with pytest.raises(ConfigError, match="an epoch has 3"):
             Sampler(range(10), 4).batch(0, i)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.array([True, False, True]), r"rows are a mask of shape \(3,\)"),
+        ([0.5, 1.5], "rows are of type float64"),
+        (["a", "b"], "rows are of type <U1"),
+        ([[0, 1], [2, 3]], r"rows have shape \(2, 2\)"),
+        ([3, -1], "1 of the 2 rows are no cell, first -1"),
+    ],
+)
+def test_rows_that_are_no_numbers_of_cells_are_refused(rows, message):
+    with pytest.raises(DataError, match=message):
+        Sampler(rows, 2)

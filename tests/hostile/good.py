@@ -320,8 +320,6 @@ NOT_WALKED: dict[str, tuple[str, ...]] = {
 """Why, and which."""
 
 FAULTS = {
-    ("data.Sampler", "rows"),
-    ("data.select_cells", "rows"),
     ("models.YOTO", "labels_key"),
     ("tl.evaluate_panel", "labels_key"),
 }

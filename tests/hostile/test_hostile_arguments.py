@@ -76,6 +76,7 @@ LEGAL = {
     ("panels.contributions", "background_rows", "one too few"),
     ("panels.redundancy", "rows", "one too few"),
     ("data.select_cells", "rows", "one too few"),
+    ("data.Sampler", "rows", "one too few"),
 }
 
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from kernomics._arguments import checked
 from kernomics.data.random import Stream, permutation
-from kernomics.errors import ConfigError
+from kernomics.data.row_numbers import row_numbers
+from kernomics.errors import ConfigError, DataError
 
 
 class Sampler:
@@ -56,7 +57,7 @@ class Sampler:
         drop_last: bool = False,
         shuffle: bool = True,
     ) -> None:
-        self.rows = np.array(rows, dtype=np.int64).reshape(-1)
+        self.rows = _numbered(rows)
         for name, value in (
             ("batch_size", batch_size),
             ("block_size", block_size),
@@ -134,3 +135,17 @@ class Sampler:
         """Yield this rank's batches of an epoch, from batch `start` on."""
         for i in range(start, self.n_batches):
             yield self.batch(epoch, i)
+
+
+def _numbered(rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Return a copy of the rows' numbers, which are of cells that the sampler does not know."""
+    given = np.asarray(rows)
+    if given.dtype == bool:
+        raise DataError(
+            f"rows are a mask of shape {given.shape}: give the cells' numbers, numpy.flatnonzero "
+            "of the mask"
+        )
+    if not given.size:
+        return np.empty(0, np.int64)
+    most = int(given.max()) if given.dtype.kind in "iu" else 0
+    return row_numbers(given, most + 1)
