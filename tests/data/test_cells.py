@@ -141,3 +141,24 @@ def test_pinned_cells_arrive_on_the_gpu_unchanged():
     assert moved.device.type == "cuda"
     assert torch.equal(moved.csr().to_dense().cpu(), torch.from_numpy(DENSE))
     assert torch.equal(moved.select_genes([3, 0]).dense().cpu(), torch.from_numpy(DENSE[:, [3, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "a", "b"),
+    [("uint8", 200, 100), ("int8", 100, 100), ("float32", 2**24, 1), ("bool", 1, 1)],
+)
+def test_entries_named_twice_in_coo_are_added_exactly(dtype, a, b):
+    from kernomics.data.rows import rows_of_sparse
+
+    coo = sparse.coo_matrix((np.array([a, b], dtype), ([0, 0], [1, 1])), shape=(2, 3))
+    found = rows_of_sparse(coo)
+    assert found.values.tolist() == [a + b]
+    assert found.indices.tolist() == [1]
+    if a + b < 2**24:
+        assert Cells.from_scipy(coo).dense()[0].tolist() == [0, a + b, 0]
+
+
+def test_room_beyond_the_last_entry_is_no_entry():
+    csr = sparse.csr_matrix(np.array([[1, 0, 2], [0, 3, 0]], np.float32))
+    csr.data, csr.indices = np.append(csr.data, [9, 9]), np.append(csr.indices, [0, 1])
+    assert Cells.from_scipy(csr).dense().tolist() == [[1, 0, 2], [0, 3, 0]]

@@ -122,3 +122,23 @@ def test_one_gene_in_two_versions_is_told():
     ):
         joined = join({"first": collection(first), "second": collection(second)})
     assert joined.n_genes == 5
+
+
+def measured(collection):
+    return collection.observed.mask.numpy()[collection.panel_of_cell].tolist()
+
+
+def test_a_joint_collection_joined_again_keeps_what_each_set_measured(joined):
+    C = cells([[2, 1]], ["E", "B"], ["z"])
+    again = join({"both": joined, "third": collection(C)})
+    assert list(again.genes) == ["A", "B", "C", "D", "E"]
+    first, second, third = [1, 1, 1, 0, 0], [0, 1, 0, 1, 0], [0, 1, 0, 0, 1]
+    assert measured(again) == [first, first, second, second, second, third]
+
+
+def test_a_set_with_genes_it_never_measured_keeps_them_unobserved():
+    with pytest.warns(UserWarning, match="not observed"):
+        view = collection(A).with_genes(["A", "B", "U"], 0.1, absent="unobserved")
+    both = join({"view": view, "second": collection(B)})
+    assert list(both.genes) == ["A", "B", "U", "D"]
+    assert measured(both) == [[1, 1, 0, 0]] * 2 + [[0, 1, 0, 1]] * 3

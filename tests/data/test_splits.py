@@ -194,3 +194,9 @@ def test_senseless_arguments_are_refused(keys, message):
 def test_too_few_cells_or_groups_are_refused(n, keys, message):
     with pytest.raises(DataError, match=message):
         make_split(n, **keys)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_missing_group_in_a_list_is_missing_and_no_group_of_its_own(missing):
+    with pytest.raises(DataError, match="1 of 6 cells have no group in '', first in row 2"):
+        make_split(6, how="group", groups=["a", "a", missing, "b", "c", "c"])

@@ -66,6 +66,12 @@ def test_mean_and_standard_error_are_those_of_the_splits():
     assert score.spread["macro_f1"] == pytest.approx(stats.sem(ours))
 
 
+def test_standard_error_counts_the_splits_that_have_a_value():
+    (score,) = made([0.4, math.nan, 0.5], {}).scores("t")
+    assert score.metrics["macro_f1"] == pytest.approx(0.45)
+    assert score.spread["macro_f1"] == pytest.approx(0.05)
+
+
 def test_difference_has_nadeau_and_bengios_standard_error():
     ours, theirs = np.array([0.5, 0.6, 0.7, 0.9]), np.array([0.45, 0.5, 0.7, 0.8])
     row = made(ours, {"DE": theirs}, test_share=0.3).differences("t").loc["DE"]

@@ -107,11 +107,10 @@ class Cells:
         """
         from scipy import sparse
 
-        from kernomics.data.rows import canonical, dense_rows
+        from kernomics.data.rows import canonical, dense_rows, rows_of_sparse
 
         if sparse.issparse(matrix):
-            csr = matrix.tocsr()
-            raw = Rows(csr.indptr, csr.indices, csr.data)
+            raw = rows_of_sparse(matrix)
         else:
             raw = dense_rows(np.asarray(matrix))
         n_cells, n_genes = matrix.shape

@@ -163,8 +163,25 @@ def join(
         empty_cells="keep" if any(part.empty_cells == "keep" for part in parts) else "error",
         fractional=any(part.fractional for part in parts),
     )
-    panel_of_cell = np.repeat(np.arange(len(parts), dtype=np.int32), [p.n_cells for p in parts])
-    return joined.with_observed(Panels.from_lists(columns, len(genes)), panel_of_cell)
+    return joined.with_observed(*_observed(parts, columns, len(genes)))
+
+
+def _observed(
+    parts: Sequence[CellCollection], columns: Sequence[npt.NDArray[np.int64]], n_genes: int
+) -> tuple[Panels, npt.NDArray[np.int32]]:
+    """Return the panels of genes measured, and each cell's; a part may bring several of its own."""
+    panels: list[npt.NDArray[np.int64]] = []
+    panel_of_cell = []
+    for part, own in zip(parts, columns, strict=True):
+        found = part.observed
+        which = np.zeros(part.n_cells, np.int32) if found is None else part.panel_of_cell
+        assert which is not None
+        panel_of_cell.append(which.astype(np.int32) + len(panels))
+        if found is None:
+            panels.append(own)
+        else:
+            panels.extend(own[np.flatnonzero(row)] for row in found.mask.numpy())
+    return Panels.from_lists(panels, n_genes), np.concatenate(panel_of_cell)
 
 
 def _warn_of_versions(genes: Sequence[str]) -> None:

@@ -41,6 +41,19 @@ def dense_rows(block: npt.NDArray[Any]) -> Rows:
     return Rows(indptr, column, block[row, column])
 
 
+def rows_of_sparse(matrix: Any) -> Rows:
+    """Return the rows of any scipy sparse matrix; entries named twice in COO are added exactly.
+
+    scipy adds them in the matrix's own dtype, where 200 + 100 is 44 in uint8.
+    """
+    if matrix.format == "coo":
+        wide = {"b": np.uint64, "u": np.uint64, "i": np.int64}.get(matrix.dtype.kind, np.float64)
+        matrix = matrix.astype(wide)
+    csr = matrix.tocsr()
+    n = int(csr.indptr[-1])  # scipy allows room beyond the last entry
+    return Rows(csr.indptr, csr.indices[:n], csr.data[:n])
+
+
 def canonical(rows: Rows, n_genes: int, first_row: int = 0, where: str = "the matrix") -> Rows:
     """Return rows sorted by gene and without stored zeros.
 

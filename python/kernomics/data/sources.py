@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from kernomics._warnings import warn
-from kernomics.data.rows import Rows, blocks, dense_rows, gather
+from kernomics.data.rows import Rows, blocks, dense_rows, gather, rows_of_sparse
 from kernomics.errors import DataError
 
 BLOCK_NONZEROS = 1 << 22
@@ -201,8 +201,7 @@ class DaskSource:
         wanted = slice(int(rows[0]), int(rows[-1]) + 1) if straight else rows
         block = self.matrix[wanted].compute()
         if sparse.issparse(block):
-            block = block.tocsr()
-            return Rows(block.indptr, block.indices, block.data)
+            return rows_of_sparse(block)
         return dense_rows(np.asarray(block))
 
 
@@ -270,9 +269,8 @@ def memory_source(matrix: Any, where: str) -> Source:
     if sparse.issparse(matrix):
         if matrix.format != "csr":
             _warn_converted(matrix.format, where)
-            matrix = matrix.tocsr()
         _require_numeric(matrix.dtype, where)
-        return CsrSource(Rows(matrix.indptr, matrix.indices, matrix.data), matrix.shape[1])
+        return CsrSource(rows_of_sparse(matrix), matrix.shape[1])
     dense = np.asarray(matrix)
     if dense.ndim != 2:
         raise DataError(f"{where} is a {type(matrix).__name__}, not a matrix of cells by genes")

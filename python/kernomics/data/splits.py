@@ -177,7 +177,8 @@ def _require_fractions(fractions: tuple[float, float, float]) -> tuple[float, fl
 
 def _as_labels(column: Labels | npt.ArrayLike | None, n_cells: int, what: str) -> Labels:
     if not isinstance(column, Labels):
-        series = pd.Series(np.asarray(column))
+        # numpy would make a word of the NaN that stands for a missing one among words.
+        series = pd.Series(column if isinstance(column, list | tuple) else np.asarray(column))
         column = Labels.from_series(series, "", kind="categorical")
     if column.kind != "categorical":
         raise ConfigError(

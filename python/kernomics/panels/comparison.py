@@ -82,7 +82,7 @@ class SplitComparison:
         own = self.table[self.table["task"] == task]
         for (method, predictor), rows in own.groupby(["method", "predictor"], sort=False):
             values = rows.pivot(index="seed", columns="metric", values="value")
-            error = values.std(ddof=1) / math.sqrt(len(values))
+            error = values.std(ddof=1) / values.count() ** 0.5
             found.append(
                 MethodScore(
                     method=str(method),
