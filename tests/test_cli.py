@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anndata import read_h5ad
 
 import kernomics
 from kernomics import cli, datasets
@@ -250,6 +251,48 @@ def test_evaluate_scores_other_cells_and_writes_predictions(run, folder, tmp_pat
     assert same == pytest.approx(scores["cell_type"]["accuracy"])
 
 
+@pytest.mark.filterwarnings("default")
+def test_cells_without_labels_are_predicted_and_not_scored(run, folder, tmp_path, capsys):
+    out, _ = run
+    bare, labelled = tmp_path / "bare.csv", tmp_path / "labelled.csv"
+    line = ["evaluate", str(out), str(folder / "other.h5ad")]
+    assert main([*line, "--predictions", str(bare)]) == 0
+    assert "cells are predicted, not scored" in capsys.readouterr().err
+    label = ["--label", "cell_type=annotation"]
+    assert main([*line, *label, "--predictions", str(labelled)]) == 0
+    assert bare.read_bytes() == labelled.read_bytes()
+    assert "none of the labels" in error_of(capsys, *line)
+
+
+def test_a_label_without_values_names_its_column(run, folder, tmp_path, capsys):
+    out, _ = run
+    cells = read_h5ad(folder / "other.h5ad")
+    cells.obs["blank"] = pd.Categorical([None] * cells.n_obs)
+    cells.write_h5ad(tmp_path / "blank.h5ad")
+    line = ["evaluate", str(out), str(tmp_path / "blank.h5ad"), "--label", "cell_type=blank"]
+    said = error_of(capsys, *line)
+    assert "none of the 150 cells has a value in obs column 'blank'" in said
+    assert "--label" in said
+
+
+def test_a_bad_place_for_the_run_is_refused_before_the_data_are_read(tmp_path, capsys):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    line = ["select", str(tmp_path / "no.h5ad"), "--labels-key", "x"]
+    said = error_of(capsys, *line, "--out", str(tmp_path / "notes"))
+    assert "is not a kernomics run: it has no config.json but holds 1 entry, first 'a.txt'" in said
+    said = error_of(capsys, *line, "--out", str(tmp_path / "new"), "--resume")
+    assert "nothing to resume" in said or "no run" in said
+
+
+def test_a_file_behind_an_option_of_several_values_is_told(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["select", "--labels-key", "cell_type", "a.h5ad", "--out", "x"])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "the file comes first" in said
+
+
 def test_evaluate_of_a_panel_writes_a_report_where_asked(run, folder, tmp_path, capsys):
     out, _ = run
     page = tmp_path / "report.html"
@@ -261,6 +304,8 @@ def test_evaluate_of_a_panel_writes_a_report_where_asked(run, folder, tmp_path, 
         "key-figures", "panel", "expression", "confusion", "warnings", "reproducibility",
     ]  # fmt: skip
     assert f">{float(accuracy):.3f}<" in text
+    assert "detected in and mean count: over these cells" in text
+    assert "over the training cells" not in text
     assert "whether it was trained on some of them is not known" in text
     assert main([*line, "--report", str(tmp_path / "x.txt")]) == 2
 
@@ -406,5 +451,5 @@ def test_data_warnings_are_one_line_for_the_reader(run, folder, tmp_path, capsys
     adata.write_h5ad(tmp_path / "cells.h5ad")
     assert main(["evaluate", str(out), str(tmp_path / "cells.h5ad")]) == 0
     said = capsys.readouterr().err
-    assert said.startswith("warning: label 'cell_type': 10 of 250 labelled cells are of 1 classes")
+    assert said.startswith("warning: label 'cell_type': 10 of 250 labelled cells are of 1 class")
     assert said.count("\n") == 1

@@ -158,7 +158,10 @@ def test_what_cannot_be_used_is_named(folder, model, tmp_path, capsys):
     out = str(tmp_path / "x")
     line = finetune(folder, model, out)
     cases = [
-        (["finetune", str(model), ensembl, "--out", out], "set adata.var_names to gene symbols"),
+        (
+            ["finetune", str(model), ensembl, "--out", out],
+            "name it with --gene-names …",
+        ),
         (["finetune", str(tmp_path / "no"), ensembl, "--out", out], "there is no saved model"),
         (["finetune", str(model), str(tmp_path / "no.h5ad"), "--out", out], "there is no file"),
         ([*line, "--n-tokens", "45"], "none would be masked"),

@@ -38,6 +38,7 @@ PRINTED_BY = {
     "data/checks.py": (READERS, READING_COMMANDS),
     "data/features.py": (READERS, READING_COMMANDS),
     "data/inputs.py": (READERS, READING_COMMANDS),
+    "data/match.py": (READERS, READING_COMMANDS),
     "data/labels.py": ((CellCollection.from_anndata, *SELECT), ("select", "panel")),
     "data/splits.py": (DIVIDE, ()),
     "models/missing_genes.py": ((Panel.predict, Panel.evaluate), ("evaluate",)),

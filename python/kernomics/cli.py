@@ -18,7 +18,8 @@ from kernomics import (
     cli_scores,
     cli_txfm,
 )
-from kernomics.cli_messages import as_options, options_of
+from kernomics._warnings import warn
+from kernomics.cli_messages import CommandParser, as_options, options_of
 from kernomics.errors import ConfigError, KernomicsError
 
 EXAMPLES = """examples:
@@ -48,7 +49,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    top = argparse.ArgumentParser(
+    top = CommandParser(
         prog="kernomics",
         description="Train models on gene-expression counts: gene panels with their predictor, "
         "and representations of cells.",
@@ -225,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"kernomics {args.command}: error: {told}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as stop:
-            print(f"\n{str(stop) or 'interrupted'}", file=sys.stderr)
+            print(f"\n{as_options(str(stop), options) or 'interrupted'}", file=sys.stderr)
             _say_how_to_continue(args)
             return 130
         except SystemExit:  # SIGTERM, after saving
@@ -339,6 +340,7 @@ def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
     if args.threads is not None and args.threads < 1:
         raise ConfigError(f"--threads is {args.threads}: at least 1 is needed")
     usable_device(args.device)
+    cli_options.check_run(args)
     given = {
         "n_genes": args.n_genes,
         "seed": args.seed,
@@ -364,6 +366,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     if saved_format(args.run_or_model) == FORMAT:
         cli_evaluate.evaluate(args)
         return
+    if args.labels_key:
+        raise ConfigError(
+            f"{args.run_or_model} is a panel; a TxFM alone takes --labels-key, a panel knows its "
+            "labels: leave it out, or name a label's column with --label TASK=COLUMN"
+        )
     cli_evaluate.refuse(args, cli_evaluate.OF_TXFM, "is a panel; a TxFM alone takes")
     labels = {}
     for pair in args.label:
@@ -372,12 +379,19 @@ def _evaluate(args: argparse.Namespace) -> None:
             raise ConfigError(f"--label {pair!r}: write TASK=COLUMN")
         labels[task] = name
     panel = Panel.load(args.run_or_model)
-    reading = cli_options.reading(args)
+    cells = panel.read(args.data, **cli_options.reading(args))
     missing = {"allow_missing": args.allow_missing}
-    scores = panel.evaluate(args.data, labels=labels, **missing, **reading)
-    if args.predictions:
-        with cli_evaluate.noted_warnings(show=False):  # they were told with the scores
-            panel.predict(args.data, **missing, **reading).to_csv(args.predictions)
+    unlabelled = not labels and not {task.name for task in panel.tasks} & set(cells.obs.columns)
+    if args.predictions and unlabelled and args.report is None:
+        warn(f"obs has none of the panel's labels {[task.name for task in panel.tasks]}: "
+             "cells are predicted, not scored")  # fmt: skip
+        scores = {}
+        panel.predict(cells, **missing).to_csv(args.predictions)
+    else:
+        scores = panel.evaluate(cells, labels=labels, **missing)
+        if args.predictions:
+            with cli_evaluate.noted_warnings(show=False):  # they were told with the scores
+                panel.predict(cells, **missing).to_csv(args.predictions)
     if args.report is not None:
         cli_evaluate.report_panel(args, panel, labels)
     if args.json:

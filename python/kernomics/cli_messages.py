@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Mapping
+from typing import NoReturn
 
 ARGUMENTS = {
     "empty_cells='keep'": "--keep-empty",
@@ -25,6 +26,20 @@ VALUE = r"'[^']*'|\"[^\"]*\"|…|True|False|None|[\[{][^\]}]*[\]}]|-?\d[\w.]*"
 TWICE = re.compile(r"(--[a-z-]+) \(\1\)")
 ALTERNATIVE = re.compile(r"[,;] or [^,;]*")
 TOKEN = re.compile(rf"(?P<call>{CALL})|{NAME}(?:=(?P<value>{VALUE}))?(?![\w(=])")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where the options are listed, not all of them first."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the message and code 2."""
+        needed = message.partition("arguments are required: ")[2].split(", ")
+        if {"data", "run_or_model", "model"} & set(needed):
+            message += (
+                "; the file comes first, since an option that takes several values, such as "
+                "--labels-key, takes all that follow"
+            )
+        self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help lists the options)\n")
 
 
 def options_of(parser: argparse.ArgumentParser, command: str) -> dict[str, str]:

@@ -250,6 +250,15 @@ def kept_markers(model: YOTO) -> list[str]:
     return [f"markers    {', '.join(said)}"] if said else []
 
 
+def check_run(args: argparse.Namespace) -> None:
+    """Refuse a run directory that cannot be used, before the data are read."""
+    from kernomics.train.rundir import refuse_foreign, require_run
+
+    refuse_foreign(Path(args.out))
+    if args.resume:
+        require_run(args.out)
+
+
 def settings(
     path: str | None,
     model: Any,

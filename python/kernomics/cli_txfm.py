@@ -227,6 +227,7 @@ def training_settings(args: argparse.Namespace, base: Any) -> tuple[dict[str, An
     from kernomics.models.device import usable_device
 
     usable_device(args.device)
+    cli_options.check_run(args)
     given = {
         "n_tokens": args.n_tokens,
         "max_epochs": args.max_epochs,

@@ -108,7 +108,7 @@ def test_another_kind_of_model_is_refused(tmp_path):
     from kernomics.train import save_model_dir
 
     save_model_dir(tmp_path / "other", {"w": torch.zeros(2)}, {"format": "kernomics txfm 1"})
-    with pytest.raises(CheckpointError, match="holds 'kernomics txfm 1', not 'kernomics panel 1'"):
+    with pytest.raises(CheckpointError, match="other holds a TxFM, and this takes a gene"):
         Panel.load(tmp_path / "other")
     save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"no readable manifest.json"):
@@ -237,7 +237,7 @@ def test_cells_of_unknown_classes_are_left_out_with_a_warning(two_tasks, adata):
     types = adata.obs["cell_type"].astype(str)
     known = (types != "type_3").to_numpy()
     adata.obs["cell_type"] = types.where(known, "new")
-    with pytest.warns(UserWarning, match=rf"{(~known).sum()} of 400 .* 1 classes .* first 'new'"):
+    with pytest.warns(UserWarning, match=rf"{(~known).sum()} of 400 .* 1 class .* first 'new'"):
         scores = two_tasks.evaluate(adata)
     assert scores["cell_type"]["n_cells"] == known.sum()
     adata.obs["cell_type"] = "new"

@@ -88,7 +88,10 @@ def test_a_data_set_with_too_few_genes_is_named(adata):
         ([], "genes names no genes"),
         (["gene_1", "gene_2", "gene_1"], "genes names 1 of its 3 genes twice, first 'gene_1'"),
         (["gene_1", "gen_2"], "1 of the 2 genes asked for are not in the data, first 'gen_2'; clo"),
-        (["ENSG00000000003"], "the data hold gene symbols (such as 'gene_0'): set adata.var_names"),
+        (
+            ["ENSG00000000003"],
+            "the data hold gene symbols (such as 'gene_0'): if a column of var",
+        ),
         (["GENE_1", "GENE_2"], "2 would match if upper and lower case were ignored"),
     ],
 )
@@ -119,7 +122,10 @@ def test_genes_outside_the_vocabulary_are_named(adata, trained):
 def test_other_names_than_the_models_are_told_apart(adata, trained):
     cells = adata.copy()
     cells.var_names = [f"ENSG{i:011d}" for i in range(60)]
-    with pytest.raises(DataError, match=r"0 of the model's 60 .* set adata\.var_names to gene sym"):
+    with pytest.raises(
+        DataError,
+        match=r"0 of the model's 60 .* name it with gene_names",
+    ):
         trained.get_latent_representation(cells)
 
 
@@ -198,3 +204,9 @@ def test_the_cpu_computes_in_bfloat16(adata):
     model = TxFM(adata, "XS", **TINY).train(2, batch_size=32, progress=False, precision="bf16")
     assert np.isfinite(model.history.column("loss")).all()
     assert model.module.decoder.genes.weight.dtype == torch.float32
+
+
+def test_the_sizes_own_tokens_leave_genes_to_mask(adata):
+    assert TxFM(adata, "XS").config.n_tokens == 15  # a quarter of 60, in place of the size's own
+    with pytest.raises(ConfigError, match="none would be masked"):
+        TxFM(adata, "XS", n_tokens=60)

@@ -204,7 +204,7 @@ def test_panel_without_any_gene_of_the_data_is_refused_even_then(cells, split):
 
 def test_ensembl_ids_for_symbols_are_told_and_a_long_list_is_cut(cells, split):
     ids = [f"ENSG0000000000{i}" for i in range(8)]
-    expected = r"'ENSG00000000004' \(the list has Ensembl ids, the data gene symbols\) and 3 more;"
+    expected = r"'ENSG00000000004' and 3 more; the list has Ensembl ids .* name it with gene_names"
     with pytest.raises(DataError, match=expected):
         evaluate_panel(cells, ids, split)
 

@@ -94,6 +94,27 @@ def match_genes(
     return columns
 
 
+def id_mismatch(
+    whose: str,
+    asked: Sequence[str] | npt.NDArray[Any],
+    known: Sequence[str] | npt.NDArray[Any],
+) -> str:
+    """Say that names are Ensembl ids where the data hold symbols, or the reverse.
+
+    Returns
+    -------
+    str
+        To be put at the end of a message, with the remedy; empty when both are of one kind.
+    """
+    kind, there = gene_id_kind(asked), gene_id_kind(known)
+    if kind == there or not len(known):
+        return ""
+    return (
+        f"; {whose} {kind} (such as {str(asked[0])!r}), the data hold {there} (such as "
+        f"{str(known[0])!r}): if a column of var holds {kind}, name it with gene_names='…'"
+    )
+
+
 def mismatch_cause(
     model_genes: Sequence[str] | npt.NDArray[Any],
     data_genes: Sequence[str] | npt.NDArray[Any],
@@ -107,12 +128,8 @@ def mismatch_cause(
         To be put at the end of a message, such as ``"; 12 would match without version suffixes
         ('.1')"``; empty when nothing would.
     """
-    model_kind, data_kind = gene_id_kind(model_genes), gene_id_kind(data_genes)
-    if model_kind != data_kind:
-        return (
-            f"; the model knows {model_kind} (such as {str(model_genes[0])!r}), the data hold "
-            f"{data_kind} (such as {str(data_genes[0])!r}): set adata.var_names to {model_kind}"
-        )
+    if other := id_mismatch("the model knows", model_genes, data_genes):
+        return other
     variants = (
         ("without version suffixes ('.1')", lambda name: name.split(".")[0]),
         ("if upper and lower case were ignored (another species?)", str.upper),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernomics._warnings import warn
+from kernomics.data.match import id_mismatch
 from kernomics.errors import ConfigError, DataError, closest
 
 GENE_SETS: Mapping[str, str] = MappingProxyType(
@@ -110,6 +111,7 @@ def gene_bounds(
             raise DataError(
                 f"{len(absent)} of {len(names)} {what} genes are not in the data, first "
                 f"{absent[0]!r}; {closest(absent[0], genes)}"
+                f"{id_mismatch('the list has', absent, genes)}"
             )
     both = [name for name in named["forced"] if name in named["forbidden"]]
     if both:

@@ -382,6 +382,12 @@ class Panel:
 def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
     """Read a column as a task's truth; classes that the panel does not know become unlabelled."""
     labels = Labels.from_series(values, task.name, kind=task.kind)
+    if not labels.labelled.any():
+        raise DataError(
+            f"label {task.name!r}: none of the {len(labels.labelled):,} cells has a value in obs "
+            f"column {str(values.name)!r}, so there is nothing to score; name another column with "
+            "labels={label: column}"
+        )
     if task.kind == "continuous":
         return labels.values
     counts = labels.counts()
@@ -395,8 +401,8 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
         cells = sum(counts[name] for name in unknown)
         warn(
             f"label {task.name!r}: {cells:,} of {int(labels.labelled.sum()):,} labelled cells are "
-            f"of {len(unknown)} classes that the panel does not know, first {unknown[0]!r}; they "
-            "are left out of the scores"
+            f"of {len(unknown)} {'class' if len(unknown) == 1 else 'classes'} that the panel does "
+            f"not know, first {unknown[0]!r}; they are left out of the scores"
         )
     return labels.aligned(task.classes).values
 

@@ -12,6 +12,11 @@ from kernomics.errors import CheckpointError
 from kernomics.train import load_model_dir
 from kernomics.train.storage import existing
 
+PARTS = ("manifest.json", "model.json", "model.safetensors")
+"""Files of a saved model."""
+KINDS = {"kernomics panel": "a gene panel (YOTO)", "kernomics txfm": "a TxFM"}
+"""What a saved model is, by its format without the version."""
+
 
 def read_saved(path: str | Path, wanted: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a saved model of one format.
@@ -34,11 +39,23 @@ def read_saved(path: str | Path, wanted: str) -> tuple[dict[str, Tensor], dict[s
         If there is none, it is damaged, or it is of another format.
     """
     folder = _folder(Path(path))
+    if existing(folder).is_file():
+        raise CheckpointError(
+            f"{path} is a file; a model is the directory of a run, or the one it was saved to, and "
+            "comes before the data"
+        )
+    if existing(folder).is_dir() and not any((existing(folder) / name).exists() for name in PARTS):
+        raise CheckpointError(
+            f"{path} is neither a run nor a saved model: it has no config.json and no "
+            f"{PARTS[0]}; give the directory that --out or save(path) named"
+        )
     tensors, meta = load_model_dir(folder)
     if meta.get("format") != wanted:
-        raise CheckpointError(
-            f"{folder} holds {meta.get('format')!r}, not {wanted!r}: is it another model?"
-        )
+        found = str(meta.get("format"))
+        kinds = KINDS.get(found.rpartition(" ")[0]), KINDS.get(wanted.rpartition(" ")[0])
+        if kinds[0] != kinds[1] and None not in kinds:
+            raise CheckpointError(f"{path} holds {kinds[0]}, and this takes {kinds[1]}")
+        raise CheckpointError(f"{folder} holds {found!r}, not {wanted!r}: is it another model?")
     return tensors, meta
 
 

@@ -148,7 +148,10 @@ def split_cells(
         groups = Labels.from_series(column(cells.obs, key), key, kind="categorical")
         keep = [label for name, label in cells.labels.items() if name != key]
     elif key is not None:
-        raise ConfigError(f"split_key is {key!r}, but split={split!r} uses no groups")
+        raise ConfigError(
+            f"split_key is {key!r}, but split={split!r} uses no groups; "
+            "keep the groups whole with split='group', or leave split_key out"
+        )
     return make_split(
         cells.n_cells,
         how=split,

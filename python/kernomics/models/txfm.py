@@ -27,6 +27,7 @@ from kernomics.models.txfm_finetune import Pretrained, fine_tuned_config, fine_t
 from kernomics.models.txfm_model import CellEncoder
 from kernomics.models.txfm_module import TxFMModule
 from kernomics.models.txfm_setup import (
+    default_tokens,
     default_training,
     divide,
     over_vocabulary,
@@ -119,6 +120,10 @@ class TxFM:
         require_counts(collection, self.split)
         self.cells = over_vocabulary(collection, self.split.train, genes, n_genes, min_cells)
         self.genes: NDArray[Any] = self.cells.genes
+        if config is None and "n_tokens" not in settings:
+            self.config = override(
+                self.config, n_tokens=default_tokens(self.cells, self.config.n_tokens)
+            )
         require_masked(self.cells, self.config.n_tokens)
         self.start: Pretrained | None = None
         self.training = default_training(len(self.split.train), self.config.d_model)

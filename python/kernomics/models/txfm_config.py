@@ -60,7 +60,8 @@ class TxFMConfig:
     d_model, n_layers, n_heads
         Width, blocks and attention heads of the encoder.
     n_tokens
-        K, the genes revealed to the encoder; all others are masked.
+        K, the genes revealed to the encoder; all others are masked. Where it is not given, and the
+        cells have no more genes than the size's, a quarter of them.
     masking_power
         τ: a gene is drawn with weight m^τ, m the share of the training cells that have it
         (ablation); 0 draws uniformly, and −4 to 4 are possible (ours).

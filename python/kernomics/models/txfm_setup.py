@@ -115,6 +115,12 @@ def _require_genes(cells: CellCollection, genes: Sequence[str]) -> None:
         )
 
 
+def default_tokens(cells: CellCollection, n_tokens: int) -> int:
+    """Return a size's `n_tokens`, or a quarter of the fewest genes measured if it is no fewer."""
+    fewest = cells.n_genes if cells.observed is None else cells.observed.smallest
+    return n_tokens if n_tokens < fewest else max(1, fewest // 4)
+
+
 def require_masked(cells: CellCollection, n_tokens: int) -> None:
     """Refuse to reveal all genes of a cell: nothing would be left to learn from."""
     observed, of_cell = cells.observed, cells.panel_of_cell

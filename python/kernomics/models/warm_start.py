@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from kernomics._warnings import warn
+from kernomics.data.match import id_mismatch
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.panel import Panel
 from kernomics.models.panel_network import Task, Transform
@@ -147,6 +148,7 @@ class WarmStart:
             raise DataError(
                 f"none of the {len(absent)} genes of start_from is in the data, first "
                 f"{absent[0]!r}; {closest(absent[0], genes)}"
+                f"{id_mismatch('that panel has', absent, genes)}"
             )
         if absent:
             warn(

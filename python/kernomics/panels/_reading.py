@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection, gene_id_kind
+from kernomics.data.match import id_mismatch
 from kernomics.errors import DataError
 
 CELLS_AT_A_TIME = 4096
@@ -70,7 +71,7 @@ def describe_missing(missing: Sequence[str], known: NDArray[Any]) -> str:
     kinds = gene_id_kind(missing), gene_id_kind(known)
     if kinds[0] != kinds[1]:
         listed = ", ".join(repr(name) for name in missing[:NAMES_SHOWN])
-        return f"{listed} (the list has {kinds[0]}, the data {kinds[1]})" + _more(missing)
+        return f"{listed}{_more(missing)}{id_mismatch('the list has', missing, known)}"
     by_upper = {str(name).upper(): str(name) for name in known}
     said = [f"{name!r} ({_nearest(name, by_upper)})" for name in missing[:NAMES_SHOWN]]
     return ", ".join(said) + _more(missing)

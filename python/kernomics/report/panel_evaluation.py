@@ -50,7 +50,7 @@ def render_panel_evaluation(data: ReportData, errors: Mapping[str, Mapping[str, 
         ],
         sections=[
             ("key-figures", "Key figures", _scores(data, errors, sentence)),
-            ("panel", "The panel in these cells", sections.panel(data)),
+            ("panel", "The panel in these cells", sections.panel(data, over="these cells")),
             ("expression", "Expression by class", sections.expression(data)),
             ("confusion", "Confusion matrices", sections.confusions(data)),
             ("warnings", "Warnings", shared_sections.warning_list(data.warnings)),

@@ -159,7 +159,7 @@ def key_figures(data: ReportData) -> str:
 # The panel --------------------------------------------------------------------------------------
 
 
-def panel(data: ReportData) -> str:
+def panel(data: ReportData, over: str = "the training cells") -> str:
     """Return the table of genes."""
     scores = None if data.scores is None else np.asarray(data.scores, dtype=np.float64)
     top = data.expression[0].top_class if data.expression else None
@@ -198,7 +198,7 @@ def panel(data: ReportData) -> str:
         if why is not None:
             row.append(Cell(why[gene], "name"))
         rows.append(row)
-    caption = "The panel's genes, best first; detected in and mean count: over the training cells"
+    caption = f"The panel's genes, best first; detected in and mean count: over {over}"
     if len(set(ranks.tolist())) < len(ranks):
         caption += "; genes whose scores agree to three digits share a rank"
     if top is not None:

@@ -197,7 +197,7 @@ class RunDirectory:
         path = Path(path)
         if resume and overwrite:
             raise ConfigError("resume and overwrite cannot both be asked for: choose one")
-        _refuse_foreign(path)
+        refuse_foreign(path)
         if resume and not (path / CONFIG).exists():
             raise CheckpointError(no_run(path))
         path.mkdir(parents=True, exist_ok=True)
@@ -301,7 +301,7 @@ def no_run(path: Path) -> str:
     )
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
     """Refuse a directory that holds something, but not a run; nothing is touched."""
     if path.exists() and not path.is_dir():
         raise CheckpointError(f"{path} is a file: choose another name for the run directory")
@@ -313,8 +313,9 @@ def _refuse_foreign(path: Path) -> None:
     if names:
         if CONFIG not in names:
             raise CheckpointError(
-                f"{path} is not a kernomics run: it has no {CONFIG} but holds {len(names)} "
-                f"entries, the first is {names[0]!r}; nothing was changed, choose another directory"
+                f"{path} is not a kernomics run: it has no {CONFIG} but holds {len(names):,} "
+                f"{'entry' if len(names) == 1 else 'entries'}, first {names[0]!r}; nothing was "
+                "changed, choose another directory"
             )
         _read_config(path)
 
