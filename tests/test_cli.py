@@ -261,7 +261,7 @@ def test_cells_without_labels_are_predicted_and_not_scored(run, folder, tmp_path
     label = ["--label", "cell_type=annotation"]
     assert main([*line, *label, "--predictions", str(labelled)]) == 0
     assert bare.read_bytes() == labelled.read_bytes()
-    assert "none of the labels" in error_of(capsys, *line)
+    assert "has none of the panel's labels ['cell_type']" in error_of(capsys, *line)
 
 
 def test_a_label_without_values_names_its_column(run, folder, tmp_path, capsys):
