@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 from ._common import SparseRows, as_float, csr_parts, require_float, require_same_device
+from ._kinds import (
+    require_numbers,
+    require_observed,
+    require_rows,
+    require_tensors,
+    require_truths,
+    require_words,
+)
 
 # The constants of csrc/common/activation.h, csrc/cpu/kernels.h and csrc/cuda/poisson.h.
 ACTIVATIONS = {
@@ -122,6 +130,12 @@ def checked_problem(
 
     A dense target of dtype `narrow` stays as it is; others become that of the logits.
     """
+    require_words(activation=activation, target_kind=target_kind, reduction=reduction)
+    require_numbers(target_sum=target_sum, eps=eps)
+    require_truths(full=full)
+    require_rows("target", target)
+    require_tensors(library=library)
+    require_observed(observed)
     _choice("activation", activation, ACTIVATIONS)
     _choice("target_kind", target_kind, TARGET_KINDS)
     _choice("reduction", reduction, reductions)

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from . import _native
 from ._common import LIBRARY, SCALAR_KINDS, address, require_float, require_same_device
 from ._derivatives import apply, call, differentiates, once, register
+from ._kinds import require_given, require_tensors, require_words
 
 Combine = Literal["concat", "add"]
 
@@ -354,6 +355,9 @@ def embed_tokens(
     ----------
     TxFM: arXiv 2605.31562.
     """
+    require_given(gene_ids=gene_ids, table=table)
+    require_tensors(values=values, value_embedding=value_embedding, cls=cls)
+    require_words(combine=combine)
     _check(gene_ids, table, cls)
     arguments = (
         gene_ids,

@@ -21,6 +21,7 @@ from ._common import (
     suffix,
 )
 from ._derivatives import apply, call, differentiates, once, register
+from ._kinds import require_given, require_integers, require_numbers, require_tensors, require_words
 
 Relaxation = Literal["softsort", "neuralsort", "softmax"]
 # From 1/EXTREME to EXTREME a temperature has an inverse that float32 holds, and so much noise added
@@ -451,6 +452,11 @@ def gumbel_topk(
     MemoryError
         No memory for the kernel's scratch.
     """
+    require_given(scores=scores)
+    require_tensors(row_ids=row_ids)
+    require_integers(k=k, stream=stream, reach=k if reach is None else reach)
+    require_words(relaxation=relaxation)
+    require_numbers(tau=tau, noise=float(noise) if isinstance(noise, bool) else noise)
     rows = _check(scores, k, tau, relaxation)
     scale: Tensor | None = None
     if isinstance(noise, Tensor) or _scale(noise) > 0.0:
@@ -505,6 +511,10 @@ def relaxed_mask(
     ValueError
         As in :func:`gumbel_topk`.
     """
+    require_given(scores=scores)
+    require_integers(k=k)
+    require_words(relaxation=relaxation)
+    require_numbers(tau=tau)
     rows = _check(scores, k, tau, relaxation).contiguous()
     options = k, _number("tau", tau, "relaxed_mask"), RELAXATIONS[relaxation]
     gamma: Tensor

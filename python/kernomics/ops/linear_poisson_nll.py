@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ._common import LIBRARY, SparseRows, as_float, require_float, require_same_device
 from ._derivatives import apply, call, differentiates, once, register
+from ._kinds import require_given, require_numbers, require_tensors
 from ._poisson import (
     PROBLEM_SCHEMA,
     REDUCTIONS,
@@ -347,8 +348,11 @@ def linear_poisson_nll(
     ValueError, TypeError, RuntimeError
         As :func:`poisson_nll`; a weight or bias that does not fit.
     """
+    require_given(hidden=hidden, weight=weight)
+    require_tensors(bias=bias)
+    require_numbers(chunk_mb=chunk_mb)
     _check_layer(hidden, weight, bias)
-    if not chunk_mb > 0:
+    if not 0 < chunk_mb < float("inf"):
         raise ValueError(f"chunk_mb is {chunk_mb}; a positive number is needed")
     hidden = _as_autocast(hidden)
     dtype = compute_dtype(hidden, weight)

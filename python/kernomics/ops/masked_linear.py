@@ -20,6 +20,7 @@ from ._common import (
     suffix,
 )
 from ._derivatives import apply, call, differentiates, once, register
+from ._kinds import require_given, require_rows, require_tensors
 
 # x is `values` [B, G], or CSR: `values` [nnz] with row pointers and columns. `chosen` and `reached`
 # are the public function's `indices` and `grad_indices`.
@@ -366,6 +367,9 @@ def masked_linear(
     TypeError
         x, mask, weight or bias that are not floating-point numbers.
     """
+    require_rows("x", x)
+    require_given(mask=mask, indices=indices, weight=weight)
+    require_tensors(bias=bias, grad_indices=grad_indices)
     _check_shapes(tuple(x.shape), mask, indices, weight, bias, grad_indices)
     indptr: Tensor | None
     columns: Tensor | None

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ._kinds import device_of, integers_of, require_integers, require_lists
+
 
 @dataclass(frozen=True, eq=False)
 class Panels:
@@ -70,15 +72,19 @@ class Panels:
         ValueError
             No panels, a gene outside the vocabulary, or one that a panel holds twice.
         """
+        require_lists("panels", panels)
+        require_integers(n_genes=n_genes)
+        if n_genes < 0:
+            raise ValueError(f"n_genes is {n_genes}; it is how many genes there are")
         if not panels:
             raise ValueError("no panels are given; name at least one list of genes")
-        lists = [np.sort(np.asarray(panel, dtype=np.int64).ravel()) for panel in panels]
+        lists = [np.sort(integers_of(f"panels[{p}]", panel)) for p, panel in enumerate(panels)]
         for p, genes in enumerate(lists):
             outside = genes[(genes < 0) | (genes >= n_genes)]
             if len(outside):
                 raise ValueError(
                     f"panel {p} holds {len(outside):,} genes outside the {n_genes:,} of the "
-                    f"vocabulary, first {outside[0]:,}; use indices from 0 to {n_genes - 1:,}"
+                    f"vocabulary, first {outside[0]:,}; use indices below n_genes, from 0"
                 )
             twice = genes[1:][genes[1:] == genes[:-1]]
             if len(twice):
@@ -91,7 +97,7 @@ class Panels:
         for row, genes in zip(mask, lists, strict=True):
             row[genes] = 1
         return cls(
-            panel_id=torch.as_tensor(panel_id, dtype=torch.int32),
+            panel_id=_ids(panel_id),
             indptr=torch.from_numpy(np.concatenate([[0], counts.cumsum()])),
             genes=torch.from_numpy(np.concatenate(lists).astype(np.int32)),
             mask=torch.from_numpy(mask),
@@ -102,15 +108,20 @@ class Panels:
 
     def with_panel_id(self, panel_id: Tensor | npt.ArrayLike) -> Panels:
         """Return the same table for other cells, those of panels ``panel_id`` [B]."""
-        ids = torch.as_tensor(panel_id, dtype=torch.int32, device=self.mask.device)
-        return replace(self, panel_id=ids)
+        return replace(self, panel_id=_ids(panel_id).to(self.mask.device))
 
     def select_genes(self, columns: Tensor | npt.ArrayLike) -> Panels:
         """Return the panels over other genes: new gene i is old gene ``columns[i]``, −1 for none.
 
         The table is built anew, on the CPU.
         """
-        wanted = np.asarray(torch.as_tensor(columns).cpu(), dtype=np.int64)
+        wanted = integers_of("columns", columns)
+        wrong = np.flatnonzero((wanted < -1) | (wanted >= self.n_genes))
+        if wrong.size:
+            raise ValueError(
+                f"columns names {wrong.size:,} genes outside the {self.n_genes:,} of the "
+                f"vocabulary, first {wanted[wrong[0]]:,}; use −1 to {self.n_genes - 1:,}"
+            )
         held = self.mask.cpu().numpy().astype(bool)[:, wanted] & (wanted >= 0)
         lists = [np.flatnonzero(row) for row in held]
         panels = Panels.from_lists(lists, len(wanted), self.panel_id.cpu())
@@ -125,8 +136,18 @@ class Panels:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Panels:
         """Return the table with every tensor on `device`."""
+        device = device_of(device)
 
         def move(part: Tensor) -> Tensor:
             return part.to(device, non_blocking=non_blocking)
 
         return self.map(move)
+
+
+def _ids(panel_id: Tensor | npt.ArrayLike) -> Tensor:
+    """Return the panels of cells as int32; the ops look whether there are such panels."""
+    if isinstance(panel_id, Tensor) and panel_id.dtype == torch.int32:
+        return panel_id
+    if not np.size(panel_id):
+        return torch.empty(0, dtype=torch.int32)
+    return torch.from_numpy(integers_of("panel_id", panel_id).astype(np.int32))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._common import LIBRARY, SparseRows, require_float
 from ._derivatives import apply, call, differentiates, register, wants_graph
+from ._kinds import require_given
 from ._poisson import (
     PROBLEM_SCHEMA,
     REDUCTIONS,
@@ -243,6 +244,7 @@ def poisson_nll(
     RuntimeError
         Tensors on CUDA in a build without CUDA kernels.
     """
+    require_given(logits=logits)
     require_float(logits, "logits")
     if logits.dim() != 2:
         raise ValueError(f"logits have shape {tuple(logits.shape)}; [cells, genes] is needed")

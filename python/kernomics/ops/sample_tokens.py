@@ -24,6 +24,15 @@ from ._common import (
     suffix,
 )
 from ._derivatives import call, register
+from ._kinds import (
+    require_integers,
+    require_numbers,
+    require_observed,
+    require_rows,
+    require_tensors,
+    require_truths,
+    require_words,
+)
 from .panels import Panels
 
 Candidates = Literal["observed", "expressed"]
@@ -352,6 +361,13 @@ def sample_tokens(
     MemoryError
         No memory for the kernel's scratch.
     """
+    require_rows("counts", counts)
+    require_tensors(cell_ids=cell_ids, library=library, weights=weights)
+    require_integers(n_tokens=1 if n_tokens is None else n_tokens, stream=stream)
+    require_words(candidates=candidates, transform=transform)
+    require_truths(ragged=ragged)
+    require_observed(observed)
+    require_numbers(target_sum=1.0 if target_sum is None else target_sum)
     _check_options(candidates, transform, target_sum, n_tokens, stream)
     if isinstance(counts, Tensor) and counts.layout != torch.sparse_csr:
         raise TypeError(f"counts have layout {counts.layout}; pass counts.to_sparse_csr()")

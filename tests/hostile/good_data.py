@@ -1,0 +1,87 @@
+"""Good calls of `kernomics.data` and `kernomics.ops`, on tiny data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ops.problems.calls import CALLS
+
+from kernomics import data, ops
+
+from .good import CODES, NAMES, G, N, cells, collection, counts
+
+
+def batch() -> data.Cells:
+    return collection().batch(np.arange(6))
+
+
+def labels() -> data.Labels:
+    return collection().labels["type"]
+
+
+def panels() -> ops.Panels:
+    return ops.Panels.from_lists([[0, 1], [2, 3, 4]], G, [0, 1, 1])
+
+
+def sampler() -> data.Sampler:
+    return data.Sampler(np.arange(20), 4)
+
+
+SPLIT = {
+    "train": [0, 1, 2], "validation": [3], "test": [4, 5], "how": "random", "by": None, "seed": 0,
+}  # fmt: skip
+
+GOOD: dict[str, Callable[[], dict[str, Any]]] = {
+    "data.CellCollection.batch": lambda: {"rows": np.arange(5)},
+    "data.CellCollection.batches": lambda: {"sampler": sampler(), "epoch": 0},
+    "data.CellCollection.from_anndata": lambda: {"adata": cells(), "labels_key": "type"},
+    "data.CellCollection.load_genes": lambda: {"columns": np.array([2, 0, 1])},
+    "data.CellCollection.summary": lambda: {"rows": np.arange(9)},
+    "data.CellCollection.with_genes": lambda: {"genes": NAMES[:7]},
+    "data.CellCollection.with_labels": lambda: {"labels": {"type": labels()}},
+    "data.CellCollection.with_observed": lambda: {
+        "panels": panels(), "panel_of_cell": np.zeros(3 * N, np.int32),
+    },
+    "data.Cells.from_scipy": lambda: {"matrix": counts()},
+    "data.Cells.select_genes": lambda: {"columns": np.array([3, 1, -1])},
+    "data.Cells.slice": lambda: {"start": 1, "stop": 3},
+    "data.Cells.to": lambda: {"device": "cpu"},
+    "data.Cells.with_values": lambda: {"values": batch().values},
+    "data.Labels.aligned": lambda: {"categories": ["C", "A"]},
+    "data.Labels.from_dict": lambda: {"saved": labels().to_dict()},
+    "data.Labels.from_series": lambda: {"series": pd.Series(list("aab")), "name": "type"},
+    "data.Labels.subset": lambda: {"rows": np.array([4, 2])},
+    "data.Sampler.batch": lambda: {"epoch": 0, "i": 1},
+    "data.Sampler.batches": lambda: {"epoch": 0},
+    "data.Sampler.global_batch": lambda: {"epoch": 0, "i": 1},
+    "data.Sampler.order": lambda: {"epoch": 0},
+    "data.Split.from_dict": lambda: {"saved": dict(SPLIT)},
+    "data.join": lambda: {"collections": {"a": collection(), "b": collection()}},
+    "ops.Panels.from_lists": lambda: {"panels": [[0, 1], [2]], "n_genes": G, "panel_id": [0, 1]},
+    "ops.Panels.select_genes": lambda: {"columns": np.array([3, 1, -1])},
+    "ops.Panels.to": lambda: {"device": "cpu"},
+    "ops.Panels.with_panel_id": lambda: {"panel_id": np.array([1, 0])},
+    "metrics.bootstrap_scores": lambda: {"truth": CODES, "predicted": {"a": CODES}, "n_draws": 5},
+    "metrics.proportion_error": lambda: {"share": 0.5, "n": 10},
+}  # fmt: skip
+GOOD |= {f"ops.{name}": (lambda call=calls[0]: dict(call)) for name, calls in CALLS.items()}
+
+INSTANCES: dict[str, Callable[[], Any]] = {
+    "data.CellCollection": collection,
+    "data.Cells": batch,
+    "data.Labels": labels,
+    "data.Sampler": sampler,
+    "ops.Panels": panels,
+}
+
+
+def read(found: Any) -> Any:
+    """What a call gives only when it is read: an iterator's first part."""
+    return next(found, None) if hasattr(found, "__next__") else found
+
+
+DTYPES = (torch.float64, torch.int64, torch.bool, torch.complex64)
