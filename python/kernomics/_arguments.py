@@ -141,6 +141,34 @@ def rows_of(name: str, values: Any, n: int, *, least: int = 1) -> NDArray[np.int
     return given.astype(np.int64, copy=False)
 
 
+def columns_of(name: str, values: Any) -> NDArray[np.int64]:
+    """Return a list of integers as int64 [k], or say what it is instead."""
+    try:
+        given = np.asarray(values)
+    except ValueError:  # lists of unequal lengths
+        raise DataError(f"{name} is {shown(values)}: a list of integers is needed") from None
+    if given.ndim != 1:
+        raise DataError(f"{name} is {shown(values)}: a list of integers is needed")
+    if given.size and given.dtype.kind not in "iu":
+        raise DataError(f"{name} holds {given.dtype}: integers are needed")
+    return given.astype(np.int64, copy=False)
+
+
+def words_of(name: str, values: Any) -> list[str]:
+    """Return a list of names; none for None, one for a text."""
+    if values is None:
+        return []
+    if isinstance(values, str):
+        return [values]
+    if isinstance(values, Mapping) or not isinstance(values, Iterable):
+        raise ConfigError(f"{name} is {shown(values)}: it must be a name or a list of names")
+    found = list(values)
+    for i, one in enumerate(found):
+        if not isinstance(one, str):
+            raise ConfigError(f"{name}[{i}] is {shown(one)}: it must be a name")
+    return [str(one) for one in found]
+
+
 def matrix_of(name: str, values: Any) -> csr_matrix:
     """Return counts [cells, genes], dense or sparse, as a copy in CSR float64, all finite."""
     from scipy import sparse

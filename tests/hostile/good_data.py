@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from ops.problems.calls import CALLS
 
 from kernomics import data, ops
@@ -77,11 +76,3 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "data.Sampler": sampler,
     "ops.Panels": panels,
 }
-
-
-def read(found: Any) -> Any:
-    """What a call gives only when it is read: an iterator's first part."""
-    return next(found, None) if hasattr(found, "__next__") else found
-
-
-DTYPES = (torch.float64, torch.int64, torch.bool, torch.complex64)

@@ -11,9 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kernomics._arguments import checked, columns_of, numbers_of, shown
 from kernomics.data.rows import Rows
 from kernomics.errors import DataError
 from kernomics.ops import Panels
+from kernomics.ops._kinds import device_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,7 @@ class Cells:
         )
 
     @classmethod
+    @checked
     def from_scipy(
         cls,
         matrix: Any,
@@ -112,15 +115,23 @@ class Cells:
         if sparse.issparse(matrix):
             raw = rows_of_sparse(matrix)
         else:
-            raw = dense_rows(np.asarray(matrix))
+            matrix = numbers_of("matrix", matrix)
+            if matrix.ndim != 2:
+                raise DataError(
+                    f"matrix is {shown(matrix)}: counts of shape [cells, genes] are needed"
+                )
+            raw = dense_rows(matrix)
         n_cells, n_genes = matrix.shape
         rows = canonical(raw, n_genes)
-        ids = np.arange(n_cells) if cell_ids is None else np.asarray(cell_ids)
-        totals = rows.totals() if library is None else np.asarray(library)
+        ids = np.arange(n_cells) if cell_ids is None else columns_of("cell_ids", cell_ids)
+        totals = rows.totals() if library is None else numbers_of("library", library)
         columns = {"cell_ids": ids, "library": totals, **(labels or {})}
         for name, column in columns.items():
-            if len(column) != n_cells:
-                raise DataError(f"{name!r} has {len(column):,} entries for {n_cells:,} cells")
+            if np.shape(column)[:1] != (n_cells,):
+                raise DataError(
+                    f"{name!r} has shape {np.shape(column)} for {n_cells:,} cells: one entry for "
+                    "each is needed"
+                )
         return cls.from_rows(
             rows,
             n_genes,
@@ -141,6 +152,7 @@ class Cells:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Cells:
         """Return the same cells with every tensor on `device`."""
+        device = device_of(device)
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Cells:
@@ -181,8 +193,11 @@ class Cells:
         out[self._row_of_nonzero(), self.indices.long()] = self.values
         return out
 
+    @checked
     def slice(self, start: int, stop: int) -> Cells:
         """Return cells start … stop − 1, sharing memory."""
+        if not 0 <= start <= stop <= len(self):
+            raise DataError(f"start = {start}, stop = {stop}: there are {len(self):,} cells")
         if (start, stop) == (0, len(self)):
             return self  # where the non-zeros begin and end is on the device, and would be asked
         first, last = int(self.indptr[start]), int(self.indptr[stop])
@@ -199,6 +214,7 @@ class Cells:
             else self.observed.with_panel_id(self.observed.panel_id[start:stop]),
         )
 
+    @checked
     def with_values(self, values: Tensor) -> Cells:
         """Return the same cells with other values [nnz] at the same non-zeros."""
         if values.shape != self.values.shape:
@@ -224,7 +240,12 @@ class Cells:
             When a column is out of range or named twice.
         """
         if not isinstance(columns, Tensor):
-            columns = torch.from_numpy(np.asarray(columns, dtype=np.int64))
+            columns = torch.from_numpy(columns_of("columns", columns))
+        elif columns.dim() != 1 or columns.is_floating_point() or columns.dtype == torch.bool:
+            raise DataError(
+                f"columns is {columns.dtype} of shape {tuple(columns.shape)}: integers [k] are "
+                "needed"
+            )
         columns = columns.to(self.device, torch.int64)
         k = columns.shape[0]
         wanted = columns[columns >= 0]

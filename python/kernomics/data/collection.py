@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, columns_of, shown, words_of
 from kernomics.data import checks
 from kernomics.data.cells import Cells
 from kernomics.data.inputs import open_input
@@ -191,7 +191,7 @@ class CellCollection:
         checks.require_unique(
             given.cell_names, "cell names (obs_names)", "call adata.obs_names_make_unique()"
         )
-        keys = [labels_key] if isinstance(labels_key, str) else list(labels_key or ())
+        keys = words_of("labels_key", labels_key)
         labels = read_labels(given.obs, keys, unlabelled_category, label_kinds)
         batch_labels = None if batch_key is None else read_batches(given.obs, batch_key)
         if check:
@@ -408,7 +408,7 @@ class CellCollection:
             The same cells, names and labels, over k genes; `library` stays the total over all
             genes of the source.
         """
-        wanted = np.asarray(columns, dtype=np.int64)
+        wanted = columns_of("columns", columns)
         parts = list(self._batches_of(np.arange(self.n_cells), wanted))
         indptr = np.zeros(self.n_cells + 1, dtype=np.int64)
         np.cumsum(np.concatenate([part.indptr.diff().numpy() for part in parts]), out=indptr[1:])
@@ -426,6 +426,11 @@ class CellCollection:
     def with_labels(self, labels: Mapping[str, Labels]) -> CellCollection:
         """Return the same cells with other labels, one entry per cell in each."""
         for name, label in labels.items():
+            if not isinstance(label, Labels):
+                raise DataError(
+                    f"labels[{name!r}] is {shown(label)}: Labels are needed, such as "
+                    "Labels.from_series makes them"
+                )
             if len(label) != self.n_cells:
                 raise DataError(
                     f"label {name!r} has {len(label):,} entries for {self.n_cells:,} cells"

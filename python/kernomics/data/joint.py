@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, words_of
 from kernomics._warnings import warn
 from kernomics.data.collection import CellCollection
 from kernomics.data.labels import Kind, Labels, read_labels
@@ -147,7 +147,7 @@ def join(
         [[f"{name}:{cell}" for cell in part.cell_names] for name, part in collections.items()]
     ).astype(object)
     obs = pd.concat(tables, ignore_index=True).set_index(pd.Index(cells))
-    keys = [labels_key] if isinstance(labels_key, str) else list(labels_key or ())
+    keys = words_of("labels_key", labels_key)
     libraries = [part.library for part in parts]
     joined = CellCollection(
         JointSource(parts, columns, len(genes)),

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, shown
 from kernomics._warnings import warn
+from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 
 Kind = Literal["categorical", "continuous"]
@@ -95,6 +96,8 @@ class Labels:
         UserWarning
             When numbers are taken for classes and `kind` does not say so.
         """
+        if not isinstance(series, pd.Series):
+            raise DataError(f"series is {shown(series)}: a pandas Series is needed")
         if kind not in (None, "categorical", "continuous"):
             raise ConfigError(f"label {name!r}: kind must be 'categorical' or 'continuous'")
         _refuse_times(series, name, kind)
@@ -163,7 +166,7 @@ class Labels:
     @checked
     def subset(self, rows: npt.ArrayLike) -> Labels:
         """Return the labels of some cells, with the same classes."""
-        return replace(self, values=self.values[np.asarray(rows)])
+        return replace(self, values=self.values[row_numbers(rows, len(self))])
 
     @checked
     def aligned(self, categories: Iterable[str]) -> Labels:
@@ -207,6 +210,9 @@ class Labels:
     @checked
     def from_dict(cls, saved: Mapping[str, Any]) -> Labels:
         """Read what `to_dict` wrote."""
+        lacking = [name for name in ("name", "kind", "categories", "values") if name not in saved]
+        if lacking:
+            raise DataError(f"saved has no {lacking[0]!r}: it is no label that to_dict wrote")
         kind = cast(Kind, saved["kind"])
         if kind == "categorical":
             values: npt.NDArray[Any] = np.array(saved["values"], dtype=np.int64)

@@ -98,6 +98,8 @@ class Sampler:
     @checked
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Return all rows in the order of an epoch, int64 [n]."""
+        if epoch < 0:
+            raise ConfigError(f"epoch is {epoch}: epochs are counted from 0")
         if not self.shuffle:
             return self.rows
         if self._order is None or self._order[0] != epoch:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kernomics._arguments import checked, codes_of
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics.classification import confusion_matrix
 
@@ -16,6 +17,7 @@ N_DRAWS = 200
 """Of the bootstrap: a standard error is then known to about 1/√(2·200) = 5 %."""
 
 
+@checked
 def bootstrap_scores(
     truth: ArrayLike,
     predicted: Mapping[K, ArrayLike],
@@ -54,12 +56,17 @@ def bootstrap_scores(
     """
     if n_draws < 2:
         raise ConfigError(f"n_draws is {n_draws}: at least 2 are needed for a standard error")
-    codes = np.asarray(truth)
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}: it must be 0 or above")
+    codes = codes_of("truth", truth)
     labelled = codes >= 0
     n = int(labelled.sum())
     if not n:
         raise DataError(f"none of the {codes.size:,} held-out cells is labelled")
-    for values in predicted.values():
+    if not predicted:
+        raise DataError("predicted names no predictions: at least one is needed")
+    for name, values in predicted.items():
+        codes_of(f"predicted[{name!r}]", values)
         confusion_matrix(codes, values)  # refuses what cannot be scored
     true = codes[labelled].astype(np.int64)
     guesses = {name: np.asarray(p)[labelled].astype(np.int64) for name, p in predicted.items()}
@@ -80,6 +87,7 @@ def bootstrap_scores(
     return {name: {"accuracy": a, "macro_f1": f} for name, (a, f) in found.items()}
 
 
+@checked
 def proportion_error(share: float, n: int) -> float:
     """Return the standard error √(p(1 − p)/n) of a share of n independent cells.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kernomics._arguments import shown
+from kernomics._arguments import shown, words_of
 from kernomics.data import CellCollection, Labels, Split, make_split
 from kernomics.data.inputs import ReadOptions, given_options, obs_columns
 from kernomics.data.labels import column
@@ -82,7 +82,7 @@ def as_collection(
         )
     if labels_key is None:
         return adata
-    keys = [labels_key] if isinstance(labels_key, str) else list(labels_key)
+    keys = words_of("labels_key", labels_key)
     if keys == list(adata.labels):
         return adata
     for key in keys:
