@@ -65,6 +65,20 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return inner
 
 
+def require_least(least: int, **given: int) -> None:
+    """Raise ConfigError unless each number is at least so large."""
+    for name, value in given.items():
+        if value < least:
+            raise ConfigError(f"{name} is {value}: at least {least} is needed")
+
+
+def require_rate(**given: float) -> None:
+    """Raise ConfigError unless each number is a rate, from 0 to below 1."""
+    for name, value in given.items():
+        if not 0 <= value < 1:
+            raise ConfigError(f"{name} is {value}: it is a rate, from 0 to below 1")
+
+
 def check_fields(settings: Any) -> None:
     """Check the kinds of a dataclass's fields; for its ``__post_init__``."""
     kind = type(settings)
@@ -110,7 +124,9 @@ def numbers_of(name: str, values: Any) -> NDArray[np.float64]:
         raise DataError(f"{name} is {shown(values)}, which holds no numbers") from None
 
 
-def rows_of(name: str, values: Any, n: int, *, least: int = 1) -> NDArray[np.int64]:
+def rows_of(
+    name: str, values: Any, n: int, *, least: int = 1, what: str = "cells"
+) -> NDArray[np.int64]:
     """Return which of n rows are named, by number or by a mask over all of them, int64 [m].
 
     Raises
@@ -124,12 +140,12 @@ def rows_of(name: str, values: Any, n: int, *, least: int = 1) -> NDArray[np.int
     if given.dtype == bool:
         if given.shape != (n,):
             raise DataError(
-                f"{name} is a mask of shape {given.shape} for {n:,} cells; it needs one entry per "
-                "cell"
+                f"{name} is a mask of shape {given.shape} for {n:,} {what}; it needs one entry "
+                "for each"
             )
         given = np.flatnonzero(given)
     if given.size < least:
-        raise DataError(f"{name} names no cell; at least one is needed")
+        raise DataError(f"{name} names no {what[:-1]}; at least one is needed")
     if given.size and given.dtype.kind not in "iu":
         raise DataError(f"{name} holds {given.dtype}: row numbers are integers")
     outside = np.flatnonzero((given < 0) | (given >= n))

@@ -246,11 +246,8 @@ UNFIT = {
 
 NOT_WALKED: dict[str, tuple[str, ...]] = {
     "a function of a tensor, called on each": ("ops.Panels.map",),
-    "modules of the models, whose settings are checked there": (
-        "nn.CountDecoder", "nn.CountDecoder.hidden", "nn.Draws", "nn.Draws.begin",
-        "nn.Draws.restore", "nn.Dropout", "nn.Encoder", "nn.Encoder.keep", "nn.Encoder.layers",
-        "nn.GeneSelector", "nn.MaskedLinear", "nn.Selection", "nn.TokenEmbedding",
-        "nn.drawing_from",
+    "a block's inside, and what a module returns": (
+        "nn.Encoder.keep", "nn.Encoder.layers", "nn.CountDecoder.hidden", "nn.Selection",
     ),
     "made from parts that the package checks itself: tests/data": (
         "data.CellCollection", "data.Cells.from_rows",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import kernomics
-from hostile import good, good_data
+from hostile import good, good_data, good_nn
 from hostile.good import NOT_WALKED, UNFIT
 from hostile.surface import callables, parameters
 from hostile.values import ENDLESS, SCALARS, spoilt
@@ -22,8 +22,8 @@ from kernomics.errors import KernomicsError
 
 HOME = str(Path(kernomics.__file__).parent)
 SURFACE = dict(callables())
-GOOD = good.GOOD | good_data.GOOD
-INSTANCES = good.INSTANCES | good_data.INSTANCES
+GOOD = good.GOOD | good_data.GOOD | good_nn.GOOD
+INSTANCES = good.INSTANCES | good_data.INSTANCES | good_nn.INSTANCES
 
 
 def call(key: str, arguments: dict[str, Any]) -> Any:

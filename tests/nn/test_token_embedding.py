@@ -75,5 +75,5 @@ def test_an_embedding_of_the_values_learns_with_add():
 
 
 def test_an_unknown_way_to_combine_is_refused():
-    with pytest.raises(ConfigError, match="combine is 'multiply'; 'concat' or 'add' is possible"):
+    with pytest.raises(ConfigError, match="combine is 'multiply'; it must be one of concat, add"):
         TokenEmbedding(3, 4, "multiply")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernomics._arguments import checked, require_least
+
 
 class ResidualLayer(nn.Module):
     """h + W₂·GELU(W₁·LN(h))."""
@@ -37,8 +39,11 @@ class CountDecoder(nn.Module):
         Residual layers; 0 leaves the linear layer alone.
     """
 
+    @checked
     def __init__(self, d_model: int, n_genes: int, n_layers: int = 4) -> None:
         super().__init__()
+        require_least(1, d_model=d_model, n_genes=n_genes)
+        require_least(0, n_layers=n_layers)
         self.layers = nn.Sequential()
         if n_layers:
             self.layers = nn.Sequential(

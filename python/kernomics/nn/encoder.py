@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kernomics._arguments import checked, require_least, require_rate
 from kernomics.errors import ConfigError
 from kernomics.nn.lean import feed_forward, fold_norm, fold_scale, standardise
 
@@ -38,11 +39,11 @@ class EncoderBlock(nn.Module):
         self.norm_1 = nn.LayerNorm(d_model)
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.project = nn.Linear(d_model, d_model)
-        self.scale_1 = nn.Parameter(torch.full((d_model,), layer_scale))
+        self.scale_1 = nn.Parameter(torch.full((d_model,), float(layer_scale)))
         self.norm_2 = nn.LayerNorm(d_model)
         self.widen = nn.Linear(d_model, 4 * d_model)
         self.narrow = nn.Linear(4 * d_model, d_model)
-        self.scale_2 = nn.Parameter(torch.full((d_model,), layer_scale))
+        self.scale_2 = nn.Parameter(torch.full((d_model,), float(layer_scale)))
 
     def forward(
         self,
@@ -116,6 +117,7 @@ class Encoder(nn.Module):
         whole ``"blocks"``, of which the input alone is kept.
     """
 
+    @checked
     def __init__(
         self,
         d_model: int,
@@ -127,6 +129,8 @@ class Encoder(nn.Module):
         recompute: Recompute = "nothing",
     ) -> None:
         super().__init__()
+        require_least(1, d_model=d_model, n_layers=n_layers, n_heads=n_heads)
+        require_rate(stochastic_depth=stochastic_depth)
         if d_model % n_heads:
             raise ConfigError(
                 f"d_model is {d_model} and n_heads {n_heads}: the heads must divide the width"

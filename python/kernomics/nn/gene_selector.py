@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kernomics._arguments import checked, require_least, rows_of
 from kernomics.errors import ConfigError
 from kernomics.ops import gumbel_topk
 from kernomics.ops.gumbel_topk import Relaxation
@@ -55,10 +56,14 @@ class GeneSelector(nn.Module):
     bounds: Tensor
     penalty: Tensor | None
 
+    @checked
     def __init__(
         self, n_genes: int, *, forced: Sequence[int] = (), forbidden: Sequence[int] = ()
     ) -> None:
         super().__init__()
+        require_least(1, n_genes=n_genes)
+        for name, given in (("forced", forced), ("forbidden", forbidden)):
+            rows_of(name, given, n_genes, least=0, what="genes")
         both = sorted(set(forced) & set(forbidden))
         if both:
             raise ConfigError(f"{len(both)} genes are both forced and forbidden, first {both[0]}")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kernomics._arguments import checked, require_least
 from kernomics.nn.gene_selector import Selection
 from kernomics.ops import masked_linear
 from kernomics.ops._common import SparseRows, csr_parts
@@ -35,8 +36,10 @@ class MaskedLinear(nn.Module):
         these alone (:class:`kernomics.train.RowAdamW`); None before the first call.
     """
 
+    @checked
     def __init__(self, n_genes: int, n_out: int, *, fan_in: int) -> None:
         super().__init__()
+        require_least(1, n_genes=n_genes, n_out=n_out, fan_in=fan_in)
         self.fan_in = fan_in
         bound = 1 / math.sqrt(fan_in)
         self.weight = nn.Parameter(torch.empty(n_genes, n_out).uniform_(-bound, bound))

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from kernomics._arguments import checked, require_rate
+from kernomics.errors import ConfigError
+
 STREAM_DEPTH = 2  # one constant per purpose; those of the ops stand in csrc/common/philox.h
 _LOW = 0xFFFFFFFF
 _DRAWING = (
@@ -48,6 +51,7 @@ class DrawingFrom(TorchFunctionMode):
         return func(*args, **given)
 
 
+@checked
 def drawing_from(seed: int) -> DrawingFrom:
     """Return a `DrawingFrom` of a new generator with this seed, any integer."""
     return DrawingFrom(torch.Generator().manual_seed(seed % 2**64))
@@ -65,9 +69,11 @@ class Draws:
         Any integer.
     """
 
+    @checked
     def __init__(self, seed: int = 0) -> None:
         self.begin(seed, torch.device("cpu"))
 
+    @checked
     def begin(self, seed: int, device: torch.device) -> None:
         """Begin anew."""
         self.generator = torch.Generator(device).manual_seed(seed % 2**64)
@@ -76,8 +82,14 @@ class Draws:
         """Return what `restore` takes, uint8 on the CPU."""
         return self.generator.get_state()
 
+    @checked
     def restore(self, state: Tensor) -> None:
         """Go on from a state that a generator on the same kind of device had."""
+        if state.dtype != torch.uint8 or state.shape != self.state().shape:
+            raise ConfigError(
+                f"state is {state.dtype} of shape {tuple(state.shape)}: what state() of draws on "
+                "the same kind of device gave is needed"
+            )
         self.generator.set_state(state)
 
 
@@ -92,8 +104,10 @@ class Dropout(nn.Module):
         Where the numbers come from; layers of one module share it.
     """
 
+    @checked
     def __init__(self, p: float, draws: Draws) -> None:
         super().__init__()
+        require_rate(p=p)
         self.p, self.draws = p, draws
 
     def forward(self, x: Tensor) -> Tensor:

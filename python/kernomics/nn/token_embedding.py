@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kernomics.errors import ConfigError
+from kernomics._arguments import checked, require_least
 from kernomics.ops import embed_tokens
 from kernomics.ops.embed_tokens import Combine
 
@@ -34,10 +34,10 @@ class TokenEmbedding(nn.Module):
         Parameter [d], at the start N(0, 0.02²).
     """
 
+    @checked
     def __init__(self, n_genes: int, d_model: int, combine: Combine = "concat") -> None:
         super().__init__()
-        if combine not in ("concat", "add"):
-            raise ConfigError(f"combine is {combine!r}; 'concat' or 'add' is possible")
+        require_least(1, n_genes=n_genes, d_model=d_model)
         self.combine: Combine = combine
         self.table = nn.Parameter(
             torch.empty(n_genes, d_model).normal_(std=1.0 if combine == "concat" else 0.02)
