@@ -252,27 +252,8 @@ NOT_WALKED: dict[str, tuple[str, ...]] = {
     "made from parts that the package checks itself: tests/data": (
         "data.CellCollection", "data.Cells.from_rows",
     ),
-    "tests/models/test_txfm_input.py": (
-        "models.CellEncoder", "models.CellEncoder.get_gene_embeddings",
-        "models.CellEncoder.get_latent_representation",
-        "models.CellEncoder.get_layer_representations",
-        "models.CellEncoder.get_normalized_expression", "models.CellEncoder.load",
-        "models.CellEncoder.save", "models.TxFM", "models.TxFM.from_pretrained",
-        "models.TxFM.get_latent_representation", "models.TxFM.get_normalized_expression",
-        "models.TxFM.load", "models.TxFM.save", "models.TxFM.train",
-        "models.TxFMConfig.of_size", "models.CellEncoder.checked_layer",
-        "models.CellEncoder.read",
-    ),
-    "tests/panels/test_comparison.py": (
-        "panels.SplitComparison.differences", "panels.SplitComparison.scores",
-        "panels.SplitComparison.verdict", "panels.compare_over_splits", "panels.score_panels",
-    ),
-    "tests/metrics/test_uncertainty.py": (
-        "metrics.probe_predictions",
-    ),
-    "tests/models/test_missing_genes.py, tests/models/test_panel.py": (
-        "models.YOTO.cost_of_missing", "models.Panel.labelled_outputs", "models.Panel.read",
-    ),
+    "made from parts of a trained model": ("models.CellEncoder", "models.Panel"),
+    "it trains what it is given whole": ("panels.score_panels",),
     "what only the loop and the commands call: tests/train": (
         "train.History", "train.JSONLines", "train.JSONLines.config", "train.JSONLines.log",
         "train.Lightning", "train.Lightning.config", "train.Lightning.log", "train.RowAdamW",
@@ -283,22 +264,15 @@ NOT_WALKED: dict[str, tuple[str, ...]] = {
         "train.replace_file", "train.save_checkpoint", "train.save_model_dir",
         "train.write_json",
     ),
-    "a good call takes seconds (a training, numba, a figure of many parts)": (
-        "baselines.DEBaseline.select", "baselines.HVGBaseline", "baselines.HVGBaseline.select",
-        "baselines.HardKBaseline.select", "baselines.HardKBaseline.train",
-        "baselines.PersistBaseline", "baselines.PersistBaseline.select",
-        "baselines.PersistBaseline.train", "baselines.TopKBaseline.select",
-        "baselines.TopKBaseline.train", "baselines.de_panel", "baselines.hvg_panel",
-        "curation.Curation.apply", "metrics.clustering_scores", "models.YOTO.save",
-        "models.YOTO.train", "models.Panel", "models.Panel.save", "models.YOTOConfig.schedule",
-        "panels.panel_curve", "panels.panel_embedding", "panels.panel_stability",
+    "pictures of what other calls give; the kind of that is all that they check": (
         "pl.component_moments", "pl.consistency_by_layer", "pl.consistency_null",
         "pl.curve_parts", "pl.dot_plot", "pl.embedding", "pl.embedding_map",
         "pl.gene_frequency", "pl.method_comparison", "pl.panel_curve", "pl.panel_overlap",
         "pl.panel_scores", "pl.recall_curve", "pl.representation_map",
         "pl.representation_maps", "pl.shown_classes", "pl.training_panel",
-        "tl.panel_curve", "tl.panel_stability", "tl.evaluate_perturbations",
-        "tl.relationship_recall", "tl.represent_cells", "tl.select_genes",
+    ),
+    "curation, perturbations and relationships whole: their own tests": (
+        "curation.Curation.apply", "tl.evaluate_perturbations", "tl.relationship_recall",
     ),
 }  # fmt: skip
 """Why, and which."""

@@ -79,6 +79,7 @@ def probe_scores(
     return found
 
 
+@checked
 def probe_predictions(
     train: ArrayLike,
     train_codes: ArrayLike,

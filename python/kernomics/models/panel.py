@@ -257,6 +257,7 @@ class Panel:
             if task.name in found
         }
 
+    @checked
     def labelled_outputs(
         self,
         cells: CellCollection,

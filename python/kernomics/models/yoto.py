@@ -426,6 +426,7 @@ class YOTO:
             for task in self.tasks
         }
 
+    @checked
     def cost_of_missing(self, genes: str | Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
         """Score the panel on the test cells as if they lacked some of its genes.
 

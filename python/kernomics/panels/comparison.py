@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from kernomics import baselines
+from kernomics._arguments import checked, shown
 from kernomics.errors import ConfigError, KernomicsError, closest
 from kernomics.metrics.panel_score import MethodScore
 from kernomics.models import YOTO
@@ -76,10 +77,18 @@ class SplitComparison:
         """How many splits there are."""
         return int(self.table["seed"].nunique())
 
+    def _of(self, task: str) -> pd.DataFrame:
+        if not isinstance(task, str):
+            raise ConfigError(f"task is {shown(task)}: the name of a task is needed")
+        known = self.table["task"].unique().tolist()
+        if task not in known:
+            raise ConfigError(f"there is no task {task!r}; {closest(task, known)}")
+        return self.table[self.table["task"] == task]
+
     def scores(self, task: str) -> list[MethodScore]:
         """Return each method's mean over the splits, ± the standard error of that mean."""
         found = []
-        own = self.table[self.table["task"] == task]
+        own = self._of(task)
         for (method, predictor), rows in own.groupby(["method", "predictor"], sort=False):
             values = rows.pivot(index="seed", columns="metric", values="value")
             error = values.std(ddof=1) / values.count() ** 0.5
@@ -110,7 +119,8 @@ class SplitComparison:
         √(s²·(1/J + ρ)), and the interval that of Student's t with J − 1 degrees of freedom (Nadeau
         and Bengio, Machine Learning 52, 2003, section 3).
         """
-        own = self.table[(self.table["task"] == task) & (self.table["predictor"] != OWN_NETWORK)]
+        own = self._of(task)
+        own = own[own["predictor"] != OWN_NETWORK]
         main = MAIN["macro_f1" in set(own["metric"])]
         wide = own[own["metric"] == main].pivot(index="seed", columns="method", values="value")
         rows = {}
@@ -219,6 +229,7 @@ def check_splits(model: YOTO, n_splits: int) -> None:
         )
 
 
+@checked
 def compare_over_splits(
     model: YOTO,
     scores: Mapping[str, Sequence[MethodScore]],
