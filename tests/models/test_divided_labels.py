@@ -50,9 +50,7 @@ def test_a_class_that_no_training_cell_has_is_unknown_to_the_panel(adata, tmp_pa
     model.save(tmp_path / "model")
     panel = Panel.load(tmp_path / "model")
     assert "rare" not in set(panel.predict(adata)["cell_type"].cat.categories)
-    with pytest.warns(
-        UserWarning, match="15 of 240 labelled cells are of 1 classes that the panel"
-    ):
+    with pytest.warns(UserWarning, match="15 of 240 labelled cells are of 1 class that the panel"):
         assert panel.evaluate(adata)["cell_type"]["n_cells"] == 225
     with pytest.warns(UserWarning, match=said):
         judged = evaluate_panel(model_cells(adata), model.genes, split)
