@@ -14,6 +14,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for yoto_lines
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Share the cores among the workers of a parallel run, and with what the tests start."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real cells: KERNOMICS_DATA, or shared/data beside the checkout."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,7 +79,9 @@ def emulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     cache = getattr(request.config, "cache", None)
     folder = tmp_path_factory.mktemp("kept") if cache is None else cache.mkdir("emulated")
     try:
-        return Emulator(*build(folder / "cuda"))
+        with (folder / "lock").open("w") as lock:  # workers of one run build it once
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return Emulator(*build(folder / "cuda"))
     except NoCompiler as error:
         pytest.skip(str(error))
 
