@@ -12,6 +12,7 @@ import kernomics
 from kernomics import cli, curation, perturbations, tl
 from kernomics.cli_messages import CALL, TOKEN, as_options, options_of
 from kernomics.data import CellCollection, ReadOptions, make_split
+from kernomics.errors import percent
 from kernomics.models import YOTO, CellEncoder, Panel, TxFM, TxFMConfig, YOTOConfig
 from kernomics.models.options import SelectOptions, TxFMOptions, YOTOOptions
 
@@ -188,3 +189,11 @@ def test_keyword_arguments_of_a_selection_are_those_of_yoto():
 @pytest.mark.parametrize("function", READERS)
 def test_every_reader_takes_the_options_of_reading(function):
     assert accepted(function) >= ReadOptions.__optional_keys__
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.0, "0%"), (1 / 313, "less than 1%"), (0.5, "50%"), (0.999, "more than 99%"), (1.0, "100%")],
+)
+def test_a_share_that_is_not_nothing_is_not_called_nothing(share, said):
+    assert percent(share) == said

@@ -399,7 +399,9 @@ def _evaluate(args: argparse.Namespace) -> None:
         return
     print(f"panel      {len(panel.genes)} genes")
     for task, found in scores.items():
-        print(f"{task:<10} " + "   ".join(f"{key} {value:.4g}" for key, value in found.items()))
+        of = f"{int(found.pop('n_cells')):,} of {cells.n_cells:,} cells"
+        scored = "   ".join(f"{key} {value:.4g}" for key, value in found.items())
+        print(f"{task:<10} {of}   {scored}")
     if args.predictions:
         print(f"predictions {args.predictions}")
     if args.report is not None:

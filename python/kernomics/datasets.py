@@ -10,7 +10,7 @@ from scipy import sparse
 
 from kernomics._arguments import checked
 from kernomics.data.simulate import simulate
-from kernomics.errors import DataError
+from kernomics.errors import DataError, percent
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,8 +61,8 @@ def pbmc68k() -> AnnData:
     share = counts.sum(axis=1) / total
     sizes = obs["cell_type"].value_counts()
     note = (
-        f"The {counts.shape[1]} genes hold {share.min():.0%} to {share.max():.0%} of a cell's "
-        f"total counts (obs['n_counts']). The rarest of the {sizes.size} classes, "
+        f"The {counts.shape[1]} genes hold {percent(share.min())} to {percent(share.max())} of a "
+        f"cell's total counts (obs['n_counts']). The rarest of the {sizes.size} classes, "
         f"{sizes.index[-1]}, has {sizes.iloc[-1]} cells."
     )
     matrix = sparse.csr_matrix(counts.astype(np.float32))

@@ -26,6 +26,15 @@ class TrainingError(KernomicsError):
     """A training run had to stop, for example because its loss became NaN."""
 
 
+def percent(share: float) -> str:
+    """Return a share from 0 to 1 in whole percent, 0% for none and 100% for all alone."""
+    if 0 < share < 0.005:
+        return "less than 1%"
+    if 0.995 <= share < 1:
+        return "more than 99%"
+    return f"{share:.0%}"
+
+
 def closest(name: str, options: Iterable[object], n: int = 3) -> str:
     """Describe the options nearest to a name that was not found.
 

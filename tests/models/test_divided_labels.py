@@ -52,6 +52,9 @@ def test_a_class_that_no_training_cell_has_is_unknown_to_the_panel(adata, tmp_pa
     assert "rare" not in set(panel.predict(adata)["cell_type"].cat.categories)
     with pytest.warns(UserWarning, match="15 of 240 labelled cells are of 1 class that the panel"):
         assert panel.evaluate(adata)["cell_type"]["n_cells"] == 225
+    alike = adata[adata.obs["cell_type"] == "type_1"]
+    with pytest.warns(UserWarning, match="all cells to score are of one class, 'type_1'"):
+        assert panel.evaluate(alike)["cell_type"]["n_cells"] == alike.n_obs
     with pytest.warns(UserWarning, match=said):
         judged = evaluate_panel(model_cells(adata), model.genes, split)
     table = judged.per_class["cell_type"]

@@ -390,7 +390,7 @@ def test_few_known_genes_are_told_and_too_few_refused(first, adata):
         TxFM.from_pretrained(first, adata[:, 45:].copy(), min_gene_overlap=0.3)
     ensembl = renamed(adata, [f"ENSG{i:011d}" for i in range(60)])
     with pytest.raises(
-        DataError, match="0 of the .* knows gene symbols .* name it with gene_names="
+        DataError, match=r"0 of the .* knows gene symbols .* name it with gene_names="
     ):
         TxFM.from_pretrained(first, ensembl, min_gene_overlap=0.0)
     upper = renamed(adata, [name.upper() for name in adata.var_names])

@@ -20,7 +20,7 @@ from kernomics.data.anndata_input import AnnDataInput
 from kernomics.data.labels import column
 from kernomics.data.rows import canonical
 from kernomics.data.sources import Source
-from kernomics.errors import DataError
+from kernomics.errors import DataError, percent
 
 TOTALS = ("total_counts", "n_counts", "nCount_RNA")
 """obs columns that scanpy, its older versions and Seurat write."""
@@ -227,7 +227,7 @@ def _share(totals: Totals, library: Totals) -> float:
 
 
 def _of(share: float) -> str:
-    return f"these genes hold {share:.0%} of it"
+    return f"these genes hold {percent(share)} of it"
 
 
 def _named(given: AnnDataInput, key: str, totals: Totals | None) -> Totals:

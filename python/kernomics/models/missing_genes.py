@@ -215,8 +215,8 @@ def missing_warning(genes: Sequence[str], absent: Sequence[str], info: Mapping[s
     said = f"{said}. On {known['cells']:,} held-out cells of the training, {shown}"
     if len(absent) > 1:
         said += (
-            ". That is each gene alone; together it may be more, and YOTO.cost_of_missing tells "
-            "from the training's cells"
+            ". That is each gene alone; together it may be more, which, in Python, the model's "
+            "cost_of_missing tells from the training's cells"
         )
     return said
 

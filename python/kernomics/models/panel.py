@@ -246,7 +246,8 @@ class Panel:
         Warns
         -----
         UserWarning
-            When cells have classes that the panel does not know; they are left out of the scores.
+            When cells have classes that the panel does not know, which are left out of the scores;
+            when all that remain are of one class.
             When genes are filled, as in `predict`.
         """
         cells = self.read(adata, **reading)
@@ -404,6 +405,12 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
             f"label {task.name!r}: {cells:,} of {int(labels.labelled.sum()):,} labelled cells are "
             f"of {len(unknown)} {'class' if len(unknown) == 1 else 'classes'} that the panel does "
             f"not know, first {unknown[0]!r}; they are left out of the scores"
+        )
+    known = [name for name in counts if name in task.classes]
+    if len(known) == 1 < len(task.classes):
+        warn(
+            f"label {task.name!r}: all cells to score are of one class, {known[0]!r}; that says "
+            "nothing of how the classes are told apart"
         )
     return labels.aligned(task.classes).values
 

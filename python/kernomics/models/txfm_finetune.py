@@ -20,7 +20,7 @@ from kernomics._warnings import warn
 from kernomics.data import CellCollection, Split
 from kernomics.data.expression import most_variable_genes
 from kernomics.data.match import mismatch_cause
-from kernomics.errors import ConfigError, DataError
+from kernomics.errors import ConfigError, DataError, percent
 from kernomics.models.txfm_config import TxFMConfig
 from kernomics.models.txfm_model import CellEncoder
 from kernomics.models.txfm_module import TxFMModule
@@ -151,7 +151,7 @@ class Pretrained:
                 f"of the two (min_gene_overlap){cause}"
             )
         if len(kept) < WELL_KNOWN * possible:
-            share = f"{len(kept) / possible:.0%} of the fewer of the two"
+            share = f"{percent(len(kept) / possible)} of the fewer of the two"
             warn(f"{found}: {share} are known, little to build on{cause}")
         if n_new > len(new):
             raise ConfigError(

@@ -418,5 +418,5 @@ def certainty(scores: Sequence[MethodScore], n_test: int) -> str:
     return (
         f"One split with {n_test:,} held-out cells: their number alone gives an accuracy a "
         f"standard error of {error:.3f}, so smaller differences between methods tell nothing. "
-        "Several splits (--splits, or splits of run_selection) tell more."
+        "Several splits tell more: --splits 5 in the command, the argument splits in Python."
     )

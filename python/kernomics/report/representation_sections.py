@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kernomics import pl
+from kernomics.errors import percent
 from kernomics.metrics import proportion_error
 from kernomics.pl.cell_map import largest_classes
 from kernomics.relationships import PROFILES
@@ -237,7 +238,7 @@ def _shares(found: RepresentationMaps, name: str) -> str:
     if name not in found.same_class:
         return ""
     said = ", ".join(
-        f"{100 * share:.0f} % in {of}" if not math.isnan(share) else f"unknown in {of}"
+        f"{percent(share)} in {of}" if not math.isnan(share) else f"unknown in {of}"
         for of, share in found.same_class[name].items()
     )
     text = f"Neighbours that are of the cell's own {name}: {said}."

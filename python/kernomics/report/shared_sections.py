@@ -80,7 +80,7 @@ def reproducibility(
     )
     parts = [
         "<h3>Command</h3>",
-        f'<pre class="copy" tabindex="0">{escape(command)}</pre>',
+        f'<pre class="copy" tabindex="0">{_command(command)}</pre>',
         paragraph(sentence),
     ]
     if genes:
@@ -94,6 +94,15 @@ def reproducibility(
         text = json.dumps(dict(config), indent=2, ensure_ascii=False, default=_plain)
         parts += ["<h3>Configuration</h3>", f'<pre tabindex="0">{escape(text)}</pre>']
     return "\n".join([*parts, "<h3>Versions</h3>", packages])
+
+
+def _command(command: str) -> str:
+    """Escape a command line, in which no option is broken at its hyphens."""
+    words = (
+        f'<span class="option">{escape(word)}</span>' if word.startswith("--") else escape(word)
+        for word in command.split(" ")
+    )
+    return " ".join(words)
 
 
 def _plain(value: Any) -> Any:
