@@ -28,6 +28,7 @@ SETTINGS = {"d_model": 16, "n_layers": 2, "n_heads": 2, "decoder_layers": 1}
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("txfm")
     cells = datasets.simulate(200, 60, 4, 5, n_batches=4, seed=3)
+    cells.obs["age"] = np.linspace(20.0, 70.5, 200)
     cells.write_h5ad(path / "cells.h5ad")
     datasets.simulate(40, 60, 4, 5, seed=4).write_h5ad(path / "other.h5ad")
     (path / "settings.json").write_text(json.dumps(SETTINGS))
@@ -315,6 +316,11 @@ def test_what_cannot_be_used_is_named(folder, run, tmp_path, capsys):
     (tmp_path / "bad.json").write_text('{"n_token": 3}')
     line = ["pretrain", cells, "--out", out, "--config", str(tmp_path / "bad.json")]
     assert "n_tokens" in error_of(capsys, *line)
+    numbers = ["pretrain", cells, "--out", out, "--labels-key", "age"]
+    said = error_of(capsys, *numbers)
+    assert "no label is of classes, ['age'] being numbers: name a column of classes with" in said
+    assert "--labels-key" in said
+    assert not any((tmp_path / "x").glob("*")), "refused before the training"
 
 
 @pytest.mark.usefixtures("unreported")

@@ -18,7 +18,11 @@ from kernomics.models import CellEncoder, TxFM
 from kernomics.models.device import require_precision, usable_device
 from kernomics.progress import stage
 from kernomics.report import write_representation_report
-from kernomics.representation import RepresentationScores, compare_representations
+from kernomics.representation import (
+    RepresentationScores,
+    compare_representations,
+    labels_to_score,
+)
 from kernomics.representation_report import training_report
 from kernomics.train import RunDirectory, config_hash, write_json
 
@@ -86,12 +90,17 @@ def run_pretraining(
     ------
     ConfigError
         When `score_epochs` is set without labels or validation cells.
+    DataError
+        When there are labels and test cells, and no label of classes to score the cells by.
     """
     require_extra("matplotlib", purpose="the plots of a training")
     where = usable_device(device)
     model.configure(**training)
     require_precision(where, model.training.precision)
     config = run_config(model, dataset)
+    scored = bool(model.cells.labels and len(model.split.test))
+    if scored:
+        labels_to_score(("probes",), model.cells, model.split)
     figures = accuracy_figures(model) if score_epochs else None
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
         write_json(run.split, model.split.to_dict())
@@ -106,7 +115,7 @@ def run_pretraining(
         figure = pl.training_curves(list(model.history))
         figure.savefig(run.plots / "training.svg", bbox_inches="tight")
         scores = None
-        if model.cells.labels and len(model.split.test):
+        if scored:
             scores = compare_representations(
                 model.trained,
                 model.cells,

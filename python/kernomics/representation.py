@@ -162,7 +162,7 @@ def compare_representations(
     progress
         Whether to say on stderr what is done.
     """
-    _check_metrics(metrics, cells, split)
+    labels_to_score(metrics, cells, split)
     for layer in layers:
         model.checked_layer(layer)
     usual = {
@@ -240,7 +240,7 @@ def score_representations(
     ConfigError
         For an unknown metric.
     """
-    labels, weak = _check_metrics(metrics, cells, split)
+    labels, weak = labels_to_score(metrics, cells, split)
     for told in weak:
         warn(told)
     for name, parts in found.items():
@@ -277,7 +277,7 @@ def score_representations(
     )
 
 
-def _check_metrics(
+def labels_to_score(
     metrics: Sequence[Metric], cells: CellCollection, split: Split
 ) -> tuple[list[Labels], list[str]]:
     """Refuse what cannot be scored before anything takes time.
@@ -299,7 +299,13 @@ def _check_metrics(
     labels = {name: one for name, one in cells.labels.items() if one.kind == "categorical"}
     if not labels:
         raise DataError(
-            "the cells have no categorical label to score a representation by: give labels_key"
+            "a representation is scored by how well it tells classes apart, and "
+            + (
+                f"no label is of classes, {list(cells.labels)} being numbers: name a column of "
+                "classes with labels_key"
+                if cells.labels
+                else "the cells have no labels: name a column of classes with labels_key"
+            )
         )
     if "ilisi" in metrics:
         _batches(cells)
