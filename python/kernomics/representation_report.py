@@ -73,7 +73,11 @@ def evaluation_report(
     unknown = "Whether the model was trained on some of these cells is not known to this report."
     return RepresentationReport(
         title=f"{model!r}, on {dataset}",
-        head=[*_head(model, cells, dataset), ("Seed", str(seed))],
+        head=[
+            *_head(model, cells, dataset),
+            ("Genes of the data", f"{cells.n_genes:,}"),
+            ("Seed", str(seed)),
+        ],
         sentence=unknown if split is None else f"{_split_sentence(split)} {unknown}",
         by_group=split.by if split is not None and split.how == "group" else None,
         scores=scores,
@@ -91,11 +95,10 @@ def _head(model: CellEncoder, cells: CellCollection, dataset: str) -> list[tuple
     return [
         ("Data set", dataset),
         ("Cells", f"{cells.n_cells:,}"),
-        ("Genes of the data", f"{cells.n_genes:,}"),
         ("Genes of the model", f"{len(model.genes):,}"),
         ("Blocks", str(config.n_layers)),
         ("Width", str(config.d_model)),
-        ("Genes revealed", f"{min(config.n_tokens, len(model.genes)):,}"),
+        ("Genes revealed in training", f"{min(config.n_tokens, len(model.genes)):,}"),
     ]
 
 

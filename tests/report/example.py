@@ -256,7 +256,7 @@ def report_data(
         history=history([task.name for task in tasks]),
         warnings=[
             "The rarest class of cell_type, 'class 3', has 8 cells; its scores say little.",
-            "The 765 genes hold 11–28 % of a cell's counts, so library sizes are those of a subset "
+            "The 765 genes hold 11–28% of a cell's counts, so library sizes are those of a subset "
             f"of the genes ({HOSTILE}).",
         ],
         command="kernomics select pbmc68k --labels-key cell_type --n-genes 64 --seed 0 "

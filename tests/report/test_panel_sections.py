@@ -119,7 +119,7 @@ def test_stability_tells_the_agreement_and_every_seeds_score(small: Any) -> None
     assert "3 seeds chose 6 different genes, 2 of them by every seed." in text
     assert "Jaccard index of 0.56 on average" in text  # (1 + 1/3 + 1/3) / 3
     assert "chance, is 0.62 " in text
-    assert "80 %" not in text
+    assert "80%" not in text
     assert rows_of(section) == [
         ["seed 0", "0.500"],
         ["seed 1", "0.600"],
@@ -133,7 +133,7 @@ def test_stability_tells_the_consensus_and_the_resampling_where_there_is_one(sma
     found = replace(small.stability, consensus_scores=scores, resampled=True)
     section = repeat_sections.stability(replace(small, stability=found))
     assert rows_of(section)[-1] == ["the consensus its own network", "0.777"]
-    assert "Each further seed saw 80 % of the training cells." in text_of(section)
+    assert "Each further seed saw 80% of the training cells." in text_of(section)
 
 
 def test_only_the_most_frequent_of_many_genes_are_drawn(
@@ -148,8 +148,8 @@ def test_only_the_most_frequent_of_many_genes_are_drawn(
 
 def test_embedding_tells_cells_neighbours_and_classes(small: Any) -> None:
     text = text_of(panel_sections.embedding(small))
-    assert "the panel keeps 31 % on average (12.6 % by chance)" in text  # 15 / 119
-    assert "81 % are of the cell's own cell_type by all genes, 79 % by the panel" in text
+    assert "the panel keeps 31% on average (12.6% by chance)" in text  # 15 / 119
+    assert "81% are of the cell's own cell_type by all genes, 79% by the panel" in text
     assert "120 of 2,470 held-out cells, drawn at random (seed 0)" in text
     assert "Grey: unlabelled" in text
 

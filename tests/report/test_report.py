@@ -340,7 +340,7 @@ def test_table_of_genes_says_what_is_everywhere_and_whose_markers_were_kept(exam
     marker_for = [example.HOSTILE if place == 0 else "" for place in range(k)]
     text = sections.panel(replace(data, everywhere=everywhere, marker_for=marker_for))
     assert text.count('<span class="small">in nearly every cell</span>') == 1
-    assert "at least 95 % of the cells of every class with at least 10" in text
+    assert "at least 95% of the cells of every class with at least 10" in text
     assert "Marker for" in text
     assert example.HOSTILE not in text
     assert "for: the classes whose own markers" in text

@@ -76,9 +76,9 @@ def test_maps_are_of_the_same_cells_coloured_by_each_label_and_batch(full: Any) 
     ]  # fmt: skip
     assert found.count("<figure") == 8
     said = text_of(found)
-    assert "15 nearest neighbours in PCA, 31 % on average" in said
-    assert "12.6 % by chance" in said
-    assert "own cell_type: 81 % in TxFM, 79 % in PCA." in said
+    assert "15 nearest neighbours in PCA, 31% on average" in said
+    assert "12.6% by chance" in said
+    assert "own cell_type: 81% in TxFM, 79% in PCA." in said
     assert "120 of 2,470 held-out cells, drawn at random (seed 0), the same in all maps" in said
     assert "Grey: unlabelled cells" in said
     assert "trained on" not in said

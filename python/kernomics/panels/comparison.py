@@ -110,7 +110,7 @@ class SplitComparison:
         pandas.DataFrame
             Index method: ``difference`` (ours − theirs in macro-F1, or R² of a number; mean over
             the splits), its ``standard_error``, and ``told_apart``, whether 0 lies outside the
-            95 % confidence interval.
+            95% confidence interval.
 
         Notes
         -----
@@ -163,7 +163,7 @@ class SplitComparison:
         main = "macro-F1" if "macro_f1" in set(self._metrics(task)) else "R²"
         return (
             f"Over {self.n_splits} splits of these cells the panel is {said}: difference in {main} "
-            "by the same regression ± its standard error, told apart where 0 is outside the 95 % "
+            "by the same regression ± its standard error, told apart where 0 is outside the 95% "
             "confidence interval."
         )
 

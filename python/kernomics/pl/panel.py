@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CELL_WIDTH, CELL_HEIGHT = 0.27, 0.21  # inches per class and per gene
-LARGEST_DOT = 0.82  # diameter at a detection rate of 100 %, in cells
+LARGEST_DOT = 0.82  # diameter at a detection rate of 100%, in cells
 DOT_STEPS = (0.25, 0.5, 1.0)
 
 
@@ -46,7 +46,7 @@ def _dot_legend(ax: Axes, dot_area: float, dots: Any, theme: style.Theme) -> Non
     ]
     ax.legend(
         handles,
-        [f"{step * 100:.0f} %" for step in DOT_STEPS],
+        [f"{step * 100:.0f}%" for step in DOT_STEPS],
         title="cells with the gene",
         loc="upper left",
         bbox_to_anchor=(0.0, -0.06 / height),
@@ -202,7 +202,7 @@ def panel_scores(
     rate_ax.hlines(at, 0, rates, color=colors.grid, linewidth=1.2)
     rate_ax.plot(rates, at, "o", color=colors.palette[1], markersize=5)
     rate_ax.set_xlim(0, 1.03)
-    rate_ax.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    rate_ax.set_xticks([0, 0.5, 1], ["0", "50%", "100%"])
     rate_ax.set_xlabel("cells with the gene")
     for ax in (score_ax, rate_ax):
         style.dress(ax, colors, grid="x")

@@ -80,7 +80,7 @@ def gene_frequency(
         height=0.7,
     )
     ax.set_xlim(0, 1)
-    ax.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    ax.set_xticks([0, 0.5, 1], ["0", "50%", "100%"])
     ax.set_ylim(max(len(shown), 2) - 0.4, -0.6)
     ax.set_xlabel("seeds that chose it")
     style.dress(ax, colors, grid="x")

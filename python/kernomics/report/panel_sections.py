@@ -40,14 +40,14 @@ def embedding(data: ReportData) -> str:
     drawn = cells_drawn(found)
     kept, chance = 100 * found.neighbours_kept, 100 * found.kept_by_chance
     text = (
-        f"Of a cell's 15 nearest neighbours by all genes, the panel keeps {kept:.0f} % on average "
-        f"({chance:.1f} % by chance)."
+        f"Of a cell's 15 nearest neighbours by all genes, the panel keeps {kept:.0f}% on average "
+        f"({chance:.1f}% by chance)."
     )
     if found.classes:
         by_all, by_panel = (100 * share for share in found.same_class)
         text += (
-            f" Of the 15, {by_all:.0f} % are of the cell's own {found.label} by all genes, "
-            f"{by_panel:.0f} % by the panel."
+            f" Of the 15, {by_all:.0f}% are of the cell's own {found.label} by all genes, "
+            f"{by_panel:.0f}% by the panel."
         )
     grey = len(found.classes) - len(pl.shown_classes(found))
     note = (

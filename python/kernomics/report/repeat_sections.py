@@ -103,7 +103,7 @@ def stability(data: ReportData) -> str:
         f"{by_all} of them by every seed. "
     )
     if found.resampled:
-        text += "Each further seed saw 80 % of the training cells. "
+        text += "Each further seed saw 80% of the training cells. "
     text += (
         f"Two panels have a Jaccard index of {show(jaccard, 2)} on average (1: the same genes). "
         f"Kuncheva's index, the overlap corrected for chance, is {show(found.kuncheva, 2)} "
@@ -115,7 +115,7 @@ def stability(data: ReportData) -> str:
         figure_html(
             partial(pl.gene_frequency, found, block.tolist()),
             alt="Share of the seeds that chose each gene: "
-            + ", ".join(f"{gene} {100 * frequency[gene]:.0f} %" for gene in block)
+            + ", ".join(f"{gene} {100 * frequency[gene]:.0f}%" for gene in block)
             + ".",
         )
         for block in blocks

@@ -193,8 +193,8 @@ def maps(data: RepresentationReport) -> str:
     kept, chance = 100 * found.neighbours_kept, 100 * found.kept_by_chance
     parts = [
         paragraph(
-            f"Of a cell's 15 nearest neighbours in PCA, {kept:.0f} % on average are among its 15 "
-            f"nearest in TxFM's representation ({chance:.1f} % by chance)."
+            f"Of a cell's 15 nearest neighbours in PCA, {kept:.0f}% on average are among its 15 "
+            f"nearest in TxFM's representation ({chance:.1f}% by chance)."
         )
     ]
     for name in found.labels or [pl.LIBRARY_SIZE]:
@@ -355,7 +355,7 @@ def relationships(data: RepresentationReport) -> str:
                 Cell("Mean", "number"),
             ],
             rows,
-            caption="Recall: the share of known pairs that are more alike or more unlike than 90 % "
+            caption="Recall: the share of known pairs that are more alike or more unlike than 90% "
             "of random pairs; 0.100 by chance. ± is the standard error √(p(1 − p)/n) over n known "
             "pairs, as if they were independent; pairs share genes, so it is too small.",
             tall=len(rows) > 16,

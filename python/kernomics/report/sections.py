@@ -189,7 +189,7 @@ def panel(data: ReportData, over: str = "the training cells") -> str:
                 row.append(Cell(show(score, DIGITS), "number", bar=bar))
         rate = float(data.detection_rate[place])
         flag = "in nearly every cell" if everywhere[place] else ""
-        row.append(Cell(f"{100 * rate:.1f} %", "number", small=flag, bar=rate))
+        row.append(Cell(f"{100 * rate:.1f}%", "number", small=flag, bar=rate))
         row.append(number(float(data.mean_count[place])))
         if top is not None:
             row.append(Cell(top[place] or "–", "name"))
@@ -206,7 +206,7 @@ def panel(data: ReportData, over: str = "the training cells") -> str:
         caption += "mean of log(1 + count)"
     if any(everywhere):
         caption += (
-            f"; in nearly every cell: at least {100 * EVERYWHERE:.0f} % of the cells of every "
+            f"; in nearly every cell: at least {100 * EVERYWHERE:.0f}% of the cells of every "
             f"class with at least {LEAST_CELLS} have the gene, and imaging panels avoid such genes"
         )
     if data.marker_for:
