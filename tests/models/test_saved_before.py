@@ -1,0 +1,39 @@
+"""Models that an earlier version saved load, and predict what they did."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernomics import datasets
+from kernomics.models import CellEncoder, Panel
+
+SAVED = Path(__file__).with_name("saved")
+"""Saved by 0.1.0 before each system had a package: simulate(120, 20, 2, 4, seed=1), its first six
+cells represented and predicted."""
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return datasets.simulate(120, 20, 2, 4, seed=1)[:6]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return json.loads((SAVED / "expected.json").read_text())
+
+
+def test_a_panel_saved_before_predicts_the_same(cells, expected):
+    panel = Panel.load(SAVED / "panel")
+    assert panel.genes == expected["genes"]
+    found = panel.predict(cells)
+    assert found["cell_type"].astype(str).tolist() == expected["classes"]
+    # Written with six digits.
+    np.testing.assert_allclose(found["cell_type_probability"], expected["probability"], atol=2e-6)
+
+
+def test_an_encoder_saved_before_represents_the_same(cells, expected):
+    found = CellEncoder.load(SAVED / "txfm").get_latent_representation(cells)
+    # Written with five digits; float32 sums may differ by a few units in the last place.
+    np.testing.assert_allclose(found, expected["representation"], atol=2e-5)
