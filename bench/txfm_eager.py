@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernomics.data import Cells
-from kernomics.models.txfm_losses import BETA
-from kernomics.models.txfm_module import TxFMModule
+from kernomics.models.txfm.losses import BETA
+from kernomics.models.txfm.module import TxFMModule
 from kernomics.nn.encoder import EncoderBlock
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import HERE
+from kernomics.baselines.representations import baseline_representations
+from kernomics.evaluation.relationships import compare_relationships
+from kernomics.evaluation.representations import score_representations
 from kernomics.metrics import read_relations
 from kernomics.models import TxFM
-from kernomics.relationships import compare_relationships
-from kernomics.representation import score_representations
-from kernomics.representation_baselines import baseline_representations
 from kernomics.train import config_hash
 from yoto_sets import Problem, data_folder
 

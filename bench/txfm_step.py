@@ -49,8 +49,8 @@ from torch.profiler import ProfilerActivity, profile
 import machine
 import txfm_eager
 from kernomics.data import Cells
-from kernomics.models.txfm_config import TxFMConfig
-from kernomics.models.txfm_module import TxFMModule
+from kernomics.models.txfm.config import TxFMConfig
+from kernomics.models.txfm.module import TxFMModule
 from kernomics.nn.encoder import Recompute, cls_products
 
 Step = Callable[[], Tensor]

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from kernomics.baselines.representations import baseline_representations
 from kernomics.data import Split
+from kernomics.evaluation.representations import score_representations
 from kernomics.models import CellEncoder, TxFM
-from kernomics.representation import score_representations
-from kernomics.representation_baselines import baseline_representations
 from kernomics.train import config_hash
 from txfm_runs import N_GENES, RESULTS, SIZE, append
 from yoto_results import read_lines

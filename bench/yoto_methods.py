@@ -25,7 +25,7 @@ import machine
 from kernomics import baselines, metrics
 from kernomics.baselines import round_robin
 from kernomics.models import YOTO
-from kernomics.models.yoto_config import YOTOConfig, default_training
+from kernomics.models.yoto.config import YOTOConfig, default_training
 from yoto_sets import SETS, Problem
 
 N_RANDOM = 5  # panels drawn for "random"; their scores are averaged
@@ -329,7 +329,7 @@ def warm_up(threads: int) -> None:
     counts = sparse.csr_matrix(random.poisson(1.0, (40, 10)).astype(np.float32))
     labels = np.arange(40) % 2
     baselines.de_panel(counts, labels, 2)
-    baselines.evaluate_genes(counts, labels, counts, labels)
+    metrics.evaluate_genes(counts, labels, counts, labels)
 
 
 # ---- the judge ----------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def judge(problem: Problem, panels: list[JudgedPanel]) -> dict[str, dict[str, Sc
             if task in panel.outputs:
                 output = panel.outputs[task]
                 own.append(metrics.classification_metrics(truth, output.argmax(1), output))
-            score = baselines.evaluate_genes(
+            score = metrics.evaluate_genes(
                 problem.train_counts[:, panel.genes], train,
                 problem.test_counts[:, panel.genes], truth,
             )  # fmt: skip

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 
 from harness import HERE
-from kernomics.baselines import de_panel, evaluate_genes
+from kernomics.baselines import de_panel
 from kernomics.data import Split, make_split
+from kernomics.metrics import evaluate_genes
 from kernomics.models import YOTO
 from kernomics.train import config_hash
 from table import NOTHING

@@ -69,4 +69,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture
 def unreported(monkeypatch):
     """Leave the report out, which takes longer than all the rest."""
-    monkeypatch.setattr("kernomics.pretraining.write_training_report", lambda *_, **__: None)
+    monkeypatch.setattr("kernomics.workflows.pretrain.write_training_report", lambda *_, **__: None)

@@ -35,7 +35,7 @@ def test_txfm_s_module_and_its_cells_import_torch_and_numpy_alone():
     code = """
 import sys
 from kernomics.data import Cells
-from kernomics.models.txfm_module import TxFMModule
+from kernomics.models.txfm.module import TxFMModule
 print(*sys.modules)
 """
     loaded = set(run(code).split())

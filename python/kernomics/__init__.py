@@ -9,21 +9,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from kernomics._version import __version__
 
 if TYPE_CHECKING:
     from kernomics import (
         baselines,
-        curation,
         data,
         datasets,
+        evaluation,
         metrics,
         models,
         nn,
         ops,
-        panels,
-        perturbations,
         pl,
+        pp,
         tl,
         train,
     )
@@ -31,16 +30,15 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "baselines",
-    "curation",
     "data",
     "datasets",
+    "evaluation",
     "metrics",
     "models",
     "nn",
     "ops",
-    "panels",
-    "perturbations",
     "pl",
+    "pp",
     "tl",
     "train",
 ]

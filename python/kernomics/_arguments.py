@@ -99,7 +99,7 @@ def _checks_of(parameters: Mapping[str, inspect.Parameter], owner: Any) -> dict[
             continue
         if isinstance(hint, str):
             if "AnnData" in hint:
-                continue  # whatever people hand over as cells: see kernomics.data.inputs
+                continue  # whatever people hand over as cells: see kernomics.data.readers.inputs
             kinds = hint.split(" | ")
             several = len(kinds) > 1 and not {"ArrayLike", "None"}.issuperset(kinds)
             if "ArrayLike" in hint and several:

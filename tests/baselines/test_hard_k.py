@@ -22,7 +22,7 @@ from kernomics.baselines import (
 from kernomics.data import CellCollection, Split
 from kernomics.errors import ConfigError, DataError
 from kernomics.models import YOTO
-from kernomics.models.yoto_config import YOTOConfig
+from kernomics.models.yoto.config import YOTOConfig
 
 
 @pytest.fixture(scope="module")

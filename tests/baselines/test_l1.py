@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from kernomics.baselines import Baseline, L1Baseline, evaluate_genes, l1_panel, random_panel
+from kernomics.baselines import Baseline, L1Baseline, l1_panel, random_panel
 from kernomics.errors import ConfigError, DataError
+from kernomics.metrics import evaluate_genes
 
 pytest.importorskip("sklearn", reason="the report extra is not installed")
 

@@ -148,7 +148,7 @@ def test_pinned_cells_arrive_on_the_gpu_unchanged():
     [("uint8", 200, 100), ("int8", 100, 100), ("float32", 2**24, 1), ("bool", 1, 1)],
 )
 def test_entries_named_twice_in_coo_are_added_exactly(dtype, a, b):
-    from kernomics.data.rows import rows_of_sparse
+    from kernomics.data.csr import rows_of_sparse
 
     coo = sparse.coo_matrix((np.array([a, b], dtype), ([0, 0], [1, 1])), shape=(2, 3))
     found = rows_of_sparse(coo)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from kernomics.data import CellCollection, sources
+from kernomics.data import CellCollection
 from kernomics.data.checks import MAX_COUNT, first_bad_count, scan
+from kernomics.data.readers import sources
 from kernomics.errors import ConfigError, DataError
 
 

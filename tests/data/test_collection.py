@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from kernomics.data import CellCollection, sources
+from kernomics.data import CellCollection
+from kernomics.data.readers import sources
 from kernomics.errors import DataError
 
 counts_and_rows = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9).flatmap(

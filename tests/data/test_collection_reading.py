@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from example_cells import assert_same, csr, make, random_counts
 
-from kernomics.data import CellCollection, Sampler, rows, sources
+from kernomics.data import CellCollection, Sampler
+from kernomics.data import csr as rows
+from kernomics.data.readers import sources
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

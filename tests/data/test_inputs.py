@@ -12,13 +12,13 @@ from scipy import sparse
 
 from kernomics import tl
 from kernomics.data import CellCollection
-from kernomics.data.contents import ObjectContents
-from kernomics.data.inputs import anndata_of, contents_of
-from kernomics.data.sources import memory_source
+from kernomics.data.readers.contents import ObjectContents
+from kernomics.data.readers.inputs import anndata_of, contents_of
+from kernomics.data.readers.sources import memory_source
 from kernomics.errors import ConfigError, DataError
 from kernomics.models import YOTO, Panel, TxFM
-from kernomics.models.panel_network import PanelNetwork, Task
-from kernomics.models.setup import as_collection
+from kernomics.models.base import as_collection
+from kernomics.models.yoto.network import PanelNetwork, Task
 
 COUNTS = random_counts() + 1
 
@@ -48,7 +48,7 @@ WRONG = {
     "matrix": (csr(COUNTS), r"a csr_matrix of shape 40 × 30 was given .* pass anndata.AnnData\(X"),
     "array": (COUNTS, r"an ndarray of shape 40 × 30 was given .* pass anndata.AnnData\(X"),
     "table": (pd.DataFrame(COUNTS), r"a DataFrame of shape 40 × 30 .*anndata.AnnData\(table\)"),
-    "list": ([make(COUNTS)] * 2, "a list of 2 was given .* kernomics.data.join"),
+    "list": ([make(COUNTS)] * 2, "a list of 2 was given .* kernomics.data.concat"),
     "raw": (corpus().raw, "a Raw of shape 40 × 30 .* pass the AnnData itself, with use_raw=True"),
     "number": (3, "an int was given where an AnnData"),
 }

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from example_cells import csr, make
 
-from kernomics.data import CellCollection, join
+from kernomics.data import CellCollection, concat
 from kernomics.data.subset import select_cells
 from kernomics.errors import DataError
 
@@ -184,12 +184,12 @@ def test_joined_and_selected_cells_keep_their_rules():
     whole, column = make(csr(COUNTS)), make(csr(COUNTS[:, :5]), total_counts=WHOLE)
     flagged = make(csr(COUNTS[:, :5]))
     flagged.uns["kernomics"] = {"genes_are_subset": True}
-    joined = join({"a": read(whole), "b": read(column)})
+    joined = concat({"a": read(whole), "b": read(column)})
     assert joined.library.tolist() == [*WHOLE, *WHOLE]
     assert joined.library_source.startswith("a: row totals over 12 genes; b: obs['total_counts']")
     assert told(joined) == []
     with pytest.warns(UserWarning, match=r"in c, uns\["):
-        join({"a": read(whole), "c": read(flagged)}).library_rule.tell()
+        concat({"a": read(whole), "c": read(flagged)}).library_rule.tell()
     some = select_cells(read(column), [4, 2])
     assert some.library.tolist() == WHOLE[[4, 2]].tolist()
     assert some.library_source == read(column).library_source

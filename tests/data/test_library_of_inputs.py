@@ -6,8 +6,8 @@ import pytest
 from example_cells import csr, make
 
 from kernomics.data import CellCollection
-from kernomics.data.inputs import obs_columns
-from kernomics.models.setup import same_library_key
+from kernomics.data.readers.inputs import obs_columns
+from kernomics.models.base import same_library_key
 
 COUNTS = np.random.default_rng(1).poisson(2.0, (30, 12)).astype(np.float32) + 1
 GENES = COUNTS[:, :9]

@@ -8,7 +8,7 @@ import pytest
 
 from kernomics import datasets
 from kernomics.data import CellCollection
-from kernomics.data.random import keys_of_names
+from kernomics.data.rng import keys_of_names
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import DataError
 

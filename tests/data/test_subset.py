@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kernomics import datasets
-from kernomics.data import CellCollection, join, select_cells
+from kernomics.data import CellCollection, concat, select_cells
 from kernomics.errors import DataError
 
 
@@ -61,7 +61,7 @@ def test_a_mask_is_the_same_as_its_rows(adata: Any) -> None:
 
 def test_cells_keep_the_genes_of_their_data_set(adata: Any) -> None:
     parts = {"a": collection(adata[:, :20].copy()), "b": collection(adata[:, 10:].copy())}
-    joined = join(parts)
+    joined = concat(parts)
     found = select_cells(joined, [100, 5])
     assert found.observed is not None
     batch = found.batch([0, 1])

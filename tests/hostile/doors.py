@@ -36,10 +36,19 @@ SLOW: dict[str, Callable[[], dict[str, Any]]] = {
     "metrics.clustering_scores": lambda: {"representation": counts().toarray(), "codes": CODES},
     "models.TxFM.train": lambda: {"max_epochs": 1},
     "models.YOTO.train": lambda: {"max_epochs": 1},
-    "panels.compare_over_splits": lambda: {"model": model(), "scores": {}, "n_splits": 2},
-    "panels.panel_curve": lambda: {"model": model(), "n_genes": [2, 3]},
-    "panels.panel_embedding": lambda: {"cells": collection(), "genes": NAMES[:3]},
-    "panels.panel_stability": lambda: {"model": model(), "seeds": 2},
+    "evaluation.panels.compare_over_splits": lambda: {
+        "model": model(), "scores": {}, "n_splits": 2,
+    },
+    "evaluation.relationships.compare_relationships": lambda: {
+        "model": txfm().trained, "cells": collection(), "rows": None,
+        "relations": {"known": [("G0", "G1")]},
+    },
+    "evaluation.representations.compare_representations": lambda: {
+        "model": txfm().trained, "cells": collection(), "split": model().split,
+    },
+    "evaluation.panels.panel_curve": lambda: {"model": model(), "n_genes": [2, 3]},
+    "evaluation.panels.panel_embedding": lambda: {"cells": collection(), "genes": NAMES[:3]},
+    "evaluation.panels.panel_stability": lambda: {"model": model(), "seeds": 2},
     "tl.panel_curve": of_cells(n_genes=[2, 3]),
     "tl.panel_stability": of_cells(n_seeds=2),
     "tl.represent_cells": lambda: {"adata": cells(), "model": txfm()},

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from kernomics import baselines, data, models, panels
+from kernomics import baselines, data, models
+from kernomics.evaluation import panels
 
 N, G, C = 24, 8, 3
 CODES = np.arange(N) % C
@@ -111,8 +112,8 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "baselines.RandomBaseline.select": selected,
     "baselines.RandomBaseline": dict,
     "baselines.L1Baseline": dict,
-    "baselines.evaluate_genes": judged,
-    "baselines.evaluate_genes_regression": measured,
+    "metrics.evaluate_genes": judged,
+    "metrics.evaluate_genes_regression": measured,
     "baselines.random_panel": lambda: {"n_genes_total": G, "k": 3, "seed": 0},
     "baselines.round_robin": lambda: {"rankings": [[0, 1, 2], [2, 1, 0]], "k": 2},
     "baselines.PersistConfig": dict,
@@ -159,6 +160,12 @@ def asked() -> dict[str, Any]:
             "background_rows": np.arange(30)}  # fmt: skip
 
 
+def scored() -> dict[str, Any]:
+    split, x = model().split, cells().obsm["X_own"]
+    return {"found": {"own": (x[split.train], x[split.test])}, "cells": collection(),
+            "split": split}  # fmt: skip
+
+
 @functools.cache
 def contributions() -> panels.Contributions:
     return panels.contributions(**asked())
@@ -178,22 +185,22 @@ GOOD |= {
     "models.YOTO.evaluate": lambda: {"adata": cells()},
     "models.YOTO.load": lambda: {"path": "no-such-place"},
     "models.YOTO": lambda: {"adata": cells(), "labels_key": "type", "n_genes": 3},
-    "panels.contributions": asked,
-    "panels.evaluate_panel": lambda: {
+    "evaluation.panels.contributions": asked,
+    "evaluation.panels.evaluate_panel": lambda: {
         "cells": collection(), "genes": NAMES[:3], "split": model().split,
     },
-    "panels.redundancy": lambda: {
+    "evaluation.panels.redundancy": lambda: {
         "cells": collection(), "genes": NAMES[:3], "rows": np.arange(40),
     },
     "tl.panel_redundancy": lambda: {"adata": cells(), "genes": NAMES[:3]},
     "tl.panel_contributions": lambda: {"adata": cells(), "panel_or_model": model()},
     "tl.evaluate_panel": lambda: {"adata": cells(), "genes": NAMES[:3], "labels_key": "type"},
-    "curation.curate": lambda: {"data": cells(), "min_genes": 1, "min_cells": 1},
-    "curation.select_phenoprints": lambda: {
+    "pp.curate": lambda: {"data": cells(), "min_genes": 1, "min_cells": 1},
+    "pp.select_phenoprints": lambda: {
         "data": cells(), "representation": "X_own", "perturbation_key": "guide",
         "control": "none",
     },
-    "perturbations.evaluate_perturbations": lambda: {
+    "evaluation.perturbations.evaluate_perturbations": lambda: {
         "data": cells(), "perturbation_key": "guide", "control": "none", "n_components": 2,
         "alignments": ("centre",),
     },
@@ -235,17 +242,23 @@ GOOD |= {
     "train.load_checkpoint": lambda: {"root": Path("no-such-place")},
     "train.load_model_dir": lambda: {"path": "no-such-place"},
     "metrics.read_relations": lambda: {"path": "no-such-place"},
+    "models.load": lambda: {"path": "no-such-place"},
+    "metrics.score_panel": lambda: {"kind": "categorical", **judged()},
+    "evaluation.representations.batch_split": lambda: {
+        "cells": data.CellCollection.from_anndata(cells(), batch_key="guide"),
+    },
+    "evaluation.representations.score_representations": scored,
     "train.opened": lambda: {"loggers": [], "log_dir": None},
 }
 
 UNFIT = {
-    "models.Panel.load", "models.YOTO.load", "train.History.read", "train.load_model_dir",
-    "metrics.read_relations",
+    "models.Panel.load", "models.YOTO.load", "models.load", "train.History.read",
+    "train.load_model_dir", "metrics.read_relations",
 }  # fmt: skip
 """Calls that are good in all but what they name: the walk looks at their errors alone."""
 
 NOT_WALKED: dict[str, tuple[str, ...]] = {
-    "a function of a tensor, called on each": ("ops.Panels.map",),
+    "a function of a tensor, called on each": ("ops.ObservedGenes.map",),
     "a block's inside, and what a module returns": (
         "nn.Encoder.keep", "nn.Encoder.layers", "nn.CountDecoder.hidden", "nn.Selection",
     ),
@@ -253,7 +266,7 @@ NOT_WALKED: dict[str, tuple[str, ...]] = {
         "data.CellCollection", "data.Cells.from_rows",
     ),
     "made from parts of a trained model": ("models.CellEncoder", "models.Panel"),
-    "it trains what it is given whole": ("panels.score_panels",),
+    "it trains what it is given whole": ("evaluation.panels.score_panels",),
     "what only the loop and the commands call: tests/train": (
         "train.History", "train.JSONLines", "train.JSONLines.config", "train.JSONLines.log",
         "train.Lightning", "train.Lightning.config", "train.Lightning.log", "train.RowAdamW",
@@ -272,7 +285,7 @@ NOT_WALKED: dict[str, tuple[str, ...]] = {
         "pl.representation_maps", "pl.shown_classes", "pl.training_panel",
     ),
     "curation, perturbations and relationships whole: their own tests": (
-        "curation.Curation.apply", "tl.evaluate_perturbations", "tl.relationship_recall",
+        "pp.Curation.apply", "tl.evaluate_perturbations", "tl.relationship_recall",
     ),
 }  # fmt: skip
 """Why, and which."""

@@ -22,8 +22,8 @@ def labels() -> data.Labels:
     return collection().labels["type"]
 
 
-def panels() -> ops.Panels:
-    return ops.Panels.from_lists([[0, 1], [2, 3, 4]], G, [0, 1, 1])
+def panels() -> ops.ObservedGenes:
+    return ops.ObservedGenes.from_lists([[0, 1], [2, 3, 4]], G, [0, 1, 1])
 
 
 def sampler() -> data.Sampler:
@@ -59,11 +59,13 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "data.Sampler.global_batch": lambda: {"epoch": 0, "i": 1},
     "data.Sampler.order": lambda: {"epoch": 0},
     "data.Split.from_dict": lambda: {"saved": dict(SPLIT)},
-    "data.join": lambda: {"collections": {"a": collection(), "b": collection()}},
-    "ops.Panels.from_lists": lambda: {"panels": [[0, 1], [2]], "n_genes": G, "panel_id": [0, 1]},
-    "ops.Panels.select_genes": lambda: {"columns": np.array([3, 1, -1])},
-    "ops.Panels.to": lambda: {"device": "cpu"},
-    "ops.Panels.with_panel_id": lambda: {"panel_id": np.array([1, 0])},
+    "data.concat": lambda: {"collections": {"a": collection(), "b": collection()}},
+    "ops.ObservedGenes.from_lists": lambda: {
+        "panels": [[0, 1], [2]], "n_genes": G, "panel_id": [0, 1],
+    },
+    "ops.ObservedGenes.select_genes": lambda: {"columns": np.array([3, 1, -1])},
+    "ops.ObservedGenes.to": lambda: {"device": "cpu"},
+    "ops.ObservedGenes.with_panel_id": lambda: {"panel_id": np.array([1, 0])},
     "metrics.bootstrap_scores": lambda: {"truth": CODES, "predicted": {"a": CODES}, "n_draws": 5},
     "metrics.proportion_error": lambda: {"share": 0.5, "n": 10},
 }  # fmt: skip
@@ -74,5 +76,5 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "data.Cells": batch,
     "data.Labels": labels,
     "data.Sampler": sampler,
-    "ops.Panels": panels,
+    "ops.ObservedGenes": panels,
 }

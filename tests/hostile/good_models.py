@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kernomics import models, panels
+from kernomics import models
+from kernomics.evaluation import panels
 
 from .good import NAMES, cells, collection, model, probes
 
@@ -61,9 +62,9 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "models.Panel.labelled_outputs": lambda: {"cells": collection()},
     "models.Panel.read": lambda: {"adata": cells()},
     "models.YOTOConfig.schedule": lambda: {"usable": 8},
-    "panels.SplitComparison.differences": lambda: {"task": "t"},
-    "panels.SplitComparison.scores": lambda: {"task": "t"},
-    "panels.SplitComparison.verdict": lambda: {"task": "t"},
+    "evaluation.panels.SplitComparison.differences": lambda: {"task": "t"},
+    "evaluation.panels.SplitComparison.scores": lambda: {"task": "t"},
+    "evaluation.panels.SplitComparison.verdict": lambda: {"task": "t"},
     "metrics.probe_predictions": probes,
     "baselines.HVGBaseline": dict,
     "baselines.PersistBaseline": dict,
@@ -74,7 +75,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "models.TxFM": txfm,
     "models.YOTO": model,
     "models.Panel": lambda: model().trained,
-    "panels.SplitComparison": compared,
+    "evaluation.panels.SplitComparison": compared,
     "models.YOTOConfig": models.YOTOConfig,
 }
 

@@ -17,9 +17,13 @@ WRITTEN_BY_OTHERS = {"load_state_dict", "state_dict", "extra_repr", "forward", "
 
 
 def modules() -> dict[str, ModuleType]:
-    """Return the public modules by their name inside the package."""
+    """Return the public modules by their name inside the package, those of packages too."""
     names = [name for name in kn.__all__ if not name.startswith("_")]
-    return {name: importlib.import_module(f"kernomics.{name}") for name in names}
+    found = {name: importlib.import_module(f"kernomics.{name}") for name in names}
+    for name in ("evaluation",):  # its public names are modules
+        package = found.pop(name)
+        found |= {f"{name}.{inner}": getattr(package, inner) for inner in package.__all__}
+    return found
 
 
 def public_names(module: ModuleType) -> list[str]:
@@ -31,7 +35,7 @@ def public_names(module: ModuleType) -> list[str]:
         for name, item in vars(module).items()
         if not name.startswith("_")
         and callable(item)
-        and str(getattr(item, "__module__", "")).startswith(("kernomics._tl", module.__name__))
+        and getattr(item, "__module__", "") == module.__name__
     ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kernomics.data.random import Stream, permutation
+from kernomics.data.rng import Stream, permutation
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics import align, alignment, perturbation_consistency
 from kernomics.metrics.alignment import ControlPCA

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics import read_relations, relationship_recall
-from kernomics.metrics.relations import match_pairs, random_pairs
+from kernomics.metrics.gene_pairs import match_pairs, random_pairs
 from kernomics.metrics.relationships import (
     correlation_recall,
     principal_components,

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from kernomics import datasets
 from kernomics.models import YOTO
-from kernomics.models.monitors import TrainingWarning
+from kernomics.models.yoto.diagnostics import TrainingWarning
 
 N_MARKERS = 8
 

@@ -16,8 +16,9 @@ from torch import nn
 
 from kernomics.data import Cells, Sampler
 from kernomics.models import TxFMConfig
-from kernomics.models.txfm_module import TxFMModule
-from kernomics.train import History, TrainConfig, fit, storage
+from kernomics.models.txfm.module import TxFMModule
+from kernomics.train import History, TrainConfig, fit
+from kernomics.train import atomic as storage
 
 N_CELLS, N_GENES, BATCH, STEPS_AN_EPOCH = 80, 12, 4, 20
 CHECKPOINTS = 20  # of a whole run

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import kernomics as kn
 from kernomics import datasets
+from kernomics.errors import CheckpointError
 from kernomics.models import CellEncoder, Panel
+from kernomics.train import save_model_dir
 
 SAVED = Path(__file__).with_name("saved")
 """Saved by 0.1.0 before each system had a package: simulate(120, 20, 2, 4, seed=1), its first six
@@ -34,6 +37,16 @@ def test_a_panel_saved_before_predicts_the_same(cells, expected):
 
 
 def test_an_encoder_saved_before_represents_the_same(cells, expected):
-    found = CellEncoder.load(SAVED / "txfm").get_latent_representation(cells)
+    found = kn.models.load(SAVED / "txfm").get_latent_representation(cells)
     # Written with five digits; float32 sums may differ by a few units in the last place.
     np.testing.assert_allclose(found, expected["representation"], atol=2e-5)
+
+
+def test_load_gives_what_the_directory_holds(tmp_path):
+    assert isinstance(kn.models.load(SAVED / "panel"), Panel)
+    assert isinstance(kn.models.load(str(SAVED / "txfm")), CellEncoder)
+    with pytest.raises(CheckpointError, match="neither a run nor a saved model"):
+        kn.models.load(tmp_path)
+    save_model_dir(tmp_path / "new", {}, {"format": "kernomics gil 1"})
+    with pytest.raises(CheckpointError, match=r"'kernomics gil 1', which this version .* not know"):
+        kn.models.load(tmp_path / "new")

@@ -19,7 +19,7 @@ from problems.common import as_rows
 from torch import Tensor
 
 from kernomics import ops
-from kernomics.ops import Panels, poisson_nll, reference
+from kernomics.ops import ObservedGenes, poisson_nll, reference
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`torch.jit.script` is deprecated:DeprecationWarning",  # torch's own, on first jvp
@@ -102,7 +102,7 @@ def _forward(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def public_functions() -> list[str]:
-    others = {"Panels", "build_info"}
+    others = {"ObservedGenes", "build_info"}
     return sorted(set(ops.__all__) - others)
 
 
@@ -184,7 +184,7 @@ def test_poisson_nll_has_the_references_second_derivative(
 ) -> None:
     z = LOGITS.abs() + 0.1 if activation == "identity" else LOGITS
     z = z * 9 if activation == "clamped_relu" else z  # some beyond the clamp
-    panels = Panels.from_lists([[0, 2, 5], list(range(GENES)), []], GENES, [0, 1, 2])
+    panels = ObservedGenes.from_lists([[0, 2, 5], list(range(GENES)), []], GENES, [0, 1, 2])
     library = torch.tensor([4.0, 0.0, 7.0]) if kind == "counts" else None
     unobserved = panels.mask[panels.panel_id.long()] == 0
     garbage = torch.where(unobserved, torch.nan, COUNTS)

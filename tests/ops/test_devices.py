@@ -13,7 +13,7 @@ from problems.calls import CALLS, UNREAD
 from torch import Tensor
 
 from kernomics import ops
-from kernomics.ops import Panels
+from kernomics.ops import ObservedGenes
 
 Change = Callable[[Tensor], Tensor]
 
@@ -50,7 +50,9 @@ def test_the_table_holds_every_op_and_every_tensor_that_it_takes() -> None:
         takes = {
             parameter.name
             for parameter in inspect.signature(getattr(ops, name)).parameters.values()
-            if re.search(r"Tensor|SparseRows|Panels|ObservedGenes", str(parameter.annotation))
+            if re.search(
+                r"Tensor|SparseRows|ObservedGenes|ObservedGenes", str(parameter.annotation)
+            )
         }
         given = {key for call in calls for key, value in call.items() if value is not None}
         assert takes <= given, f"{name}: {takes - given}"
@@ -83,6 +85,6 @@ def test_a_tensor_elsewhere_is_named(
 
 
 def test_the_table_of_panels_is_the_ops_own() -> None:
-    """`UNREAD` names real fields, so that a new one of Panels is not left out by it."""
-    names = {f"observed.{field.name}" for field in dataclasses.fields(Panels)}
+    """`UNREAD` names real fields, so that a new one of ObservedGenes is not left out by it."""
+    names = {f"observed.{field.name}" for field in dataclasses.fields(ObservedGenes)}
     assert names >= UNREAD

@@ -24,7 +24,7 @@ from problems.common import FLOATS, as_rows, draw_panels, rows
 from problems.poisson_nll import ACTIVATIONS, KINDS, REDUCTIONS, Result
 from torch import Tensor
 
-from kernomics.ops import Panels, poisson_nll
+from kernomics.ops import ObservedGenes, poisson_nll
 
 pytestmark = pytest.mark.gpu
 
@@ -227,7 +227,7 @@ def test_bad_rows_give_nan_and_on_request_an_error(
 def test_a_bad_panel_or_library_makes_its_cell_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KERNOMICS_CHECK", raising=False)
     z, target = torch.zeros((3, 10), device="cuda"), torch.ones((3, 10), device="cuda")
-    panels = Panels.from_lists([torch.arange(10)], 10, [0, 1, -1]).to("cuda")
+    panels = ObservedGenes.from_lists([torch.arange(10)], 10, [0, 1, -1]).to("cuda")
     assert poisson_nll(z, target, observed=panels, reduction="cell").isnan().tolist() == [
         False, True, True,
     ]  # fmt: skip
@@ -243,7 +243,7 @@ def test_a_bad_panel_or_library_makes_its_cell_nan(monkeypatch: pytest.MonkeyPat
 
 def test_tensors_on_two_devices_are_named() -> None:
     z, target = torch.zeros((2, 10), device="cuda"), torch.ones((2, 10), device="cuda")
-    panels = Panels.from_lists([torch.arange(10)], 10, [0, 0])
+    panels = ObservedGenes.from_lists([torch.arange(10)], 10, [0, 0])
     with pytest.raises(ValueError, match=r"observed.panel_id is on cpu and logits on cuda:0"):
         poisson_nll(z, target, observed=panels)
     with pytest.raises(ValueError, match=r"target is on cpu and logits on cuda:0; move one"):

@@ -12,10 +12,10 @@ import torch
 from problems.common import rows
 from problems.poisson_nll import draw
 
-from kernomics.ops import Panels, poisson_nll
+from kernomics.ops import ObservedGenes, poisson_nll
 
 Z, TARGET = (t.float() for t in draw(2, 10, "rectified_tanh", "counts"))
-PANELS = Panels.from_lists([torch.arange(10), torch.arange(10)], 10, [0, 1])
+PANELS = ObservedGenes.from_lists([torch.arange(10), torch.arange(10)], 10, [0, 1])
 
 
 @pytest.mark.parametrize(

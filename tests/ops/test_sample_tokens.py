@@ -27,7 +27,7 @@ from problems.common import Rows, as_rows, peak_resident_bytes
 from problems.sample_tokens import OPTIONS, Problem, draw
 from torch import Tensor
 
-from kernomics.ops import Panels, _native, reference, sample_tokens
+from kernomics.ops import ObservedGenes, _native, reference, sample_tokens
 
 OP = torch.ops.kernomics.sample_tokens.default
 VALUE_TOLERANCE = {torch.float32: 6.1 * 2.0**-24, torch.float64: 10 * 2.0**-53}
@@ -67,7 +67,7 @@ def assert_as_reference(found: tuple[Tensor, ...], p: Problem) -> None:
 
 def test_a_small_case_by_hand() -> None:
     x = torch.tensor([[0.0, 4.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
-    panels = Panels.from_lists([[3, 0, 1], [2]], 4, [0, 1])
+    panels = ObservedGenes.from_lists([[3, 0, 1], [2]], 4, [0, 1])
     p = Problem(x, None, {"cell_ids": None, "seed": None, "observed": panels})
     genes, values = p.run(transform="counts")
     assert genes.tolist() == [[0, 1, 3], [2, -1, -1]]
@@ -130,7 +130,9 @@ def test_wide_rows_equal_the_reference(
 
 def test_a_bracket_that_misses_changes_nothing() -> None:
     p = draw(6, 4000, 200)
-    half = Panels.from_lists([torch.arange(0, 4000, 2)], 4000, torch.zeros(6, dtype=torch.int32))
+    half = ObservedGenes.from_lists(
+        [torch.arange(0, 4000, 2)], 4000, torch.zeros(6, dtype=torch.int32)
+    )
     p = replace(p, options=p.options | {"observed": half})
     wrong = replace(half, counts=torch.tensor([4000]))  # expects the 200th at half its rank
     assert_as_reference(p.run(observed=wrong), p)

@@ -19,7 +19,7 @@ from problems.common import Rows, as_rows
 from problems.sample_tokens import OPTIONS, Problem, draw
 from torch import Tensor
 
-from kernomics.ops import Panels, sample_tokens
+from kernomics.ops import ObservedGenes, sample_tokens
 
 pytestmark = pytest.mark.gpu
 
@@ -94,7 +94,9 @@ def test_values_of_any_scale_equal_the_cpus(target_sum: float | None) -> None:
 
 def test_a_wrong_guess_of_the_candidates_changes_nothing() -> None:
     p = draw(6, 4000, 200, density=0.5)
-    half = Panels.from_lists([torch.arange(0, 4000, 2)], 4000, torch.zeros(6, dtype=torch.int32))
+    half = ObservedGenes.from_lists(
+        [torch.arange(0, 4000, 2)], 4000, torch.zeros(6, dtype=torch.int32)
+    )
     p = replace(p, options=p.options | {"observed": half})
     wrong = replace(half, counts=torch.tensor([4000]))
     assert_as_cpu(p, observed=wrong)

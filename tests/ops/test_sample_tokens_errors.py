@@ -1,4 +1,4 @@
-"""What sample_tokens and Panels say when something is wrong."""
+"""What sample_tokens and ObservedGenes say when something is wrong."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from problems.common import rows
 from torch import Tensor
 
-from kernomics.ops import Panels, sample_tokens
+from kernomics.ops import ObservedGenes, sample_tokens
 
 NAN, INF = float("nan"), float("inf")
 
 GOOD = rows([0, 2, 4], [1, 2, 3, 4])
-PANELS = Panels.from_lists([[1, 2, 5], [3]], 10, [0, 1])
+PANELS = ObservedGenes.from_lists([[1, 2, 5], [3]], 10, [0, 1])
 DEFAULTS = {
     "counts": GOOD,
     "n_tokens": 3,
@@ -96,7 +96,7 @@ def with_weight(gene: int, weight: float) -> Tensor:
             "which would run from entry 2 to 5; build counts with torch.sparse_csr_tensor",
         ),
         (
-            {"observed": Panels.from_lists([[1]], 9, [0, 0])},
+            {"observed": ObservedGenes.from_lists([[1]], 9, [0, 0])},
             "observed has a mask of shape (1, 9) and counts have 10 genes; [panels, 10] is needed",
         ),
         (
@@ -162,7 +162,7 @@ def test_no_gradient_is_needed_without_one() -> None:
 
 
 def test_a_panel_table_holds_sorted_genes_mask_and_counts() -> None:
-    panels = Panels.from_lists([torch.tensor([4, 0, 2]), [], [1]], 5, [2, 0])
+    panels = ObservedGenes.from_lists([torch.tensor([4, 0, 2]), [], [1]], 5, [2, 0])
     assert panels.panel_id.tolist() == [2, 0]
     assert panels.indptr.tolist() == [0, 3, 3, 4]
     assert panels.genes.tolist() == [0, 2, 4, 1]
@@ -195,4 +195,4 @@ def test_a_panel_table_is_shared_by_batches() -> None:
 )
 def test_a_bad_panel_is_named(lists: list[list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        Panels.from_lists(lists, 10)
+        ObservedGenes.from_lists(lists, 10)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 from torch import Tensor
 
-from kernomics.ops import Panels, sample_tokens
+from kernomics.ops import ObservedGenes, sample_tokens
 
 CERTAIN = 1 - 1e-6
 
@@ -106,7 +106,7 @@ def test_genes_and_pairs_of_wide_rows_are_drawn_equally_often(which: str) -> Non
     options, own = {}, np.arange(genes)
     if which == "panel":
         own = np.flatnonzero(np.random.default_rng(0).random(genes) < 0.5)
-        options["observed"] = Panels.from_lists([own], genes, torch.zeros(cells).int())
+        options["observed"] = ObservedGenes.from_lists([own], genes, torch.zeros(cells).int())
     held = drawn(cells, genes, k, **options)
     assert held[:, own].sum() == held.sum()
     held, n = held[:, own], len(own)

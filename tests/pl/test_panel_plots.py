@@ -1,4 +1,4 @@
-"""Plots of what `kernomics.panels` finds show its numbers, with every axis named."""
+"""Plots of what `kernomics.evaluation.panels` finds show its numbers, with every axis named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from matplotlib.figure import Figure
 
 from kernomics import pl
 from kernomics.errors import ConfigError
-from kernomics.panels import Contributions, PanelCurve, PanelEmbedding, Redundancy, Stability
+from kernomics.evaluation.panels import (
+    Contributions,
+    PanelCurve,
+    PanelEmbedding,
+    Redundancy,
+    Stability,
+)
 from kernomics.pl import style
 from kernomics.pl.cell_map import class_colors
 

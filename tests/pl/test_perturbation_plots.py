@@ -13,8 +13,8 @@ pytest.importorskip("matplotlib")
 
 from kernomics import pl
 from kernomics.errors import ConfigError
+from kernomics.evaluation.perturbations import PerturbationScores
 from kernomics.metrics import perturbation_consistency
-from kernomics.perturbations import PerturbationScores
 
 
 def scores(blocks: int = 3) -> PerturbationScores:

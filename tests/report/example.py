@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kernomics.evaluation.panels import (
+    Contributions,
+    PanelCurve,
+    PanelEmbedding,
+    Redundancy,
+    Stability,
+)
 from kernomics.metrics import class_expression, confusion_matrix
-from kernomics.panels import Contributions, PanelCurve, PanelEmbedding, Redundancy, Stability
 from kernomics.report import MethodScore, ReportData, SplitReport, TaskReport
 
 HOSTILE = '<b>x&"'

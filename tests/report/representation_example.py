@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from kernomics.data import Labels
+from kernomics.evaluation.perturbations import PerturbationScores
+from kernomics.evaluation.relationships import RelationshipScores
+from kernomics.evaluation.representation_maps import RepresentationMaps
+from kernomics.evaluation.representations import RepresentationScores
 from kernomics.metrics import PerturbationConsistency
-from kernomics.perturbations import PerturbationScores
-from kernomics.relationships import RelationshipScores
 from kernomics.report import Provenance, RepresentationReport
-from kernomics.representation import RepresentationScores
-from kernomics.representation_maps import RepresentationMaps
 
 HOSTILE = '<b>x&"'
 PROBES = ("knn_accuracy", "knn_macro_f1", "linear_accuracy", "linear_macro_f1")

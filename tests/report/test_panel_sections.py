@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from kernomics.report import panel_sections, render_report, repeat_sections
+from kernomics.report import panel_extras as panel_sections
+from kernomics.report import render_report, repeat_sections
 
 OPTIONAL = {
     "curve": repeat_sections.curve,

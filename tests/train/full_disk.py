@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kernomics.train import (
-    storage,
-)
+from kernomics.train import atomic as storage
 
 
 def fail_after(writes: int, monkeypatch: pytest.MonkeyPatch, *, half: bool = False) -> None:

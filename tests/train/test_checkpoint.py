@@ -19,11 +19,8 @@ from full_disk import fail_after
 from safetensors.torch import load_file
 
 from kernomics.errors import CheckpointError
-from kernomics.train import (
-    load_checkpoint,
-    save_checkpoint,
-    storage,
-)
+from kernomics.train import atomic as storage
+from kernomics.train import load_checkpoint, save_checkpoint
 from kernomics.train.checkpoint import list_checkpoints
 
 

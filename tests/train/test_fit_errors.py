@@ -13,14 +13,8 @@ from tiny_run import FakeCells, FakeSampler, Linear, cells_of, quiet
 from torch import Tensor, nn
 
 from kernomics.errors import CheckpointError, ConfigError, TrainingError
-from kernomics.train import (
-    RunDirectory,
-    TrainConfig,
-    fit,
-    load_checkpoint,
-    override,
-    storage,
-)
+from kernomics.train import RunDirectory, TrainConfig, fit, load_checkpoint, override
+from kernomics.train import atomic as storage
 
 
 class Poisoned(Linear):

@@ -11,12 +11,8 @@ from full_disk import fail_after
 from safetensors.torch import load_file
 
 from kernomics.errors import CheckpointError
-from kernomics.train import (
-    load_model_dir,
-    save_checkpoint,
-    save_model_dir,
-    storage,
-)
+from kernomics.train import atomic as storage
+from kernomics.train import load_model_dir, save_checkpoint, save_model_dir
 
 
 def test_saved_model_comes_back_and_is_readable_without_kernomics(tmp_path: Path) -> None:

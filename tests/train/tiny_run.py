@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from kernomics.nn import Draws, Dropout
-from kernomics.train import History, RowAdamW, TrainConfig, fit, storage
+from kernomics.train import History, RowAdamW, TrainConfig, fit
+from kernomics.train import atomic as storage
 
 N_CELLS, N_GENES, BATCH = 44, 6, 8
 

@@ -1,13 +1,7 @@
-"""Other ways to choose genes, and one judge for all of them."""
+"""Other ways to choose genes and to represent cells."""
 
 from kernomics.baselines.classifier import ClassifierConfig
 from kernomics.baselines.de import DEBaseline, de_panel, round_robin
-from kernomics.baselines.evaluate import (
-    PanelScore,
-    RegressionScore,
-    evaluate_genes,
-    evaluate_genes_regression,
-)
 from kernomics.baselines.hard_k import (
     HARD_K_OVERRIDES,
     TOP_K_OVERRIDES,
@@ -31,17 +25,13 @@ __all__ = [
     "HVGFlavor",
     "HardKBaseline",
     "L1Baseline",
-    "PanelScore",
     "PersistBaseline",
     "PersistConfig",
     "PredictingBaseline",
     "RandomBaseline",
-    "RegressionScore",
     "TopKBaseline",
     "TrainedBaseline",
     "de_panel",
-    "evaluate_genes",
-    "evaluate_genes_regression",
     "hvg_panel",
     "l1_panel",
     "random_panel",

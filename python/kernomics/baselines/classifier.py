@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kernomics._arguments import check_fields
 from kernomics.errors import ConfigError, DataError
-from kernomics.nn.random import DrawingFrom, Draws, Dropout
+from kernomics.nn.philox import DrawingFrom, Draws, Dropout
 
 CELLS_AT_A_TIME = 4096
 

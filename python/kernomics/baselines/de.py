@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from kernomics._arguments import checked, codes_of
+from kernomics._optional import keep_torch_threads, require_extra
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.metrics._extras import keep_torch_threads, require_extra
 
 TARGET_SUM = 1e4  # counts per cell after normalisation, scanpy's tutorials' value
 

@@ -22,11 +22,11 @@ from kernomics._warnings import quietly
 from kernomics.baselines.classifier import CELLS_AT_A_TIME, checked_codes
 from kernomics.baselines.protocol import TrainedBaseline
 from kernomics.data import CellCollection, Cells, Labels, Split
-from kernomics.data.rows import Rows, canonical
-from kernomics.data.sources import CsrSource
+from kernomics.data.csr import Rows, canonical
+from kernomics.data.readers.sources import CsrSource
 from kernomics.models import YOTO
-from kernomics.models.monitors import TrainingWarning
-from kernomics.models.panel_network import PanelNetwork
+from kernomics.models.yoto.diagnostics import TrainingWarning
+from kernomics.models.yoto.network import PanelNetwork
 
 TASK = "label"
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics._arguments import checked, shown
+from kernomics._optional import keep_torch_threads, require_extra
 from kernomics.baselines.de import _log_normalised
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.metrics._extras import keep_torch_threads, require_extra
 
 HVGFlavor = Literal["pearson_residuals", "cell_ranger", "seurat"]
 """How `hvg_panel` measures variability."""

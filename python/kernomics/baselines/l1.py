@@ -33,12 +33,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from kernomics._arguments import checked
+from kernomics._optional import require_extra
 from kernomics._warnings import quietly
 from kernomics.baselines.classifier import checked_codes, log1p
 from kernomics.baselines.de import _codes
 from kernomics.baselines.hvg import counts_matrix
 from kernomics.errors import DataError
-from kernomics.metrics._extras import require_extra
 
 CANDIDATES = 4  # genes kept by the L1 penalty, for each gene of the panel
 REFIT_C = 0.1  # scikit-learn's C of the ridge refit

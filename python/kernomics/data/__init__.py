@@ -7,14 +7,14 @@ from kernomics._lazy import later
 if TYPE_CHECKING:
     from kernomics.data.cells import Cells
     from kernomics.data.collection import CellCollection
-    from kernomics.data.inputs import ReadOptions
-    from kernomics.data.joint import join
+    from kernomics.data.concatenate import concat
+    from kernomics.data.gene_stats import GeneSummary
+    from kernomics.data.genes import gene_id_kind, match_genes
     from kernomics.data.labels import Labels
-    from kernomics.data.match import gene_id_kind, match_genes
+    from kernomics.data.readers.inputs import ReadOptions
     from kernomics.data.sampler import Sampler
     from kernomics.data.splits import Split, make_split
     from kernomics.data.subset import select_cells
-    from kernomics.data.summaries import GeneSummary
 
 __all__ = [
     "CellCollection",
@@ -24,8 +24,8 @@ __all__ = [
     "ReadOptions",
     "Sampler",
     "Split",
+    "concat",
     "gene_id_kind",
-    "join",
     "make_split",
     "match_genes",
     "select_cells",
@@ -36,15 +36,15 @@ __getattr__ = later(
     {
         "CellCollection": "collection",
         "Cells": "cells",
-        "GeneSummary": "summaries",
+        "GeneSummary": "gene_stats",
         "Labels": "labels",
-        "ReadOptions": "inputs",
+        "ReadOptions": "readers.inputs",
         "Sampler": "sampler",
         "Split": "splits",
-        "gene_id_kind": "match",
-        "join": "joint",
+        "gene_id_kind": "genes",
+        "concat": "concatenate",
         "make_split": "splits",
-        "match_genes": "match",
+        "match_genes": "genes",
         "select_cells": "subset",
     },
 )

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from kernomics._arguments import checked, columns_of, numbers_of, shown
-from kernomics.data.rows import Rows
+from kernomics.data.csr import Rows
 from kernomics.errors import DataError
-from kernomics.ops import Panels
+from kernomics.ops import ObservedGenes
 from kernomics.ops._kinds import device_of
 
 
@@ -53,7 +53,7 @@ class Cells:
     cell_ids: Tensor
     library: Tensor | None = None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
-    observed: Panels | None = None
+    observed: ObservedGenes | None = None
 
     def __len__(self) -> int:
         return self.cell_ids.shape[0]
@@ -67,7 +67,7 @@ class Cells:
         library: npt.NDArray[np.float32] | None = None,
         labels: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> Cells:
-        """Wrap canonical rows (see `kernomics.data.rows.canonical`) without copying them."""
+        """Wrap canonical rows (see `kernomics.data.csr.canonical`) without copying them."""
         return cls(
             indptr=torch.from_numpy(rows.indptr),
             indices=torch.from_numpy(rows.indices),
@@ -110,7 +110,7 @@ class Cells:
         """
         from scipy import sparse
 
-        from kernomics.data.rows import canonical, dense_rows, rows_of_sparse
+        from kernomics.data.csr import canonical, dense_rows, rows_of_sparse
 
         if sparse.issparse(matrix):
             raw = rows_of_sparse(matrix)

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from kernomics._warnings import warn
-from kernomics.data.rows import Rows
-from kernomics.data.sources import Source
+from kernomics.data.csr import Rows
+from kernomics.data.readers.sources import Source
 from kernomics.errors import DataError
 
 MAX_COUNT = 1 << 24

@@ -15,18 +15,18 @@ import pandas as pd
 from kernomics._arguments import checked, columns_of, shown, words_of
 from kernomics.data import checks
 from kernomics.data.cells import Cells
-from kernomics.data.inputs import open_input
+from kernomics.data.csr import Rows, canonical
+from kernomics.data.gene_stats import GeneSummary, fingerprint_of, summarise
+from kernomics.data.genes import Absent, match_genes
+from kernomics.data.ingest import read_batches, read_through
 from kernomics.data.labels import Kind, Labels, read_labels
 from kernomics.data.library import LibraryRule, find_library, rows_rule
-from kernomics.data.match import Absent, match_genes
-from kernomics.data.reading import read_batches, read_through
+from kernomics.data.readers.inputs import open_input
+from kernomics.data.readers.sources import CsrSource, Source
 from kernomics.data.row_numbers import row_numbers
-from kernomics.data.rows import Rows, canonical
 from kernomics.data.sampler import Sampler
-from kernomics.data.sources import CsrSource, Source
-from kernomics.data.summaries import GeneSummary, fingerprint_of, summarise
 from kernomics.errors import ConfigError, DataError
-from kernomics.ops import Panels
+from kernomics.ops import ObservedGenes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -80,7 +80,7 @@ class CellCollection:
         self._obs = obs
         self._library = library
         self._columns: npt.NDArray[np.int64] | None = None
-        self._observed: Panels | None = None
+        self._observed: ObservedGenes | None = None
         self._panel_of_cell: npt.NDArray[np.int32] | None = None
         self._fingerprint: str | None = None
         self.genes = genes
@@ -344,12 +344,14 @@ class CellCollection:
         if self._observed is not None:
             view._observed = self._observed.select_genes(found)
         elif absent == "unobserved" and (found < 0).any():
-            panels = Panels.from_lists([np.flatnonzero(found >= 0)], len(found))
+            panels = ObservedGenes.from_lists([np.flatnonzero(found >= 0)], len(found))
             return view.with_observed(panels, np.zeros(self.n_cells, np.int32))
         return view
 
     @checked
-    def with_observed(self, panels: Panels, panel_of_cell: npt.NDArray[np.int32]) -> CellCollection:
+    def with_observed(
+        self, panels: ObservedGenes, panel_of_cell: npt.NDArray[np.int32]
+    ) -> CellCollection:
         """Return the same cells, of which each has observed some of the genes only.
 
         Parameters
@@ -362,7 +364,7 @@ class CellCollection:
         return self._copy(_observed=panels, _panel_of_cell=panel_of_cell)
 
     @property
-    def observed(self) -> Panels | None:
+    def observed(self) -> ObservedGenes | None:
         """The sets of genes that cells have observed; None where all have all."""
         return self._observed
 

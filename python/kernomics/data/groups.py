@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from kernomics._warnings import warn
 from kernomics.data.labels import Labels
-from kernomics.data.random import Stream, permutation
+from kernomics.data.rng import Stream, permutation
 from kernomics.errors import DataError
 
 GROUP_ORDERS = 16

@@ -16,10 +16,10 @@ import pandas as pd
 
 from kernomics._warnings import warn
 from kernomics.data import checks
-from kernomics.data.anndata_input import AnnDataInput
+from kernomics.data.csr import canonical
 from kernomics.data.labels import column
-from kernomics.data.rows import canonical
-from kernomics.data.sources import Source
+from kernomics.data.readers.anndata import AnnDataInput
+from kernomics.data.readers.sources import Source
 from kernomics.errors import DataError, percent
 
 TOTALS = ("total_counts", "n_counts", "nCount_RNA")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernomics._arguments import checked
-from kernomics.data.random import Stream, permutation
+from kernomics.data.rng import Stream, permutation
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError
 

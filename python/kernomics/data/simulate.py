@@ -14,8 +14,8 @@ import pandas as pd
 from scipy import sparse
 
 from kernomics._arguments import checked
-from kernomics.data.random import Stream, philox
-from kernomics.data.rows import Rows
+from kernomics.data.csr import Rows
+from kernomics.data.rng import Stream, philox
 from kernomics.errors import ConfigError
 
 if TYPE_CHECKING:

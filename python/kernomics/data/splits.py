@@ -14,7 +14,7 @@ from kernomics._arguments import checked
 from kernomics._warnings import warn
 from kernomics.data.groups import grouped
 from kernomics.data.labels import Labels
-from kernomics.data.random import Stream, permutation
+from kernomics.data.rng import Stream, permutation
 from kernomics.errors import ConfigError, DataError, closest
 
 How = Literal["random", "stratified", "group"]

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from kernomics._arguments import checked
 from kernomics.data.collection import CellCollection
+from kernomics.data.csr import Rows
 from kernomics.data.row_numbers import row_numbers
-from kernomics.data.rows import Rows
 from kernomics.errors import DataError
 
 

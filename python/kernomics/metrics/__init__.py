@@ -11,28 +11,37 @@ from kernomics.metrics.classification import (
 )
 from kernomics.metrics.clustering import ClusteringScores, clustering_scores, ilisi
 from kernomics.metrics.expression import ClassExpression, class_expression
+from kernomics.metrics.gene_pairs import read_relations
 from kernomics.metrics.invertibility import (
     rank_correlations,
     spearman_inversion,
     structural_integrity,
 )
 from kernomics.metrics.moments import moments_explained
+from kernomics.metrics.panel_judge import (
+    PanelScore,
+    RegressionScore,
+    evaluate_genes,
+    evaluate_genes_regression,
+    score_panel,
+)
 from kernomics.metrics.perturbation import PerturbationConsistency, perturbation_consistency
-from kernomics.metrics.regression import mae, pearson, r2, regression_metrics
-from kernomics.metrics.relations import read_relations
-from kernomics.metrics.relationships import RelationshipRecall, relationship_recall
-from kernomics.metrics.representation import (
+from kernomics.metrics.probes import (
     linear_top_accuracy,
     mlp_probe,
     probe_metrics,
     probe_predictions,
 )
+from kernomics.metrics.regression import mae, pearson, r2, regression_metrics
+from kernomics.metrics.relationships import RelationshipRecall, relationship_recall
 from kernomics.metrics.uncertainty import bootstrap_scores, proportion_error
 
 __all__ = [
     "ClassExpression",
     "ClusteringScores",
+    "PanelScore",
     "PerturbationConsistency",
+    "RegressionScore",
     "RelationshipRecall",
     "accuracy",
     "align",
@@ -42,6 +51,8 @@ __all__ = [
     "classification_metrics",
     "clustering_scores",
     "confusion_matrix",
+    "evaluate_genes",
+    "evaluate_genes_regression",
     "f1_per_class",
     "ilisi",
     "linear_top_accuracy",
@@ -59,6 +70,7 @@ __all__ = [
     "read_relations",
     "regression_metrics",
     "relationship_recall",
+    "score_panel",
     "spearman_inversion",
     "structural_integrity",
 ]

@@ -12,10 +12,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from kernomics._arguments import checked
+from kernomics._optional import keep_torch_threads, require_extra
 from kernomics._warnings import quietly
 from kernomics.errors import ConfigError, DataError
-from kernomics.metrics._extras import keep_torch_threads, require_extra
-from kernomics.metrics.representation import labelled_cells
+from kernomics.metrics.probes import labelled_cells
 
 RESOLUTIONS = tuple(round(0.2 * step, 1) for step in range(1, 11))
 """Ten resolutions, 0.2 to 2 (ours: TxFM's paper says ten, not which)."""

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from kernomics._arguments import checked
 from kernomics._warnings import warn
-from kernomics.data.random import Stream, permutation
+from kernomics.data.rng import Stream, permutation
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics.alignment import (
     ControlPCA,

@@ -17,7 +17,7 @@ from scipy import sparse
 
 from kernomics._arguments import checked, numbers_of
 from kernomics.errors import ConfigError, DataError
-from kernomics.metrics.relations import KnownPairs, match_pairs, random_pairs
+from kernomics.metrics.gene_pairs import KnownPairs, match_pairs, random_pairs
 
 PERCENTILES = (5.0, 95.0)
 """Of the random pairs' cosines; a known pair outside them is recalled, by chance one in ten."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kernomics.data import Split
-from kernomics.data.inputs import ReadOptions
 from kernomics.data.labels import Kind
+from kernomics.data.readers.inputs import ReadOptions
 from kernomics.data.splits import How
-from kernomics.models.panel_network import ClassWeights, Transform
-from kernomics.models.txfm_config import Activation, GeneStart, Loss
-from kernomics.models.warm_start import PanelSource
-from kernomics.models.yoto_config import YOTOConfig
+from kernomics.models.txfm.config import Activation, GeneStart, Loss
+from kernomics.models.yoto.config import YOTOConfig
+from kernomics.models.yoto.network import ClassWeights, Transform
+from kernomics.models.yoto.warm_start import PanelSource
 from kernomics.nn.encoder import Recompute
 from kernomics.ops.gumbel_topk import Relaxation
 

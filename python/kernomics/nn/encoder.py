@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kernomics._arguments import checked, require_least, require_rate
 from kernomics.errors import ConfigError
-from kernomics.nn.lean import feed_forward, fold_norm, fold_scale, standardise
+from kernomics.nn.memory_efficient import feed_forward, fold_norm, fold_scale, standardise
 
 Recompute = Literal["nothing", "feed_forward", "blocks"]
 
@@ -20,8 +20,8 @@ Recompute = Literal["nothing", "feed_forward", "blocks"]
 class EncoderBlock(nn.Module):
     """x + s₁·attention(LN(x)), then x + s₂·MLP(LN(x)), with a learnt scale s per channel.
 
-    Norms and scales are folded into the layers beside them; `kernomics.nn.lean` says what that
-    saves.
+    Norms and scales are folded into the layers beside them; `kernomics.nn.memory_efficient`
+    says what that saves.
 
     Parameters
     ----------

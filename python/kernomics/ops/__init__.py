@@ -5,12 +5,12 @@ from .embed_tokens import embed_tokens
 from .gumbel_topk import gumbel_topk, relaxed_mask
 from .linear_poisson_nll import linear_poisson_nll
 from .masked_linear import masked_linear
-from .panels import Panels
+from .observed import ObservedGenes
 from .poisson_nll import poisson_nll
 from .sample_tokens import sample_tokens
 
 __all__ = [
-    "Panels",
+    "ObservedGenes",
     "build_info",
     "embed_tokens",
     "gumbel_topk",

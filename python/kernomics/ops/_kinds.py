@@ -51,11 +51,11 @@ def require_rows(name: str, value: Any) -> None:
 
 
 def require_observed(observed: Any) -> None:
-    """Raise ``TypeError`` unless it is None, or has the table of `Panels`."""
+    """Raise ``TypeError`` unless it is None, or has the table of `ObservedGenes`."""
     if observed is not None and not isinstance(getattr(observed, "mask", None), Tensor):
         raise TypeError(
-            f"observed is {shown(observed)}; kernomics.ops.Panels, such as Panels.from_lists makes "
-            "them, are needed"
+            f"observed is {shown(observed)}; kernomics.ops.ObservedGenes are needed, such as "
+            "ObservedGenes.from_lists makes them"
         )
 
 

@@ -33,7 +33,7 @@ from ._kinds import (
     require_truths,
     require_words,
 )
-from .panels import Panels
+from .observed import ObservedGenes
 
 Candidates = Literal["observed", "expressed"]
 Transform = Literal["log1p", "counts"]
@@ -199,7 +199,7 @@ def _check_options(
     require_stream(stream)
 
 
-def _check_panels(observed: Panels, cells: int, genes: int) -> None:
+def _check_panels(observed: ObservedGenes, cells: int, genes: int) -> None:
     if observed.mask.dim() != 2 or observed.n_genes != genes:
         raise ValueError(
             f"observed has a mask of shape {tuple(observed.mask.shape)} and counts have {genes:,} "
@@ -214,8 +214,8 @@ def _check_panels(observed: Panels, cells: int, genes: int) -> None:
         if tensor.dtype != dtype or tensor.shape != shape:
             raise ValueError(
                 f"observed.{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; {dtype} "
-                f"{list(shape)} is needed; build it with Panels.from_lists, and use with_panel_id "
-                "for every batch"
+                f"{list(shape)} is needed; build it with ObservedGenes.from_lists, and use "
+                "with_panel_id for every batch"
             )
 
 
@@ -237,7 +237,9 @@ def _single(weights: Tensor) -> Tensor:
     return single.masked_fill((single == 0) & (weights != 0), smallest)
 
 
-def _most_candidates(indptr: Tensor, genes: int, observed: Panels | None, expressed: bool) -> int:
+def _most_candidates(
+    indptr: Tensor, genes: int, observed: ObservedGenes | None, expressed: bool
+) -> int:
     most = genes if observed is None else observed.largest
     if expressed:
         most = min(most, int(indptr.diff().max()) if indptr.shape[0] > 1 else 0)
@@ -252,7 +254,7 @@ def sample_tokens(
     cell_ids: Tensor | None,
     seed: Tensor | None,
     library: Tensor | None = ...,
-    observed: Panels | None = ...,
+    observed: ObservedGenes | None = ...,
     candidates: Candidates = ...,
     weights: Tensor | None = ...,
     target_sum: float | None = ...,
@@ -268,7 +270,7 @@ def sample_tokens(
     cell_ids: Tensor | None,
     seed: Tensor | None,
     library: Tensor | None = ...,
-    observed: Panels | None = ...,
+    observed: ObservedGenes | None = ...,
     candidates: Candidates = ...,
     weights: Tensor | None = ...,
     target_sum: float | None = ...,
@@ -283,7 +285,7 @@ def sample_tokens(
     cell_ids: Tensor | None,
     seed: Tensor | None,
     library: Tensor | None = None,
-    observed: Panels | None = None,
+    observed: ObservedGenes | None = None,
     candidates: Candidates = "observed",
     weights: Tensor | None = None,
     target_sum: float | None = 1e5,

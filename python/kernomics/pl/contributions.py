@@ -16,7 +16,7 @@ from kernomics.pl.heatmap import diverging, heat_map, scale_legend
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kernomics.panels import Contributions
+    from kernomics.evaluation.panels import Contributions
 
 CELL_WIDTH, CELL_HEIGHT = 0.27, 0.21  # inches per class and per gene, as in the dot plot
 ALL_CELLS = "all cells"
@@ -29,7 +29,7 @@ def contribution_table(contributions: Contributions, task: str | None = None) ->
     Parameters
     ----------
     contributions
-        What `kernomics.panels.contributions` returns.
+        What `kernomics.evaluation.panels.contributions` returns.
     task
         A task; all of them by default, without their classes.
 
@@ -64,7 +64,7 @@ def contributions(
     Parameters
     ----------
     contributions
-        What `kernomics.panels.contributions` returns.
+        What `kernomics.evaluation.panels.contributions` returns.
     task
         Whose classes to draw, beside the mean over all its cells; by default all tasks, without
         classes.

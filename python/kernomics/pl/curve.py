@@ -13,7 +13,7 @@ from kernomics.pl import style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kernomics.panels import PanelCurve
+    from kernomics.evaluation.panels import PanelCurve
 
 PARTS = {"validation": "validation cells", "test": "held-out cells"}
 LEAST_GAP = 0.3  # inches between the sizes named on the axis
@@ -46,7 +46,7 @@ def panel_curve(
     Parameters
     ----------
     curve
-        What `kernomics.panels.panel_curve` returns.
+        What `kernomics.evaluation.panels.panel_curve` returns.
     task, metric
         Which rows of its table.
     part

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from kernomics.panels import PanelEmbedding
+    from kernomics.evaluation.panels import PanelEmbedding
 
 
 @checked
@@ -34,7 +34,7 @@ def embedding_map(
     Parameters
     ----------
     embedding
-        What `kernomics.panels.panel_embedding` returns.
+        What `kernomics.evaluation.panels.panel_embedding` returns.
     genes
         Which map.
     ax
@@ -69,7 +69,7 @@ def embedding(embedding: PanelEmbedding, *, theme: style.ThemeName = "light") ->
     Parameters
     ----------
     embedding
-        What `kernomics.panels.panel_embedding` returns.
+        What `kernomics.evaluation.panels.panel_embedding` returns.
     theme
         ``"light"`` or ``"dark"``.
 

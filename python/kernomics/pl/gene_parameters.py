@@ -36,8 +36,8 @@ def recall_curve(
     ----------
     table
         Rows with ``representation``, ``database``, ``recall`` and what `by` names, such as the
-        table of `kernomics.relationships.compare_relationships`. Tables of several epochs are
-        joined after a column ``epoch`` was added to each.
+        table of `kernomics.evaluation.relationships.compare_relationships`. Tables of several
+        epochs are joined after a column ``epoch`` was added to each.
     database
         Which database; the mean over all by default.
     by
@@ -132,7 +132,7 @@ def component_moments(
     ----------
     moments
         Rows with ``representation``, ``component``, ``share``, ``mean``, ``variance`` and ``both``,
-        as `kernomics.relationships.RelationshipScores.moments`.
+        as `kernomics.evaluation.relationships.RelationshipScores.moments`.
     representation
         Which of them.
     n_components

@@ -13,8 +13,8 @@ from kernomics.pl import style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from kernomics.evaluation.perturbations import PerturbationScores
     from kernomics.metrics import PerturbationConsistency
-    from kernomics.perturbations import PerturbationScores
 
 
 @checked
@@ -26,7 +26,7 @@ def consistency_by_layer(
     Parameters
     ----------
     scores
-        What `kernomics.perturbations.evaluate_perturbations` returns.
+        What `kernomics.evaluation.perturbations.evaluate_perturbations` returns.
     ax
         Axes to draw on; by default a new figure.
     theme

@@ -14,7 +14,7 @@ from kernomics.pl.heatmap import diverging, heat_map, scale_legend
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kernomics.panels import Redundancy
+    from kernomics.evaluation.panels import Redundancy
 
 CELL = 0.135  # inches per gene, room for its name in SMALL
 SIDE_UNNAMED = 6.5  # inches of a map without names
@@ -42,7 +42,7 @@ def panel_correlation(
     Parameters
     ----------
     redundancy
-        What `kernomics.panels.redundancy` returns.
+        What `kernomics.evaluation.panels.redundancy` returns.
     ax
         Axes to draw on; by default a new figure.
     theme

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from kernomics.representation_maps import RepresentationMaps
+    from kernomics.evaluation.representation_maps import RepresentationMaps
 
 LIBRARY_SIZE = "library size"
 LEGEND_LINE = 0.16  # inches
@@ -33,7 +33,7 @@ def representation_map(
     Parameters
     ----------
     maps
-        What `kernomics.representation_maps.representation_maps` returns.
+        What `kernomics.evaluation.representation_maps.representation_maps` returns.
     representation
         Which map, ``"TxFM"`` or ``"PCA"``.
     color

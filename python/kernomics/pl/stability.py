@@ -15,7 +15,7 @@ from kernomics.pl.heatmap import heat_map
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from kernomics.panels import Stability
+    from kernomics.evaluation.panels import Stability
 
 BAR_HEIGHT = 0.21  # inches per gene
 CELL = 0.42  # inches per seed
@@ -34,7 +34,7 @@ def gene_frequency(
     Parameters
     ----------
     stability
-        What `kernomics.panels.panel_stability` returns.
+        What `kernomics.evaluation.panels.panel_stability` returns.
     genes
         Which genes, in the order to draw; by default the 32 most frequent.
     ax
@@ -98,7 +98,7 @@ def panel_overlap(
     Parameters
     ----------
     stability
-        What `kernomics.panels.panel_stability` returns.
+        What `kernomics.evaluation.panels.panel_stability` returns.
     ax
         Axes to draw on; by default a new figure.
     theme

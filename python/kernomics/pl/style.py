@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from kernomics._optional import require_extra
 from kernomics.errors import ConfigError, closest
-from kernomics.metrics._extras import require_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

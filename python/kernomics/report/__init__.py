@@ -1,8 +1,8 @@
 """A run's report: one HTML file that needs nothing beside it."""
 
 from kernomics.metrics.panel_score import MethodScore
-from kernomics.report.builder import render_report, write_report
 from kernomics.report.data import ReportData, SplitReport, TaskReport
+from kernomics.report.panel_report import render_report, write_report
 from kernomics.report.provenance import Provenance
 from kernomics.report.representation_report import (
     RepresentationReport,

@@ -15,7 +15,7 @@ from kernomics.metrics.expression import LEAST_CELLS as LEAST_CELLS
 from kernomics.metrics.panel_score import MethodScore
 
 if TYPE_CHECKING:
-    from kernomics.panels import (
+    from kernomics.evaluation.panels import (
         Contributions,
         PanelCurve,
         PanelEmbedding,
@@ -163,8 +163,8 @@ class ReportData:
         Per task, detection and mean by class with the genes in the order of ``genes``, as
         `kernomics.metrics.class_expression` returns; the first also gives each gene's top class.
     curve, stability, embedding, contributions, redundancy
-        What `kernomics.panels` found; each is a section of its own, left out if None. The last two
-        hold the genes of the panel.
+        What `kernomics.evaluation.panels` found; each is a section of its own, left out if None.
+        The last two hold the genes of the panel.
     everywhere
         Which genes are in nearly every cell of every class, bool [k]; optional.
     marker_for

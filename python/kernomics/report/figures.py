@@ -9,7 +9,7 @@ import warnings
 from html import escape
 from typing import TYPE_CHECKING, Protocol, cast
 
-from kernomics.metrics._extras import require_extra
+from kernomics._optional import require_extra
 from kernomics.pl.style import ThemeName
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import Any
 
-from kernomics import __version__
+from kernomics._version import __version__
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ from kernomics.report.page import render_page, write_page
 from kernomics.report.provenance import Provenance
 
 if TYPE_CHECKING:
-    from kernomics.perturbations import PerturbationScores
-    from kernomics.relationships import RelationshipScores
-    from kernomics.representation import RepresentationScores
-    from kernomics.representation_maps import RepresentationMaps
+    from kernomics.evaluation.perturbations import PerturbationScores
+    from kernomics.evaluation.relationships import RelationshipScores
+    from kernomics.evaluation.representation_maps import RepresentationMaps
+    from kernomics.evaluation.representations import RepresentationScores
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ import numpy as np
 
 from kernomics import pl
 from kernomics.errors import percent
+from kernomics.evaluation.relationships import PROFILES
 from kernomics.metrics import proportion_error
 from kernomics.pl.cell_map import largest_classes
-from kernomics.relationships import PROFILES
 from kernomics.report import shared_sections
 from kernomics.report.figures import figure_html
 from kernomics.report.html import Cell, count, figures, paragraph, show, table
@@ -22,9 +22,9 @@ from kernomics.report.shared_sections import cells_drawn, warning_jump
 
 if TYPE_CHECKING:
     from kernomics.data import Labels
+    from kernomics.evaluation.representation_maps import RepresentationMaps
+    from kernomics.evaluation.representations import RepresentationScores
     from kernomics.report.representation_report import RepresentationReport
-    from kernomics.representation import RepresentationScores
-    from kernomics.representation_maps import RepresentationMaps
 
 METRICS = {
     "linear_accuracy": "Linear accuracy",

@@ -17,7 +17,7 @@ from kernomics.metrics.panel_score import DIGITS, MethodScore, shared_ranks
 from kernomics.report.data import LEAST_CELLS, MAIN_METRIC, METRICS, ReportData, TaskReport
 from kernomics.report.figures import figure_html
 from kernomics.report.html import Cell, count, figures, number, paragraph, show, table
-from kernomics.report.panel_sections import reasons
+from kernomics.report.panel_extras import reasons
 from kernomics.report.shared_sections import warning_jump
 
 GENES_PER_FIGURE = 32

@@ -1,6 +1,7 @@
 """Training: the loop, exact checkpoints, run directories, schedules and optimizers."""
 
 from kernomics.train import schedules
+from kernomics.train.atomic import replace_file, write_json
 from kernomics.train.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -14,7 +15,6 @@ from kernomics.train.loggers import JSONLines, Lightning, Logger, TensorBoard, o
 from kernomics.train.loop import fit
 from kernomics.train.optim import RowAdamW
 from kernomics.train.rundir import RunDirectory
-from kernomics.train.storage import replace_file, write_json
 
 __all__ = [
     "Checkpoint",

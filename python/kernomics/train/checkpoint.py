@@ -23,7 +23,7 @@ from torch import Tensor
 from kernomics._arguments import checked
 from kernomics._warnings import warn
 from kernomics.errors import CheckpointError
-from kernomics.train import storage
+from kernomics.train import atomic as storage
 
 CHECKPOINT = "kernomics checkpoint"
 MODEL = "kernomics model"

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from kernomics._arguments import check_fields, checked
 from kernomics.errors import ConfigError, closest
-from kernomics.train.storage import jsonable
+from kernomics.train.atomic import jsonable
 
 Config = TypeVar("Config")
 

@@ -1,14 +1,18 @@
-"""What the loop asks of the data, the model and the caller."""
+"""What the loop asks of the data, of the model, its losses and draws, and of the caller."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, device, nn
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
+
+from kernomics.errors import ConfigError
 
 
 class Batches(Protocol):
@@ -31,14 +35,14 @@ class Batch(Protocol):
 
     def __len__(self) -> int: ...
 
-    def to(self, device: device, /) -> Batch:
+    def to(self, device: torch.device, /) -> Batch:
         """Return the batch on a device."""
 
 
 class Draws(Protocol):
     """Random numbers of a module's own, such as `kernomics.nn.Draws`."""
 
-    def begin(self, seed: int, device: device, /) -> None:
+    def begin(self, seed: int, device: torch.device, /) -> None:
         """Begin anew, on a device."""
 
     def state(self) -> Tensor:
@@ -53,3 +57,45 @@ Validate = Callable[[], Mapping[str, float]]
 OptimizerFactory = Callable[[nn.Module], Optimizer]
 Callback = Callable[[int, nn.Module], bool | None]
 """Called after each epoch with its number (from 0) and the module; ``True`` ends the training."""
+
+
+def check_losses(losses: Any) -> None:
+    """Refuse what a module's `training_loss` returned unless it is a dict of scalar losses."""
+    if not isinstance(losses, Mapping) or "loss" not in losses:
+        found = sorted(losses) if isinstance(losses, Mapping) else type(losses).__name__
+        raise ConfigError(f"training_loss must return a dict with the key 'loss', not {found}")
+    for name, value in losses.items():
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+            raise ConfigError(
+                f"training_loss returned a {type(value).__name__}{shape} as {name!r}: it must be "
+                "a scalar tensor"
+            )
+    if not losses["loss"].requires_grad:
+        raise ConfigError("the loss does not depend on any parameter that is to be trained")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a module's parameters are."""
+    for parameter in module.parameters():
+        return parameter.device
+    raise ConfigError(f"{type(module).__name__} has no parameters to train")
+
+
+def draws_of(module: nn.Module) -> Draws | None:
+    """Return the random numbers of the module's own, ``module.draws``, if it has some.
+
+    Raises
+    ------
+    ConfigError
+        If a layer draws from torch's global generator instead: it is the whole process's, so that
+        neither a thread's training nor a resumed one could be had again.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, _DropoutNd) and layer.p > 0:
+            raise ConfigError(
+                f"the layer {name!r} is a torch.nn.{type(layer).__name__}, which draws from the "
+                "random numbers of the whole process: use kernomics.nn.Dropout with draws that "
+                "stand as module.draws"
+            )
+    return getattr(module, "draws", None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from kernomics.errors import ConfigError
-from kernomics.train import storage
+from kernomics.train import atomic as storage
 
 
 @runtime_checkable

@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from kernomics._arguments import checked
 from kernomics._warnings import warn
 from kernomics.errors import ConfigError, TrainingError, closest
-from kernomics.train import schedules, storage
+from kernomics.train import atomic as storage
+from kernomics.train import schedules
 from kernomics.train.config import TrainConfig
 from kernomics.train.history import History
 from kernomics.train.interfaces import (
@@ -31,10 +32,12 @@ from kernomics.train.interfaces import (
     Fetch,
     OptimizerFactory,
     Validate,
+    check_losses,
+    device_of,
+    draws_of,
 )
 from kernomics.train.interrupts import Interrupts
 from kernomics.train.loggers import JSONLines, Logger
-from kernomics.train.module import check_losses, device_of, draws_of
 from kernomics.train.rundir import DirectoryLock, require_run
 from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
 

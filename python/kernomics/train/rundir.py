@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 from kernomics._arguments import checked
 from kernomics._warnings import warn
 from kernomics.errors import CheckpointError, ConfigError, closest
-from kernomics.train import checkpoint, storage
+from kernomics.train import atomic as storage
+from kernomics.train import checkpoint
 from kernomics.train.config import COSMETIC, config_hash, differences
 
 RUN = "kernomics run"

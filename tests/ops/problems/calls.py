@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from kernomics.ops import Panels
+from kernomics.ops import ObservedGenes
 
 from .common import Rows
 
 CELLS, GENES, WIDTH = 2, 3, 4
 X = Rows(torch.tensor([0, 1, 2]), torch.tensor([0, 1]), torch.ones(CELLS), (CELLS, GENES))
-PANELS = Panels.from_lists([[0, 1], [2]], GENES, [0, 1])
+PANELS = ObservedGenes.from_lists([[0, 1], [2]], GENES, [0, 1])
 SEED, IDS = torch.tensor([1, 2]), torch.arange(CELLS)
 POISSON = {
     "target": X, "library": torch.ones(CELLS), "observed": PANELS, "target_kind": "counts",

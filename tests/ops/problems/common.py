@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kernomics.ops import Panels
+from kernomics.ops import ObservedGenes
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 U_RESULT = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -31,7 +31,7 @@ class Movable:
         def moves(value: Any) -> bool:
             if isinstance(where, torch.dtype):
                 return isinstance(value, Tensor) and value.is_floating_point()
-            return isinstance(value, Tensor | Panels)
+            return isinstance(value, Tensor | ObservedGenes)
 
         moved = {name: value.to(where) for name, value in vars(self).items() if moves(value)}
         return replace(self, **moved)
@@ -76,7 +76,7 @@ def rows(indptr: list[int], indices: list[int], values: list[float] | None = Non
     return Rows(torch.tensor(indptr), torch.tensor(indices), numbers, (2, 10))
 
 
-def draw_panels(cells: int, genes: int, generator: torch.Generator | None = None) -> Panels:
+def draw_panels(cells: int, genes: int, generator: torch.Generator | None = None) -> ObservedGenes:
     """Draw three panels: half of the genes, all, and none.
 
     Without a generator the half is every other gene, and cells have the panels in turn.
@@ -85,7 +85,7 @@ def draw_panels(cells: int, genes: int, generator: torch.Generator | None = None
     if generator is not None:
         half = torch.randint(0, 2, (3, genes), generator=generator)[0].nonzero()[:, 0]
         panel_id = torch.randint(0, 3, (cells,), generator=generator)
-    return Panels.from_lists([half, torch.arange(genes), torch.arange(0)], genes, panel_id)
+    return ObservedGenes.from_lists([half, torch.arange(genes), torch.arange(0)], genes, panel_id)
 
 
 def peak_resident_bytes() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernomics.ops import Panels, linear_poisson_nll
+from kernomics.ops import ObservedGenes, linear_poisson_nll
 from problems.common import Movable, Results, draw_panels
 
 OP = torch.ops.kernomics.linear_poisson_nll.default
@@ -22,7 +22,7 @@ class Problem(Movable):
     weight: Tensor
     bias: Tensor | None
     target: Tensor
-    observed: Panels
+    observed: ObservedGenes
 
 
 def draw(

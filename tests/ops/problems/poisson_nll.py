@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernomics.ops import Panels, reference
+from kernomics.ops import ObservedGenes, reference
 from problems import common
 from problems.common import U_RESULT, unit_roundoff
 
@@ -55,7 +55,7 @@ def draw(
     return z, torch.log1p(10 * counts) if kind == "log1p" else counts
 
 
-def draw_panels(cells: int, genes: int, seed: int = 0) -> Panels:
+def draw_panels(cells: int, genes: int, seed: int = 0) -> ObservedGenes:
     return common.draw_panels(cells, genes, torch.Generator().manual_seed(seed))
 
 
@@ -130,7 +130,7 @@ def assert_as_reference(
     assert bool((error <= bound).all()), f"gradient: error {error.max()}"
 
 
-def assert_ops_pass_opcheck(z: Tensor, target: Tensor, p: Panels, layout: str) -> None:
+def assert_ops_pass_opcheck(z: Tensor, target: Tensor, p: ObservedGenes, layout: str) -> None:
     rows = common.as_rows(target)
     parts = (rows.values, rows.indptr, rows.indices) if layout == "rows32" else (target, None, None)
     library = torch.full((len(z),), 9.0, device=z.device).double()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernomics.ops import Panels, sample_tokens
+from kernomics.ops import ObservedGenes, sample_tokens
 from problems.common import FLOATS, LAYOUTS, Rows
 
 OPTIONS: dict[str, Any] = {
@@ -37,7 +37,7 @@ class Problem:
         """Draw on a device; bring the tokens to the CPU."""
         counts = LAYOUTS[layout](self.x) if self.rows is None else self.rows
         moved = {
-            name: value.to(device) if isinstance(value, Tensor | Panels) else value
+            name: value.to(device) if isinstance(value, Tensor | ObservedGenes) else value
             for name, value in (self.options | options).items()
         }
         found = sample_tokens(counts.to(device), self.n_tokens, **moved)
@@ -75,7 +75,7 @@ def draw(
         sizes = torch.randint(0, genes + 1, (panels,), generator=g).tolist()
         lists = [torch.randperm(genes, generator=g)[:size] for size in sizes]
         ids = torch.randint(0, panels, (cells,), generator=g)
-        options["observed"] = Panels.from_lists(lists, genes, ids)
+        options["observed"] = ObservedGenes.from_lists(lists, genes, ids)
     if weighted:
         weights = torch.rand(genes, generator=g)
         options["weights"] = weights * (torch.rand(genes, generator=g) < 0.8)

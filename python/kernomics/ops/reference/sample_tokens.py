@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._common import STREAM_TOKENS
-from ..panels import Panels
+from ..observed import ObservedGenes
 from .philox import exponential_from_words, philox_words
 
 
@@ -20,7 +20,7 @@ def sample_tokens(
     cell_ids: Tensor | Sequence[int],
     seed: Tensor | Sequence[int],
     library: Tensor | None = None,
-    observed: Panels | None = None,
+    observed: ObservedGenes | None = None,
     candidates: str = "observed",
     weights: Tensor | None = None,
     target_sum: float | None = 1e5,

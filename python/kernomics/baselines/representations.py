@@ -1,0 +1,153 @@
+"""Representations to compare a TxFM's with: PCA, the most variable genes, scVI."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from kernomics._optional import require_extra
+from kernomics._warnings import quietly
+from kernomics.data import CellCollection, Split
+from kernomics.data.expression import genes_by_variance, log_expression
+from kernomics.errors import ConfigError
+
+Representations = dict[str, tuple[NDArray[Any], NDArray[Any]]]
+"""By name, of training cells [n, d] and of test cells [m, d]."""
+
+
+def baseline_representations(
+    cells: CellCollection,
+    split: Split,
+    n_dimensions: int,
+    seed: int = 0,
+    *,
+    n_components: Sequence[int] = (),
+    n_variable: Sequence[int] = (),
+) -> Representations:
+    """Represent training and test cells by PCA and by their most variable genes.
+
+    Parameters
+    ----------
+    cells
+        All cells.
+    split
+        Everything is fitted on its training cells.
+    n_dimensions
+        d of the two representations that are always there.
+    seed
+        Where the iterative decomposition starts.
+    n_components
+        Further numbers of principal components.
+    n_variable
+        Further numbers of genes.
+
+    Returns
+    -------
+    dict
+        ``"PCA"``: of log-normalised counts of all genes, centred, not scaled. ``"normalised
+        counts"``: log-normalised counts of the d genes whose variance over the training cells is
+        largest. Then ``"PCA, 50 components"`` and ``"2,000 variable genes"`` for further numbers.
+        Each (training [n, d], test [m, d]).
+
+    Raises
+    ------
+    ConfigError
+        For more components than training cells or genes allow.
+    """
+    require_extra("sklearn", purpose="PCA")
+    from sklearn.decomposition import PCA
+
+    train, test = (log_expression(cells.batch(rows)) for rows in (split.train, split.test))
+    for name, sizes, most in (
+        ("n_components", n_components, min(train.shape) - 1),
+        ("n_variable", n_variable, cells.n_genes),
+    ):
+        for size in sizes:
+            if not 1 <= size <= most:
+                raise ConfigError(f"{name} has {size:,}: 1 to {most:,} are possible")
+    largest = max(n_dimensions, *n_components) if n_components else n_dimensions
+    pca = PCA(largest, svd_solver="arpack", random_state=seed % 2**32).fit(train)
+    scores = pca.transform(train), pca.transform(test)
+
+    order = genes_by_variance(cells, split.train)
+
+    def variable(size: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        top = np.sort(order[:size])
+        return train[:, top].toarray(), test[:, top].toarray()
+
+    found: Representations = {
+        "PCA": (scores[0][:, :n_dimensions], scores[1][:, :n_dimensions]),
+        "normalised counts": variable(n_dimensions),
+    }
+    for size in n_components:
+        found[f"PCA, {size:,} components"] = scores[0][:, :size], scores[1][:, :size]
+    for size in n_variable:
+        found[f"{size:,} variable genes"] = variable(size)
+    return found
+
+
+def scvi_representation(
+    cells: CellCollection,
+    split: Split,
+    n_dimensions: int,
+    seed: int = 0,
+    *,
+    max_epochs: int | None = None,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Represent cells by scVI (Lopez et al., Nature Methods 15, 2018), of scvi-tools.
+
+    Trained on the training cells' counts of all genes with scvi-tools' own settings, and like the
+    other representations without knowing the batches. scvi-tools seeds Python, numpy and torch for
+    the whole process; their states are put back after.
+
+    Parameters
+    ----------
+    cells, split, n_dimensions, seed
+        As in `baseline_representations`.
+    max_epochs
+        Passes over the cells; scvi-tools' choice by default.
+
+    Returns
+    -------
+    tuple
+        (training [n, d], test [m, d]), means of the latent variables.
+
+    Raises
+    ------
+    ImportError
+        Without scvi-tools, which the extra ``eval`` brings.
+    """
+    scvi = require_extra("scvi", purpose="scVI", extra="eval")
+    from anndata import AnnData
+
+    def counts(rows: NDArray[np.int64]) -> AnnData:
+        batch = cells.batch(rows)
+        parts = (batch.values.numpy(), batch.indices.numpy(), batch.indptr.numpy())
+        return AnnData(sparse.csr_matrix(parts, shape=(len(batch), cells.n_genes)))
+
+    train, test = counts(split.train), counts(split.test)
+    before = scvi.settings.seed, np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(), quietly():  # of Lightning on loaders and loggers
+        try:
+            scvi.settings.seed = seed
+            scvi.model.SCVI.setup_anndata(train)
+            model = scvi.model.SCVI(train, n_latent=n_dimensions)
+            model.train(
+                max_epochs=max_epochs,
+                accelerator="cpu",
+                enable_progress_bar=False,
+                logger=False,
+                enable_checkpointing=False,
+            )
+            found = model.get_latent_representation(train), model.get_latent_representation(test)
+        finally:
+            scvi.settings.seed = before[0]
+            np.random.set_state(before[1])
+            random.setstate(before[2])
+    return found

@@ -1,0 +1,97 @@
+"""The command ``kernomics finetune``: a trained TxFM goes on with other cells."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kernomics.cli import pretrain as cli_txfm
+from kernomics.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kernomics.models.txfm.finetune import Pretrained
+
+
+def add_finetune(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
+    """Add ``kernomics finetune`` to the subcommands."""
+    finetune = commands.add_parser(
+        "finetune",
+        help="train a TxFM further on other cells, whose genes may be others",
+        description="Train a TxFM further on the cells of a file. Genes are matched by name: those "
+        "that the model knows keep its weights, of the others as many are added as --new-genes "
+        "says, and those that the data lack are left out. Of all validations, the one before "
+        "training included, the best weights are kept. With --labels-key the representation is "
+        "scored on held-out cells beside that of the model as it was, PCA and normalised counts. "
+        "Writes a run directory as kernomics pretrain does; the model given stays as it is.",
+        formatter_class=formatter,
+    )
+    finetune.add_argument("model", help="the model: a run directory, or a saved model")
+    cli_txfm.add_data(finetune)
+    finetune.add_argument(
+        "--new-genes", type=int, default=0, metavar="N",
+        help="add the N genes that vary most over the training cells of those that the model does "
+        "not know",
+    )  # fmt: skip
+    finetune.add_argument(
+        "--min-cells", type=int, default=3, metavar="N",
+        help="add no genes that fewer training cells have",
+    )  # fmt: skip
+    finetune.add_argument(
+        "--min-gene-overlap", type=float, default=0.5, metavar="SHARE",
+        help="share of the genes that must be known, of the model's or of the data's, whichever "
+        "are fewer",
+    )  # fmt: skip
+    cli_txfm.add_training(
+        finetune,
+        tokens="genes revealed in training (as before; more with new genes)",
+        epochs="50",
+        rate="0.0001",
+    )
+    finetune.set_defaults(run=_finetune)
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    from kernomics.models import CellEncoder, TxFM
+
+    cli_txfm.use_threads(args.threads)
+    if Path(args.out).resolve() in (
+        Path(args.model).resolve(),
+        *Path(args.model).resolve().parents,
+    ):
+        raise ConfigError(f"--out is {args.out!r}, where the model lies: choose another directory")
+    encoder = CellEncoder.load(args.model)
+    settings, training = cli_txfm.training_settings(args, encoder.config)
+    cells, split = cli_txfm.read_divided(args, encoder)
+    model = TxFM.from_pretrained(
+        encoder,
+        cells,
+        new_genes=args.new_genes,
+        min_cells=args.min_cells,
+        min_gene_overlap=args.min_gene_overlap,
+        split=split,
+        seed=args.seed,
+        **settings,
+    )
+    assert model.start is not None
+    print(f"from       {args.model}: {genes_taken(model.start)}")
+    cli_txfm.run_training(args, model, training)
+    if model.history.best_epoch is not None:
+        print(f"kept       {weights_kept(model.history.best_epoch)}")
+
+
+def genes_taken(start: Pretrained) -> str:
+    """Say which genes a fine-tuning goes on with, and how to add some that it leaves out."""
+    known, new, left_out = len(start.kept), len(start.new), len(start.left_out)
+    said = (
+        f"{known:,} of its {len(start.encoder.genes):,} genes are in the data, "
+        f"{len(start.dropped):,} missing; {new:,} new, {left_out:,} left out"
+    )
+    return said + (" (--new-genes N adds those that vary most)" if left_out and not new else "")
+
+
+def weights_kept(best_epoch: int) -> str:
+    """Say of which validation the weights are that a fine-tuning ends with."""
+    if best_epoch == -1:
+        return "the model as it was: no epoch made the validation's figure better"
+    return f"the weights after epoch {best_epoch + 1}, best of the validations"

@@ -1,0 +1,284 @@
+"""Commands of TxFM: ``kernomics pretrain`` and ``kernomics embed``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from kernomics.cli import options as cli_options
+from kernomics.cli import tables as cli_scores
+from kernomics.errors import ConfigError
+
+OF_EMBEDDING = ("n_tokens", "n_draws", "at_layer", "min_gene_overlap")
+"""Options that decide a representation."""
+
+
+def add_pretrain(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
+    """Add ``kernomics pretrain`` to the subcommands."""
+    pretrain = commands.add_parser(
+        "pretrain",
+        help="learn to represent cells from counts alone (TxFM)",
+        description="Train a masked autoencoder of counts: a transformer sees a random few genes "
+        "of each cell and reconstructs all. No labels are used in training; with --labels-key the "
+        "representation is scored on held-out cells beside PCA and normalised counts. Writes a run "
+        "directory with the model (model/), its history, curves, results.json and a report "
+        "(report.html).",
+        formatter_class=formatter,
+    )
+    add_data(pretrain)
+    pretrain.add_argument(
+        "--size", default="XXS", choices=("XXS", "XS", "S", "B", "L"),
+        help="XXS and XS for laptops; S, B and L are the paper's",
+    )  # fmt: skip
+    vocabulary = pretrain.add_mutually_exclusive_group()
+    vocabulary.add_argument(
+        "--genes", metavar="FILE", help="the vocabulary, one gene per line (all if not given)"
+    )
+    vocabulary.add_argument(
+        "--n-genes", type=int, metavar="N",
+        help="only the N genes whose log expression varies most over the training cells",
+    )  # fmt: skip
+    pretrain.add_argument(
+        "--min-cells", type=int, default=3, metavar="N",
+        help="leave out genes that fewer training cells have",
+    )  # fmt: skip
+    add_training(
+        pretrain,
+        tokens="genes revealed in training",
+        epochs="100 for XXS and XS, else 200",
+        rate="0.003 for XXS and XS, else 0.001",
+    )
+    pretrain.set_defaults(run=_pretrain)
+
+
+def add_data(command: argparse.ArgumentParser) -> None:
+    """Add what a training reads and where it writes."""
+    cli_options.add_reading(command, several=True, keep_empty=False)
+    command.add_argument("--out", required=True, metavar="DIR", help="the run directory")
+    ending = command.add_mutually_exclusive_group()
+    ending.add_argument("--resume", action="store_true", help="continue the run in --out")
+    ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    command.add_argument(
+        "--labels-key", nargs="+", default=[], metavar="COLUMN",
+        help="obs column(s) of classes to score the representation by; never trained on",
+    )  # fmt: skip
+    cli_options.add_label_kinds(command)
+    command.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
+    command.add_argument(
+        "--score-epochs", action="store_true",
+        help="score by these classes, on the validation cells, at each validation too",
+    )  # fmt: skip
+    command.add_argument(
+        "--split-key", metavar="COLUMN",
+        help="obs column of groups, such as donors, none of which is both trained on and held out",
+    )  # fmt: skip
+
+
+def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: str, rate: str) -> None:
+    """Add how a training goes about it; `tokens`, `epochs` and `rate` say what is the default."""
+    command.add_argument("--n-tokens", type=int, metavar="K", help=tokens)
+    command.add_argument(
+        "--max-epochs",
+        type=int,
+        metavar="N",
+        help=f"passes over the cells ({epochs} if not given)",
+    )
+    command.add_argument("--batch-size", type=int, metavar="N", help="cells per batch")
+    command.add_argument(
+        "--learning-rate", type=float, metavar="RATE",
+        help=f"the cycle's peak ({rate} if not given)",
+    )  # fmt: skip
+    command.add_argument("--seed", type=int, default=0, help="decides everything random")
+    command.add_argument(
+        "--config", metavar="JSON",
+        help="file of settings of TxFMConfig and TrainConfig, such as "
+        '{"loss": "zinb", "precision": "bf16"}, or the config.json of another run; the options of '
+        "this command take precedence",
+    )  # fmt: skip
+    command.add_argument(
+        "--log-dir", metavar="DIR", help="write TensorBoard's event files of the training here"
+    )
+    command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
+    """Add ``kernomics embed`` to the subcommands."""
+    embed = commands.add_parser(
+        "embed",
+        help="represent the cells of a file by a trained model",
+        description="Write each cell's representation by a trained TxFM: into a copy of the data "
+        "(.h5ad: obsm['X_txfm'], varm['txfm_encoder'] and varm['txfm_decoder']), or as a table "
+        "(.csv) or an array (.npy).",
+        formatter_class=formatter,
+    )
+    embed.add_argument("run_or_model", help="a run directory, or a saved model")
+    cli_options.add_reading(embed)
+    embed.add_argument("--out", required=True, metavar="FILE", help=".h5ad, .csv or .npy")
+    embed.add_argument(
+        "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
+    )
+    embed.add_argument(
+        "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
+    )
+    embed.add_argument(
+        "--at-layer",
+        type=int,
+        metavar="I",
+        help="after which block, from 1 (the last if not given)",
+    )
+    embed.add_argument("--batch-size", type=int, metavar="N", help="cells at a time")
+    embed.add_argument(
+        "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
+        help="share of the model's genes that the data must have",
+    )  # fmt: skip
+    embed.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
+    embed.add_argument("--quiet", action="store_true", help="no progress bar")
+    embed.set_defaults(run=_embed)
+
+
+def use_threads(threads: int | None) -> None:
+    """Limit the CPU threads, if asked to."""
+    import torch
+
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"--threads is {threads}: at least 1 is needed")
+        torch.set_num_threads(threads)
+
+
+# -- pretrain --------------------------------------------------------------------------------------
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    from kernomics.models import TxFM, TxFMConfig
+
+    use_threads(args.threads)
+    settings, training = training_settings(args, TxFMConfig.of_size(args.size))
+    genes = None
+    if args.genes is not None:
+        genes = Path(args.genes).read_text(encoding="utf-8").split()
+    cells, split = read_divided(args)
+    model = TxFM(
+        cells, args.size, genes=genes, n_genes=args.n_genes, min_cells=args.min_cells,
+        split=split, seed=args.seed,
+        **settings,
+    )  # fmt: skip
+    run_training(args, model, training)
+
+
+def read_divided(args: argparse.Namespace, model: Any = None) -> tuple[Any, Any]:
+    """Read cells, for a trained model if any, and divide them; with labels a fifth is held out."""
+    cells = cli_options.read_cells(
+        args,
+        model=model,
+        labels_key=args.labels_key,
+        unlabelled_category=args.unlabelled,
+        label_kinds=cli_options.label_kinds(args),
+    )
+    held_out = 0.2 if cells.labels else 0.0
+    return cells, divide(cells, args.split_key, (0.9 - held_out, 0.1, held_out), args.seed)
+
+
+def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any]) -> None:
+    """Train a TxFM in its run directory, and print what it is and what it gave."""
+    from kernomics.workflows.pretrain import run_pretraining
+
+    dataset, split, config = cli_options.data_name(args), model.split, model.config
+    print(f"cells      {model.cells.n_cells:,}   genes {len(model.genes):,}   {dataset}")
+    print(
+        f"split      {split.how}{f' by {split.by}' if split.by else ''}: {len(split.train):,} to "
+        f"train, {len(split.validation):,} to validate, {len(split.test):,} held out"
+    )
+    print(
+        f"model      {config.n_layers} block{'s' * (config.n_layers > 1)}, width "
+        f"{config.d_model}, {config.n_heads} heads; "
+        f"{min(config.n_tokens, len(model.genes)):,} genes revealed"
+    )
+    print(f"library    {model.cells.library_source}")
+    result = run_pretraining(
+        model,
+        args.out,
+        dataset=dataset,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        device=args.device,
+        score_epochs=args.score_epochs,
+        log_dir=args.log_dir,
+        **training,
+    )
+    print(f"seconds    {result.seconds:.1f}")
+    if result.scores is not None:
+        cli_scores.print_scores(result.scores)
+    print(f"model      {Path(args.out) / 'model'}")
+    print(f"report     {result.report}")
+
+
+def divide(cells: Any, key: str | None, fractions: tuple[float, float, float], seed: int) -> Any:
+    """Divide cells by group if a column is named, else within each class, else at random."""
+    from kernomics.models.base import split_cells
+
+    return split_cells(cells, "stratified" if key is None else "group", key, fractions, seed)
+
+
+def training_settings(args: argparse.Namespace, base: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Gather the settings of the model, `base` by default, and of its training."""
+    from kernomics.train.device import usable_device
+
+    usable_device(args.device)
+    cli_options.check_run(args)
+    given = {
+        "n_tokens": args.n_tokens,
+        "max_epochs": args.max_epochs,
+        "batch_size": args.batch_size,
+        "learning_rate": args.learning_rate,
+        "progress": False if args.quiet else None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    return cli_options.settings(args.config, base, given=given)
+
+
+# -- embed -----------------------------------------------------------------------------------------
+
+
+def _embed(args: argparse.Namespace) -> None:
+    import numpy as np
+    import pandas as pd
+
+    from kernomics.data.readers.inputs import anndata_of
+    from kernomics.models import CellEncoder
+
+    use_threads(args.threads)
+    out = Path(args.out)
+    if out.suffix not in (".h5ad", ".csv", ".npy"):
+        raise ConfigError(f"--out is {args.out!r}: its name must end in .h5ad, .csv or .npy")
+    if out.exists() and out.samefile(args.data):
+        raise ConfigError(f"--out is the data file {args.data}: choose another, it stays as it is")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out is {args.out!r}, and there is no folder {str(out.parent)!r}")
+    model = CellEncoder.load(args.run_or_model)
+    cells = cli_options.read_cells(args, model=model)
+    found = model.get_latent_representation(
+        cells,
+        batch_size=args.batch_size,
+        progress=not args.quiet,
+        **{name: getattr(args, name) for name in OF_EMBEDDING},
+    )
+    if out.suffix == ".npy":
+        np.save(out, found)
+    elif out.suffix == ".csv":
+        names = [f"txfm_{i}" for i in range(found.shape[1])]
+        pd.DataFrame(found, index=cells.cell_names.astype(str), columns=names).to_csv(out)
+    else:
+        from kernomics.tl._representations import add_representation
+
+        reading = cli_options.reading(args)
+        adata = anndata_of(args.data, reading.get("modality"))
+        params = {name: getattr(args, name) for name in OF_EMBEDDING}
+        add_representation(adata, model, found, reading, library=cells.library_source, **params)
+        adata.write_h5ad(out)
+    print(f"cells      {len(found):,}   dimensions {found.shape[1]}")
+    print(f"library    {cells.library_source}")
+    print(f"written    {out}")

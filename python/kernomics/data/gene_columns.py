@@ -1,0 +1,119 @@
+"""What the questions about a panel share: finding its genes and reading their counts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from kernomics.data import CellCollection, gene_id_kind
+from kernomics.data.genes import id_mismatch
+from kernomics.errors import DataError
+
+CELLS_AT_A_TIME = 4096
+NAMES_SHOWN = 5
+
+
+def find_genes(
+    genes: str | Sequence[str], known: NDArray[Any], *, allow_missing: bool = False
+) -> tuple[list[str], list[str]]:
+    """Look a list of genes up by exact name.
+
+    Parameters
+    ----------
+    genes
+        Names, each once.
+    known
+        Names of all genes of the data.
+    allow_missing
+        Go on with those that are found, as long as there is one.
+
+    Returns
+    -------
+    found, missing : list of str
+        In the order given.
+
+    Raises
+    ------
+    DataError
+        When the list is empty, names a gene twice, or genes are not in the data; it names them and
+        the closest there are.
+    """
+    names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+    if not names:
+        raise DataError("the list of genes is empty; name at least one")
+    repeated = [name for i, name in enumerate(names) if name in names[:i]]
+    if repeated:
+        raise DataError(
+            f"{len(repeated)} of {len(names)} genes of the list repeat an earlier one, first "
+            f"{repeated[0]!r}; name each gene once"
+        )
+    there = set(known.tolist())
+    missing = [name for name in names if name not in there]
+    found = [name for name in names if name in there]
+    if missing and not (allow_missing and found):
+        remedy = "correct the names"
+        if found:
+            remedy += ", or go on with the other genes: allow_missing=True"
+        raise DataError(
+            f"{len(missing)} of {len(names)} genes are not in the data: "
+            f"{describe_missing(missing, known)}; {remedy}"
+        )
+    return found, missing
+
+
+def describe_missing(missing: Sequence[str], known: NDArray[Any]) -> str:
+    """List genes that were not found, with the names nearest to each."""
+    kinds = gene_id_kind(missing), gene_id_kind(known)
+    if kinds[0] != kinds[1]:
+        listed = ", ".join(repr(name) for name in missing[:NAMES_SHOWN])
+        return f"{listed}{_more(missing)}{id_mismatch('the list has', missing, known)}"
+    by_upper = {str(name).upper(): str(name) for name in known}
+    said = [f"{name!r} ({_nearest(name, by_upper)})" for name in missing[:NAMES_SHOWN]]
+    return ", ".join(said) + _more(missing)
+
+
+def _nearest(name: str, by_upper: Mapping[str, str]) -> str:
+    """Name up to three genes like this one, whatever its case; a shared beginning settles ties."""
+    upper = name.upper()
+    near = difflib.get_close_matches(upper, by_upper, n=12, cutoff=0.5)
+
+    def likeness(other: str) -> tuple[float, int]:
+        ratio = difflib.SequenceMatcher(None, other, upper).ratio()
+        alike = [a == b for a, b in zip(other, upper, strict=False)]
+        return ratio, [*alike, False].index(False)
+
+    best = sorted(near, key=likeness, reverse=True)[: 1 if upper in by_upper else 3]
+    return "closest: " + ", ".join(repr(by_upper[one]) for one in best) if best else "none like it"
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+
+
+def count_blocks(cells: CellCollection, rows: NDArray[np.int64]) -> Iterator[sparse.csr_matrix]:
+    """Read cells in blocks of at most `CELLS_AT_A_TIME`, each CSR float32 [b, n_genes]."""
+    for start in range(0, len(rows), CELLS_AT_A_TIME):
+        batch = cells.batch(rows[start : start + CELLS_AT_A_TIME])
+        yield sparse.csr_matrix(
+            (batch.values.numpy(), batch.indices.numpy(), batch.indptr.numpy()), shape=batch.shape
+        )
+
+
+def counts_of(cells: CellCollection, rows: NDArray[np.int64]) -> sparse.csr_matrix:
+    """Read the counts of all genes, CSR float32 [len(rows), n_genes]."""
+    if not len(rows):
+        return sparse.csr_matrix((0, cells.n_genes), dtype=np.float32)
+    return sparse.vstack(list(count_blocks(cells, rows)), format="csr")
+
+
+def counts_of_genes(
+    cells: CellCollection, genes: Sequence[str], rows: NDArray[np.int64]
+) -> sparse.csr_matrix:
+    """Read the counts of some genes alone, CSR float32 [len(rows), len(genes)]."""
+    view = cells.with_genes(genes, min_gene_overlap=1.0)
+    return sparse.vstack(list(count_blocks(view, rows)), format="csr")

@@ -1,0 +1,1 @@
+"""What cells come in: AnnData, files, stores, and what is no such thing."""

@@ -1,0 +1,316 @@
+"""Where counts come from: matrices in memory, and CSR or dense matrices inside an HDF5 file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from kernomics._warnings import warn
+from kernomics.data.csr import Rows, blocks, dense_rows, gather, rows_of_sparse
+from kernomics.errors import DataError
+
+BLOCK_NONZEROS = 1 << 22
+"""Non-zeros, or entries of a dense matrix, read in one go: some 50 MB."""
+
+
+class Source(Protocol):
+    """Counts [n_cells, n_genes] that can be read by rows."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_cells, n_genes)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the stored values."""
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether rows are read from a file, as they are stored there."""
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Cut all rows into ranges that fit in memory with ease."""
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """Copy the named rows as stored, in the order given."""
+
+
+class CsrSource:
+    """A CSR matrix in memory.
+
+    Parameters
+    ----------
+    rows
+        The matrix; it is read, never written to.
+    n_genes
+        Its columns.
+    """
+
+    on_disk = False
+
+    def __init__(self, rows: Rows, n_genes: int) -> None:
+        self.rows = Rows(rows.indptr.astype(np.int64, copy=False), rows.indices, rows.values)
+        self.shape = (len(rows), n_genes)
+        self.dtype: np.dtype[Any] = rows.values.dtype
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Cut all rows into ranges of a bounded number of non-zeros."""
+        return blocks(self.rows.indptr, BLOCK_NONZEROS)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """Copy the named rows as stored, in the order given."""
+        return gather(self.rows.indptr, self.rows.indices, self.rows.values, rows)
+
+
+class DenseSource:
+    """A dense matrix in memory.
+
+    Parameters
+    ----------
+    matrix
+        [n_cells, n_genes], any numeric type; it is read, never written to.
+    """
+
+    on_disk = False
+
+    def __init__(self, matrix: npt.NDArray[Any]) -> None:
+        self.matrix = matrix
+        self.shape = (matrix.shape[0], matrix.shape[1])
+        self.dtype: np.dtype[Any] = matrix.dtype
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Cut all rows into ranges of a bounded number of entries."""
+        return _row_blocks(self.shape)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """Copy the non-zeros of the named rows, in the order given."""
+        return dense_rows(self.matrix[rows])
+
+
+class H5Source:
+    """A matrix of an h5ad file, of which only the rows asked for are ever read.
+
+    The file is opened on first use and again after pickling, so that the source can be handed to
+    worker processes. A CSR matrix's `indptr` is held in memory (8 bytes per cell).
+
+    Parameters
+    ----------
+    path
+        The file.
+    key
+        Where the matrix is in it: ``"X"`` or ``"layers/counts"``.
+    """
+
+    on_disk = True
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+        self._file: Any = None
+        node = self._node()
+        self.sparse = isinstance(node, h5py.Group)
+        if not self.sparse:
+            self.shape = (int(node.shape[0]), int(node.shape[1]))
+            self.dtype: np.dtype[Any] = node.dtype
+            return
+        n_cells, n_genes = (int(n) for n in _stored_shape(node))
+        self.shape = (n_cells, n_genes)
+        self.dtype = node["data"].dtype
+        self._indptr = node["indptr"][:].astype(np.int64, copy=False)
+
+    def _node(self) -> Any:
+        if self._file is None:
+            self._file = h5py.File(self.path, "r")
+        return self._file[self.key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Cut all rows into ranges of a bounded number of entries."""
+        return blocks(self._indptr, BLOCK_NONZEROS) if self.sparse else _row_blocks(self.shape)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """Read the named rows as stored, in the order given, each at most once from the file.
+
+        Raises
+        ------
+        DataError
+            When the file breaks off.
+        """
+        try:
+            return self._read(rows)
+        except OSError as error:
+            raise DataError(
+                f"'{self.path}' cannot be read at {self.key}: {error}; it is damaged: copy "
+                "or download it again"
+            ) from error
+
+    def _read(self, rows: npt.NDArray[np.int64]) -> Rows:
+        node = self._node()
+        wanted, place = np.unique(rows, return_inverse=True)
+        if self.sparse:
+            found = gather(self._indptr, node["indices"], node["data"], wanted)
+        else:
+            runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
+            parts = [node[run[0] : run[-1] + 1] for run in runs if run.size]
+            found = dense_rows(np.concatenate(parts) if parts else np.empty((0, self.shape[1])))
+        if place.size == wanted.size and bool(np.all(np.diff(place) == 1)):
+            return found
+        return gather(found.indptr, found.indices, found.values, place)
+
+
+class DaskSource:
+    """A dask array, computed block by block.
+
+    Parameters
+    ----------
+    matrix
+        Of dense or scipy sparse blocks [n_cells, n_genes].
+    """
+
+    on_disk = False
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix = matrix
+        self.shape = (int(matrix.shape[0]), int(matrix.shape[1]))
+        self.dtype: np.dtype[Any] = np.dtype(matrix.dtype)
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Cut all rows where the array's own blocks end."""
+        start = 0
+        for n in self.matrix.chunks[0]:
+            if n:
+                yield start, start + int(n)
+            start += int(n)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """Compute the named rows, in the order given."""
+        straight = rows.size > 0 and bool(np.all(np.diff(rows) == 1))
+        wanted = slice(int(rows[0]), int(rows[-1]) + 1) if straight else rows
+        block = self.matrix[wanted].compute()
+        if sparse.issparse(block):
+            return rows_of_sparse(block)
+        return dense_rows(np.asarray(block))
+
+
+class SubsetSource:
+    """Some rows and columns of another source: a view of a backed AnnData, or its genes alone.
+
+    Parameters
+    ----------
+    source
+        What is looked at.
+    rows, columns
+        int64, which cells and genes, in which order; None for all.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        rows: npt.NDArray[np.int64] | None,
+        columns: npt.NDArray[np.int64] | None,
+    ) -> None:
+        self.source, self._rows = source, rows
+        columns = np.arange(source.shape[1]) if columns is None else columns
+        self.shape = (source.shape[0] if rows is None else rows.size, columns.size)
+        self.dtype = source.dtype
+        self.on_disk = source.on_disk
+        self._place = np.full(source.shape[1], -1, dtype=np.int64)
+        self._place[columns] = np.arange(columns.size)
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Cut all rows into ranges of a bounded number of entries."""
+        if self._rows is None:
+            return self.source.blocks()
+        return _row_blocks((self.shape[0], self.source.shape[1]))
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """Read the named rows, in the order given, and keep the columns."""
+        found = self.source.read(rows if self._rows is None else self._rows[rows])
+        column = self._place[found.indices]
+        kept = column >= 0
+        before = np.concatenate(([0], np.cumsum(kept)))
+        return Rows(before[found.indptr], column[kept], found.values[kept])
+
+
+def _row_blocks(shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    step = max(1, BLOCK_NONZEROS // max(shape[1], 1))
+    for start in range(0, shape[0], step):
+        yield start, min(start + step, shape[0])
+
+
+def memory_source(matrix: Any, where: str) -> Source:
+    """Wrap a matrix in memory, converting what cannot be read by rows.
+
+    Parameters
+    ----------
+    matrix
+        numpy array, scipy sparse matrix or array, dask array, or an AnnData view of one.
+    where
+        What to call it in messages: ``"X"`` or ``"layer 'counts'"``.
+    """
+    if hasattr(matrix, "__dask_graph__"):
+        _require_numeric(np.dtype(matrix.dtype), where)
+        return DaskSource(matrix)
+    if hasattr(matrix, "to_memory"):  # a sparse matrix of a file or zarr store, opened by anndata
+        matrix = matrix.to_memory()
+    if sparse.issparse(matrix):
+        if matrix.format != "csr":
+            _warn_converted(matrix.format, where)
+        _require_numeric(matrix.dtype, where)
+        return CsrSource(rows_of_sparse(matrix), matrix.shape[1])
+    dense = np.asarray(matrix)
+    if dense.ndim != 2:
+        raise DataError(f"{where} is a {type(matrix).__name__}, not a matrix of cells by genes")
+    _require_numeric(dense.dtype, where)
+    return DenseSource(dense)
+
+
+def h5_source(path: Path, key: str, where: str) -> Source:
+    """Open a matrix of an h5ad file for reading by rows.
+
+    A matrix stored by columns (CSC) cannot be read by rows: it is read whole and converted, and a
+    warning says so.
+    """
+    with h5py.File(path, "r") as file:
+        node = file[key]
+        encoding = node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "array"))
+        if isinstance(encoding, bytes):
+            encoding = encoding.decode()
+        if "csc" in encoding:
+            _warn_converted("csc", where)
+            parts = (node["data"][:], node["indices"][:], node["indptr"][:])
+            matrix = sparse.csc_matrix(parts, shape=tuple(_stored_shape(node))).tocsr()
+            return memory_source(matrix, where)
+        stored = node["data"] if isinstance(node, h5py.Group) else node
+        _require_numeric(stored.dtype, where)
+    return H5Source(path, key)
+
+
+def _stored_shape(node: Any) -> Any:
+    """Return the shape of a sparse matrix in a file; before anndata 0.7 by another name."""
+    return node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"]
+
+
+def _require_numeric(dtype: np.dtype[Any], where: str) -> None:
+    if dtype.kind not in "buif":
+        raise DataError(f"{where} holds {dtype} values; counts must be integers or floats")
+
+
+def _warn_converted(form: str, where: str) -> None:
+    warn(
+        f"{where} is stored as {form.upper()}, which cannot be read cell by cell; it is converted "
+        "to CSR in a copy (store it with .tocsr() to save time and memory)"
+    )

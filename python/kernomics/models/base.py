@@ -1,0 +1,163 @@
+"""What every model is made of before it is trained: its cells, their division and a seed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kernomics._arguments import shown, words_of
+from kernomics.data import CellCollection, Labels, Split, make_split
+from kernomics.data.labels import column
+from kernomics.data.readers.inputs import ReadOptions, given_options, obs_columns
+from kernomics.data.splits import How
+from kernomics.errors import ConfigError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def checked_seed(seed: int) -> int:
+    """Return a seed as a plain integer, if it is one of 64 bits."""
+    try:
+        return int(np.int64(operator.index(seed)))
+    except (TypeError, OverflowError):
+        raise ConfigError(f"seed is {seed!r}: it must be an integer of 64 bits") from None
+
+
+def checked_integer(name: str, value: Any, least: int = 1) -> int:
+    """Return a parameter as a plain integer, if it is one and not below `least`."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} is {value!r}: it must be an integer") from None
+    if number < least:
+        raise ConfigError(f"{name} is {number}: at least {least} is needed")
+    return number
+
+
+def checked_names(names: str | Iterable[str]) -> list[str]:
+    """Return names of genes as a list; a single one may come by itself."""
+    return [names] if isinstance(names, str) else [str(name) for name in names]
+
+
+def as_collection(
+    adata: AnnData | str | Path | CellCollection,
+    reading: ReadOptions,
+    *,
+    labels_key: str | Sequence[str] | None = None,
+    **more: Any,
+) -> CellCollection:
+    """Read cells, or take a collection as it is.
+
+    Parameters
+    ----------
+    adata
+        AnnData, path of an ``.h5ad`` file, or a collection.
+    reading
+        How to read an AnnData.
+    labels_key
+        obs column or columns to learn, or names of labels that a collection has; None for all of a
+        collection's.
+    **more
+        Further arguments of `CellCollection.from_anndata`; None for what was not asked for.
+
+    Raises
+    ------
+    ConfigError
+        When a collection comes with options of reading, or lacks a label.
+    """
+    if not isinstance(adata, CellCollection):
+        return CellCollection.from_anndata(adata, labels_key=labels_key, **reading, **more)
+    given = list(given_options({**reading, **more}))
+    if given:
+        raise ConfigError(
+            f"{given[0]} was given beside a CellCollection, which has been read already; "
+            "pass it to CellCollection.from_anndata"
+        )
+    if labels_key is None:
+        return adata
+    keys = words_of("labels_key", labels_key)
+    if keys == list(adata.labels):
+        return adata
+    for key in keys:
+        if key not in adata.labels:
+            raise ConfigError(
+                f"labels_key names {key!r}, and the CellCollection was read with "
+                f"{', '.join(map(repr, adata.labels)) or 'no labels'}; read it with "
+                f"CellCollection.from_anndata(…, labels_key={keys!r})"
+            )
+    return adata.with_labels({key: adata.labels[key] for key in keys})
+
+
+def same_library_key(
+    adata: AnnData | str | Path | CellCollection, known: Mapping[str, Any], reading: ReadOptions
+) -> ReadOptions:
+    """Add the obs column of library sizes that a model was trained with, if the data have it.
+
+    Parameters
+    ----------
+    adata
+        What is to be read; a collection has been read already.
+    known
+        The `LibraryRule.description` that the model keeps.
+    reading
+        How to read it; a `library_key` there stays.
+    """
+    key = known.get("key")
+    if key is None or isinstance(adata, CellCollection) or reading.get("library_key") is not None:
+        return reading
+    if key not in obs_columns(adata, reading.get("modality")):
+        return reading
+    return {**reading, "library_key": key}
+
+
+def split_cells(
+    cells: CellCollection,
+    split: How | Split,
+    key: str | None,
+    fractions: tuple[float, float, float],
+    seed: int,
+) -> Split:
+    """Divide the cells as asked for, or check the division given.
+
+    Groups are divided so that every class of the labels stays in training, where that can be.
+    """
+    if not isinstance(split, Split | str):
+        raise ConfigError(f"split is {shown(split)}: the name of a way to split, or a Split")
+    if isinstance(split, Split):
+        rows = np.concatenate([split.train, split.validation, split.test])
+        if rows.size and not 0 <= rows.min() <= rows.max() < cells.n_cells:
+            raise ConfigError(
+                f"the split names rows {rows.min():,} … {rows.max():,}, but there are "
+                f"{cells.n_cells:,} cells: was it made for other data?"
+            )
+        return split
+    labels = next((v for v in cells.labels.values() if v.kind == "categorical"), None)
+    if split == "stratified" and labels is None:
+        split = "random"
+    groups, keep = None, []
+    if split == "group":
+        if key is None:
+            raise ConfigError("split='group' needs split_key, the obs column of the groups")
+        groups = Labels.from_series(column(cells.obs, key), key, kind="categorical")
+        keep = [label for name, label in cells.labels.items() if name != key]
+    elif key is not None:
+        raise ConfigError(
+            f"split_key is {key!r}, but split={split!r} uses no groups; "
+            "keep the groups whole with split='group', or leave split_key out"
+        )
+    return make_split(
+        cells.n_cells,
+        how=split,
+        fractions=fractions,
+        labels=labels if split == "stratified" else None,
+        groups=groups,
+        keep=keep,
+        seed=seed,
+    )

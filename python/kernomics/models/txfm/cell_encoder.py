@@ -1,0 +1,342 @@
+"""CellEncoder: a trained TxFM, which turns counts into representations and expression."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from tqdm.auto import tqdm
+
+from kernomics._arguments import checked
+from kernomics.data import CellCollection, Cells
+from kernomics.data.collection import require_empty_cells
+from kernomics.data.readers.inputs import ReadOptions
+from kernomics.errors import ConfigError, DataError, closest
+from kernomics.models.base import as_collection, checked_integer, checked_names, same_library_key
+from kernomics.models.loading import read_saved
+from kernomics.models.txfm.config import TxFMConfig
+from kernomics.models.txfm.input import KnownCells
+from kernomics.models.txfm.module import Tokens, TxFMModule
+from kernomics.nn import drawing_from
+from kernomics.train import save_model_dir
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+FORMAT = "kernomics txfm 1"
+NUMBERS_AT_A_TIME = 2**23
+"""Token entries (cells × tokens × width) of a batch at inference: 32 MB a layer's activations."""
+
+
+class CellEncoder:
+    """A trained TxFM.
+
+    Made by `TxFM.train` or `CellEncoder.load`.
+
+    Attributes
+    ----------
+    module : TxFMModule
+        The network.
+    genes : numpy.ndarray
+        The vocabulary, object array of str [G].
+    info : dict
+        How it came about: training settings, seed, version, cells.
+    """
+
+    @checked
+    def __init__(self, module: TxFMModule, genes: Sequence[str], info: Mapping[str, Any]) -> None:
+        self.module = module.eval()
+        self.genes = np.array([str(gene) for gene in genes], dtype=object)
+        self.info = dict(info)
+
+    def __repr__(self) -> str:
+        config = self.config
+        blocks = f"{config.n_layers} block{'s' * (config.n_layers > 1)}"
+        return f"TxFM of {blocks}, width {config.d_model}, {len(self.genes):,} genes"
+
+    @property
+    def config(self) -> TxFMConfig:
+        """The settings of the network."""
+        return self.module.config
+
+    # -- inference -------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    @checked
+    def get_latent_representation(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        rows: ArrayLike | None = None,
+        n_tokens: int | None = None,
+        n_draws: int = 1,
+        at_layer: int | None = None,
+        batch_size: int | None = None,
+        min_gene_overlap: float = 0.8,
+        progress: bool = False,
+        **reading: Unpack[ReadOptions],
+    ) -> NDArray[np.float32]:
+        """Return each cell's CLS token after the last block.
+
+        Parameters
+        ----------
+        adata
+            AnnData, path of an ``.h5ad`` file of any size, or a collection; not modified. Its
+            genes are matched by name; those of the vocabulary that it lacks are not revealed.
+        rows
+            Which cells, int [n] in any order, or bool with one value per cell; all by default.
+        n_tokens
+            How many genes to reveal, chosen by the seed and the cell's name, wherever the cell
+            stands and whatever file it is in; cells of equal names get equal choices. None for
+            all, whose time grows with their square; as many as a cell has, or more, are all too.
+        n_draws
+            With `n_tokens`, how many choices of genes to average over.
+        at_layer
+            After which block, from 1; the last by default.
+        batch_size
+            Cells at a time; by default what keeps a layer's activations near 32 MB.
+        min_gene_overlap
+            The share of the vocabulary that the data must have.
+        progress
+            Whether to show a progress bar.
+        **reading
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
+            ``layer="counts"``. `library_key` is by default that of the training, where the data
+            have it. `empty_cells` is about cells that have no count of the vocabulary:
+            ``"keep"`` represents them, all alike. It may come with a collection too; one read with
+            ``"keep"`` keeps them in either case.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 [n, d]. The same for any batch size up to float rounding.
+
+        Raises
+        ------
+        DataError
+            When too few genes match, the counts are none, `rows` are no cells, or a cell has no
+            count of the vocabulary.
+        ConfigError
+            When a number makes no sense.
+        """
+        n_draws = checked_integer("n_draws", n_draws)
+        if at_layer is not None:
+            at_layer = self.checked_layer(at_layer)
+        parts = [np.empty((0, self.config.d_model), np.float32)]
+        for cells in self._batches(
+            adata, reading, rows, n_tokens, batch_size, min_gene_overlap, progress
+        ):
+            draws = self._draws(cells, n_tokens, n_draws)
+            found = [self.module.encode(*tokens, at_layer=at_layer) for tokens in draws]
+            parts.append(torch.stack(found).mean(0).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    @checked
+    def get_layer_representations(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        rows: ArrayLike | None = None,
+        n_tokens: int | None = None,
+        n_draws: int = 1,
+        batch_size: int | None = None,
+        min_gene_overlap: float = 0.8,
+        progress: bool = False,
+        **reading: Unpack[ReadOptions],
+    ) -> list[NDArray[np.float32]]:
+        """Return each cell's CLS token after each block, from one pass through the network.
+
+        The parameters are those of `get_latent_representation`.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            float32 [n, d] for each block; the last is what `get_latent_representation` returns.
+        """
+        n_draws = checked_integer("n_draws", n_draws)
+        parts = [np.empty((self.config.n_layers, 0, self.config.d_model), np.float32)]
+        for cells in self._batches(
+            adata, reading, rows, n_tokens, batch_size, min_gene_overlap, progress
+        ):
+            draws = self._draws(cells, n_tokens, n_draws)
+            found = [torch.stack(self.module.encode_layers(*tokens)) for tokens in draws]
+            parts.append(torch.stack(found).mean(0).float().cpu().numpy())
+        return list(np.concatenate(parts, axis=1))
+
+    @torch.inference_mode()
+    @checked
+    def get_normalized_expression(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        rows: ArrayLike | None = None,
+        genes: str | Sequence[str] | None = None,
+        n_tokens: int | None = None,
+        batch_size: int | None = None,
+        min_gene_overlap: float = 0.8,
+        progress: bool = False,
+        **reading: Unpack[ReadOptions],
+    ) -> NDArray[np.float32]:
+        """Return the reconstructed expression x̂ = log(1 + L·rate), float32 [n, genes].
+
+        The rate is the count to expect as a share of the cell's counts, whatever the loss; of a
+        zero-inflated one after the loss of counts.
+
+        Parameters
+        ----------
+        genes
+            Which genes of the vocabulary, by name, or the name of one; all by default.
+
+        The other parameters are those of `get_latent_representation`.
+        """
+        columns = np.arange(len(self.genes)) if genes is None else self._columns(genes)
+        parts = [np.empty((0, len(columns)), np.float32)]
+        for cells in self._batches(
+            adata, reading, rows, n_tokens, batch_size, min_gene_overlap, progress
+        ):
+            for tokens in self._draws(cells, n_tokens, 1):
+                hidden = self.module.decoder.hidden(self.module.encode(*tokens))
+                wanted = slice(None) if genes is None else columns
+                found = self.module.expression(hidden, cells.observed, wanted)
+                parts.append(found.float().cpu().numpy())
+        return np.concatenate(parts)
+
+    @checked
+    def get_gene_embeddings(
+        self, which: Literal["encoder", "decoder"] = "encoder"
+    ) -> NDArray[np.float32]:
+        """Return the encoder's token of each gene [G, d − 1], or the decoder's weights [G, d]."""
+        if which not in ("encoder", "decoder"):
+            raise ConfigError(f"which is {which!r}: it must be 'encoder' or 'decoder'")
+        tensor = (
+            self.module.embedding.gene_embeddings
+            if which == "encoder"
+            else self.module.decoder.genes.weight
+        )
+        return tensor.detach().float().cpu().numpy().copy()
+
+    def read(
+        self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
+    ) -> CellCollection:
+        """Read cells with library sizes like those of the training, where the data have them.
+
+        The parameters are those of `get_latent_representation`.
+        """
+        how = same_library_key(adata, self.info.get("library", {}), reading)
+        if isinstance(adata, CellCollection):  # whose cells without counts are told of elsewhere
+            require_empty_cells(how.pop("empty_cells", "error"))
+        return as_collection(adata, how)
+
+    def checked_layer(self, at_layer: int) -> int:
+        """Return the number of a block, from 1, if this model has it.
+
+        Raises
+        ------
+        ConfigError
+            When it has not.
+        """
+        number, blocks = checked_integer("at_layer", at_layer, -1), self.config.n_layers
+        if not 1 <= number <= blocks:
+            raise ConfigError(f"at_layer is {number}: this model has blocks 1 to {blocks}")
+        return number
+
+    def _columns(self, genes: str | Sequence[str]) -> NDArray[np.int64]:
+        names = checked_names(genes)
+        if not names:
+            raise DataError("genes names no genes: leave it out for all, or name some")
+        columns: NDArray[np.int64] = pd.Index(self.genes).get_indexer(pd.Index(names))
+        absent = [gene for gene, column in zip(names, columns, strict=True) if column < 0]
+        if absent:
+            raise DataError(
+                f"{len(absent):,} of the {len(names):,} genes asked for are not among the model's "
+                f"{len(self.genes):,}, first {absent[0]!r}; {closest(absent[0], self.genes)}"
+            )
+        return columns
+
+    def _batches(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        reading: ReadOptions,
+        rows: ArrayLike | None,
+        n_tokens: int | None,
+        batch_size: int | None,
+        min_gene_overlap: float,
+        progress: bool,
+    ) -> Iterator[Cells]:
+        """Read cells over the vocabulary; their `cell_ids` are keys of their names."""
+        if n_tokens is not None:
+            n_tokens = checked_integer("n_tokens", n_tokens)
+        if batch_size is not None:
+            batch_size = checked_integer("batch_size", batch_size)
+        collection = self.read(adata, **reading)
+        known = KnownCells.of(
+            collection,
+            self.genes,
+            rows=rows,
+            min_gene_overlap=min_gene_overlap,
+            empty_cells=reading.get("empty_cells", "error"),
+        )
+        collection.library_rule.tell(self.info.get("library"))
+        length = known.most_genes if n_tokens is None else min(n_tokens, known.most_genes)
+        size = batch_size or max(1, NUMBERS_AT_A_TIME // ((length + 1) * self.config.d_model))
+        device = next(self.module.parameters()).device
+        with tqdm(total=len(known.rows), unit="cell", desc="cells", disable=not progress) as bar:
+            for cells in known.batches(size):
+                yield cells.to(device)
+                bar.update(len(cells))
+
+    def _draws(self, cells: Cells, n_tokens: int | None, n_draws: int) -> Iterator[Tokens]:
+        """Reveal genes several times, or once where all are revealed."""
+        for draw in range(1 if self.module.revealed(cells, n_tokens) is None else n_draws):
+            yield self.module.tokens(cells, n_tokens, -1 - draw)
+
+    # -- saving ----------------------------------------------------------------------------------
+
+    @checked
+    def save(self, path: str | Path) -> None:
+        """Save as ``model.safetensors`` and ``model.json``, readable without kernomics.
+
+        Parameters
+        ----------
+        path
+            A directory: new, empty, or one that holds a saved model, which is then replaced.
+
+        Raises
+        ------
+        CheckpointError
+            If the directory holds something else or cannot be written.
+        """
+        save_model_dir(
+            path,
+            dict(self.module.state_dict()),
+            {
+                "format": FORMAT,
+                "genes": self.genes.tolist(),
+                "config": dataclasses.asdict(self.config),
+                "seed": self.module.seed,
+                "info": self.info,
+            },
+        )
+
+    @classmethod
+    @checked
+    def load(cls, path: str | Path) -> CellEncoder:
+        """Load what `save` wrote, or the ``model`` of a run directory.
+
+        Raises
+        ------
+        CheckpointError
+            If there is none, it is damaged, or it is no TxFM.
+        """
+        tensors, meta = read_saved(path, FORMAT)
+        with drawing_from(0):  # overwritten at once, but the caller's generator must stay
+            module = TxFMModule(len(meta["genes"]), TxFMConfig(**meta["config"]), meta["seed"])
+        module.load_state_dict(tensors)
+        return cls(module, meta["genes"], meta["info"])

@@ -1,0 +1,85 @@
+"""What a trained TxFM takes cells from: over its genes, and fit to be represented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from kernomics.data import CellCollection, Cells
+from kernomics.data.checks import named_cells
+from kernomics.data.collection import EmptyCells
+from kernomics.data.rng import keys_of_names
+from kernomics.data.row_numbers import row_numbers
+from kernomics.errors import DataError
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class KnownCells:
+    """Cells over a model's genes.
+
+    Attributes
+    ----------
+    view
+        All cells.
+    rows
+        int64 [n], those to read.
+    """
+
+    view: CellCollection
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        cells: CellCollection,
+        genes: NDArray[Any],
+        *,
+        rows: ArrayLike | None,
+        min_gene_overlap: float,
+        empty_cells: EmptyCells,
+    ) -> KnownCells:
+        """Take cells, for parameters as of `CellEncoder.get_latent_representation`."""
+        wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
+        view = cells.with_genes(genes, min_gene_overlap, absent="unobserved")
+        if "keep" not in (empty_cells, cells.empty_cells):
+            _require_counts(view, wanted)
+        return cls(view, wanted)
+
+    @property
+    def most_genes(self) -> int:
+        """How many of the genes a cell has observed at most."""
+        observed = self.view.observed
+        return self.view.n_genes if observed is None else observed.largest
+
+    def batches(self, size: int) -> Iterator[Cells]:
+        """Read the cells in their order; `cell_ids` are the keys of their names."""
+        for start in range(0, len(self.rows), size):
+            part = self.rows[start : start + size]
+            keys = keys_of_names(self.view.cell_names[part])
+            yield replace(self.view.batch(part), cell_ids=torch.from_numpy(keys))
+
+
+def _require_counts(view: CellCollection, rows: NDArray[np.int64]) -> None:
+    """Refuse cells of which the model sees zeros alone, before anything takes time."""
+    found, wanted = [], np.unique(rows)
+    for start, stop in view.blocks():
+        some = wanted[slice(*np.searchsorted(wanted, [start, stop]))]
+        if some.size:
+            found.append(some[(view.batch(some).indptr.diff() == 0).numpy()])
+    empty = np.concatenate([*found, np.empty(0, np.int64)])
+    if empty.size:
+        raise DataError(
+            f"{empty.size:,} of {wanted.size:,} cells have no count of the model's "
+            f"{view.n_genes:,} genes, first "
+            f"{named_cells(empty.tolist(), view.cell_names, empty.size)}: nothing tells them "
+            "apart; remove them (those whose counts of model.genes add up to 0), or have them all "
+            "alike with empty_cells='keep', here or in CellCollection.from_anndata"
+        )

@@ -1,0 +1,403 @@
+"""TxFM: a masked autoencoder of counts whose CLS token represents a cell (arXiv 2605.31562)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from kernomics._arguments import checked
+from kernomics._version import __version__
+from kernomics.data import CellCollection, Sampler, Split
+from kernomics.data.readers.inputs import divided_options
+from kernomics.errors import ConfigError
+from kernomics.models.base import as_collection, checked_seed
+from kernomics.models.options import TxFMOptions
+from kernomics.models.txfm.cell_encoder import CellEncoder
+from kernomics.models.txfm.config import TxFMConfig
+from kernomics.models.txfm.finetune import Pretrained, fine_tuned_config, fine_tuning
+from kernomics.models.txfm.initialization import CELLS_AT_A_TIME, start_from
+from kernomics.models.txfm.module import TxFMModule
+from kernomics.models.txfm.vocabulary import (
+    default_tokens,
+    default_training,
+    divide,
+    over_vocabulary,
+    require_counts,
+    require_masked,
+    warn_of_unseen,
+)
+from kernomics.nn import drawing_from
+from kernomics.train import History, fit, opened, override
+from kernomics.train.device import require_precision, usable_device
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+VALIDATION_DRAW = -1
+
+
+class TxFM:
+    """Learn to represent cells by reconstructing all genes from a random few.
+
+    Parameters
+    ----------
+    adata
+        AnnData, path of an ``.h5ad`` file, or a `CellCollection`. Never modified.
+    size
+        ``"XXS"`` or ``"XS"`` (ours, for laptops and some thousand cells), ``"S"``, ``"B"`` or
+        ``"L"`` (the paper's, for a GPU and many); see `TxFMConfig`.
+    genes
+        The vocabulary, by name; by default every gene that `min_cells` training cells have.
+    n_genes
+        Instead, how many: those whose log expression varies most over the training cells.
+    min_cells
+        How many training cells must have a gene. (Paper: 1,000 of 1.4 million.)
+    validation
+        Share of the cells, or of the groups, to validate on.
+    split_key
+        obs column of groups, such as donors or batches, none of which is on both sides.
+    split
+        A division made already, instead of the two before.
+    seed
+        Of the division, the initial weights, the order of the cells and the masks.
+    config
+        Settings.
+    **options
+        How to read the cells, as in `kernomics.data.ReadOptions`: `layer`, `use_raw`, `gene_names`,
+        `library_key`, `allow_fractions`, `empty_cells`, `modality`, `all_features`; and single
+        settings of `TxFMConfig`, which take precedence over `config` or `size`.
+
+    Attributes
+    ----------
+    genes : numpy.ndarray
+        The vocabulary.
+    history : History
+        One record per epoch and validation.
+    encoder : CellEncoder
+        The trained model.
+    start : Pretrained or None
+        What the training begins with; see `from_pretrained`.
+
+    Raises
+    ------
+    DataError, ConfigError
+        Naming what was found, where, how many and the remedy.
+    """
+
+    @checked
+    def __init__(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        size: str = "XXS",
+        *,
+        genes: str | Sequence[str] | None = None,
+        n_genes: int | None = None,
+        min_cells: int = 1,
+        validation: float = 0.1,
+        split_key: str | None = None,
+        split: Split | None = None,
+        seed: int = 0,
+        config: TxFMConfig | None = None,
+        **options: Unpack[TxFMOptions],
+    ) -> None:
+        reading, settings = divided_options(options)
+        self.config = (
+            TxFMConfig.of_size(size, **settings) if config is None else override(config, **settings)
+        )
+        self.seed = checked_seed(seed)
+        collection = as_collection(adata, reading)
+        collection.library_rule.tell()
+        self.split = divide(collection, split, validation, split_key, self.seed)
+        require_counts(collection, self.split)
+        self.cells = over_vocabulary(collection, self.split.train, genes, n_genes, min_cells)
+        self.genes: NDArray[Any] = self.cells.genes
+        if config is None and "n_tokens" not in settings:
+            self.config = override(
+                self.config, n_tokens=default_tokens(self.cells, self.config.n_tokens)
+            )
+        require_masked(self.cells, self.config.n_tokens)
+        self.start: Pretrained | None = None
+        self.training = default_training(len(self.split.train), self.config.d_model)
+        self.history = History()
+        self.module: TxFMModule | None = None
+        self.encoder: CellEncoder | None = None
+
+    def __repr__(self) -> str:
+        state = "untrained" if self.encoder is None else "trained"
+        return f"{state} TxFM, width {self.config.d_model}, {len(self.genes):,} genes"
+
+    @classmethod
+    @checked
+    def from_pretrained(
+        cls,
+        model: CellEncoder | TxFM | str | Path,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        new_genes: int = 0,
+        min_cells: int = 3,
+        min_gene_overlap: float = 0.5,
+        validation: float = 0.1,
+        split_key: str | None = None,
+        split: Split | None = None,
+        seed: int = 0,
+        **options: Unpack[TxFMOptions],
+    ) -> TxFM:
+        """Return a TxFM whose `train` begins with the weights of a trained one: fine-tuning.
+
+        Its vocabulary are the model's genes that the data have, in the model's order, then as many
+        genes as asked for that are new to the model. What is copied and how a new gene begins is
+        said at `Pretrained`; by what settings it trains at `fine_tuning`.
+
+        Parameters
+        ----------
+        model
+            A trained TxFM, a run directory or a saved model. Never modified.
+        adata
+            The cells to fine-tune on, as for `TxFM`. Genes are matched by name.
+        new_genes
+            How many genes to add that the model does not know: those whose log expression varies
+            most over the training cells. (Ours: none.) `n_tokens` grows with them, so that as many
+            known genes are revealed as before.
+        min_cells
+            How many training cells must have a new gene. (Ours: 3.)
+        min_gene_overlap
+            The share of the genes that must be known, of the model's genes or of those that the
+            data would bring, whichever are fewer. (Ours.)
+        validation, split_key, split, seed
+            As for `TxFM`.
+        **options
+            How to read the cells, as for `TxFM`; and settings of `TxFMConfig` on masks and loss.
+            Those of the network stay the model's.
+
+        Raises
+        ------
+        DataError
+            When too few genes are known, with the likely cause; and as `TxFM`.
+        ConfigError
+            When a setting of the network is to change, or there are fewer new genes.
+        CheckpointError
+            When there is no model at a path.
+
+        Warns
+        -----
+        UserWarning
+            When fewer than 80 % of those genes are known.
+        """
+        encoder = model.trained if isinstance(model, TxFM) else model
+        if not isinstance(encoder, CellEncoder):
+            encoder = CellEncoder.load(encoder)
+        reading, settings = divided_options(options)
+        config = fine_tuned_config(encoder.config, **settings)
+        cells = encoder.read(adata, **reading)
+        split = divide(cells, split, validation, split_key, checked_seed(seed))
+        start = Pretrained.match(
+            encoder,
+            cells,
+            split.train,
+            new_genes=new_genes,
+            min_cells=min_cells,
+            min_gene_overlap=min_gene_overlap,
+        )
+        if "n_tokens" not in settings:
+            config = override(config, n_tokens=start.n_tokens)
+        made = cls(cells, genes=start.genes, split=split, seed=seed, config=config)
+        made.start, made.training = start, fine_tuning(split, made.config.d_model)
+        return made
+
+    # -- training --------------------------------------------------------------------------------
+
+    @checked
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        run_dir: str | Path | None = None,
+        resume: bool = False,
+        device: str | torch.device = "cpu",
+        loggers: Sequence[Any] = (),
+        log_dir: str | Path | None = None,
+        figures: Callable[[CellEncoder], Mapping[str, float]] | None = None,
+        **overrides: Any,
+    ) -> TxFM:
+        """Train; afterwards `encoder` is there.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the training cells; by default 100 up to a width of 128 and 200 beyond, or
+            50 from a trained model.
+        run_dir
+            Where to keep checkpoints and history.
+        resume
+            Continue the run in `run_dir`; the result is the same as had it never stopped. Where
+            there is none, that is an error.
+        device
+            Where to train, ``"cpu"`` or ``"cuda"``.
+        loggers, log_dir
+            What else takes the records of the history; see `kernomics.train.opened`.
+        figures
+            Called at each validation with the model as it is then; what it returns stands beside
+            the validation's loss in the history, and `monitor` may name it.
+        **overrides
+            Settings of :class:`kernomics.train.TrainConfig`. Without `weight_decay` it is the
+            paper's, 1/(learning rate · steps), or that by which the model at the start was trained.
+        """
+        device = usable_device(device)
+        if max_epochs is not None:
+            overrides["max_epochs"] = max_epochs
+        self.configure(**overrides)
+        require_precision(device, self.training.precision)
+        sampler = self._sampler()
+        with drawing_from(self.seed):
+            self.module = self._module().to(device)
+        module = self.module
+        self.history = fit(
+            module,
+            sampler,
+            self.cells.batch,
+            self.training,
+            run_dir=run_dir,
+            resume=resume,
+            loggers=opened(loggers, log_dir),
+            validate=self._validation(module, figures),
+            optimizer_factory=self._optimizer,
+        )
+        self.encoder = CellEncoder(module.cpu(), self.genes.tolist(), self._info())
+        return self
+
+    def configure(self, **overrides: Any) -> None:
+        """Change settings of the training, and with them the weight decay that follows from them.
+
+        Parameters
+        ----------
+        **overrides
+            Settings of :class:`kernomics.train.TrainConfig`.
+        """
+        overrides.setdefault("seed", self.seed)
+        self.training = override(self.training, **overrides)
+        if "weight_decay" not in overrides:
+            steps = self.training.max_epochs * math.ceil(
+                self._sampler().n_batches / self.training.accumulate
+            )
+            decay = 1 / (self.training.learning_rate * max(1, steps))
+            if self.start is not None:
+                decay = self.start.weight_decay
+            self.training = override(self.training, weight_decay=decay)
+
+    def _sampler(self) -> Sampler:
+        # In runs of 64 cells wherever these are, so that a file gives the same batches as memory.
+        return Sampler(self.split.train, self.training.batch_size, self.seed, block_size=64)
+
+    def _module(self) -> TxFMModule:
+        module = TxFMModule(len(self.genes), self.config, self.seed)
+        detected = start_from(module, self.cells, self.split.train)
+        known = 0
+        if self.start is not None:
+            self.start.apply(module)
+            known = len(self.start.kept)
+        warn_of_unseen(self.genes, known, detected.numpy())
+        return module
+
+    def _optimizer(self, module: nn.Module) -> Optimizer:
+        """AdamW as in the paper; vectors (norms, biases, scales) do not decay (ours)."""
+        matrices = [p for p in module.parameters() if p.dim() > 1]
+        vectors = [p for p in module.parameters() if p.dim() <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return AdamW(
+            groups,
+            lr=self.training.learning_rate,
+            eps=1e-6,
+            weight_decay=self.training.weight_decay,
+        )
+
+    def _validation(
+        self, module: TxFMModule, figures: Callable[[CellEncoder], Mapping[str, float]] | None
+    ) -> Callable[[], dict[str, float]] | None:
+        if figures is None and not len(self.split.validation):
+            return None
+
+        def validate() -> dict[str, float]:
+            found = self._validate(module) if len(self.split.validation) else {}
+            if figures is not None:
+                found |= figures(CellEncoder(module, self.genes.tolist(), self._info()))
+            return found
+
+        return validate
+
+    def _validate(self, module: TxFMModule) -> dict[str, float]:
+        rows, device = self.split.validation, next(module.parameters()).device
+        total = 0.0
+        for start in range(0, len(rows), CELLS_AT_A_TIME):
+            cells = self.cells.batch(rows[start : start + CELLS_AT_A_TIME]).to(device)
+            total += float(module.reconstruction_loss(cells, VALIDATION_DRAW)) * len(cells)
+        return {"loss": total / len(rows)}
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "training": dataclasses.asdict(self.training),
+            "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
+            "trained_on": {"cells": len(self.split.train), "genes": len(self.genes)},
+            "library": self.cells.library_rule.description,
+            **({} if self.start is None else {"fine_tuned_from": self.start.description}),
+        }
+
+    # -- afterwards ------------------------------------------------------------------------------
+
+    @property
+    def trained(self) -> CellEncoder:
+        """The trained model.
+
+        Raises
+        ------
+        ConfigError
+            Before `train`.
+        """
+        if self.encoder is None:
+            raise ConfigError("there is no model yet; call train() first")
+        return self.encoder
+
+    @checked
+    def get_latent_representation(
+        self, adata: AnnData | str | Path | CellCollection | None = None, **options: Any
+    ) -> NDArray[np.float32]:
+        """Represent cells, by default those trained on; see `CellEncoder`."""
+        return self.trained.get_latent_representation(
+            self.cells if adata is None else adata, **options
+        )
+
+    @checked
+    def get_normalized_expression(
+        self, adata: AnnData | str | Path | CellCollection | None = None, **options: Any
+    ) -> NDArray[np.float32]:
+        """Reconstruct expression, by default of the cells trained on; see `CellEncoder`."""
+        return self.trained.get_normalized_expression(
+            self.cells if adata is None else adata, **options
+        )
+
+    def get_gene_embeddings(self, *args: Any) -> NDArray[np.float32]:
+        """Return what the model knows of each gene; see `CellEncoder`."""
+        return self.trained.get_gene_embeddings(*args)
+
+    @checked
+    def save(self, path: str | Path) -> None:
+        """Save the model; see `CellEncoder.save`."""
+        self.trained.save(path)
+
+    @staticmethod
+    @checked
+    def load(path: str | Path) -> CellEncoder:
+        """Load a saved model, which represents and reconstructs; see `CellEncoder.load`."""
+        return CellEncoder.load(path)

@@ -1,0 +1,258 @@
+"""TxFMModule: what TxFM trains, a masked autoencoder of counts (arXiv 2605.31562)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernomics.data import Cells
+from kernomics.models.txfm import losses as txfm_losses
+from kernomics.models.txfm.config import NEGATIVE_BINOMIALS, TxFMConfig
+from kernomics.nn import CountDecoder, Encoder, TokenEmbedding
+from kernomics.nn.philox import STREAM_DEPTH, uniforms
+from kernomics.ops import ObservedGenes, sample_tokens
+
+DROPOUT_START = -3.0
+"""Logit of the share of counts that are lost at first, 5 %: near no loss, where the gradient of the
+logit is not small yet."""
+
+
+class Tokens(NamedTuple):
+    """What is revealed of B cells.
+
+    Attributes
+    ----------
+    gene_ids
+        int32 [B, K], ascending in each cell; −1 is padding.
+    values
+        float32 [B, K], log(1 + L·count/library); 0 at padding.
+    padding
+        bool [B, K], where there is no gene; None where no cell can have any.
+    """
+
+    gene_ids: Tensor
+    values: Tensor
+    padding: Tensor | None
+
+
+class TxFMModule(nn.Module):
+    """Tokens of some genes → transformer → CLS → MLP → expression of all genes.
+
+    Parameters
+    ----------
+    n_genes
+        G, the vocabulary.
+    config
+        Settings.
+    seed
+        Of the masks and of stochastic depth; weights come from torch's generator.
+
+    Attributes
+    ----------
+    gene_weights
+        Buffer [G]: weights of the draw, when `masking_power` is not 0.
+    drawn_by
+        Buffer int64 [2], not saved: the seed and the optimiser step, by which training draws.
+    log_inverse_dispersion
+        Parameter [G], log θ; None unless the loss is a negative binomial.
+    dropout
+        Linear layer from the decoder's `hidden` to the logit of a count's loss, [B, G]; None
+        unless the loss is ``"zinb"``.
+    """
+
+    by_total_steps = False  # a step's draws hang on its number alone
+
+    gene_weights: Tensor
+    drawn_by: Tensor
+    log_inverse_dispersion: nn.Parameter | None
+    dropout: nn.Linear | None
+
+    def __init__(self, n_genes: int, config: TxFMConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.seed = config, seed
+        self.embedding = TokenEmbedding(n_genes, config.d_model)
+        self.encoder = Encoder(
+            config.d_model,
+            config.n_layers,
+            config.n_heads,
+            layer_scale=config.layer_scale,
+            stochastic_depth=config.stochastic_depth,
+            recompute=config.recompute,
+        )
+        self.decoder = CountDecoder(config.d_model, n_genes, config.decoder_layers)
+        self.register_buffer("gene_weights", torch.ones(n_genes))
+        self.register_buffer("drawn_by", torch.tensor([seed, 0]), persistent=False)
+        self.log_inverse_dispersion = self.dropout = None
+        if config.loss in NEGATIVE_BINOMIALS:
+            self.log_inverse_dispersion = nn.Parameter(torch.zeros(n_genes))
+        if config.loss == "zinb":
+            self.dropout = nn.Linear(config.d_model, n_genes)
+            nn.init.normal_(self.dropout.weight, std=0.02)
+            nn.init.constant_(self.dropout.bias, DROPOUT_START)
+        self.compiled: Callable[..., Tensor] | None = None
+
+    # -- pieces ----------------------------------------------------------------------------------
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """Note the optimiser step, which the masks depend on."""
+        self.drawn_by[1].fill_(step)  # where it lies: a captured CUDA graph reads it there
+
+    def seed_of(self, draw: int | None) -> Tensor:
+        """Return (seed, draw), int64 [2], on the module's device; without `draw` that of the step.
+
+        Nothing is copied from the host, for which a device would have to be waited for.
+        """
+        if draw is None:
+            return self.drawn_by
+        other = self.drawn_by.clone()
+        other[1].fill_(draw)
+        return other
+
+    def revealed(self, cells: Cells, n_tokens: int | None) -> int | None:
+        """Return `n_tokens`, or None where that is as many genes as any cell can have: all."""
+        most = cells.n_genes if cells.observed is None else cells.observed.largest
+        return None if n_tokens is None or n_tokens >= most else n_tokens
+
+    def tokens(self, cells: Cells, n_tokens: int | None, draw: int | None = None) -> Tokens:
+        """Reveal some genes of each cell.
+
+        Parameters
+        ----------
+        cells
+            B cells.
+        n_tokens
+            How many; None for all genes, and so are as many as a cell can have and more.
+        draw
+            Which of the many draws of one seed; that of the optimiser step by default.
+
+        Returns
+        -------
+        Tokens
+            [B, K], K no more than the largest data set has genes.
+        """
+        config, observed = self.config, cells.observed
+        n_tokens = self.revealed(cells, n_tokens)
+        gene_ids, values = sample_tokens(
+            cells,
+            n_tokens,
+            cell_ids=cells.cell_ids,
+            seed=self.seed_of(draw),
+            library=cells.library,
+            observed=observed,
+            weights=self.gene_weights if config.masking_power else None,
+            target_sum=config.target_sum if config.normalise else None,
+        )
+        # Told from numbers on the host: a device is not asked, and without a mask attention is
+        # faster. A gene of weight 0 is never drawn.
+        fewest = cells.n_genes if observed is None else observed.smallest
+        full = fewest >= gene_ids.shape[1] and not config.masking_power
+        return Tokens(gene_ids, values, None if full else gene_ids < 0)
+
+    def encode(
+        self,
+        gene_ids: Tensor,
+        values: Tensor,
+        padding: Tensor | None,
+        *,
+        uniform: Tensor | None = None,
+        at_layer: int | None = None,
+    ) -> Tensor:
+        """Return each cell's representation, [B, d], from its tokens.
+
+        Parameters
+        ----------
+        gene_ids, values, padding
+            [B, K], as from `tokens`.
+        uniform
+            [B, 2·n_layers], for stochastic depth.
+        at_layer
+            After which block, from 1; the last by default.
+        """
+        if at_layer is not None:
+            return self.encode_layers(gene_ids, values, padding)[at_layer - 1]
+        tokens = self.embedding(gene_ids, values)
+        return self.encoder(tokens, _behind_cls(padding), uniform)  # type: ignore[no-any-return]
+
+    def encode_layers(
+        self, gene_ids: Tensor, values: Tensor, padding: Tensor | None
+    ) -> list[Tensor]:
+        """Return each cell's representation after each block, [B, d] each, as `encode` does."""
+        tokens = self.embedding(gene_ids, values)
+        return self.encoder.layers(tokens, _behind_cls(padding))
+
+    @property
+    def head(self) -> txfm_losses.Head:
+        """The decoder's last parameters, and those of the counts' law."""
+        genes, dropout = self.decoder.genes, self.dropout
+        lost = (None, None) if dropout is None else (dropout.weight, dropout.bias)
+        return txfm_losses.Head(genes.weight, genes.bias, self.log_inverse_dispersion, *lost)
+
+    def expression(
+        self, hidden: Tensor, observed: ObservedGenes | None = None, columns: Any = slice(None)
+    ) -> Tensor:
+        """Return x̂, log-normalised expression [B, genes], from the decoder's `hidden`.
+
+        Parameters
+        ----------
+        hidden
+            [B, d].
+        observed
+            Which genes each cell's data set has, for a softmax: over these its shares add up.
+        columns
+            Which genes of the vocabulary, by index.
+        """
+        whole = self.config.phi == "softmax"
+        head = self.head if whole else self.head.of_genes(columns)
+        found = txfm_losses.expression(
+            self.config, head.outputs(hidden), observed, head.dropout_logits(hidden)
+        )
+        return found[:, columns] if whole else found
+
+    # -- training --------------------------------------------------------------------------------
+
+    def reconstruction_loss(self, cells: Cells, draw: int | None = None) -> Tensor:
+        """Loss of all genes, revealed and masked, from those revealed in one draw.
+
+        `draw` is as for `tokens`.
+        """
+        tokens = self.tokens(cells, self.config.n_tokens, draw)
+        hidden_of = self.compiled if self.training and self.compiled is not None else self.hidden
+        hidden = hidden_of(*tokens, self.depth_uniforms(cells, draw))
+        return txfm_losses.reconstruction_loss(self.config, self.head, hidden, cells)
+
+    def compile_step(self) -> None:
+        """Compile what lies between tokens and genes, for training alone.
+
+        The draw of tokens and the loss are single ops and take cells whose number of non-zeros
+        differs from batch to batch, so they stay outside.
+        """
+        self.compiled = torch.compile(self.hidden, fullgraph=True)
+
+    def depth_uniforms(self, cells: Cells, draw: int | None = None) -> Tensor | None:
+        """Return the numbers that stochastic depth goes by, [B, 2·n_layers]; None without it."""
+        if not self.training or not self.config.stochastic_depth:
+            return None
+        columns = 2 * self.config.n_layers
+        return uniforms(self.seed_of(draw), cells.cell_ids, columns, STREAM_DEPTH)
+
+    def hidden(
+        self, gene_ids: Tensor, values: Tensor, padding: Tensor | None, uniform: Tensor | None
+    ) -> Tensor:
+        """Return what the decoder's last layer takes, [B, d]: all between tokens and genes."""
+        return self.decoder.hidden(self.encode(gene_ids, values, padding, uniform=uniform))
+
+    def targets(self, cells: Cells) -> Cells:
+        """Return the cells with log-normalised expression x in place of counts."""
+        return txfm_losses.log_normalised(self.config, cells)
+
+    def training_loss(self, cells: Cells) -> dict[str, Tensor]:
+        """Return the loss of a batch."""
+        return {"loss": self.reconstruction_loss(cells)}
+
+
+def _behind_cls(padding: Tensor | None) -> Tensor | None:
+    return None if padding is None else F.pad(padding, (1, 0))  # CLS is never padding

@@ -1,0 +1,147 @@
+"""How YOTO selects, predicts and is trained: its settings and their defaults."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kernomics._arguments import check_fields, checked
+from kernomics.errors import ConfigError
+from kernomics.models.yoto.network import ClassWeights, Transform
+from kernomics.models.yoto.schedule import Schedule
+from kernomics.ops.gumbel_topk import Relaxation
+from kernomics.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class YOTOConfig:
+    """How YOTO selects and predicts.
+
+    The paper gives the method but few figures; a value marked "ours" is our choice.
+
+    Attributes
+    ----------
+    n_genes
+        k, the size of the panel, forced genes included.
+    relaxation
+        Whose gradient the mask gets: ``"softsort"`` (ours), ``"neuralsort"``, ``"softmax"``.
+    tau_start, tau_end
+        Temperature τ, annealed exponentially (paper). Ours: the values.
+    start_genes
+        Subset size at the first step, shrunk geometrically to `n_genes` (the paper lets it
+        progress, without a definition). Ours: 64 k, at most the usable genes. Set it to `n_genes`
+        for a constant size.
+    shrink_until
+        Share of the steps after which the subset has its final size. Ours.
+    noise_start, noise_end, noise_until
+        Scale of the Gumbel noise, changed linearly over that share of the steps. Ours: noise at
+        full scale to the end costs accuracy.
+    marker_prior
+        How far the scores start apart: a gene that is the r-th best marker of some class (from 0)
+        starts at −marker_prior · log(1 + r); 0 for all alike. Ours; see `marker_scores`.
+    fix_panel_at
+        Share of the steps after which the panel stays as it is and a second network
+        learns from it alone. The schedules above are over the steps before. Ours; 0 selects to the
+        end.
+    hidden
+        Widths of the shared encoder; 128, 128 as in the ablation's network.
+    dropout
+        In the encoder, in training. Ours.
+    private_encoders
+        With several labels, the panel's network has beside the shared encoder a small one for each
+        label: one encoder alone predicts each a little worse than a training for that label
+        would. Ours; the selection has the shared one alone, as in the paper.
+    label_smoothing
+        Of the class labels, in training: without it the losses, and with them the gradients of the
+        scores, vanish on a few thousand cells. Ours.
+    transform
+        Input of the network: ``"log1p"`` and ``"binary"`` need the panel's counts alone,
+        ``"lognorm"`` (paper) also each cell's library size, a total over all genes.
+    class_weights
+        ``"sqrt"`` weighs a cell by one over the square root of its class's size, so that rare types
+        count without their false positives (ours); ``"balanced"`` by one over the size; None not.
+    score_learning_rate
+        Of the gene scores; the network uses ``learning_rate`` of the training. Ours.
+    min_cells
+        Genes seen in fewer training cells are not usable.
+    """
+
+    n_genes: int = 64
+    relaxation: Relaxation = "softsort"
+    tau_start: float = 1.0
+    tau_end: float = 0.2
+    start_genes: int | None = None
+    shrink_until: float = 0.5
+    noise_start: float = 0.3
+    noise_end: float = 0.0
+    noise_until: float = 0.7
+    marker_prior: float = 0.2
+    fix_panel_at: float = 0.4
+    hidden: tuple[int, ...] = (128, 128)
+    dropout: float = 0.3
+    private_encoders: bool = True
+    label_smoothing: float = 0.1
+    transform: Transform = "log1p"
+    class_weights: ClassWeights | None = "sqrt"
+    score_learning_rate: float = 0.1
+    min_cells: int = 1
+
+    def __post_init__(self) -> None:
+        hidden: object = self.hidden
+        if isinstance(hidden, list):  # JSON has no tuples
+            object.__setattr__(self, "hidden", tuple(hidden))
+        check_fields(self)
+        if self.n_genes < 1:
+            raise ConfigError(f"n_genes is {self.n_genes}: a panel needs at least 1 gene")
+        if self.start_genes is not None and self.start_genes < self.n_genes:
+            raise ConfigError(
+                f"start_genes is {self.start_genes}, below n_genes = {self.n_genes}: the subset "
+                "can only shrink"
+            )
+        for name in ("tau_start", "tau_end", "score_learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be above 0")
+        for name in ("shrink_until", "noise_until", "fix_panel_at"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it is a share, 0 to 1")
+        if self.min_cells < 1:
+            raise ConfigError(f"min_cells is {self.min_cells}: a gene no cell has says nothing")
+        for name in ("noise_start", "noise_end", "marker_prior"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be 0 or more")
+        if not len(self.hidden) or min(self.hidden) < 1:
+            raise ConfigError(f"hidden is {self.hidden}: give the width of at least one layer")
+        for name in ("dropout", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}: it must be at least 0 and below 1"
+                )
+
+    @checked
+    def schedule(self, usable: int) -> Schedule:
+        """Return the schedules of a selection from so many usable genes."""
+        start = 64 * self.n_genes if self.start_genes is None else self.start_genes
+        return Schedule(
+            n_genes=self.n_genes,
+            start_genes=min(start, usable),
+            shrink_until=self.shrink_until,
+            tau=(self.tau_start, self.tau_end),
+            noise=(self.noise_start, self.noise_end),
+            noise_until=self.noise_until,
+            fix_at=self.fix_panel_at,
+        )
+
+
+def default_training(n_train: int) -> TrainConfig:
+    """Training settings for a number of cells: about 2,500 steps, in 4 to 400 epochs (ours)."""
+    batch_size = 128 if n_train >= 2000 else 64
+    epochs = round(2500 / math.ceil(n_train / batch_size))
+    return TrainConfig(
+        max_epochs=min(400, max(4, epochs)),
+        batch_size=batch_size,
+        learning_rate=3e-3,
+        schedule="one_cycle",
+        weight_decay=0.3,
+        max_grad_norm=1.0,
+        validate_every=10,
+    )

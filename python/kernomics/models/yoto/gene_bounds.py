@@ -1,0 +1,197 @@
+"""Which genes a selection must take, and which it cannot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernomics._warnings import warn
+from kernomics.data.genes import id_mismatch
+from kernomics.errors import ConfigError, DataError, closest
+
+GENE_SETS: Mapping[str, str] = MappingProxyType(
+    {
+        "mitochondrial": r"MT-",
+        # RPS6KA1 and its like are kinases.
+        "ribosomal": r"RP(?:[SL](?!6K)\d|LP\d|SA\d?$)",
+        "ribosomal_mitochondrial": r"MRP[SL]\d",
+        # HBA1, HBB, HBQ1 or Hba-a1, Hbb-bs; not HBEGF, HBP1, HBS1L.
+        "haemoglobin": r"HB(?:[ABDEGMQZ]\d?[AB]?|[AB]-.+)$",
+    }
+)
+"""Regular expressions by name, for human and mouse symbols alike: case does not count."""
+
+
+@dataclass(frozen=True, eq=False)
+class GeneBounds:
+    """Genes that are not free to be chosen or left out.
+
+    Attributes
+    ----------
+    forced
+        int64, indices of genes always in the panel.
+    never
+        int64, indices of genes never in it: forbidden, excluded by a rule, or seen in too few
+        training cells.
+    forbidden_names
+        The forbidden genes alone.
+    usable
+        How many genes the panel can be chosen from, the forced ones included.
+    excluded
+        How many genes each rule names, forced ones included; a gene counts for every rule.
+    """
+
+    forced: NDArray[np.int64]
+    never: NDArray[np.int64]
+    forbidden_names: tuple[str, ...]
+    usable: int
+    excluded: Mapping[str, int] = field(default_factory=dict)
+
+
+def gene_bounds(
+    genes: NDArray[Any],
+    n_expressing: NDArray[np.int64],
+    *,
+    n_cells: int,
+    n_genes: int,
+    min_cells: int,
+    forced: str | Sequence[str] = (),
+    forbidden: str | Sequence[str] = (),
+    exclude_patterns: str | Sequence[str] = (),
+    min_detection: float = 0.0,
+    max_detection: float = 1.0,
+) -> GeneBounds:
+    """Work out the bounds of a selection.
+
+    Parameters
+    ----------
+    genes
+        Names of all genes, [G].
+    n_expressing
+        int64 [G], training cells that have the gene.
+    n_cells
+        How many training cells there are.
+    n_genes, min_cells
+        As in `YOTOConfig`.
+    forced, forbidden
+        Names of genes always, never in the panel. A forced gene is kept whatever rule names it.
+    exclude_patterns
+        Names of `GENE_SETS`, or regular expressions, matched from the start of a gene's name
+        without regard to case: ``"mitochondrial"``, ``"HLA-"``, ``"IG[HKL]"``.
+    min_detection, max_detection
+        Genes detected in a smaller or larger share of the training cells are not usable.
+
+    Raises
+    ------
+    DataError
+        When a name is not among the genes.
+    ConfigError
+        When a gene is both forced and forbidden, a pattern is no regular expression, a share is
+        none, or `n_genes` is less than the forced or more than the usable genes.
+
+    Warns
+    -----
+    UserWarning
+        When a pattern matches no gene.
+    """
+    place = {gene: i for i, gene in enumerate(genes)}
+    named = {
+        what: list(dict.fromkeys(_listed(names)))
+        for what, names in (("forced", forced), ("forbidden", forbidden))
+    }
+    for what, names in named.items():
+        absent = [name for name in names if name not in place]
+        if absent:
+            raise DataError(
+                f"{len(absent)} of {len(names)} {what} genes are not in the data, first "
+                f"{absent[0]!r}; {closest(absent[0], genes)}"
+                f"{id_mismatch('the list has', absent, genes)}"
+            )
+    both = [name for name in named["forced"] if name in named["forbidden"]]
+    if both:
+        raise ConfigError(
+            f"{_genes(both)} both forced and forbidden, first {both[0]!r}; take each out of one "
+            "list"
+        )
+    if len(named["forced"]) > n_genes:
+        raise ConfigError(
+            f"{_genes(named['forced'])} forced, more than n_genes = {n_genes}; raise n_genes or "
+            "force fewer"
+        )
+    inside, outside = (
+        np.sort(np.array([place[name] for name in names], dtype=np.int64))
+        for names in named.values()
+    )
+    rules = {
+        "are forbidden": outside,
+        f"are seen in fewer than {min_cells} training cells": np.flatnonzero(
+            n_expressing < min_cells
+        ),
+        **_matching(genes, _listed(exclude_patterns)),
+        **_outside_detection(n_expressing / max(n_cells, 1), min_detection, max_detection),
+    }
+    never = np.setdiff1d(np.unique(np.concatenate(list(rules.values()))), inside)
+    excluded = {rule: len(found) for rule, found in rules.items()}
+    usable = len(genes) - len(never)
+    if n_genes > usable:
+        *most, last = [f"{count:,} {rule}" for rule, count in excluded.items()]
+        raise ConfigError(
+            f"n_genes = {n_genes:,} but only {usable:,} of {len(genes):,} genes are usable: "
+            f"{', '.join(most)} and {last}; lower n_genes"
+            + (" or exclude fewer" if len(rules) > 2 else "")
+        )
+    return GeneBounds(inside, never, tuple(sorted(named["forbidden"])), usable, excluded)
+
+
+def _matching(genes: NDArray[Any], patterns: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """Find the genes that each pattern matches."""
+    sets = {**GENE_SETS, "hemoglobin": GENE_SETS["haemoglobin"]}
+    found = {}
+    for pattern in dict.fromkeys(patterns):
+        try:
+            rule = re.compile(sets.get(pattern.lower(), pattern), re.IGNORECASE)
+        except re.error as error:
+            raise ConfigError(
+                f"exclude_patterns: {pattern!r} is no regular expression ({error}); escape "
+                r"characters such as + with \, or use one of the sets: " + ", ".join(GENE_SETS)
+            ) from None
+        hits = np.flatnonzero([rule.match(gene) is not None for gene in genes])
+        if not len(hits):
+            warn(
+                f"exclude_patterns: {pattern!r} matches none of {len(genes):,} genes, first "
+                f"{genes[0]!r}; patterns are regular expressions matched from the start of a "
+                f"name, and the sets are {', '.join(GENE_SETS)}"
+            )
+        found[f"match {pattern!r}"] = hits
+    return found
+
+
+def _outside_detection(
+    share: NDArray[np.float64], least: float, most: float
+) -> dict[str, NDArray[np.int64]]:
+    """Find the genes that too few or too many cells have; the limits themselves are allowed."""
+    for name, value in (("min_detection", least), ("max_detection", most)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ConfigError(f"{name} is {value!r}: it is a share of the cells, 0 to 1")
+    if least > most:
+        raise ConfigError(f"min_detection is {least}, above max_detection = {most}: no gene fits")
+    found = {}
+    if least > 0:
+        found[f"are detected in less than {least:.3g} of the cells"] = np.flatnonzero(share < least)
+    if most < 1:
+        found[f"are detected in more than {most:.3g} of the cells"] = np.flatnonzero(share > most)
+    return found
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _genes(names: Sequence[str]) -> str:
+    return f"{len(names)} gene is" if len(names) == 1 else f"{len(names)} genes are"

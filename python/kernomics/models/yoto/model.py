@@ -1,0 +1,488 @@
+"""YOTO: one training gives the gene panel and its predictor (arXiv 2512.17678)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, cast
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from kernomics._arguments import checked
+from kernomics._version import __version__
+from kernomics._warnings import warn
+from kernomics.data import CellCollection, Sampler, Split
+from kernomics.data.labels import Kind
+from kernomics.data.readers.inputs import divided_options
+from kernomics.data.splits import How
+from kernomics.data.trained_classes import trained_classes
+from kernomics.errors import ConfigError, DataError, closest
+from kernomics.models.base import checked_names, checked_seed, split_cells
+from kernomics.models.options import YOTOOptions
+from kernomics.models.yoto.config import YOTOConfig, default_training
+from kernomics.models.yoto.constraints import make_constraints, make_tasks, read_cells
+from kernomics.models.yoto.diagnostics import TrainingWarning, training_warnings
+from kernomics.models.yoto.marker_prior import marker_scores
+from kernomics.models.yoto.missing_genes import costs_without
+from kernomics.models.yoto.module import YOTOModule
+from kernomics.models.yoto.network import input_means, mean_task_loss, task_loss
+from kernomics.models.yoto.panel import CELLS_AT_A_TIME, Panel, read_outputs, score_task
+from kernomics.models.yoto.panel_reader import PanelReader
+from kernomics.models.yoto.warm_start import START_FACTOR, PanelSource
+from kernomics.nn import drawing_from
+from kernomics.train import History, RowAdamW, fit, opened, override
+from kernomics.train.device import require_precision, usable_device
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class YOTO:
+    """Select a gene panel that predicts one or several labels, together with its predictor.
+
+    Parameters
+    ----------
+    adata
+        AnnData, MuData, path of an ``.h5ad`` or ``.h5mu`` file or a zarr store, or a
+        `CellCollection`, which has its own labels and library sizes. Never modified.
+    labels_key
+        obs column or columns to predict; cells may lack any of them. Of a `CellCollection`, which
+        of its labels; all by default.
+    n_genes
+        k, the size of the panel, forced genes included.
+    unlabelled_category, label_kinds
+        As in `CellCollection.from_anndata`.
+    split
+        ``"stratified"`` (by the first categorical label), ``"random"``, ``"group"`` (no group of
+        `split_key`, such as a donor, in two parts, and every class in training where some division
+        allows it), or a `Split`. Classes without a training cell are left out, their cells being
+        unlabelled from then on, with a warning.
+    split_key
+        obs column of the groups.
+    fractions
+        Shares of cells to train, validate and test on. Genes are chosen on the training cells.
+    forced_genes, forbidden_genes
+        Names of genes always, never in the panel.
+    exclude_patterns
+        Genes never in the panel unless forced: ``"mitochondrial"``, ``"ribosomal"``,
+        ``"ribosomal_mitochondrial"``, ``"haemoglobin"``, or regular expressions, matched from the
+        start of a name without regard to case.
+    min_detection, max_detection
+        Genes detected in a smaller or larger share of the training cells are not usable, unless
+        forced.
+    extend
+        A panel to build upon: all its genes are forced, and `n_genes` is the size of the whole. A
+        `Panel`, names of genes, or the path of a saved model, a ``panel.csv`` or a text file with
+        one gene per line.
+    start_from
+        A panel to begin with, likewise; its genes may be left out again. It gives the first scores
+        and, where labels and widths agree, the network; see `WarmStart`. The subset then begins
+        with 4 k genes, unless `config` says otherwise.
+    gene_costs, budget
+        What each gene costs, by name or as a column of var, and what the panel may cost. It still
+        has `n_genes` genes; see `Budget`. Scores are then those less price times cost.
+    n_markers_per_class
+        Every class of every categorical label keeps so many of its own markers, the strongest on
+        the training cells (`class_markers`): they are forced, and `n_genes` counts them. Forced
+        genes that are such markers count; of a class with fewer a warning tells.
+    task_weights
+        Weight of each label's loss, 1 where not given.
+    seed
+        Of the split, the initial weights, the order of the cells and the noise.
+    config
+        Settings.
+    **options
+        How to read the cells, as in `kernomics.data.ReadOptions`: `layer`, `use_raw`, `gene_names`,
+        `library_key`, `allow_fractions`, `empty_cells`, `modality`, `all_features`; and single
+        settings of `YOTOConfig`, which take precedence over `config`.
+
+    Attributes
+    ----------
+    genes : list of str
+        The panel, best first (after training).
+    ranking : pandas.DataFrame
+        All genes by score.
+    history : History
+        One record per epoch and validation.
+    division : tuple or None
+        How the split was drawn (how, split_key, fractions), so that others can be drawn like it;
+        None where it was given.
+    options : dict
+        The arguments on genes, costs, start and task weights, as read: with the same cells, split
+        and config, ``YOTO(cells, seed=…, **options)`` is the same selection by another seed.
+    panel : Panel
+        The panel with its predictor (after training).
+    warnings : list of str
+        What is weak in the division of the labels (given as `UserWarning` too), and what the
+        monitors of scores and task losses noticed (`TrainingWarning`, by `train`).
+
+    Raises
+    ------
+    DataError, ConfigError
+        Naming what was found, where, how many and the remedy.
+    """
+
+    @checked
+    def __init__(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        labels_key: str | Sequence[str] | None = None,
+        n_genes: int | None = None,
+        *,
+        unlabelled_category: str | None = None,
+        label_kinds: Mapping[str, Kind] | None = None,
+        split: How | Split = "stratified",
+        split_key: str | None = None,
+        fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+        forced_genes: str | Sequence[str] = (),
+        forbidden_genes: str | Sequence[str] = (),
+        exclude_patterns: str | Sequence[str] = (),
+        min_detection: float = 0.0,
+        max_detection: float = 1.0,
+        extend: PanelSource | None = None,
+        start_from: PanelSource | None = None,
+        gene_costs: Mapping[str, float] | str | None = None,
+        budget: float | None = None,
+        n_markers_per_class: int = 0,
+        task_weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+        config: YOTOConfig | None = None,
+        **options: Unpack[YOTOOptions],
+    ) -> None:
+        reading, settings = divided_options(options)
+        if n_genes is not None:
+            settings["n_genes"] = n_genes
+        self.config = override(config or YOTOConfig(), **settings)
+        self.seed = checked_seed(seed)
+        self.cells = read_cells(
+            adata,
+            reading,
+            labels_key=labels_key,
+            unlabelled_category=unlabelled_category,
+            label_kinds=label_kinds,
+        )
+        self.split = split_cells(self.cells, split, split_key, fractions, self.seed)
+        self.division = None if isinstance(split, Split) else (split, split_key, fractions)
+        labels, self.weak = trained_classes(self.cells.labels, self.split)
+        self.cells = self.cells.with_labels(labels)
+        for weak in self.weak:
+            warn(weak)
+        weights = dict(task_weights or {})
+        self.tasks = make_tasks(
+            self.cells, self.split.train, weights, class_weights=self.config.class_weights
+        )
+        self.summary = self.cells.summary(self.split.train)
+        self.constraints = make_constraints(
+            self.cells,
+            self.summary,
+            self.config,
+            tasks=self.tasks,
+            train=self.split.train,
+            adata=adata,
+            reading=reading,
+            forced_genes=forced_genes,
+            forbidden_genes=forbidden_genes,
+            exclude_patterns=exclude_patterns,
+            min_detection=min_detection,
+            max_detection=max_detection,
+            extend=extend,
+            start_from=start_from,
+            gene_costs=gene_costs,
+            budget=budget,
+            n_markers_per_class=n_markers_per_class,
+        )
+        for note in self.constraints.notes:
+            warn(note)
+        self.bounds = self.constraints.bounds
+        self.options = {**self.constraints.options, "task_weights": weights}
+        if self.constraints.start is not None:
+            self.constraints.start.check(
+                self.cells.genes, self.tasks, self.config.hidden, self.config.transform
+            )
+        if self.config.transform == "lognorm":
+            self.cells.library_rule.tell()
+        self.training = default_training(len(self.split.train))
+        self.history = History()
+        self.weak = [note for note in (self.split.note, *self.weak) if note]
+        self.weak += self.constraints.notes
+        self.warnings: list[str] = list(self.weak)
+        self.module: YOTOModule | None = None
+        self.panel: Panel | None = None
+
+    # -- training --------------------------------------------------------------------------------
+
+    @checked
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        run_dir: str | Path | None = None,
+        resume: bool = False,
+        device: str | torch.device = "cpu",
+        loggers: Sequence[Any] = (),
+        log_dir: str | Path | None = None,
+        **overrides: Any,
+    ) -> YOTO:
+        """Train; afterwards the panel and its predictor are there.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the training cells; by default about 2,500 steps' worth.
+        run_dir
+            Where to keep checkpoints and history.
+        resume
+            Continue the run in `run_dir`; the result is the same as had it never stopped. Where
+            there is none, that is an error.
+        device
+            Where to train, ``"cpu"`` or ``"cuda"``. On the CPU the same seed gives the same bits at
+            the same number of threads; at another number torch's own matrix products may round
+            differently.
+        loggers, log_dir
+            What else takes the records of the history; see `kernomics.train.opened`.
+        **overrides
+            Settings of :class:`kernomics.train.TrainConfig`.
+        """
+        device = usable_device(device)
+        if max_epochs is not None:
+            overrides["max_epochs"] = max_epochs
+        overrides.setdefault("seed", self.seed)
+        overrides.setdefault("restart_at", self.config.fix_panel_at)
+        self.training = override(self.training, **overrides)
+        require_precision(device, self.training.precision)
+        with drawing_from(self.seed):
+            self.module = self._module().to(device)
+        # In runs of 64 cells wherever these are, so that a file gives the same batches as memory.
+        sampler = Sampler(self.split.train, self.training.batch_size, self.seed, block_size=64)
+        module = self.module
+        self.history = fit(
+            module,
+            sampler,
+            PanelReader(self.cells, module),
+            self.training,
+            run_dir=run_dir,
+            resume=resume,
+            loggers=opened(loggers, log_dir),
+            validate=(lambda: self._validate(module)) if len(self.split.validation) else None,
+            optimizer_factory=self._optimizer,
+        )
+        self.panel = self._panel()
+        found = training_warnings(
+            self.history, self.tasks, free=self.config.n_genes < self.bounds.usable
+        )
+        for warning in found:
+            warn(warning, TrainingWarning)
+        self.warnings = [*self.weak, *found]
+        return self
+
+    def _module(self) -> YOTOModule:
+        config, start = self.config, self.constraints.start
+        if start is not None and config.start_genes is None:
+            config = override(config, start_genes=START_FACTOR * config.n_genes)
+        module = YOTOModule(
+            self.cells.n_genes,
+            self.tasks,
+            config.hidden,
+            config.transform,
+            config.schedule(self.bounds.usable),
+            relaxation=config.relaxation,
+            dropout=config.dropout,
+            label_smoothing=config.label_smoothing,
+            private_encoders=config.private_encoders,
+            seed=self.seed,
+            forced=self.bounds.forced.tolist(),
+            forbidden=self.bounds.never.tolist(),
+            budget=self.constraints.budget,
+        )
+        module.gene_means.copy_(input_means(self.cells, self.split.train, config.transform))
+        scores = marker_scores(self.cells, self.split.train, self.tasks, config.marker_prior)
+        with torch.no_grad():
+            module.selector.scores.copy_(torch.from_numpy(scores))
+        if start is not None:
+            start.apply(module, self.cells.genes)
+        return module
+
+    def _optimizer(self, module: nn.Module) -> Optimizer:
+        module = cast(YOTOModule, module)
+        rest = [*module.trunk.parameters(), *module.heads.parameters(), module.first.bias]
+        if module.predictor is not None:
+            rest += module.predictor.parameters()
+        groups: list[dict[str, Any]] = [
+            {
+                "params": [module.selector.scores],
+                "lr": self.config.score_learning_rate,
+                "weight_decay": 0.0,
+                "one_scale": True,  # how much a gene's gradient is counts, not its sign alone
+            },
+            {"params": [module.first.weight], "rows": lambda: module.first.touched},
+            {"params": rest},
+        ]
+        return RowAdamW(
+            groups,
+            lr=self.training.learning_rate,
+            weight_decay=self.training.weight_decay,
+        )
+
+    def _validate(self, module: YOTOModule) -> dict[str, float]:
+        """Losses and scores of the panel as it would be now, on the validation cells."""
+        module.set_prices()
+        rows = self.split.validation
+        device = next(module.parameters()).device
+        parts: list[list[torch.Tensor]] = []
+        for start in range(0, len(rows), CELLS_AT_A_TIME):
+            cells = self.cells.batch(rows[start : start + CELLS_AT_A_TIME]).to(device)
+            parts.append(module(cells))
+        outputs = [torch.cat(output).float().cpu() for output in zip(*parts, strict=True)]
+        figures, losses = {}, []
+        for task, output in zip(self.tasks, outputs, strict=True):
+            truth = self.cells.labels[task.name].values[rows]
+            losses.append(task_loss(task, output, torch.from_numpy(truth)))
+            figures[f"loss/{task.name}"] = float(losses[-1])
+            for name, value in score_task(task, truth, read_outputs(task, output)).items():
+                if name in ("accuracy", "macro_f1", "r2"):
+                    figures[f"{name}/{task.name}"] = value
+        return {"loss": float(mean_task_loss(self.tasks, losses)), **figures}
+
+    def _panel(self) -> Panel:
+        assert self.module is not None
+        module = self.module.cpu()
+        module.set_prices()
+        with torch.no_grad():
+            scores = module.selector.bounded_scores
+            chosen = module.selector(self.config.n_genes).indices
+            ranked = chosen[scores[chosen].argsort(descending=True, stable=True)]
+            network = module.panel_network(ranked)
+        genes, means = self.cells.genes[ranked.numpy()].tolist(), module.gene_means[ranked]
+        return Panel(
+            network,
+            genes,
+            self.cells.genes.tolist(),
+            scores.numpy(),
+            {
+                "version": __version__,
+                "seed": self.seed,
+                "config": dataclasses.asdict(self.config),
+                "training": dataclasses.asdict(self.training),
+                "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
+                "trained_on": {"cells": len(self.split.train), "genes": self.cells.n_genes},
+                "library": self.cells.library_rule.description,
+                "labels": {
+                    name: {"kind": label.kind, "description": label.description}
+                    for name, label in self.cells.labels.items()
+                },
+                **self.constraints.outcome(ranked.numpy()),
+                "without": costs_without(network, genes, means, self.cells, self.split.test),
+            },
+            input_means=means,
+        )
+
+    # -- afterwards ------------------------------------------------------------------------------
+
+    @property
+    def trained(self) -> Panel:
+        """The panel.
+
+        Raises
+        ------
+        ConfigError
+            Before `train`.
+        """
+        if self.panel is None:
+            raise ConfigError("there is no panel yet; call train() first")
+        return self.panel
+
+    @property
+    def genes(self) -> list[str]:
+        """The panel, best first."""
+        return self.trained.genes
+
+    @property
+    def ranking(self) -> pd.DataFrame:
+        """All genes by score; see `Panel.ranking`."""
+        return self.trained.ranking
+
+    def test_metrics(self) -> dict[str, dict[str, float]]:
+        """Score the panel's own predictor on the test cells, per label.
+
+        Raises
+        ------
+        ConfigError
+            Before `train`, or when the split has no test cells.
+        """
+        return self._test_metrics(())
+
+    def _test_metrics(self, absent: Sequence[str]) -> dict[str, dict[str, float]]:
+        if not len(self.split.test):
+            raise ConfigError("the split has no test cells; give fractions a third share above 0")
+        outputs = self.trained._outputs(self.cells, self.split.test, absent)
+        return {
+            task.name: score_task(
+                task, self.cells.labels[task.name].values[self.split.test], outputs[task.name]
+            )
+            for task in self.tasks
+        }
+
+    @checked
+    def cost_of_missing(self, genes: str | Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+        """Score the panel on the test cells as if they lacked some of its genes.
+
+        Parameters
+        ----------
+        genes
+            Genes of the panel, filled together as `predict` with ``allow_missing=True`` does.
+
+        Returns
+        -------
+        dict
+            Per label the scores ``with`` all genes and ``without`` these.
+
+        Raises
+        ------
+        DataError
+            When one is not in the panel.
+        ConfigError
+            Before `train`, when the split has no test cells, or no gene is named.
+        """
+        names = checked_names(genes)
+        absent = [name for name in names if name not in self.genes]
+        if absent:
+            raise DataError(
+                f"{len(absent)} of {len(names)} genes are not in the panel, first {absent[0]!r}; "
+                f"{closest(absent[0], self.genes)}"
+            )
+        if not names:
+            raise ConfigError("no gene is named; give genes of the panel")
+        scores = {"with": self._test_metrics(()), "without": self._test_metrics(names)}
+        return {
+            task.name: {case: found[task.name] for case, found in scores.items()}
+            for task in self.tasks
+        }
+
+    @checked
+    def predict(self, adata: AnnData | str | Path | CellCollection, **options: Any) -> pd.DataFrame:
+        """Predict the labels of other cells; see `Panel.predict`."""
+        return self.trained.predict(adata, **options)
+
+    @checked
+    def evaluate(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        **options: Any,
+    ) -> dict[str, dict[str, float]]:
+        """Score the predictions on other labelled cells; see `Panel.evaluate`."""
+        return self.trained.evaluate(adata, **options)
+
+    @checked
+    def save(self, path: str | Path) -> None:
+        """Save the panel and its predictor; see `Panel.save`."""
+        self.trained.save(path)
+
+    @staticmethod
+    @checked
+    def load(path: str | Path) -> Panel:
+        """Load a saved panel, which predicts and evaluates; see `Panel.load`."""
+        return Panel.load(path)

@@ -1,0 +1,206 @@
+"""YOTOModule: what YOTO trains, which sees all genes and learns which k of them to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kernomics.data import Cells
+from kernomics.models.yoto.budget import EVERY, Budget
+from kernomics.models.yoto.network import (
+    PRIVATE,
+    PanelNetwork,
+    Task,
+    Transform,
+    encoder_layers,
+    mean_task_loss,
+    task_loss,
+    transformed,
+)
+from kernomics.models.yoto.schedule import Schedule
+from kernomics.nn import Draws, GeneSelector, MaskedLinear, Selection
+from kernomics.ops.gumbel_topk import Relaxation
+
+
+class YOTOModule(nn.Module):
+    """What YOTO trains.
+
+    Gene scores, and a network over all genes (first layer, shared encoder, heads) to learn them
+    with; then, from the step at which the panel is fixed, a network of its own for the panel,
+    `predictor`. A step trains one of the two.
+
+    Parameters
+    ----------
+    n_genes
+        G, the genes to choose from.
+    tasks, hidden, transform
+        As for `PanelNetwork`.
+    schedule
+        Of subset size, temperature and noise.
+    relaxation, dropout, label_smoothing, private_encoders, seed
+        As in `YOTOConfig`.
+    forced, forbidden
+        Gene indices.
+    budget
+        Limit on what the panel costs, if there is one.
+
+    Attributes
+    ----------
+    predictor
+        `PanelNetwork` on the genes of `fixed_panel`; None when all steps select.
+    fixed_panel
+        Buffer, int64 [k], ascending: the panel once it is fixed, −1 before.
+    gene_means
+        Buffer [G], taken off the input before the first layer while genes are selected; zeros
+        unless set. Without it a gene that is high in all cells acts as a second bias, and its
+        score's gradient is mostly noise.
+    """
+
+    fixed_panel: Tensor
+    gene_means: Tensor
+
+    def __init__(
+        self,
+        n_genes: int,
+        tasks: Sequence[Task],
+        hidden: Sequence[int],
+        transform: Transform,
+        schedule: Schedule,
+        *,
+        relaxation: Relaxation = "softsort",
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+        private_encoders: bool = False,
+        seed: int = 0,
+        forced: Sequence[int] = (),
+        forbidden: Sequence[int] = (),
+        budget: Budget | None = None,
+    ) -> None:
+        super().__init__()
+        self.tasks, self.transform, self.hidden = tuple(tasks), transform, tuple(hidden)
+        self.budget = budget
+        self.schedule = schedule
+        self.relaxation: Relaxation = relaxation
+        self.label_smoothing = label_smoothing
+        self.seed = seed
+        self.draws = Draws(seed)
+        self.selector = GeneSelector(n_genes, forced=forced, forbidden=forbidden)
+        self.first = MaskedLinear(n_genes, hidden[0], fan_in=schedule.n_genes)
+        self.trunk = encoder_layers(hidden, dropout, self.draws)
+        self.heads = nn.ModuleList(nn.Linear(hidden[-1], task.n_out) for task in tasks)
+        self.predictor = (
+            PanelNetwork(
+                schedule.n_genes,
+                tasks,
+                hidden,
+                transform,
+                dropout,
+                self.draws,
+                private_encoders=private_encoders and len(tasks) > 1,
+            )
+            if 0 < schedule.fix_at < 1
+            else None
+        )
+        self.register_buffer("fixed_panel", torch.full((schedule.n_genes,), -1))
+        self.register_buffer("gene_means", torch.zeros(n_genes))
+        self.on_step(0, 1)
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        """Set subset size, temperature and noise for an optimiser step; fix the panel in time."""
+        self.step = step
+        self.subset_size, self.tau, self.noise = self.schedule.at(step, total_steps)
+        selecting = self.schedule.selection_steps(total_steps)
+        if step == selecting or step % EVERY == 0:
+            self.set_prices()
+        if step == selecting:
+            self.fixed_panel.copy_(self._best_panel().indices)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the panel is fixed, and `predictor` the network in use."""
+        return bool(self.fixed_panel[0] >= 0)
+
+    def _select(self, cells: Cells) -> Selection:
+        if not self.training:
+            return self._best_panel()
+        # One panel per optimiser step: every batch that is accumulated sees the same.
+        seed = torch.tensor([self.seed, self.step], device=cells.device)
+        drawn: Selection = self.selector(
+            self.subset_size,
+            tau=self.tau,
+            relaxation=self.relaxation,
+            noise=self.noise,
+            seed=seed,
+        )
+        return drawn
+
+    def _best_panel(self) -> Selection:
+        chosen: Selection = self.selector(self.schedule.n_genes)
+        return chosen
+
+    def set_prices(self) -> None:
+        """Bring the panel that the scores stand for within the budget, if there is one."""
+        if self.budget is not None:
+            self.selector.penalty = self.budget.penalty(self.selector.scores)
+
+    def forward(self, cells: Cells) -> list[Tensor]:
+        """Return each task's output [B, n_out]; noise and schedules apply in training alone."""
+        if self.fixed and self.predictor is not None:
+            if cells.n_genes != len(self.fixed_panel):  # the panel's genes alone may be given
+                cells = cells.select_genes(self.fixed_panel)
+            outputs: list[Tensor] = self.predictor(cells)
+            return outputs
+        selection = self._select(cells)
+        x = transformed(cells, self.transform)
+        hidden = self.trunk(self.first(x, selection, self.gene_means))
+        return [head(hidden) for head in self.heads]
+
+    def task_losses(self, cells: Cells) -> dict[str, Tensor]:
+        """Return the weighted mean over tasks as ``"loss"``, and ``"loss/<task>"`` for each."""
+        outputs = self(cells)
+        losses = {
+            f"loss/{task.name}": task_loss(
+                task, output, cells.labels[task.name], label_smoothing=self.label_smoothing
+            )
+            for task, output in zip(self.tasks, outputs, strict=True)
+        }
+        return {"loss": mean_task_loss(self.tasks, list(losses.values())), **losses}
+
+    def training_loss(self, cells: Cells) -> dict[str, Tensor]:
+        """Losses of a batch, and the monitors that the history keeps."""
+        losses = self.task_losses(cells)
+        scores = self.selector.scores
+        free = scores.detach()[self.selector.bounds == 0]
+        return {
+            **losses,
+            "temperature": scores.new_tensor(self.tau),
+            "subset_size": scores.new_tensor(float(self.subset_size)),
+            "noise": scores.new_tensor(self.noise),
+            "score_variance": free.var(correction=0) if len(free) else scores.new_zeros(()),
+        }
+
+    def panel_network(self, ranked: Tensor) -> PanelNetwork:
+        """Return the network on some genes, int64 [k], in that order.
+
+        Once the panel is fixed these must be its genes.
+        """
+        if self.fixed and self.predictor is not None:
+            weights = dict(self.predictor.state_dict())
+            columns = torch.searchsorted(self.fixed_panel, ranked)
+            for name, tensor in weights.items():
+                if name == "first.weight" or (
+                    name.startswith(PRIVATE) and name.endswith(".0.weight")
+                ):
+                    weights[name] = tensor[:, columns]
+        else:
+            weights = {
+                name: tensor
+                for name, tensor in self.state_dict().items()
+                if name.startswith(("first.", "trunk.", "heads."))
+            }
+            weights["first.weight"] = weights["first.weight"][ranked].T
+            offset = weights["first.weight"] @ self.gene_means[ranked]
+            weights["first.bias"] = weights["first.bias"] - offset
+        return PanelNetwork.from_weights(weights, self.tasks, self.hidden, self.transform)

@@ -1,0 +1,420 @@
+"""Panel: the genes that a training selected, and the network that predicts from them alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from kernomics import metrics
+from kernomics._arguments import checked
+from kernomics._warnings import warn
+from kernomics.data import CellCollection, Labels
+from kernomics.data.labels import column
+from kernomics.data.readers.inputs import ReadOptions
+from kernomics.data.row_numbers import row_numbers
+from kernomics.errors import ConfigError, DataError, closest
+from kernomics.models.base import as_collection, same_library_key
+from kernomics.models.loading import read_saved
+from kernomics.models.yoto.missing_genes import checked_absent, missing_warning, panel_input
+from kernomics.models.yoto.network import PanelNetwork, Task
+from kernomics.train import save_model_dir
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+FORMAT = "kernomics panel 1"
+CELLS_AT_A_TIME = 4096
+
+
+def read_outputs(task: Task, output: Tensor) -> NDArray[Any]:
+    """Turn a head's output into class probabilities [B, C], or numbers [B] in the label's unit."""
+    if task.kind == "categorical":
+        return np.asarray(output.float().softmax(1).cpu())
+    return np.asarray((output.float().squeeze(1) * task.sd + task.mean).cpu())
+
+
+def score_task(task: Task, truth: NDArray[Any], output: NDArray[Any]) -> dict[str, float]:
+    """Compute the metrics of one task from its true labels and `read_outputs`' result."""
+    if task.kind == "continuous":
+        return metrics.regression_metrics(truth, output)
+    return metrics.classification_metrics(truth, output.argmax(1), output)
+
+
+class Panel:
+    """A trained panel: genes, scores, tasks and predictor.
+
+    Made by `YOTO.train` or `Panel.load`. It reads the k columns of its genes and, unless its
+    transform is ``"lognorm"``, nothing else of the data.
+
+    Attributes
+    ----------
+    genes : list of str
+        The panel, best first.
+    ranking : pandas.DataFrame
+        All genes it was selected from, by score: columns ``score`` (+inf forced, −inf never
+        usable), ``selected``, ``rank`` (from 1).
+    tasks : tuple of Task
+        What is predicted.
+    info : dict
+        How it came about: configuration, seed, version, split, kinds of the labels, and
+        ``library``, the rule of the library sizes, and ``without``, what each gene costs when it
+        is missing (`missing_genes.costs_without`).
+    input_means : Tensor or None
+        float32 [k], the network's input of each gene in the mean over the training cells, which
+        stands in for a gene that data lack; None where that is not known.
+    """
+
+    @checked
+    def __init__(
+        self,
+        network: PanelNetwork,
+        genes: Sequence[str],
+        all_genes: Sequence[str],
+        scores: ArrayLike,
+        info: Mapping[str, Any],
+        *,
+        input_means: Tensor | None = None,
+    ) -> None:
+        self.network = network
+        self.input_means = input_means
+        self.genes = [str(gene) for gene in genes]
+        self.tasks = network.tasks
+        self.info = dict(info)
+        ranking = pd.DataFrame(
+            {"score": np.asarray(scores, dtype=np.float32)},
+            index=pd.Index([str(gene) for gene in all_genes], name="gene"),
+        )
+        ranking["selected"] = ranking.index.isin(self.genes)
+        # Selected first, so that ties at the panel's edge stay on the side where they fell.
+        ranking = ranking.sort_values(["selected", "score"], ascending=False, kind="stable")
+        ranking["rank"] = np.arange(1, len(ranking) + 1)
+        self.ranking = ranking
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(task.name for task in self.tasks)
+        return f"Panel of {len(self.genes)} genes for {tasks}: {', '.join(self.genes[:8])}" + (
+            ", …" if len(self.genes) > 8 else ""
+        )
+
+    # -- prediction ------------------------------------------------------------------------------
+
+    @checked
+    def outputs(
+        self,
+        cells: CellCollection,
+        rows: ArrayLike | None = None,
+        *,
+        allow_missing: bool = False,
+    ) -> dict[str, NDArray[Any]]:
+        """Predict every task for some cells of a collection.
+
+        Parameters
+        ----------
+        cells
+            A collection that has the panel's genes.
+        rows
+            Which cells, int [n] or bool [n_cells]; all by default.
+        allow_missing
+            As in `predict`, which also says what is raised and warned of.
+
+        Returns
+        -------
+        dict
+            Per task, probabilities float32 [n, classes] or numbers float32 [n].
+        """
+        absent = checked_absent(self.genes, cells, self.input_means, allow=allow_missing)
+        if absent:
+            warn(missing_warning(self.genes, absent, self.info))
+        return self._outputs(cells, rows, absent)
+
+    def _outputs(
+        self, cells: CellCollection, rows: ArrayLike | None, absent: Sequence[str]
+    ) -> dict[str, NDArray[Any]]:
+        """Predict as `outputs` does, some genes being filled whether they are there or not."""
+        present = np.flatnonzero([gene not in absent for gene in self.genes])
+        view = cells.with_genes([self.genes[i] for i in present], min_gene_overlap=1.0)
+        wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
+        found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
+        with torch.inference_mode():
+            for part in _blocks(wanted):
+                outputs = self.network.outputs(
+                    panel_input(self.network, view, part, present, self.input_means)
+                )
+                for task, output in zip(self.tasks, outputs, strict=True):
+                    found[task.name].append(read_outputs(task, output))
+        empty = {
+            task.name: np.empty((0, task.n_out) if task.classes else 0, np.float32)
+            for task in self.tasks
+        }
+        return {
+            name: np.concatenate(parts) if parts else empty[name] for name, parts in found.items()
+        }
+
+    @checked
+    def predict(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        allow_missing: bool = False,
+        **reading: Unpack[ReadOptions],
+    ) -> pd.DataFrame:
+        """Predict the labels of cells, which need the panel's genes alone.
+
+        Parameters
+        ----------
+        adata
+            AnnData, path of an ``.h5ad`` file or collection; not modified.
+        allow_missing
+            Go on where the data lack genes of the panel: the network takes each for as high as in
+            the mean of the training cells, which says nothing about a cell.
+        **reading
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
+            ``layer="counts"``. Cells without counts are kept by default. For
+            ``transform="lognorm"`` `library_key` is by default that of the training, where the
+            data have it.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per cell: per label a column of its name, and for classes
+            ``<label>_probability``.
+
+        Raises
+        ------
+        DataError
+            When genes of the panel are missing from the data and `allow_missing` does not hold, or
+            all are; it names them.
+
+        Warns
+        -----
+        UserWarning
+            When genes are filled: their names, and how much the score on the held-out cells of the
+            training falls without each.
+        """
+        cells = self.read(adata, **reading)
+        table: dict[str, Any] = {}
+        for task, output in zip(
+            self.tasks, self.outputs(cells, allow_missing=allow_missing).values(), strict=True
+        ):
+            if task.kind == "categorical":
+                codes = output.argmax(1)
+                table[task.name] = pd.Categorical.from_codes(codes, pd.Index(task.classes))
+                table[f"{task.name}_probability"] = output.max(1)
+            else:
+                table[task.name] = output
+        return pd.DataFrame(table, index=pd.Index(cells.cell_names.astype(str)))
+
+    @checked
+    def evaluate(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        labels: Mapping[str, str] | None = None,
+        allow_missing: bool = False,
+        **reading: Unpack[ReadOptions],
+    ) -> dict[str, dict[str, float]]:
+        """Score the predictions on labelled cells.
+
+        Parameters
+        ----------
+        adata, allow_missing, **reading
+            As in `predict`.
+        labels
+            obs column of a task, where it has another name than in training.
+
+        Returns
+        -------
+        dict
+            Per task found in the data, accuracy, macro-F1 and AUPRC, or R², MAE and Pearson.
+
+        Raises
+        ------
+        DataError
+            When no task's label is in the data, a column given is not, or no cell has a class that
+            the panel knows; or genes are missing, as in `predict`.
+        ConfigError
+            When `labels` names something that is no task.
+
+        Warns
+        -----
+        UserWarning
+            When cells have classes that the panel does not know, which are left out of the scores;
+            when all that remain are of one class.
+            When genes are filled, as in `predict`.
+        """
+        cells = self.read(adata, **reading)
+        found = self.labelled_outputs(cells, labels, allow_missing=allow_missing)
+        return {
+            task.name: score_task(task, *found[task.name])
+            for task in self.tasks
+            if task.name in found
+        }
+
+    @checked
+    def labelled_outputs(
+        self,
+        cells: CellCollection,
+        labels: Mapping[str, str] | None = None,
+        *,
+        allow_missing: bool = False,
+    ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """Return what `evaluate` scores: each task's truth [n] and what `outputs` gives for it.
+
+        Parameters
+        ----------
+        cells, labels, allow_missing
+            As in `evaluate`, which says what is raised and warned of.
+
+        Returns
+        -------
+        dict
+            Per task found in the data the class int64 [n], −1 for cells without a class that the
+            panel knows, or the number float [n], NaN without; and the outputs of all cells.
+        """
+        given = dict(labels or {})
+        known = [task.name for task in self.tasks]
+        for name in given:
+            if name not in known:
+                raise ConfigError(f"the panel has no task {name!r}; {closest(name, known)}")
+        obs = cells.obs
+        truths = {
+            task.name: _truth(task, column(obs, given.get(task.name, task.name)))
+            for task in self.tasks
+            if task.name in given or task.name in obs.columns
+        }
+        if not truths:
+            raise DataError(
+                f"obs has none of the panel's labels {known}; its columns are {list(obs.columns)}: "
+                "name the column of a label with labels={label: column}"
+            )
+        outputs = self.outputs(cells, allow_missing=allow_missing)
+        return {
+            task.name: (truths[task.name], outputs[task.name])
+            for task in self.tasks
+            if task.name in truths
+        }
+
+    def read(
+        self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
+    ) -> CellCollection:
+        """Read cells as `predict` does, whose parameters are these."""
+        lognorm, known = self.network.transform == "lognorm", self.info.get("library", {})
+        if not isinstance(adata, CellCollection):
+            # A cell may have none of the panel's genes, and a panel-only data set such cells.
+            reading = {"empty_cells": "keep", **reading}
+        if lognorm:
+            reading = same_library_key(adata, known, reading)
+        cells = as_collection(adata, reading)
+        if lognorm:
+            cells.library_rule.tell(known)
+        return cells
+
+    # -- saving ----------------------------------------------------------------------------------
+
+    @checked
+    def save(self, path: str | Path) -> None:
+        """Save as ``model.safetensors`` and ``model.json``, readable without kernomics.
+
+        Parameters
+        ----------
+        path
+            A directory: new, empty, or one that holds a saved model, which is then replaced.
+
+        Raises
+        ------
+        CheckpointError
+            If the directory holds something else or cannot be written.
+        """
+        scores = self.ranking["score"].to_numpy()
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors["scores"] = torch.from_numpy(scores.copy())
+        if self.input_means is not None:
+            tensors["input_means"] = self.input_means
+        save_model_dir(
+            path,
+            tensors,
+            {
+                "format": FORMAT,
+                "genes": self.genes,
+                "all_genes": self.ranking.index.tolist(),
+                "tasks": [dataclasses.asdict(task) for task in self.tasks],
+                "hidden": self.network.hidden,
+                "transform": self.network.transform,
+                "info": self.info,
+            },
+        )
+
+    @classmethod
+    @checked
+    def load(cls, path: str | Path) -> Panel:
+        """Load what `save` wrote, or the ``model`` of a run directory.
+
+        Raises
+        ------
+        CheckpointError
+            If there is none, it is damaged, or it is no panel.
+        """
+        tensors, meta = read_saved(path, FORMAT)
+        tasks = [
+            Task(**{**task, "classes": tuple(task["classes"]),
+                    "class_weights": tuple(task["class_weights"])})
+            for task in meta["tasks"]
+        ]  # fmt: skip
+        prefix = "network."
+        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        network = PanelNetwork.from_weights(weights, tasks, meta["hidden"], meta["transform"])
+        return cls(
+            network,
+            meta["genes"],
+            meta["all_genes"],
+            tensors["scores"].numpy(),
+            meta["info"],
+            input_means=tensors.get("input_means"),
+        )
+
+
+def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
+    """Read a column as a task's truth; classes that the panel does not know become unlabelled."""
+    labels = Labels.from_series(values, task.name, kind=task.kind)
+    if not labels.labelled.any():
+        raise DataError(
+            f"label {task.name!r}: none of the {len(labels.labelled):,} cells has a value in obs "
+            f"column {str(values.name)!r}, so there is nothing to score; name another column with "
+            "labels={label: column}"
+        )
+    if task.kind == "continuous":
+        return labels.values
+    counts = labels.counts()
+    unknown = [name for name in counts if name not in task.classes]
+    if counts and len(unknown) == len(counts):
+        raise DataError(
+            f"label {task.name!r} shares no class with the panel: it has {unknown[:5]}, the panel "
+            f"{list(task.classes)[:5]}"
+        )
+    if unknown:
+        cells = sum(counts[name] for name in unknown)
+        warn(
+            f"label {task.name!r}: {cells:,} of {int(labels.labelled.sum()):,} labelled cells are "
+            f"of {len(unknown)} {'class' if len(unknown) == 1 else 'classes'} that the panel does "
+            f"not know, first {unknown[0]!r}; they are left out of the scores"
+        )
+    known = [name for name in counts if name in task.classes]
+    if len(known) == 1 < len(task.classes):
+        warn(
+            f"label {task.name!r}: all cells to score are of one class, {known[0]!r}; that says "
+            "nothing of how the classes are told apart"
+        )
+    return labels.aligned(task.classes).values
+
+
+def _blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(rows), CELLS_AT_A_TIME):
+        yield rows[start : start + CELLS_AT_A_TIME]

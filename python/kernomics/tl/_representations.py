@@ -1,0 +1,177 @@
+"""Representations of cells and genes where scanpy users look for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from kernomics._arguments import checked
+from kernomics._version import __version__
+from kernomics.data.readers.inputs import (
+    ReadOptions,
+    divided_options,
+    gene_names_in_var,
+    require_anndata,
+)
+from kernomics.errors import ConfigError, DataError, closest
+from kernomics.metrics import RelationshipRecall
+from kernomics.metrics import relationship_recall as _relationship_recall
+from kernomics.models import CellEncoder, TxFM
+from kernomics.tl._uns import without_none
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+
+@checked
+def represent_cells(
+    adata: AnnData,
+    model: CellEncoder | TxFM | str | Path,
+    *,
+    key_added: str = "txfm",
+    progress: bool = True,
+    **options: Any,
+) -> None:
+    """Represent cells by a trained TxFM.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts.
+    model
+        A trained TxFM, or the path of a run or a saved model.
+    key_added
+        First part of the names of what is added.
+    progress
+        Whether to show a progress bar.
+    **options
+        Of `CellEncoder.get_latent_representation`, such as ``layer`` or ``use_raw``, but for
+        `rows`: all cells are represented.
+
+    Adds
+    ----
+    ``obsm["X_" + key_added]``
+        float32 [n_obs, d].
+    ``varm[key_added + "_encoder"]``, ``varm[key_added + "_decoder"]``
+        float32 [n_vars, d − 1] and [n_vars, d]: what the model knows of each gene; NaN for genes
+        outside its vocabulary.
+    ``uns[key_added]["params"]``
+        Version, seed, options, and ``library``: where the library sizes come from.
+    """
+    require_anndata(adata, "represent_cells")
+    if "rows" in options:
+        raise ConfigError(
+            "rows was given, and obsm has a row for every cell: represent a part of the cells, "
+            "such as adata[rows].copy()"
+        )
+    if isinstance(model, (str, Path)):
+        model = CellEncoder.load(model)
+    encoder = model.trained if isinstance(model, TxFM) else model
+    reading, others = divided_options(options)
+    cells = encoder.read(adata, **reading)
+    found = encoder.get_latent_representation(cells, progress=progress, **others)
+    others["library"] = cells.library_source
+    add_representation(adata, encoder, found, reading, key_added=key_added, **others)
+
+
+def add_representation(
+    adata: AnnData,
+    encoder: CellEncoder,
+    representation: NDArray[np.float32],
+    reading: ReadOptions,
+    *,
+    key_added: str = "txfm",
+    **params: Any,
+) -> None:
+    """Put a representation, and the model's gene embeddings, where `represent_cells` says."""
+    adata.obsm[f"X_{key_added}"] = representation
+    names = gene_names_in_var(adata, reading)
+    columns = names.get_indexer(pd.Index(encoder.genes))
+    known = columns >= 0
+    for part in ("encoder", "decoder"):
+        embeddings = encoder.get_gene_embeddings(part)
+        table = np.full((adata.n_vars, embeddings.shape[1]), np.nan, np.float32)
+        table[columns[known]] = embeddings[known]
+        adata.varm[f"{key_added}_{part}"] = table
+    adata.uns[key_added] = {
+        "params": without_none(
+            {
+                "version": __version__,
+                "seed": encoder.module.seed,
+                "model": repr(encoder),
+                **reading,
+                **params,
+            }
+        )
+    }
+
+
+@checked
+def relationship_recall(
+    adata: AnnData,
+    relations: Mapping[str, Any],
+    *,
+    varm_key: str = "txfm_encoder",
+    n_components: int | None = 32,
+    key_added: str = "relationship_recall",
+    seed: int = 0,
+    **options: Any,
+) -> RelationshipRecall:
+    """Score vectors of the genes by the known relationships that they recall.
+
+    Parameters
+    ----------
+    adata
+        Genes with vectors, such as `represent_cells` adds, or ``varm["PCs"]`` of scanpy.
+    relations
+        Per database pairs of names [n, 2], as from `kernomics.metrics.read_relations`.
+    varm_key
+        Which vectors; genes of which one entry is NaN are left out.
+    n_components
+        As in `kernomics.metrics.relationship_recall`; the paper keeps 32 for encoder tokens and
+        256 for decoder weights. None for all.
+    key_added
+        Where to put the result.
+    seed, **options
+        As in `kernomics.metrics.relationship_recall`.
+
+    Returns
+    -------
+    RelationshipRecall
+        Recall per database.
+
+    Adds
+    ----
+    ``uns[key_added]``
+        ``mean``, ``recall`` and ``n_pairs`` by database, and ``params``.
+
+    Raises
+    ------
+    DataError
+        When there are no such vectors, or a database has no pair of which both genes are there.
+    """
+    if varm_key not in adata.varm:
+        raise DataError(f"varm has no {varm_key!r}; {closest(varm_key, adata.varm)}")
+    vectors = np.asarray(adata.varm[varm_key], dtype=np.float64)
+    known = ~np.isnan(vectors).any(axis=1)
+    found = _relationship_recall(
+        vectors[known],
+        adata.var_names.astype(str).to_numpy()[known],
+        relations,
+        n_components=n_components,
+        seed=seed,
+        **options,
+    )
+    params = {"version": __version__, "seed": seed, "varm_key": varm_key, **options}
+    adata.uns[key_added] = {
+        "mean": found.mean,
+        "recall": found.table["recall"].to_dict(),
+        "n_pairs": found.table["n_pairs"].to_dict(),
+        "params": without_none({**params, "n_components": found.n_components}),
+    }
+    return found

@@ -1,0 +1,158 @@
+"""TxFM's benchmark and ablations: what is run, kept, compared and written into the docs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernomics.models.txfm.config import TxFMConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / "bench"
+
+
+@pytest.fixture(autouse=True)
+def bench_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+def scores(value: float) -> dict[str, float]:
+    """One representation's scores."""
+    names = ("knn_accuracy", "linear_accuracy", "knn_macro_f1", "linear_macro_f1")
+    return {name: value + i / 100 for i, name in enumerate(names)}
+
+
+def line(seed: int, ours: float, pca: float, settings: str = "new", **more: Any) -> dict[str, Any]:
+    """A line of results on pbmc3k."""
+    by = {"TxFM": scores(ours), "PCA": scores(pca)}
+    recall = {"TxFM encoder tokens, 32": ours / 2, "TxFM decoder weights, 32": pca / 2}
+    return {
+        "set": "pbmc3k", "seed": seed, "settings": settings,
+        "scores": {"cell_type": by}, "recall": recall, **more,
+    }  # fmt: skip
+
+
+def test_representations_are_compared_seed_by_seed_over_the_newest_settings() -> None:
+    from txfm_table import recall_part, representations_part
+
+    lines = [line(0, 0.1, 0.9, "old"), line(0, 0.8, 0.7), line(1, 0.9, 0.7)]
+    rows = representations_part(lines).splitlines()
+    assert rows[2].startswith("| PBMC 3k (2 seeds) | TxFM | 0.850 | 0.860 |")
+    # Differences 0.1 and 0.2: mean 0.15, standard error 0.05.
+    assert rows[3].startswith("|  | PCA | 0.700 (**+0.150 ± 0.050**) |")
+    assert "| PBMC 3k | TxFM encoder tokens, 32 components | 0.425 |" in recall_part(lines)
+    assert representations_part([]) == "No runs on record."
+
+
+def test_every_ablation_is_a_setting_and_stands_beside_the_papers_figure() -> None:
+    from txfm_ablation import ABLATIONS, identity, settings_of, table
+
+    assert len({identity(*settings_of(name)) for name in ABLATIONS}) == len(ABLATIONS)
+    for name in ABLATIONS:
+        TxFMConfig.of_size("XXS", **settings_of(name)[0])
+    lines = [
+        line(seed, value, 0.5, identity(*settings_of(name)), ablation=name)
+        for name, values in {
+            "default": (0.8, 0.9), "MSE": (0.7, 0.9), "SmoothL1": (0.9, 0.9), "two blocks": (0, 0)
+        }.items()
+        for seed, value in zip((100, 101), values, strict=True)
+    ]  # fmt: skip
+    lines.append({**lines[3], "seed": 102, "settings": "of another day"})
+    rows = table(lines).splitlines()
+    # Ours put SmoothL1 before the default before MSE, the paper the default, MSE, SmoothL1.
+    said = "- kNN accuracy and the paper's consistency: ρ = −0.50, p = 0.667, 3 settings"
+    assert said in rows
+    assert rows[2] == "| default | 0.850 | 0.860 | 0.425 | 0.250 | 2 | 37.3 / 32.6 / 43.9 |"
+    assert rows[3].startswith("| MSE | 0.800 (−0.050 ± 0.050) | 0.810 (−0.050 ± 0.050) |")
+    assert rows[3].endswith("| 2 | 27.2 / 31.1 / 41.8 |")
+
+
+def test_fine_tuning_is_compared_by_number_of_cells() -> None:
+    from txfm_table import new_genes_part, transfer_part
+
+    lines = [
+        {
+            "set": "pbmc3k", "seed": seed, "n_train": n, "settings": "new",
+            "scores": {"cell_type": {"fine-tuned": scores(tuned), "PCA": scores(0.7)}},
+        }
+        for n in (200, 1839)
+        for seed, tuned in ((0, 0.8), (1, 0.9))
+    ]  # fmt: skip
+    lines.append({**lines[-1], "set": "marrow", "n_train": 900})
+    assert "| 900 (1 seed) | fine-tuned | 0.900 |" in new_genes_part(lines)
+    rows = transfer_part(lines).splitlines()
+    assert len(rows) == 6
+    assert rows[2].startswith("| 200 (2 seeds) | fine-tuned | 0.850 | 0.860 |")
+    assert rows[3].startswith("|  | PCA | 0.700 (**+0.150 ± 0.050**) |")
+    assert rows[4].startswith("| 1,839 (2 seeds) | fine-tuned |")
+
+
+def test_memory_is_written_as_shares_of_eager() -> None:
+    from txfm_table import memory_part
+
+    step = {"case": "S 12 blocks", "precision": "bf16", "way": "kernomics", "peak_bytes": 812e6}
+    shares = {"peak_share": 0.54, "saved_share": 0.52, "time_share": 1.0}
+    row = "| S 12 blocks, bf16 | kernomics | 812 MB | 0.54 | 0.52 | 1.00 |"
+    assert memory_part([{**step, **shares}]).splitlines()[2] == row
+
+
+def test_generated_parts_replace_what_stood_there_and_nothing_else() -> None:
+    import txfm_table
+
+    text = "".join(f"Prose.\n{a}\nold\n{b}\n" for a, b in map(txfm_table.markers, txfm_table.PARTS))
+    made = txfm_table.render(text, {"txfm": [line(0, 0.8, 0.7)]})
+    assert "old" not in made
+    assert made.count("Prose.\n") == len(txfm_table.PARTS)
+    with pytest.raises(SystemExit, match="needs the lines"):
+        txfm_table.render("no markers", {})
+
+
+def test_the_docs_show_the_committed_results() -> None:
+    import txfm_table
+
+    files = {file for file, _ in txfm_table.PARTS.values()}
+    records = {file: txfm_table.read_lines(txfm_table.RESULTS / f"{file}.jsonl") for file in files}
+    text = txfm_table.DOCS.read_text()
+    assert txfm_table.render(text, records) == text, "run bench/txfm_table.py"
+
+
+@pytest.mark.slow
+def test_a_smoke_run_is_recorded_once(data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "txfm.jsonl"
+    command = [
+        sys.executable, str(BENCH / "txfm.py"), "--smoke", "--sets", "zheng", "--seeds", "0",
+        "--out", str(out),
+    ]  # fmt: skip
+    for _ in range(2):
+        subprocess.run(command, check=True, env={**os.environ, "KERNOMICS_DATA": str(data_dir)})
+    (found,) = [json.loads(text) for text in out.read_text().splitlines()]
+    assert set(found["scores"]["cell_type"]) == {
+        "TxFM", "PCA", "normalised counts", "PCA, all genes", "normalised counts, all genes",
+    }  # fmt: skip
+    assert found["config"]["n_tokens"] == 50
+    assert all(0 <= value <= 1 for value in found["recall"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "others"),
+    [("pbmc3k", "trained on these cells alone"), ("marrow", "fine-tuned, 20 new genes")],
+)
+def test_a_smoke_run_of_transfer_is_recorded_once(
+    target: str, others: str, data_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "transfer.jsonl"
+    command = [sys.executable, str(BENCH / "txfm_transfer.py"), "--smoke", "--seeds", "0"]
+    command += ["--sets", target, "--cells", "100", "--sources", str(tmp_path), "--out", str(out)]
+    for _ in range(2):
+        subprocess.run(command, check=True, env={**os.environ, "KERNOMICS_DATA": str(data_dir)})
+    (found,) = [json.loads(text) for text in out.read_text().splitlines()]
+    assert found["n_train"] == 100
+    ((_, scores),) = found["scores"].items()
+    assert set(scores) == {"fine-tuned", "as it is", others, "PCA"}
