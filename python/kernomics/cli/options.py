@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kernomics.errors import ConfigError, closest
 
 if TYPE_CHECKING:
-    from kernomics.data import CellCollection, ReadOptions
+    from kernomics.data import CellCollection, ReadOptions, concat
     from kernomics.data.labels import Kind
     from kernomics.models import YOTO, CellEncoder
 

@@ -11,7 +11,7 @@ from scipy.special import expit, logsumexp
 from scipy.stats import nbinom
 
 from kernomics import datasets
-from kernomics.data import CellCollection
+from kernomics.data import CellCollection, concat
 from kernomics.models import CellEncoder, TxFM
 from kernomics.nn import chunked as in_chunks
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kernomics import datasets
-from kernomics.data import CellCollection
+from kernomics.data import CellCollection, concat
 from kernomics.data.rng import keys_of_names
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import CellEncoder, TxFM, TxFMConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kernomics import datasets
-from kernomics.data import CellCollection, select_cells
+from kernomics.data import CellCollection, concat, select_cells
 from kernomics.data.rng import keys_of_names
 from kernomics.errors import ConfigError
 from kernomics.evaluation.reconstruction import Reconstruction
