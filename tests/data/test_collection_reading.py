@@ -7,21 +7,22 @@ import numpy as np
 import pytest
 from example_cells import assert_same, csr, make, random_counts
 
-from kernomics.data import CellCollection, Sampler
+from kernomics.data import CellCollection, Loader, Sampler
 from kernomics.data import csr as rows
 from kernomics.data.readers import sources
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("start", [0, 3])
-def test_batches_read_in_buffers_are_the_samplers_batches(tmp_path, in_memory, start):
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_batches_read_in_buffers_are_the_samplers_batches(tmp_path, in_memory, start, ahead):
     counts = random_counts()
     make(csr(counts)).write_h5ad(tmp_path / "a.h5ad")
     collection = CellCollection.from_anndata(
         tmp_path / "a.h5ad", empty_cells="keep", in_memory=in_memory
     )
     sampler = Sampler(range(1, 40), 4, 5, block_size=3, buffer_blocks=4)
-    got = list(collection.batches(sampler, epoch=2, start=start))
+    got = list(Loader(collection, sampler, read_ahead=ahead).epoch(2, start))
     assert len(got) == sampler.n_batches - start
     for i, cells in enumerate(got, start):
         assert_same(cells, collection.batch(sampler.batch(2, i)))
@@ -38,10 +39,10 @@ def test_reading_a_buffer_takes_few_reads(tmp_path, monkeypatch):
         lambda self, wanted: asked.append(len(wanted)) or read(self, wanted),
     )
     sampler = Sampler(range(64), 4, 0, block_size=8, buffer_blocks=2)
-    assert len(list(collection.batches(sampler, 0))) == 16
+    assert len(list(Loader(collection, sampler).epoch(0))) == 16
     assert asked == [16] * 4
     asked.clear()
-    assert len(list(collection.batches(sampler, 0, start=5))) == 11
+    assert len(list(Loader(collection, sampler).epoch(0, start=5))) == 11
     assert asked == [12, 16, 16]  # from within a buffer, its rest first
 
 

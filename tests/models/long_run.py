@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +63,17 @@ def run(directory: Path, steps: int) -> History:
     counts = torch.poisson(torch.full((N_CELLS, N_GENES), 2.0)) + 1
     library, genes = counts.sum(1), torch.arange(N_GENES, dtype=torch.int32)
 
-    def fetch(rows: np.ndarray) -> Cells:
-        n, ids = len(rows), torch.as_tensor(rows)
-        indptr = torch.arange(n + 1) * N_GENES
-        return Cells(indptr, genes.repeat(n), counts[ids].flatten(), N_GENES, ids, library[ids])
+    class Batches:
+        sampler = Sampler(np.arange(N_CELLS), BATCH, 0, block_size=1)
+        n_batches = sampler.n_batches
+
+        def epoch(self, epoch: int, start: int = 0) -> Iterator[Cells]:
+            for rows in self.sampler.batches(epoch, start):
+                n, ids = len(rows), torch.as_tensor(rows)
+                yield Cells(
+                    torch.arange(n + 1) * N_GENES, genes.repeat(n), counts[ids].flatten(), N_GENES,
+                    ids, library[ids],
+                )  # fmt: skip
 
     def fused(module: nn.Module) -> torch.optim.AdamW:
         return torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
@@ -81,8 +89,7 @@ def run(directory: Path, steps: int) -> History:
     )
     return fit(
         Dying(N_GENES, CONFIG),
-        Sampler(np.arange(N_CELLS), BATCH, 0, block_size=1),
-        fetch,
+        Batches(),
         config,
         run_dir=directory,
         resume=(directory / "metrics.jsonl").exists(),  # there is nothing to resume at first

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny_run
 import torch
-from tiny_run import FakeCells, FakeSampler, Linear, cells_of, quiet, sgd
+from tiny_run import FakeCells, FakeSampler, Linear, Reading, cells_of, quiet, sgd
 from torch import Tensor, nn
 
 from kernomics.errors import ConfigError
@@ -28,7 +28,9 @@ from kernomics.train import (
 
 def test_training_is_the_loop_one_would_write_by_hand() -> None:
     module, fetch = Linear(), cells_of()
-    history = fit(module, FakeSampler(), fetch, quiet(learning_rate=0.01, weight_decay=0.1))
+    history = fit(
+        module, Reading(FakeSampler(), fetch), quiet(learning_rate=0.01, weight_decay=0.1)
+    )
 
     by_hand = Linear()
     optimizer = torch.optim.AdamW(by_hand.parameters(), lr=0.01, weight_decay=0.1)
@@ -58,10 +60,15 @@ def test_training_is_the_loop_one_would_write_by_hand() -> None:
 def test_accumulated_batches_step_like_one_large_batch(batch_size: int, accumulate: int) -> None:
     fetch = cells_of()
     small, large = Linear(), Linear()
-    fit(small, FakeSampler(44, batch_size), fetch, quiet(accumulate=accumulate),
+    fit(small, Reading(FakeSampler(44, batch_size), fetch), quiet(accumulate=accumulate),
         optimizer_factory=sgd)  # fmt: skip
     # The same cells, in the same order: a large batch is the small ones put together.
-    fit(large, FakeSampler(44, batch_size * accumulate), fetch, quiet(), optimizer_factory=sgd)
+    fit(
+        large,
+        Reading(FakeSampler(44, batch_size * accumulate), fetch),
+        quiet(),
+        optimizer_factory=sgd,
+    )
     torch.testing.assert_close(small.weight, large.weight, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(small.bias, large.bias, rtol=1e-5, atol=1e-6)
     assert not torch.equal(small.weight, Linear().weight)
@@ -74,7 +81,7 @@ def test_steps_counted_with_accumulation_reach_the_hook() -> None:
         def on_step(self, step: int, total_steps: int) -> None:
             seen.append((step, total_steps))
 
-    fit(Counting(), FakeSampler(), cells_of(), quiet(accumulate=4))
+    fit(Counting(), Reading(FakeSampler(), cells_of()), quiet(accumulate=4))
     assert seen == [(step, 6) for step in range(6)]
 
 
@@ -91,7 +98,7 @@ def test_one_cycle_sets_the_rate_of_every_group_before_each_step() -> None:
         return optimizer
 
     config = quiet(schedule="one_cycle", warmup=0.2)
-    fit(Linear(), FakeSampler(), cells_of(), config, optimizer_factory=two_groups)
+    fit(Linear(), Reading(FakeSampler(), cells_of()), config, optimizer_factory=two_groups)
     expected = [schedules.one_cycle(step, 18, warmup=0.2) for step in range(18)]
     assert rates == [(0.1 * e, 0.5 * e) for e in expected]
 
@@ -105,7 +112,7 @@ def test_one_cycle_begins_anew_after_the_first_part() -> None:
         return optimizer
 
     config = quiet(schedule="one_cycle", warmup=0.2, restart_at=0.5)
-    fit(Linear(), FakeSampler(), cells_of(), config, optimizer_factory=watched)
+    fit(Linear(), Reading(FakeSampler(), cells_of()), config, optimizer_factory=watched)
     cycle = [0.1 * schedules.one_cycle(step, 9, warmup=0.2) for step in range(9)]
     assert rates == cycle + cycle
 
@@ -123,7 +130,10 @@ def test_gradient_above_the_norm_is_scaled_to_it_and_logged() -> None:
         return optimizer
 
     history = fit(
-        Linear(), FakeSampler(), cells_of(), quiet(max_grad_norm=0.5), optimizer_factory=watching
+        Linear(),
+        Reading(FakeSampler(), cells_of()),
+        quiet(max_grad_norm=0.5),
+        optimizer_factory=watching,
     )
     assert norms == pytest.approx([0.5] * 18, rel=1e-4)
     assert all(norm > 0.5 for norm in history.column("grad_norm"))
@@ -139,7 +149,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32_weights() -> None:
             return {"loss": (hidden[:, 0].float() - batch.target).square().mean()}
 
     module = Watching()
-    fit(module, FakeSampler(), cells_of(), quiet(precision="bf16", max_epochs=1))
+    fit(module, Reading(FakeSampler(), cells_of()), quiet(precision="bf16", max_epochs=1))
     assert seen == {torch.bfloat16}
     assert module.weight.dtype == torch.float32
     assert torch.isfinite(module.weight).all()
@@ -148,7 +158,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32_weights() -> None:
 def test_frozen_parameters_stay() -> None:
     module = Linear()
     module.bias.requires_grad_(False)
-    fit(module, FakeSampler(), cells_of(), quiet())
+    fit(module, Reading(FakeSampler(), cells_of()), quiet())
     assert module.bias.item() == 0
     assert not torch.equal(module.weight, Linear().weight)
 
@@ -159,14 +169,13 @@ def test_seed_rules_the_random_numbers_and_the_callers_are_given_back() -> None:
     expected = torch.rand(3)
     torch.manual_seed(99)
     config = TrainConfig(**{**tiny_run.SETTINGS, "patience": None, "seed": 1})
-    fit(first, FakeSampler(), cells_of(), config, optimizer_factory=tiny_run.optimizer_of)
+    fit(first, Reading(FakeSampler(), cells_of()), config, optimizer_factory=tiny_run.optimizer_of)
     assert torch.equal(torch.rand(3), expected)
     runs = [tiny_run.Selecting() for _ in range(2)]
     for module, seed in zip(runs, (1, 2), strict=True):
         fit(
             module,
-            FakeSampler(),
-            cells_of(),
+            Reading(FakeSampler(), cells_of()),
             override(config, seed=seed),
             optimizer_factory=tiny_run.optimizer_of,
         )
@@ -207,7 +216,7 @@ def test_early_stopping_ends_and_restores_the_best_weights(
     module = Linear()
     validate = Scripted(module, values)
     config = quiet(max_epochs=20, patience=2, mode=mode, min_delta=min_delta)
-    history = fit(module, FakeSampler(), cells_of(), config, validate=validate)
+    history = fit(module, Reading(FakeSampler(), cells_of()), config, validate=validate)
     assert len(history.select("train")) == epochs
     assert history.best_epoch == best
     assert history.best_value == values[best]
@@ -219,7 +228,7 @@ def test_early_stopping_ends_and_restores_the_best_weights(
 def test_without_patience_all_epochs_run_and_the_last_weights_stay() -> None:
     module = Linear()
     validate = Scripted(module, [1.0, 2.0, 3.0])
-    history = fit(module, FakeSampler(), cells_of(), quiet(), validate=validate)
+    history = fit(module, Reading(FakeSampler(), cells_of()), quiet(), validate=validate)
     assert torch.equal(module.weight, validate.seen[-1])
     assert history.best_epoch is None
     assert not history.stopped_early
@@ -229,7 +238,7 @@ def test_without_patience_all_epochs_run_and_the_last_weights_stay() -> None:
 def test_best_weights_survive_when_training_ends_by_itself() -> None:
     module = Linear()
     validate = Scripted(module, [1.0, 2.0, 3.0])
-    history = fit(module, FakeSampler(), cells_of(), quiet(patience=3), validate=validate)
+    history = fit(module, Reading(FakeSampler(), cells_of()), quiet(patience=3), validate=validate)
     assert torch.equal(module.weight, validate.seen[0])
     assert not history.stopped_early
 
@@ -238,7 +247,10 @@ def test_validation_comes_every_so_many_epochs_and_at_the_end() -> None:
     module = Linear()
     config = quiet(max_epochs=5, validate_every=2)
     history = fit(
-        module, FakeSampler(), cells_of(), config, validate=Scripted(module, [1.0, 2.0, 3.0])
+        module,
+        Reading(FakeSampler(), cells_of()),
+        config,
+        validate=Scripted(module, [1.0, 2.0, 3.0]),
     )
     assert history.column("epoch", "validation") == [1, 3, 4]
 
@@ -247,7 +259,12 @@ def test_validation_comes_every_so_many_epochs_and_at_the_end() -> None:
 def test_monitor_may_be_named_with_or_without_its_split(monitor: str) -> None:
     module = Linear()
     validate = Scripted(module, [1.0, 2.0])
-    fit(module, FakeSampler(), cells_of(), quiet(patience=1, monitor=monitor), validate=validate)
+    fit(
+        module,
+        Reading(FakeSampler(), cells_of()),
+        quiet(patience=1, monitor=monitor),
+        validate=validate,
+    )
     assert torch.equal(module.weight, validate.seen[0])
 
 
@@ -255,7 +272,7 @@ def test_monitor_that_validation_does_not_return_is_named_with_the_nearest() -> 
     module = Linear()
     validate = Scripted(module, [1.0], name="macro_f1")
     with pytest.raises(ConfigError, match=r"monitor is 'macro_F1'.* closest: 'macro_f1'"):
-        fit(module, FakeSampler(), cells_of(), quiet(patience=1, monitor="macro_F1"),
+        fit(module, Reading(FakeSampler(), cells_of()), quiet(patience=1, monitor="macro_F1"),
             validate=validate)  # fmt: skip
 
 
@@ -266,7 +283,7 @@ def test_callback_sees_each_epoch_and_may_end_the_training() -> None:
         seen.append(epoch)
         return epoch == 1
 
-    history = fit(Linear(), FakeSampler(), cells_of(), quiet(), callbacks=[stop_after_two])
+    history = fit(Linear(), Reading(FakeSampler(), cells_of()), quiet(), callbacks=[stop_after_two])
     assert seen == [0, 1]
     assert history.stopped_early
 
@@ -289,14 +306,16 @@ def test_history_is_mirrored_line_by_line(tmp_path: Path) -> None:
 def test_values_that_json_cannot_hold_are_the_same_in_history_and_file(tmp_path: Path) -> None:
     module = Linear()
     validate = Scripted(module, [float("nan"), float("inf"), 1.0])
-    history = fit(module, FakeSampler(), cells_of(), quiet(), run_dir=tmp_path, validate=validate)
+    history = fit(
+        module, Reading(FakeSampler(), cells_of()), quiet(), run_dir=tmp_path, validate=validate
+    )
     assert history.column("loss", "validation") == [None, None, 1.0]
     assert History.read(tmp_path / "metrics.jsonl") == history
 
 
 def test_checkpoints_come_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:
     config = quiet(max_epochs=5, checkpoint_every_epochs=2, keep_checkpoints=9)
-    fit(Linear(), FakeSampler(), cells_of(), config, run_dir=tmp_path)
+    fit(Linear(), Reading(FakeSampler(), cells_of()), config, run_dir=tmp_path)
     names = sorted(p.name for p in (tmp_path / "checkpoints").glob("step-*"))
     assert names == [f"step-{6 * epoch:08d}" for epoch in (2, 4, 5)]
 
@@ -318,16 +337,18 @@ def test_loggers_receive_configuration_records_and_end(tmp_path: Path) -> None:
     recorder = Recorder()
     assert isinstance(recorder, Logger)
     config = quiet()
-    history = fit(Linear(), FakeSampler(), cells_of(), config, run_dir=tmp_path, loggers=[recorder])
+    history = fit(
+        Linear(), Reading(FakeSampler(), cells_of()), config, run_dir=tmp_path, loggers=[recorder]
+    )
     assert recorder.calls == [
         ("config", dataclasses.asdict(config)), *(("log", r) for r in history), ("close", None),
     ]  # fmt: skip
 
 
 def test_progress_bar_shows_loss_speed_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    fit(Linear(), FakeSampler(), cells_of(), TrainConfig(max_epochs=2))
+    fit(Linear(), Reading(FakeSampler(), cells_of()), TrainConfig(max_epochs=2))
     shown = capsys.readouterr().err.split("\r")[-1]
     for part in ("training: 100%", "12/12", "epoch 2/2", "loss ", "cells/s"):
         assert part in shown
-    fit(Linear(), FakeSampler(), cells_of(), quiet())
+    fit(Linear(), Reading(FakeSampler(), cells_of()), quiet())
     assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_run
 import torch
-from tiny_run import FakeCells, FakeSampler, Linear, cells_of, quiet
+from tiny_run import FakeCells, FakeSampler, Linear, Reading, cells_of, quiet
 from torch import Tensor, nn
 
 from kernomics.errors import CheckpointError, ConfigError, TrainingError
@@ -47,7 +47,7 @@ def test_loss_that_is_not_finite_stops_and_names_step_epoch_and_cells(
     module = FromThirdEpoch(17, value)
     config = quiet(accumulate=accumulate, checkpoint_every_epochs=1)
     with pytest.raises(TrainingError) as caught:
-        fit(module, sampler, fetch, config, run_dir=tmp_path)
+        fit(module, Reading(sampler, fetch), config, run_dir=tmp_path)
 
     cells = sampler.batch(2, place)
     step = (2 * 6 + place) // accumulate + 1
@@ -75,17 +75,21 @@ class BadGradient(Linear):
 def test_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt() -> None:
     module = BadGradient()
     with pytest.raises(TrainingError, match="the norm of the gradient is nan in step 1 "):
-        fit(module, FakeSampler(), cells_of(), quiet(max_grad_norm=1.0))
+        fit(module, Reading(FakeSampler(), cells_of()), quiet(max_grad_norm=1.0))
     assert torch.equal(module.weight, Linear().weight)
 
 
 def test_weights_spoilt_by_an_unchecked_gradient_are_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"'bias' held NaN before this step.*max_grad_norm"):
-        fit(BadGradient(), FakeSampler(), cells_of(), quiet())
+        fit(BadGradient(), Reading(FakeSampler(), cells_of()), quiet())
     # The epoch is over before another loss is seen: the save refuses.
     with pytest.raises(TrainingError, match=r"'bias' holds NaN after step 1.* no checkpoint"):
-        fit(BadGradient(), FakeSampler(44, 44), cells_of(), quiet(checkpoint_every_epochs=1),
-            run_dir=tmp_path)  # fmt: skip
+        fit(
+            BadGradient(),
+            Reading(FakeSampler(44, 44), cells_of()),
+            quiet(checkpoint_every_epochs=1),
+            run_dir=tmp_path,
+        )
     assert load_checkpoint(tmp_path / "checkpoints") is None
 
 
@@ -127,18 +131,18 @@ def test_wrong_losses_are_told() -> None:
         module = Wrong()
         module.answer = answer
         with pytest.raises(ConfigError, match=message):
-            fit(module, FakeSampler(), cells_of(), quiet())
+            fit(module, Reading(FakeSampler(), cells_of()), quiet())
 
 
 def test_calls_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no batches to train on"):
-        fit(Linear(), FakeSampler(0), cells_of(), quiet())
+        fit(Linear(), Reading(FakeSampler(0), cells_of()), quiet())
     with pytest.raises(ConfigError, match="there is no validation to watch"):
-        fit(Linear(), FakeSampler(), cells_of(), quiet(patience=2))
+        fit(Linear(), Reading(FakeSampler(), cells_of()), quiet(patience=2))
     with pytest.raises(ConfigError, match="needs the run_dir"):
-        fit(Linear(), FakeSampler(), cells_of(), quiet(), resume=True)
+        fit(Linear(), Reading(FakeSampler(), cells_of()), quiet(), resume=True)
     with pytest.raises(ConfigError, match="ReLU has no parameters"):
-        fit(nn.ReLU(), FakeSampler(), cells_of(), quiet())
+        fit(nn.ReLU(), Reading(FakeSampler(), cells_of()), quiet())
 
 
 @pytest.mark.parametrize(
@@ -170,7 +174,7 @@ def test_run_directory_and_training_resume_together(tmp_path: Path) -> None:
     config = quiet(max_epochs=2)
     for resume in (False, True):
         with RunDirectory.create(tmp_path / "run", {"train": config}, resume=resume) as run:
-            history = fit(Linear(), FakeSampler(), cells_of(), config, run_dir=run.path,
+            history = fit(Linear(), Reading(FakeSampler(), cells_of()), config, run_dir=run.path,
                           resume=resume)  # fmt: skip
     assert len(history) == 2
     rows = np.concatenate([FakeSampler().batch(0, i) for i in range(6)])

@@ -19,8 +19,8 @@ def trained(directory: Path, epochs: int, *, resume: bool = False, **settings: A
     torch.manual_seed(0)
     module = Plain()
     config = TrainConfig(max_epochs=epochs, progress=False, **settings)
-    fit(module, tiny_run.FakeSampler(), tiny_run.cells_of(), config, run_dir=directory,
-        resume=resume)  # fmt: skip
+    batches = tiny_run.Reading(tiny_run.FakeSampler(), tiny_run.cells_of())
+    fit(module, batches, config, run_dir=directory, resume=resume)
     return module
 
 

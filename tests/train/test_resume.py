@@ -215,12 +215,16 @@ def test_resuming_with_other_settings_names_each_of_them(tmp_path: Path) -> None
 
 def test_resuming_with_another_number_of_batches_is_refused(tmp_path: Path) -> None:
     config = TrainConfig(max_epochs=1, progress=False)
-    fit(tiny_run.Linear(), tiny_run.FakeSampler(), tiny_run.cells_of(), config, run_dir=tmp_path)
+    fit(
+        tiny_run.Linear(),
+        tiny_run.Reading(tiny_run.FakeSampler(), tiny_run.cells_of()),
+        config,
+        run_dir=tmp_path,
+    )
     with pytest.raises(ConfigError, match="batches per epoch were 6 and are 11"):
         fit(
             tiny_run.Linear(),
-            tiny_run.FakeSampler(batch_size=4),
-            tiny_run.cells_of(),
+            tiny_run.Reading(tiny_run.FakeSampler(batch_size=4), tiny_run.cells_of()),
             config,
             run_dir=tmp_path,
             resume=True,
@@ -229,7 +233,7 @@ def test_resuming_with_another_number_of_batches_is_refused(tmp_path: Path) -> N
 
 def test_resuming_with_another_model_is_refused(tmp_path: Path) -> None:
     config = TrainConfig(max_epochs=1, progress=False)
-    args = tiny_run.FakeSampler(), tiny_run.cells_of(), config
+    args = tiny_run.Reading(tiny_run.FakeSampler(), tiny_run.cells_of()), config
     fit(tiny_run.Linear(), *args, run_dir=tmp_path)
     with pytest.raises(CheckpointError, match="saved from another model or optimizer"):
         fit(tiny_run.Selecting(), *args, run_dir=tmp_path, resume=True)

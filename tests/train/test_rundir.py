@@ -187,8 +187,7 @@ def test_training_may_use_the_directory_its_caller_holds(tmp_path: Path) -> None
     with RunDirectory.create(tmp_path, CONFIG) as run:
         fit(
             tiny_run.Linear(),
-            tiny_run.FakeSampler(),
-            tiny_run.cells_of(),
+            tiny_run.Reading(tiny_run.FakeSampler(), tiny_run.cells_of()),
             TrainConfig(max_epochs=1, progress=False),
             run_dir=run.path,
         )

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,21 @@ class FakeSampler:
     def batch(self, epoch: int, i: int) -> np.ndarray:
         order = np.random.default_rng([1, epoch]).permutation(self.n_cells)
         return order[i * self.batch_size : (i + 1) * self.batch_size]
+
+
+class Reading:
+    """The batches of a sampler, each read by a function of its rows."""
+
+    def __init__(self, sampler: Any, fetch: Callable[[np.ndarray], Any]) -> None:
+        self.sampler, self.fetch = sampler, fetch
+
+    @property
+    def n_batches(self) -> int:
+        return self.sampler.n_batches
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        for i in range(start, self.n_batches):
+            yield self.fetch(self.sampler.batch(epoch, i))
 
 
 def cells_of(n_cells: int = N_CELLS) -> Callable[[np.ndarray], FakeCells]:
@@ -161,8 +176,7 @@ def run(
 
     history = fit(
         module,
-        FakeSampler(),
-        fetch,
+        Reading(FakeSampler(), fetch),
         TrainConfig(**{**SETTINGS, **settings}),
         run_dir=directory,
         resume=resume,

@@ -140,7 +140,7 @@ def test_fit_refuses_a_layer_that_draws_from_the_process() -> None:
 
     module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
     with pytest.raises(ConfigError, match=r"'1' is a torch\.nn\.Dropout"):
-        fit(module, Batches(), lambda rows: rows, TrainConfig(progress=False))
+        fit(module, Batches(), TrainConfig(progress=False))
 
 
 def test_silence_ends_with_its_block_in_whatever_order_threads_leave() -> None:

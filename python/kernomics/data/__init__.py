@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kernomics.data.gene_stats import GeneSummary
     from kernomics.data.genes import gene_id_kind, match_genes
     from kernomics.data.labels import Labels
+    from kernomics.data.loader import Loader
     from kernomics.data.readers.inputs import ReadOptions
     from kernomics.data.sampler import Sampler
     from kernomics.data.splits import Split, make_split
@@ -21,6 +22,7 @@ __all__ = [
     "Cells",
     "GeneSummary",
     "Labels",
+    "Loader",
     "ReadOptions",
     "Sampler",
     "Split",
@@ -38,6 +40,7 @@ __getattr__ = later(
         "Cells": "cells",
         "GeneSummary": "gene_stats",
         "Labels": "labels",
+        "Loader": "loader",
         "ReadOptions": "readers.inputs",
         "Sampler": "sampler",
         "Split": "splits",

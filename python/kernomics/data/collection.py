@@ -24,7 +24,6 @@ from kernomics.data.library import LibraryRule, find_library, rows_rule
 from kernomics.data.readers.inputs import open_input
 from kernomics.data.readers.sources import CsrSource, Source
 from kernomics.data.row_numbers import row_numbers
-from kernomics.data.sampler import Sampler
 from kernomics.errors import ConfigError, DataError
 from kernomics.ops import ObservedGenes
 
@@ -292,27 +291,6 @@ class CellCollection:
         if self._observed is None or self._panel_of_cell is None:
             return cells
         return replace(cells, observed=self._observed.with_panel_id(self._panel_of_cell[wanted]))
-
-    @checked
-    def batches(self, sampler: Sampler, epoch: int, start: int = 0) -> Iterator[Cells]:
-        """Read an epoch's batches, from batch `start` on.
-
-        On disk, with a sampler that works in blocks, the batches of one buffer are read together:
-        large contiguous reads, each part of the file read about once per epoch. The batches are
-        those of ``batch(sampler.batch(epoch, i))`` all the same.
-        """
-        buffer = sampler.block_size * sampler.buffer_blocks
-        together = max(1, buffer // sampler.batch_size)
-        if not self.on_disk or sampler.block_size == 1:
-            together = 1
-        while start < sampler.n_batches:
-            stop = min((start // together + 1) * together, sampler.n_batches)
-            rows = [sampler.batch(epoch, i) for i in range(start, stop)]
-            cells = self.batch(np.concatenate(rows))
-            ends = np.cumsum([part.size for part in rows]).tolist()
-            for part, end in zip(rows, ends, strict=True):
-                yield cells.slice(end - part.size, end)
-            start = stop
 
     @checked
     def with_genes(

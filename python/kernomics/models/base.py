@@ -1,20 +1,27 @@
-"""What every model is made of before it is trained: its cells, their division and a seed."""
+"""What every model is made of and trained by: its cells, their division, a seed and one loop."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from kernomics._arguments import shown, words_of
-from kernomics.data import CellCollection, Labels, Split, make_split
+from kernomics.data import CellCollection, Labels, Sampler, Split, make_split
 from kernomics.data.labels import column
 from kernomics.data.readers.inputs import ReadOptions, given_options, obs_columns
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError
+from kernomics.nn import drawing_from
+from kernomics.train import History, TrainConfig, fit, opened
+from kernomics.train.device import require_precision, usable_device
+from kernomics.train.interfaces import Batches, Callback, Validate
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -161,3 +168,84 @@ def split_cells(
         keep=keep,
         seed=seed,
     )
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def sampler_of(split: Split, config: TrainConfig, seed: int) -> Sampler:
+    """Return what draws the training cells.
+
+    In runs of 64 cells wherever these are, so that a file gives the same batches as memory.
+    """
+    return Sampler(split.train, config.batch_size, seed, block_size=64)
+
+
+class RunOptions(TypedDict, total=False):
+    """What a training takes beside its settings.
+
+    Attributes
+    ----------
+    run_dir
+        Where to keep checkpoints and history.
+    resume
+        Continue the run in `run_dir`; the result is the same as had it never stopped. Where there
+        is none, that is an error.
+    loggers, log_dir
+        What else takes the records of the history; see `kernomics.train.opened`.
+    callbacks
+        Called after each epoch with its number, from 0, and the module; true ends the training.
+    """
+
+    run_dir: str | Path | None
+    resume: bool
+    loggers: Sequence[Any]
+    log_dir: str | Path | None
+    callbacks: Sequence[Callback]
+
+
+def train_module(
+    build: Callable[[], Module],
+    batches: Callable[[Module], Batches],
+    config: TrainConfig,
+    device: str | torch.device,
+    *,
+    seed: int,
+    validate: Callable[[Module], Validate | None],
+    optimizer: Callable[[Module], Optimizer],
+    **options: Unpack[RunOptions],
+) -> tuple[Module, History]:
+    """Build a module and train it: what comes before the loop is the same for every model.
+
+    Parameters
+    ----------
+    build
+        Makes the module; what it draws comes from `seed`.
+    batches, validate, optimizer
+        Make of the module, on its device, what `kernomics.train.fit` takes.
+    config, device, seed
+        How and where to train, and by what to begin.
+    **options
+        Further arguments of `kernomics.train.fit`, and `log_dir`.
+
+    Returns
+    -------
+    module, history
+        Trained, on its device.
+    """
+    where = usable_device(device)
+    require_precision(where, config.precision)
+    with drawing_from(seed):
+        module = build().to(where)
+    history = fit(
+        module,
+        batches(module),
+        config,
+        validate=validate(module),
+        optimizer_factory=lambda _: optimizer(module),
+        run_dir=options.get("run_dir"),
+        resume=options.get("resume", False),
+        callbacks=options.get("callbacks", ()),
+        loggers=opened(options.get("loggers", ()), options.get("log_dir")),
+    )
+    return module, history

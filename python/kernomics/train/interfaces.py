@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim import Optimizer
 
 from kernomics.errors import ConfigError
-
-
-class Batches(Protocol):
-    """Which cells make up each batch: a function of the epoch and the batch's number alone."""
-
-    @property
-    def n_batches(self) -> int:
-        """Batches in an epoch."""
-
-    def batch(self, epoch: int, i: int, /) -> NDArray[np.int64]:
-        """Return the rows of batch `i` of an epoch, both counted from 0."""
 
 
 class Batch(Protocol):
@@ -39,6 +26,20 @@ class Batch(Protocol):
         """Return the batch on a device."""
 
 
+class Batches(Protocol):
+    """The batches of each epoch, such as `kernomics.data.Loader`.
+
+    Which cells are in one is a function of the epoch and the batch's number alone.
+    """
+
+    @property
+    def n_batches(self) -> int:
+        """Batches in an epoch."""
+
+    def epoch(self, epoch: int, /, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from `start` on, both counted from 0."""
+
+
 class Draws(Protocol):
     """Random numbers of a module's own, such as `kernomics.nn.Draws`."""
 
@@ -52,7 +53,6 @@ class Draws(Protocol):
         """Go on from there."""
 
 
-Fetch = Callable[[NDArray[np.int64]], Batch]
 Validate = Callable[[], Mapping[str, float]]
 OptimizerFactory = Callable[[nn.Module], Optimizer]
 Callback = Callable[[int, nn.Module], bool | None]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
@@ -29,7 +28,6 @@ from kernomics.train.interfaces import (
     Batch,
     Batches,
     Callback,
-    Fetch,
     OptimizerFactory,
     Validate,
     check_losses,
@@ -46,7 +44,6 @@ from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
 def fit(
     module: nn.Module,
     batches: Batches,
-    fetch: Fetch,
     config: TrainConfig | None = None,
     *,
     run_dir: str | Path | None = None,
@@ -75,9 +72,8 @@ def fit(
         other threads share, are not touched. It is trained on the device it is on, and left in
         evaluation mode.
     batches
-        The rows of each batch.
-    fetch
-        Reads the cells of some rows.
+        The batches of each epoch, `kernomics.data.Loader`. A batch is asked for after ``on_step``
+        of its step.
     config
         How to train.
     run_dir
@@ -132,7 +128,7 @@ def fit(
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(DirectoryLock(directory))
-        run = _Run(module, batches, fetch, config, directory, validate, optimizer_factory)
+        run = _Run(module, batches, config, directory, validate, optimizer_factory)
         run.begin(resume, loggers, stack)
         if config.compile and compile_step is not None:
             compile_step()
@@ -151,7 +147,6 @@ class _Run:
         self,
         module: nn.Module,
         batches: Batches,
-        fetch: Fetch,
         config: TrainConfig,
         directory: Path | None,
         validate: Validate | None,
@@ -159,7 +154,6 @@ class _Run:
     ) -> None:
         self.module = module
         self.batches = batches
-        self.fetch = fetch
         self.config = config
         self.metrics = None if directory is None else directory / "metrics.jsonl"
         self.validate = validate
@@ -222,24 +216,26 @@ class _Run:
         state = self.state
         self.module.train()
         self.epoch_begun, self.epoch_cells = time.monotonic(), 0
-        while state.batch < self.n_batches:
-            last = min(state.batch + self.config.accumulate, self.n_batches)
-            rows = [self.batches.batch(state.epoch, i) for i in range(state.batch, last)]
-            means = self.optimiser_step(rows)
-            cells = sum(len(r) for r in rows)
-            state.step += 1
-            state.batch = last
-            state.epoch_means.add(means, cells)
-            self.epoch_cells += cells
-            self._log_steps(means, cells)
-            self._show(means["loss"])
-            # Not before a validation, which may depend on what the module last did: a run is
-            # resumed only where a step comes next, and on_step is called.
-            if state.batch < self.n_batches:
-                self._save_or_leave(due=self.keeper.due)
+        with ExitStack() as stack:
+            stream = self.batches.epoch(state.epoch, start=state.batch)
+            if isinstance(stream, Generator):  # it may have read ahead in a thread
+                stack.enter_context(closing(stream))
+            while state.batch < self.n_batches:
+                last = min(state.batch + self.config.accumulate, self.n_batches)
+                means, cells = self.optimiser_step(stream, last - state.batch)
+                state.step += 1
+                state.batch = last
+                state.epoch_means.add(means, cells)
+                self.epoch_cells += cells
+                self._log_steps(means, cells)
+                self._show(means["loss"])
+                # Not before a validation, which may depend on what the module last did: a run is
+                # resumed only where a step comes next, and on_step is called.
+                if state.batch < self.n_batches:
+                    self._save_or_leave(due=self.keeper.due)
 
-    def optimiser_step(self, rows: list[NDArray[np.int64]]) -> dict[str, float]:
-        """Make one optimiser step over some batches, and return the means of their losses."""
+    def optimiser_step(self, stream: Iterator[Batch], n: int) -> tuple[dict[str, float], int]:
+        """Make one optimiser step over the next n batches; return their mean losses and cells."""
         config = self.config
         on_step = getattr(self.module, "on_step", None)
         if on_step is not None:
@@ -249,17 +245,18 @@ class _Run:
             group["lr"] = rate * factor
 
         training_loss: Callable[[Batch], dict[str, Tensor]] = self.module.training_loss  # type: ignore[assignment]
-        cells = sum(len(r) for r in rows)
+        batches = list(itertools.islice(stream, n))
+        cells = sum(len(batch) for batch in batches)
         done: list[tuple[Batch, dict[str, Tensor]]] = []
         self.optimizer.zero_grad(set_to_none=True)
-        for batch_rows in rows:
-            batch = self.fetch(batch_rows).to(self.device)
+        for read in batches:
+            batch = read.to(self.device)
             with torch.autocast(
                 self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
             ):
                 losses = training_loss(batch)
             check_losses(losses)
-            (losses["loss"] * (len(batch_rows) / cells)).backward()  # type: ignore[no-untyped-call]
+            (losses["loss"] * (len(batch) / cells)).backward()  # type: ignore[no-untyped-call]
             done.append((batch, {name: value.detach() for name, value in losses.items()}))
 
         means = self._means_of(done)
@@ -269,7 +266,7 @@ class _Run:
                 self._stop("the norm of the gradient", norm, [batch for batch, _ in done])
             means["grad_norm"] = norm
         self.optimizer.step()
-        return means
+        return means, cells
 
     def _rate_factor(self) -> float:
         step, total = self.state.step, self.total_steps

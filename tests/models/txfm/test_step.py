@@ -211,11 +211,11 @@ def test_a_module_that_cannot_be_compiled_is_refused() -> None:
     class OneBatch:
         n_batches = 1
 
-        def batch(self, epoch: int, i: int) -> Any:
-            return torch.arange(2).numpy()
+        def epoch(self, epoch: int, start: int = 0) -> Any:
+            return iter([cells_of(2)])
 
     config = TrainConfig(max_epochs=1, compile=True, progress=False)
     with pytest.raises(ConfigError, match="compile is set, but a Plain cannot be compiled"):
-        fit(Plain(), OneBatch(), lambda rows: cells_of(len(rows)), config)
+        fit(Plain(), OneBatch(), config)
     with pytest.raises(ConfigError, match="compile is 'yes'"):
         TrainConfig(compile="yes")  # type: ignore[arg-type]

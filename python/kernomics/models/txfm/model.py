@@ -16,10 +16,10 @@ from torch.optim import AdamW, Optimizer
 
 from kernomics._arguments import checked
 from kernomics._version import __version__
-from kernomics.data import CellCollection, Sampler, Split
+from kernomics.data import CellCollection, Loader, Split
 from kernomics.data.readers.inputs import divided_options
 from kernomics.errors import ConfigError
-from kernomics.models.base import as_collection, checked_seed
+from kernomics.models.base import as_collection, checked_seed, sampler_of, train_module
 from kernomics.models.options import TxFMOptions
 from kernomics.models.txfm.cell_encoder import CellEncoder
 from kernomics.models.txfm.config import TxFMConfig
@@ -35,9 +35,9 @@ from kernomics.models.txfm.vocabulary import (
     require_masked,
     warn_of_unseen,
 )
-from kernomics.nn import drawing_from
-from kernomics.train import History, fit, opened, override
-from kernomics.train.device import require_precision, usable_device
+from kernomics.train import History, override
+from kernomics.train.device import usable_device
+from kernomics.train.interfaces import Callback
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -223,6 +223,7 @@ class TxFM:
         run_dir: str | Path | None = None,
         resume: bool = False,
         device: str | torch.device = "cpu",
+        callbacks: Sequence[Callback] = (),
         loggers: Sequence[Any] = (),
         log_dir: str | Path | None = None,
         figures: Callable[[CellEncoder], Mapping[str, float]] | None = None,
@@ -242,6 +243,8 @@ class TxFM:
             there is none, that is an error.
         device
             Where to train, ``"cpu"`` or ``"cuda"``.
+        callbacks
+            Called after each epoch with its number, from 0, and the module; true ends the training.
         loggers, log_dir
             What else takes the records of the history; see `kernomics.train.opened`.
         figures
@@ -251,26 +254,26 @@ class TxFM:
             Settings of :class:`kernomics.train.TrainConfig`. Without `weight_decay` it is the
             paper's, 1/(learning rate · steps), or that by which the model at the start was trained.
         """
-        device = usable_device(device)
+        usable_device(device)  # before the settings are changed
         if max_epochs is not None:
             overrides["max_epochs"] = max_epochs
         self.configure(**overrides)
-        require_precision(device, self.training.precision)
-        sampler = self._sampler()
-        with drawing_from(self.seed):
-            self.module = self._module().to(device)
-        module = self.module
-        self.history = fit(
-            module,
-            sampler,
-            self.cells.batch,
+        sampler = sampler_of(self.split, self.training, self.seed)
+        module, self.history = train_module(
+            self._module,
+            lambda _: Loader(self.cells, sampler),
             self.training,
+            device,
+            seed=self.seed,
+            validate=lambda module: self._validation(module, figures),
+            optimizer=self._optimizer,
             run_dir=run_dir,
             resume=resume,
-            loggers=opened(loggers, log_dir),
-            validate=self._validation(module, figures),
-            optimizer_factory=self._optimizer,
+            callbacks=callbacks,
+            loggers=loggers,
+            log_dir=log_dir,
         )
+        self.module = module
         self.encoder = CellEncoder(module.cpu(), self.genes.tolist(), self._info())
         return self
 
@@ -285,17 +288,12 @@ class TxFM:
         overrides.setdefault("seed", self.seed)
         self.training = override(self.training, **overrides)
         if "weight_decay" not in overrides:
-            steps = self.training.max_epochs * math.ceil(
-                self._sampler().n_batches / self.training.accumulate
-            )
+            n_batches = sampler_of(self.split, self.training, self.seed).n_batches
+            steps = self.training.max_epochs * math.ceil(n_batches / self.training.accumulate)
             decay = 1 / (self.training.learning_rate * max(1, steps))
             if self.start is not None:
                 decay = self.start.weight_decay
             self.training = override(self.training, weight_decay=decay)
-
-    def _sampler(self) -> Sampler:
-        # In runs of 64 cells wherever these are, so that a file gives the same batches as memory.
-        return Sampler(self.split.train, self.training.batch_size, self.seed, block_size=64)
 
     def _module(self) -> TxFMModule:
         module = TxFMModule(len(self.genes), self.config, self.seed)

@@ -5,23 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pandas as pd
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from kernomics._arguments import checked
 from kernomics._version import __version__
 from kernomics._warnings import warn
-from kernomics.data import CellCollection, Sampler, Split
+from kernomics.data import CellCollection, Split
 from kernomics.data.labels import Kind
 from kernomics.data.readers.inputs import divided_options
 from kernomics.data.splits import How
 from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models.base import checked_names, checked_seed, split_cells
+from kernomics.models.base import checked_names, checked_seed, sampler_of, split_cells, train_module
 from kernomics.models.options import YOTOOptions
 from kernomics.models.yoto.config import YOTOConfig, default_training
 from kernomics.models.yoto.constraints import make_constraints, make_tasks, read_cells
@@ -31,11 +30,11 @@ from kernomics.models.yoto.missing_genes import costs_without
 from kernomics.models.yoto.module import YOTOModule
 from kernomics.models.yoto.network import input_means, mean_task_loss, task_loss
 from kernomics.models.yoto.panel import CELLS_AT_A_TIME, Panel, read_outputs, score_task
-from kernomics.models.yoto.panel_reader import PanelReader
+from kernomics.models.yoto.panel_loader import PanelLoader
 from kernomics.models.yoto.warm_start import START_FACTOR, PanelSource
-from kernomics.nn import drawing_from
-from kernomics.train import History, RowAdamW, fit, opened, override
-from kernomics.train.device import require_precision, usable_device
+from kernomics.train import History, RowAdamW, override
+from kernomics.train.device import usable_device
+from kernomics.train.interfaces import Callback, Validate
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -223,6 +222,7 @@ class YOTO:
         run_dir: str | Path | None = None,
         resume: bool = False,
         device: str | torch.device = "cpu",
+        callbacks: Sequence[Callback] = (),
         loggers: Sequence[Any] = (),
         log_dir: str | Path | None = None,
         **overrides: Any,
@@ -242,33 +242,33 @@ class YOTO:
             Where to train, ``"cpu"`` or ``"cuda"``. On the CPU the same seed gives the same bits at
             the same number of threads; at another number torch's own matrix products may round
             differently.
+        callbacks
+            Called after each epoch with its number, from 0, and the module; true ends the training.
         loggers, log_dir
             What else takes the records of the history; see `kernomics.train.opened`.
         **overrides
             Settings of :class:`kernomics.train.TrainConfig`.
         """
-        device = usable_device(device)
+        usable_device(device)  # before the settings are changed
         if max_epochs is not None:
             overrides["max_epochs"] = max_epochs
         overrides.setdefault("seed", self.seed)
         overrides.setdefault("restart_at", self.config.fix_panel_at)
         self.training = override(self.training, **overrides)
-        require_precision(device, self.training.precision)
-        with drawing_from(self.seed):
-            self.module = self._module().to(device)
-        # In runs of 64 cells wherever these are, so that a file gives the same batches as memory.
-        sampler = Sampler(self.split.train, self.training.batch_size, self.seed, block_size=64)
-        module = self.module
-        self.history = fit(
-            module,
-            sampler,
-            PanelReader(self.cells, module),
+        sampler = sampler_of(self.split, self.training, self.seed)
+        self.module, self.history = train_module(
+            self._module,
+            lambda module: PanelLoader(self.cells, sampler, module),
             self.training,
+            device,
+            seed=self.seed,
+            validate=self._validation,
+            optimizer=self._optimizer,
             run_dir=run_dir,
             resume=resume,
-            loggers=opened(loggers, log_dir),
-            validate=(lambda: self._validate(module)) if len(self.split.validation) else None,
-            optimizer_factory=self._optimizer,
+            callbacks=callbacks,
+            loggers=loggers,
+            log_dir=log_dir,
         )
         self.panel = self._panel()
         found = training_warnings(
@@ -306,8 +306,7 @@ class YOTO:
             start.apply(module, self.cells.genes)
         return module
 
-    def _optimizer(self, module: nn.Module) -> Optimizer:
-        module = cast(YOTOModule, module)
+    def _optimizer(self, module: YOTOModule) -> Optimizer:
         rest = [*module.trunk.parameters(), *module.heads.parameters(), module.first.bias]
         if module.predictor is not None:
             rest += module.predictor.parameters()
@@ -326,6 +325,9 @@ class YOTO:
             lr=self.training.learning_rate,
             weight_decay=self.training.weight_decay,
         )
+
+    def _validation(self, module: YOTOModule) -> Validate | None:
+        return (lambda: self._validate(module)) if len(self.split.validation) else None
 
     def _validate(self, module: YOTOModule) -> dict[str, float]:
         """Losses and scores of the panel as it would be now, on the validation cells."""
