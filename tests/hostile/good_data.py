@@ -36,7 +36,8 @@ SPLIT = {
 
 GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "data.CellCollection.batch": lambda: {"rows": np.arange(5)},
-    "data.CellCollection.batches": lambda: {"sampler": sampler(), "epoch": 0},
+    "data.Loader": lambda: {"cells": collection(), "sampler": sampler()},
+    "data.Loader.epoch": lambda: {"epoch": 0, "start": 1},
     "data.CellCollection.from_anndata": lambda: {"adata": cells(), "labels_key": "type"},
     "data.CellCollection.load_genes": lambda: {"columns": np.array([2, 0, 1])},
     "data.CellCollection.summary": lambda: {"rows": np.arange(9)},
@@ -75,6 +76,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "data.CellCollection": collection,
     "data.Cells": batch,
     "data.Labels": labels,
+    "data.Loader": lambda: data.Loader(collection(), sampler()),
     "data.Sampler": sampler,
     "ops.ObservedGenes": panels,
 }
