@@ -20,7 +20,13 @@ print(torch.get_num_threads())
 """
 
 
-@pytest.mark.parametrize("baseline", ["DEBaseline", "HVGBaseline", "L1Baseline"])
+@pytest.mark.parametrize(
+    "baseline",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("DEBaseline", "HVGBaseline")),
+        "L1Baseline",
+    ],
+)
 def test_a_baseline_leaves_the_number_of_threads_of_torch(baseline: str) -> None:
     # In a process of its own: numba sets the number once, when it first runs in parallel.
     program = PROGRAM.format(baseline=baseline)

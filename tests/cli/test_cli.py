@@ -143,6 +143,7 @@ def test_select_prints_what_it_wrote(run):
     assert float(seconds) == pytest.approx(results["seconds"], abs=0.06)
 
 
+@pytest.mark.slow
 def test_progress_goes_to_stderr_and_can_be_silenced(run, folder, tmp_path, undrawn, capfd):
     _, done = run
     assert "training: 100%" in done.stderr
@@ -217,6 +218,7 @@ def test_threads_are_set(folder, tmp_path, undrawn, capsys):
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow  # `make demo` does it too
 def test_demo_selects_from_real_cells(tmp_path, capsys):
     pytest.importorskip("scanpy", reason="the demo's cells come with scanpy")
     line = ["demo", "--out", str(tmp_path), "--max-epochs", "1", "--compare", "--quiet"]

@@ -113,18 +113,18 @@ def test_batches_are_divided_whole_three_to_one(cells):
     assert len(split.train) + len(split.test) == cells.n_cells
 
 
-def test_what_cannot_be_scored_is_refused_before_anything_is_computed(cells, split):
+def test_what_cannot_be_scored_is_refused_before_anything_is_computed(model, cells, split):
     with pytest.raises(ConfigError, match="no metric 'probe'; closest: 'probes'"):
-        compare_representations(None, cells, split, metrics=("probe",))
+        compare_representations(model, cells, split, metrics=("probe",))
     with pytest.raises(ConfigError, match="metrics is empty"):
-        compare_representations(None, cells, split, metrics=())
+        compare_representations(model, cells, split, metrics=())
     with pytest.raises(DataError, match="has more than 5 classes"):
-        compare_representations(None, cells, split, metrics=("top",))
+        compare_representations(model, cells, split, metrics=("top",))
     without = CellCollection.from_anndata(
         datasets.simulate(30, 20, 2, 3, seed=0), labels_key="cell_type"
     )
     with pytest.raises(DataError, match="give batch_key"):
-        compare_representations(None, without, split, metrics=("ilisi",))
+        compare_representations(model, without, split, metrics=("ilisi",))
     with pytest.raises(DataError, match="give batch_key"):
         batch_split(without)
     with pytest.raises(ConfigError, match="n_components has 60: 1 to 59 are possible"):

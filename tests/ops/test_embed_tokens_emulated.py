@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems.embed_tokens import OPTIONS
 
-pytestmark = pytest.mark.usefixtures("emulated_cuda")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("emulated_cuda")]
 
 test_inputs_at_any_address_and_stride = gpu.test_inputs_at_any_address_and_stride
 test_ids_out_of_range = gpu.test_ids_out_of_range_give_nan_or_are_named

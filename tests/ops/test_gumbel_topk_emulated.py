@@ -11,7 +11,7 @@ import test_gumbel_topk_cuda as gpu
 import torch
 from problems.gumbel_topk import RELAXATIONS
 
-pytestmark = pytest.mark.usefixtures("emulated_cuda")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("emulated_cuda")]
 
 SHAPES = [
     (1, 1, 1),

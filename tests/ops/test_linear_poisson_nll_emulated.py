@@ -10,7 +10,7 @@ import test_linear_poisson_nll_cuda as gpu
 import torch
 from problems.linear_poisson_nll import REDUCTIONS
 
-pytestmark = pytest.mark.usefixtures("emulated_cuda")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("emulated_cuda")]
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -10,7 +10,7 @@ import test_masked_linear_cuda as gpu
 import torch
 from problems.common import FLOATS
 
-pytestmark = pytest.mark.usefixtures("emulated_cuda")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("emulated_cuda")]
 
 guarded_gradients = gpu.guarded_gradients
 test_chosen_genes = gpu.test_a_chosen_gene_that_does_not_exist_makes_all_nan

@@ -17,7 +17,7 @@ from problems.poisson_nll import ACTIVATIONS
 
 from kernomics.ops import _poisson_kernels, poisson_nll
 
-pytestmark = pytest.mark.usefixtures("emulated_cuda")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("emulated_cuda")]
 
 test_rows_at_any_address = gpu.test_rows_may_begin_at_any_address
 test_a_few_long_rows = gpu.test_a_few_long_rows_are_cut_in_parts

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems.sample_tokens import OPTIONS, draw
 
-pytestmark = pytest.mark.usefixtures("emulated_cuda")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("emulated_cuda")]
 
 test_faults = gpu.test_a_cell_with_a_fault_gets_nan_and_genes_in_range
 test_row_pointers = gpu.test_row_pointers_that_leave_the_entries_are_not_followed

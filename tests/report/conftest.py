@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,17 @@ TXFM: dict[str, dict[str, Any]] = {
     "TxFM without labels": {"bare": True},
 }
 EVALUATED = "panel evaluation"
+
+
+LARGE = {"two classes, three tasks", "30 classes, long names", "TxFM, long names"}
+"""Reports that take seconds to draw."""
+
+
+def _sized(names: Iterable[str]) -> list[Any]:
+    return [
+        pytest.param(name, marks=pytest.mark.slow if name in LARGE else (), id=name)
+        for name in names
+    ]
 
 
 def _module(name: str) -> ModuleType:
@@ -48,7 +60,7 @@ def representation_example() -> ModuleType:
     return _module("representation_example")
 
 
-@pytest.fixture(scope="session", params=CASES)
+@pytest.fixture(scope="session", params=_sized(CASES))
 def rendered(request: pytest.FixtureRequest, example: Any) -> tuple[Any, str]:
     """Return report data of several sizes, and the report made of them."""
     pytest.importorskip("matplotlib")
@@ -58,7 +70,7 @@ def rendered(request: pytest.FixtureRequest, example: Any) -> tuple[Any, str]:
     return data, render_report(data)
 
 
-@pytest.fixture(scope="session", params=[*CASES, *TXFM, EVALUATED])
+@pytest.fixture(scope="session", params=_sized([*CASES, *TXFM, EVALUATED]))
 def any_report(request: pytest.FixtureRequest, example: Any, representation_example: Any) -> str:
     """Return a report of each kind and size."""
     pytest.importorskip("matplotlib")

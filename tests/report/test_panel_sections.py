@@ -46,6 +46,7 @@ def small(example: Any) -> Any:
     return example.report_data(n_genes=4, n_classes=3, further=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_section_is_absent_without_its_data(small: Any, name: str) -> None:
     data = replace(small, **{name: None})

@@ -62,7 +62,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("round_", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(3))
 def test_run_killed_at_a_step_and_in_a_save_resumes_to_the_same_bits(
     tmp_path: Path, uninterrupted: Path, round_: int
 ) -> None:

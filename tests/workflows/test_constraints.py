@@ -25,7 +25,7 @@ def undrawn(monkeypatch):
     monkeypatch.setattr("kernomics.workflows.select.write_plots", lambda *_: None)
     monkeypatch.setattr("kernomics.workflows.select.write_report", lambda path, data: path.touch())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", kn.models.monitors.TrainingWarning)
+        warnings.simplefilter("ignore", kn.models.yoto.diagnostics.TrainingWarning)
         yield
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kernomics.errors import ConfigError, closest
 
 if TYPE_CHECKING:
-    from kernomics.data import CellCollection, ReadOptions, concat
+    from kernomics.data import CellCollection, ReadOptions
     from kernomics.data.labels import Kind
     from kernomics.models import YOTO, CellEncoder
 
@@ -99,7 +99,7 @@ def read_cells(
     **labels
         Further arguments of `CellCollection.from_anndata`: labels and batches.
     """
-    from kernomics.data import CellCollection
+    from kernomics.data import CellCollection, concat
     from kernomics.models.base import same_library_key
 
     known = {} if model is None else model.info.get("library", {})

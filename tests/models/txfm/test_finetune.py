@@ -275,7 +275,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(first, other, tmp_path):
         raise Stop
 
     model.configure(**options)  # the start is validated, and the first epochs are not
-    model._validate = lambda module: stop(module) if model.module.drawn_by[1] else validate(module)
+    model._validate = lambda module: stop(module) if module.drawn_by[1] else validate(module)
     with pytest.raises(Stop):
         model.train(4, run_dir=tmp_path, validate_every=2, **options)
     model._validate = validate

@@ -237,7 +237,11 @@ def test_the_inverse_dispersion_starts_at_that_of_the_counts():
 # -- training --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=ABLATIONS, ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[ABLATIONS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in ABLATIONS[1:])],
+    ids=str,
+)
 def trained(adata, request):
     loss, activation = request.param
     return train(tiny(adata, loss=loss, activation=activation))
@@ -259,7 +263,14 @@ def test_training_lowers_the_loss_of_training_and_validation_cells(trained):
 
 
 @pytest.mark.parametrize(
-    ("loss", "activation"), [("mse", None), ("zinb", None), ("poisson", "softmax")]
+    ("loss", "activation"),
+    [
+        ("mse", None),
+        *(
+            pytest.param(*a, marks=pytest.mark.slow)
+            for a in [("zinb", None), ("poisson", "softmax")]
+        ),
+    ],
 )
 def test_two_sets_with_different_genes_train_together(two_sets, loss, activation):
     model = train(tiny(two_sets, loss=loss, activation=activation))

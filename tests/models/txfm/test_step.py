@@ -74,6 +74,7 @@ def agrees_with_eager(module: TxFMModule, cells: Cells) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", ["nothing", "feed_forward"])
 def test_traced_steps_equal_eager_ones_whatever_the_batch(
     monkeypatch: pytest.MonkeyPatch, recompute: str
