@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for yoto_lines
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Share the cores among the workers of a parallel run, and with what the tests start."""
+    """Share the cores among the workers of a parallel run; take Ctrl-C as in a terminal."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so started by a shell's `&`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
         threads = max(1, len(os.sched_getaffinity(0)) // workers)

@@ -85,6 +85,7 @@ def test_the_overrides_change_the_selection_alone() -> None:
         assert schedule.at(99, 100)[0] == 8
 
 
+@pytest.mark.slow
 def test_unlabelled_cells_play_no_part(marked: Any) -> None:
     counts, codes = marked
     kept = np.arange(codes.size) % 4 > 0
@@ -95,6 +96,7 @@ def test_unlabelled_cells_play_no_part(marked: Any) -> None:
     np.testing.assert_array_equal(a.predict(counts), b.predict(counts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 12])
 def test_panels_of_one_gene_and_of_every_gene(marked: Any, k: int) -> None:
     counts, codes = marked

@@ -133,6 +133,7 @@ def test_every_benchmark_runs_and_its_providers_agree(file: str) -> None:
     assert "kernomics" in done.stdout
 
 
+@pytest.mark.slow
 def test_memory_of_a_txfm_step_is_counted_for_every_way() -> None:
     import torch
 

@@ -114,7 +114,7 @@ def test_batches_are_divided_whole_three_to_one(cells):
 
 
 def test_what_cannot_be_scored_is_refused_before_anything_is_computed(model, cells, split):
-    with pytest.raises(ConfigError, match="no metric 'probe'; closest: 'probes'"):
+    with pytest.raises(ConfigError, match=r"metrics\[0\] is 'probe'; closest: 'probes'"):
         compare_representations(model, cells, split, metrics=("probe",))
     with pytest.raises(ConfigError, match="metrics is empty"):
         compare_representations(model, cells, split, metrics=())

@@ -290,6 +290,7 @@ def test_a_short_reach_keeps_the_best_scores(device: torch.device, relaxation: A
 
 
 # torch itself instantiates autograd.Function while it traces one.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("relaxation", RELAXATIONS)
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -330,6 +330,7 @@ print(status("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("relaxation", "tau"), [("softsort", 0.1), ("neuralsort", 1.0)])
 def test_memory_grows_with_the_genes_not_with_k_times_genes(relaxation: str, tau: float) -> None:
     genes, k = 2_000_000, 1_000

@@ -26,7 +26,12 @@ TXFM: dict[str, dict[str, Any]] = {
 EVALUATED = "panel evaluation"
 
 
-LARGE = {"two classes, three tasks", "30 classes, long names", "TxFM, long names"}
+LARGE = {
+    "two classes, three tasks",
+    "30 classes, long names",
+    "TxFM, long names",
+    "TxFM without labels",
+}
 """Reports that take seconds to draw."""
 
 

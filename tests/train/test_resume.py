@@ -142,6 +142,29 @@ def test_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
     assert checkpoint.step == 4
 
 
+def test_where_ctrl_c_is_ignored_sigterm_is_still_obeyed(
+    tmp_path: Path, uninterrupted: Path
+) -> None:
+    """As for a command that a shell runs in the background."""
+
+    def both(step: int) -> None:
+        if step in (2, 4):
+            os.kill(os.getpid(), signal.SIGINT if step == 2 else signal.SIGTERM)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as left:
+            tiny_run.run(tmp_path, before_step=both)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert left.value.code == 143
+    checkpoint = load_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.step == 5, "Ctrl-C was not ignored"
+    tiny_run.run(tmp_path, resume=True)
+    assert_same_run(tmp_path, uninterrupted)
+
+
 def test_training_in_another_thread_leaves_the_handlers_alone() -> None:
     before = signal.getsignal(signal.SIGINT)
     seen: list[Any] = []

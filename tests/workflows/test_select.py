@@ -161,6 +161,7 @@ def test_run_without_test_cells_has_no_scores_and_a_report(adata, tmp_path):
     assert "gene_1" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_comparison_that_the_cells_do_not_allow_does_not_cost_the_run(adata, tmp_path):
     other = adata.copy()
     model = YOTO(adata, "cell_type", 6)
@@ -320,7 +321,8 @@ def assert_same_run(out, expected):
     assert min(seconds) > 0
 
 
-@pytest.mark.parametrize("round_", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(3))
 def test_run_killed_at_any_step_and_resumed_has_the_same_bits(
     file, settings, uninterrupted, tmp_path, round_, undrawn
 ):

@@ -175,6 +175,7 @@ def test_untrained_it_represents_cells_as_the_model_does(first, other):
     )
 
 
+@pytest.mark.slow
 def test_it_begins_and_ends_better_than_anew():
     """On 120 further cells of the kind that a model of 900 knows, a tenth of the genes new."""
     cells = datasets.simulate(1020, 40, 4, 5, seed=3)

@@ -53,6 +53,7 @@ def loss_and_gradients(module: TxFMModule, cells: Cells) -> list[Tensor]:
     return [loss.detach(), *(p.grad for p in module.parameters() if p.grad is not None)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_step_is_one_graph(padded: bool) -> None:
     # dynamo alone, which finds the breaks; what it traced runs as it is.
