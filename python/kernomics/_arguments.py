@@ -37,13 +37,6 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     An annotation that says nothing (``Any``), or that names what is not imported when the program
     runs, is not checked: the function does it.
-
-    Raises
-    ------
-    ConfigError
-        In a call, for a setting of another kind.
-    DataError
-        In a call, for something that is no array where one is needed.
     """
     signature = inspect.signature(function)
     checks: dict[str, Check] | None = None
@@ -127,13 +120,7 @@ def numbers_of(name: str, values: Any) -> NDArray[np.float64]:
 def rows_of(
     name: str, values: Any, n: int, *, least: int = 1, what: str = "cells"
 ) -> NDArray[np.int64]:
-    """Return which of n rows are named, by number or by a mask over all of them, int64 [m].
-
-    Raises
-    ------
-    DataError
-        When that is no list, or holds fewer than `least` rows, no integers, or none of 0 … n − 1.
-    """
+    """Return which of n rows are named, by number or by a mask over all of them, int64 [m]."""
     given = np.asarray(values)
     if given.ndim != 1:
         raise DataError(f"{name} is {shown(values)}: row numbers or a mask are needed")

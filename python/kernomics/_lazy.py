@@ -7,15 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 
 def later(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """Return a package's ``__getattr__``: so a part of it needs only what that part imports.
-
-    Parameters
-    ----------
-    package
-        Its ``__name__``.
-    homes
-        For each public name the module of the package that defines it.
-    """
+    """Return a package's ``__getattr__``: so a part of it needs only what that part imports."""
 
     def __getattr__(name: str) -> object:
         if name not in homes:

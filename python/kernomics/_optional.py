@@ -11,27 +11,7 @@ import torch
 
 
 def require_extra(module: str, *, purpose: str, extra: str = "report") -> Any:
-    """Import an optional module.
-
-    Parameters
-    ----------
-    module
-        Dotted name, such as ``"sklearn.linear_model"``.
-    purpose
-        What needs it, in a few words; it opens the error message.
-    extra
-        The extra of kernomics that brings it.
-
-    Returns
-    -------
-    module
-        The imported module.
-
-    Raises
-    ------
-    ImportError
-        If the package is not installed. An error inside an installed package is passed on as is.
-    """
+    """Import an optional module."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -86,26 +86,7 @@ def pbmc68k() -> AnnData:
 def counts_from_log1p(
     raw: npt.NDArray[np.float64], total: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Recover counts from log1p of counts per 10,000 that were rounded to three decimals.
-
-    Parameters
-    ----------
-    raw
-        float64 [n_cells, n_genes], log1p(10⁴·n/N), rounded.
-    total
-        float64 [n_cells], N.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 [n_cells, n_genes], integers.
-
-    Raises
-    ------
-    DataError
-        When the counts do not reproduce `raw` to 0.0005 (and float32 rounding), or are not the
-        integers obtained from each cell's smallest step.
-    """
+    """Recover counts from log1p of counts per 10,000 that were rounded to three decimals."""
     scaled = np.expm1(raw)
     counts = np.rint(scaled * total[:, None] / 1e4)
     error = np.abs(np.log1p(counts * 1e4 / total[:, None]) - raw)

@@ -36,23 +36,7 @@ def percent(share: float) -> str:
 
 
 def closest(name: str, options: Iterable[object], n: int = 3) -> str:
-    """Describe the options nearest to a name that was not found.
-
-    Parameters
-    ----------
-    name
-        What was asked for.
-    options
-        What there is.
-    n
-        How many to list at most.
-
-    Returns
-    -------
-    str
-        Such as ``"closest: 'cell_type', 'celltype2'"``, or all of up to ten options when none is
-        near, or ``"there are none"``.
-    """
+    """Describe the options nearest to a name that was not found."""
     names = [str(option) for option in options]
     if not names:
         return "there are none"

@@ -10,15 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stage(what: str, shown: bool = True) -> Iterator[None]:
-    """Name what is done now, such as ``"scoring DE (Wilcoxon)"``; add its seconds when it is done.
-
-    Parameters
-    ----------
-    what
-        What is done.
-    shown
-        False for silence.
-    """
+    """Name what is done now, such as ``"scoring DE (Wilcoxon)"``, and its seconds at the end."""
     if not shown:
         yield
         return

@@ -81,13 +81,6 @@ def test_lengths_must_agree():
         Cells.from_scipy(DENSE, labels={"type": np.array([1])})
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_csr_is_the_same_matrix_for_both_index_types(dtype):
-    made = cells()
-    made = Cells(made.indptr, made.indices.to(dtype), made.values, 4, made.cell_ids)
-    assert torch.equal(made.csr().to_dense(), torch.from_numpy(DENSE))
-
-
 @pytest.mark.parametrize("columns", [[1, 2], [3, 0, 1], [2, -1, 0, -1], [-1], [], [0, 1, 2, 3]])
 def test_select_genes_equals_dense_selection(columns):
     picked = cells().select_genes(columns)

@@ -18,7 +18,8 @@ from kernomics.data.readers.sources import memory_source
 from kernomics.errors import ConfigError, DataError
 from kernomics.models import YOTO, Panel, TxFM
 from kernomics.models.base import as_collection
-from kernomics.models.yoto.network import PanelNetwork, Task
+from kernomics.models.tasks import Task
+from kernomics.models.yoto.network import PanelNetwork
 
 COUNTS = random_counts() + 1
 

@@ -46,27 +46,7 @@ class LabelledCells:
     def from_counts(
         cls, counts: Any, labels: ArrayLike, n_genes: int, n_classes: int | None = None
     ) -> LabelledCells:
-        """Check the arguments of a baseline's ``train`` and keep the labelled cells.
-
-        Parameters
-        ----------
-        counts
-            Counts, scipy sparse or an array [cells, genes].
-        labels
-            Class codes, integer [cells]; −1 marks an unlabelled cell.
-        n_genes
-            Size of the panel asked for.
-        n_classes
-            How many classes there are, where the training cells may lack the last ones.
-
-        Raises
-        ------
-        DataError
-            When labels and cells do not fit, fewer than two classes have a cell, or fewer genes
-            than asked for are seen in a labelled cell.
-        ConfigError
-            When `n_genes` is not between 1 and the number of genes, or `n_classes` is too small.
-        """
+        """Check the arguments of a baseline's ``train`` and keep the labelled cells."""
         codes, n_classes = checked_codes(counts, labels, n_genes, n_classes)
         labelled = codes >= 0
         values = sparse.csr_matrix(log1p(counts)[labelled])
@@ -105,13 +85,7 @@ class LabelledCells:
 def checked_codes(
     counts: Any, labels: ArrayLike, n_genes: int, n_classes: int | None = None
 ) -> tuple[NDArray[np.int64], int]:
-    """Check what a baseline's ``train`` was given; see `LabelledCells.from_counts`.
-
-    Returns
-    -------
-    ndarray, int
-        The codes, int64 [cells], and the number of classes.
-    """
+    """Check what a baseline's ``train`` was given; see `LabelledCells.from_counts`."""
     codes = np.asarray(labels)
     if codes.shape != (counts.shape[0],):
         raise DataError(f"{codes.size:,} labels were given for {counts.shape[0]:,} cells")
@@ -152,11 +126,6 @@ def hold_out(
     """Put a share of every class's cells aside.
 
     A class with fewer than 1/share cells may lend none; every class keeps at least one cell.
-
-    Returns
-    -------
-    ndarray, ndarray
-        int64, the rows kept and the rows put aside, ascending.
     """
     aside = np.zeros(codes.size, dtype=bool)
     for code in np.unique(codes):
@@ -171,15 +140,7 @@ def hold_out(
 
 
 def generators(seed: int, stage: int) -> tuple[np.random.Generator, Draws]:
-    """Make numpy's and torch's random numbers of one part of a training.
-
-    Parameters
-    ----------
-    seed
-        Any integer.
-    stage
-        Which part of a training, so that no two share random numbers.
-    """
+    """Make numpy's and torch's random numbers of one part of a training."""
     entropy = np.random.SeedSequence([seed % 2**64, stage])
     draws = Draws(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
     return np.random.default_rng(entropy), draws
@@ -246,13 +207,7 @@ def mlp(
 
 
 def class_weights(cells: LabelledCells, how: str | None) -> Tensor | None:
-    """Return n / (C n_c) for each class, 0 for one without cells; None for equal weights.
-
-    Raises
-    ------
-    ConfigError
-        When `how` is neither ``"balanced"`` nor None.
-    """
+    """Return n / (C n_c) for each class, 0 for one without cells; None for equal weights."""
     if how is None:
         return None
     if how != "balanced":
@@ -300,19 +255,7 @@ class Classifier:
 def fit_classifier(
     cells: LabelledCells, genes: NDArray[np.int64], config: ClassifierConfig, *, seed: int
 ) -> Classifier:
-    """Train a classifier on a panel's genes, and keep the weights that did best on held-out cells.
-
-    Parameters
-    ----------
-    cells
-        The training cells over all genes.
-    genes
-        int64 [k], the panel.
-    config
-        Settings.
-    seed
-        Decides the cells held out, the initial weights, the batches and the dropout.
-    """
+    """Train a classifier on a panel's genes; keep the weights that did best on held-out cells."""
     panel = cells.genes(genes)
     rng, draws = generators(seed, 3)
     kept, aside = hold_out(cells.codes, config.held_out, rng)

@@ -32,15 +32,7 @@ HVGFlavor = Literal["pearson_residuals", "cell_ranger", "seurat"]
 
 
 def counts_matrix(data: Any, layer: str | None) -> sparse.csr_matrix:
-    """Return the counts of an AnnData (``X`` or a layer), or of a bare matrix, as CSR.
-
-    Raises
-    ------
-    DataError
-        If there is no such layer.
-    ConfigError
-        If a layer is named, but the counts are a bare matrix.
-    """
+    """Return the counts of an AnnData (``X`` or a layer), or of a bare matrix, as CSR."""
     if not hasattr(data, "obs"):
         if layer is not None:
             raise ConfigError(

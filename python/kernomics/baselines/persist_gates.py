@@ -121,19 +121,7 @@ class GatedClassifier(nn.Module):
 
 
 def train_gates(cells: LabelledCells, penalty: float, config: PersistConfig, *, seed: int) -> Gates:
-    """Train gates and a classifier together for one penalty λ.
-
-    Parameters
-    ----------
-    cells
-        The training cells; every gene should be seen in one of them.
-    penalty
-        λ, per gate expected open.
-    config
-        The rest.
-    seed
-        Decides initial weights, batches and noise.
-    """
+    """Train gates and a classifier together for one penalty λ."""
     rng, draws = generators(seed, 1)
     network = GatedClassifier(cells.values.shape[1], config.hidden, cells.n_classes, draws)
     others = [p for name, p in network.named_parameters() if name != "logits"]
@@ -189,19 +177,6 @@ def eliminate(
     The number of genes falls with λ. Until it has been on both sides of the target, λ is
     extrapolated, by at most a factor of 100; then it is interpolated, away from the ends of the
     bracket. Both are done in log λ against the log number of genes.
-
-    Parameters
-    ----------
-    train
-        From λ to gates.
-    target
-        Genes wanted.
-    first
-        The first λ tried.
-    tolerance
-        Relative distance from the target that is near enough.
-    max_trainings
-        How often to train at most.
     """
     tried: list[Gates] = []
     seen: list[tuple[float, float]] = []  # (log λ, log n)

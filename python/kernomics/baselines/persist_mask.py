@@ -55,16 +55,6 @@ def distinct_picks(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     """Read k different genes off the logits of k picks.
 
     The surest picks (largest probability) choose first; each takes its best gene not yet taken.
-
-    Parameters
-    ----------
-    logits
-        [k, d], k ≤ d.
-
-    Returns
-    -------
-    ndarray
-        int64 [k], different columns, in the order chosen.
     """
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     largest = 1 / np.exp(shifted).sum(axis=1)  # the probability of a pick's best gene
@@ -76,19 +66,7 @@ def distinct_picks(logits: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def train_mask(cells: LabelledCells, k: int, config: PersistConfig, *, seed: int) -> Mask:
-    """Train a mask of k picks and a classifier together.
-
-    Parameters
-    ----------
-    cells
-        The training cells over the d genes to choose from.
-    k
-        How many picks.
-    config
-        The rest.
-    seed
-        Decides initial values, batches and noise.
-    """
+    """Train a mask of k picks and a classifier together."""
     rng, draws = generators(seed, 2)
     n_genes = cells.values.shape[1]
     network = mlp(n_genes, config.hidden, cells.n_classes, draws)

@@ -30,36 +30,7 @@ def baseline_representations(
     n_components: Sequence[int] = (),
     n_variable: Sequence[int] = (),
 ) -> Representations:
-    """Represent training and test cells by PCA and by their most variable genes.
-
-    Parameters
-    ----------
-    cells
-        All cells.
-    split
-        Everything is fitted on its training cells.
-    n_dimensions
-        d of the two representations that are always there.
-    seed
-        Where the iterative decomposition starts.
-    n_components
-        Further numbers of principal components.
-    n_variable
-        Further numbers of genes.
-
-    Returns
-    -------
-    dict
-        ``"PCA"``: of log-normalised counts of all genes, centred, not scaled. ``"normalised
-        counts"``: log-normalised counts of the d genes whose variance over the training cells is
-        largest. Then ``"PCA, 50 components"`` and ``"2,000 variable genes"`` for further numbers.
-        Each (training [n, d], test [m, d]).
-
-    Raises
-    ------
-    ConfigError
-        For more components than training cells or genes allow.
-    """
+    """Represent training and test cells by PCA and by their most variable genes."""
     require_extra("sklearn", purpose="PCA")
     from sklearn.decomposition import PCA
 
@@ -105,23 +76,6 @@ def scvi_representation(
     Trained on the training cells' counts of all genes with scvi-tools' own settings, and like the
     other representations without knowing the batches. scvi-tools seeds Python, numpy and torch for
     the whole process; their states are put back after.
-
-    Parameters
-    ----------
-    cells, split, n_dimensions, seed
-        As in `baseline_representations`.
-    max_epochs
-        Passes over the cells; scvi-tools' choice by default.
-
-    Returns
-    -------
-    tuple
-        (training [n, d], test [m, d]), means of the latent variables.
-
-    Raises
-    ------
-    ImportError
-        Without scvi-tools, which the extra ``eval`` brings.
     """
     scvi = require_extra("scvi", purpose="scVI", extra="eval")
     from anndata import AnnData

@@ -195,18 +195,7 @@ def _add_training(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns
-    -------
-    int
-        0 on success, 2 when what was given cannot be used, 130 after Ctrl-C.
-
-    Raises
-    ------
-    SystemExit
-        With code 143, after SIGTERM.
-    """
+    """Run the command."""
     whole = parser()
     args = whole.parse_args(argv)
     options = options_of(whole, args.command)

@@ -51,22 +51,7 @@ def options_of(parser: argparse.ArgumentParser, command: str) -> dict[str, str]:
 
 
 def as_options(message: str, options: Mapping[str, str]) -> str:
-    """Write a message for the reader of a command.
-
-    Parameters
-    ----------
-    message
-        In which remedies are written as in Python: ``use_raw=True``, ``layer='counts'``. Calls
-        with brackets stay as they are.
-    options
-        Those of the command by the argument each stands for.
-
-    Returns
-    -------
-    str
-        With ``--use-raw``, ``--layer counts`` where the command has these. An alternative (", or
-        …") that it has not is left out; any other such remedy is marked ``(in Python)``.
-    """
+    """Write a message for the reader of a command."""
 
     def kept(match: re.Match[str]) -> str:
         found = TOKEN.finditer(match[0])

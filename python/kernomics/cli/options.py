@@ -29,17 +29,7 @@ READING = (
 def add_reading(
     command: argparse.ArgumentParser, *, several: bool = False, keep_empty: bool = True
 ) -> None:
-    """Add the data and the options that `reading` reads.
-
-    Parameters
-    ----------
-    command
-        The command.
-    several
-        Whether it takes more than one file.
-    keep_empty
-        Whether it may do with cells without counts.
-    """
+    """Add the data and the options that `reading` reads."""
     if several:
         command.add_argument(
             "data", nargs="+",
@@ -87,18 +77,7 @@ def reading(args: argparse.Namespace) -> ReadOptions:
 def read_cells(
     args: argparse.Namespace, *, model: CellEncoder | None = None, **labels: Any
 ) -> CellCollection:
-    """Read the command's data, one file or several.
-
-    Parameters
-    ----------
-    args
-        With what `add_reading` added.
-    model
-        A trained model, if they are read for one: library sizes are then like its own, where the
-        data have such.
-    **labels
-        Further arguments of `CellCollection.from_anndata`: labels and batches.
-    """
+    """Read the command's data, one file or several."""
     from kernomics.data import CellCollection, concat
     from kernomics.models.base import same_library_key
 
@@ -266,29 +245,7 @@ def settings(
     least: Mapping[str, Any] = MappingProxyType({}),
     given: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Gather the settings of a model and of its training.
-
-    Parameters
-    ----------
-    path
-        A file of settings, or the ``config.json`` of another run.
-    model
-        The model's settings by default, a dataclass.
-    least
-        What holds where neither the file nor the command says anything.
-    given
-        What the command says; it takes precedence.
-
-    Returns
-    -------
-    model, training : dict
-        The settings of the model's dataclass and of `TrainConfig`.
-
-    Raises
-    ------
-    ConfigError
-        For a setting that neither has, or that makes no sense.
-    """
+    """Gather the settings of a model and of its training."""
     from kernomics.train import TrainConfig, override
 
     found = {**least, **_read_settings(path), **given}

@@ -76,19 +76,7 @@ def add_panel(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
 
 
 def read_gene_list(given: Sequence[str]) -> list[str]:
-    """Read genes given by name, or the one file that lists them.
-
-    Parameters
-    ----------
-    given
-        Names, or the path of a ``.txt`` file with a name per line (empty lines and what follows a
-        ``#`` are skipped) or of a ``.csv`` or ``.tsv`` table.
-
-    Raises
-    ------
-    DataError
-        When there is no such file, it is no text, or it lists nothing.
-    """
+    """Read genes given by name, or the one file that lists them."""
     path = Path(given[0])
     found = path.is_file() or path.is_fifo()  # a shell's <(…) is a pipe
     if len(given) > 1 or not (path.suffix.lower() in GENE_FILES or found):

@@ -171,22 +171,6 @@ class Cells:
             observed=None if self.observed is None else self.observed.map(move),
         )
 
-    def csr(self) -> Tensor:
-        """Return the counts as a torch sparse-CSR tensor [B, G], float32.
-
-        torch wants `indptr` and `indices` of one type: the short `indptr` is converted to that of
-        `indices` where its last entry allows it, so that the long one need not be copied.
-        """
-        indptr, indices = self.indptr, self.indices
-        if indptr.dtype != indices.dtype:
-            if indices.dtype == torch.int32 and self.values.numel() < 2**31:
-                indptr = indptr.to(torch.int32)
-            else:
-                indices = indices.to(torch.int64)
-        return torch.sparse_csr_tensor(
-            indptr, indices, self.values, size=self.shape, check_invariants=False
-        )
-
     def dense(self) -> Tensor:
         """Return the counts as a dense tensor [B, G], float32: for small batches only."""
         out = self.values.new_zeros(self.shape)

@@ -38,16 +38,6 @@ def first_bad_count(values: npt.NDArray[Any]) -> dict[str, tuple[int, int]]:
 
     A count is an integer from 0 to 2²⁴. A value has one fault, the first that applies in the order
     of `FAULTS`.
-
-    Parameters
-    ----------
-    values
-        [n], any real type.
-
-    Returns
-    -------
-    dict
-        Per fault found: (how many, position of the first). Empty when all are counts.
     """
     if values.dtype.kind == "b":
         return {}
@@ -145,27 +135,7 @@ class CountCheck:
         empty_cells: str,
         hint: Callable[[], str],
     ) -> None:
-        """Raise what was found.
-
-        Parameters
-        ----------
-        cell_names, genes
-            Names for the message.
-        empty_cells
-            ``"error"`` or ``"keep"``.
-        hint
-            Called only when there is a fault: where integers may be found.
-
-        Raises
-        ------
-        DataError
-            When a value is no count, or a cell has none and `empty_cells` is ``"error"``.
-
-        Warns
-        -----
-        UserWarning
-            When fractions are allowed and small enough to be logarithms.
-        """
+        """Raise what was found."""
         found = [
             f"{number:,} of {self.n_nonzeros:,} non-zeros {FAULTS[fault]}, first {value:.6g} at "
             f"cell {str(cell_names[row])!r}, gene {str(genes[column])!r}"
@@ -200,15 +170,7 @@ class CountCheck:
 
 
 def require_amounts(rows: Rows, cell_names: npt.NDArray[Any]) -> None:
-    """Refuse NaN, infinite and negative numbers in rows that were read without a check.
-
-    Parameters
-    ----------
-    rows
-        Canonical rows.
-    cell_names
-        [n], of these rows.
-    """
+    """Refuse NaN, infinite and negative numbers in rows that were read without a check."""
     values = rows.values
     if not values.size or (values.min() >= 0 and values.max() < np.inf):  # false for NaN
         return
@@ -228,20 +190,7 @@ def scan(
     *,
     allow_fractions: bool = False,
 ) -> CountCheck:
-    """Read a whole source once, in blocks; check every value and hand each block on.
-
-    Parameters
-    ----------
-    source
-        What to read.
-    where
-        What to call it in messages.
-    visit
-        Called with the number of a block's first row and its rows as stored, while no fault has
-        been found.
-    allow_fractions
-        Take values that are no integers.
-    """
+    """Read a whole source once, in blocks; check every value and hand each block on."""
     check = CountCheck(where, allow_fractions)
     for start, stop in source.blocks():
         rows = source.read(np.arange(start, stop, dtype=np.int64))
@@ -263,17 +212,7 @@ def require_cells_and_genes(shape: tuple[int, int]) -> None:
 
 
 def require_unique(names: npt.NDArray[Any], what: str, remedy: str) -> None:
-    """Refuse names that occur more than once.
-
-    Parameters
-    ----------
-    names
-        [n] of str.
-    what
-        Such as ``"gene names (var_names)"``.
-    remedy
-        What to call.
-    """
+    """Refuse names that occur more than once."""
     repeats = np.flatnonzero(pd.Index(names).duplicated())
     if repeats.size:
         name = names[repeats[0]]
@@ -294,17 +233,7 @@ def require_library(
     key: str,
     cell_names: npt.NDArray[Any],
 ) -> None:
-    """Refuse library sizes that cannot be totals over all genes measured.
-
-    Parameters
-    ----------
-    library
-        [n_cells], the column ``obs[key]``.
-    totals
-        [n_cells], the row totals over the genes at hand.
-    key, cell_names
-        For messages.
-    """
+    """Refuse library sizes that cannot be totals over all genes measured."""
     wrong: Sequence[tuple[str, npt.NDArray[np.bool_]]] = (
         ("is NaN or infinite", ~np.isfinite(library)),
         ("is negative", library < 0),

@@ -59,23 +59,6 @@ def canonical(rows: Rows, n_genes: int, first_row: int = 0, where: str = "the ma
 
     `indptr` becomes int64, `indices` int32 and `values` float32. The input is never changed;
     arrays that need no change are shared with it.
-
-    Parameters
-    ----------
-    rows
-        Any CSR rows.
-    n_genes
-        Columns.
-    first_row
-        Number of the first of them, for messages.
-    where
-        What to call the matrix in messages.
-
-    Raises
-    ------
-    DataError
-        When an index lies outside 0 … n_genes − 1, or a row names a gene twice: whether such
-        entries are to be added or replace one another, the file does not say.
     """
     indptr = np.asarray(rows.indptr, dtype=np.int64)
     indices, values = np.asarray(rows.indices), np.asarray(rows.values)
@@ -116,17 +99,7 @@ def _ascending(indices: npt.NDArray[np.int32], inside: npt.NDArray[np.bool_]) ->
 def gather(
     indptr: npt.NDArray[np.int64], indices: Any, values: Any, rows: npt.NDArray[np.int64]
 ) -> Rows:
-    """Copy the named rows, in their order, each run of consecutive rows in one read.
-
-    Parameters
-    ----------
-    indptr
-        int64 [n + 1], in memory.
-    indices, values
-        Anything that slices to a numpy array: an array, or an HDF5 dataset.
-    rows
-        int64 [m], in any order, repeats allowed.
-    """
+    """Copy the named rows, in their order, each run of consecutive rows in one read."""
     out = np.zeros(rows.size + 1, dtype=np.int64)
     np.cumsum(indptr[rows + 1] - indptr[rows], out=out[1:])
     if rows.size == 0:

@@ -20,22 +20,7 @@ CELLS_AT_A_TIME = 8192
 def log_expression(
     batch: Cells, target_sum: float = TARGET_SUM, dtype: DTypeLike = np.float32
 ) -> sparse.csr_matrix:
-    """Return log(1 + target_sum·count/library), CSR [B, G].
-
-    Parameters
-    ----------
-    batch
-        B cells, on the CPU. One without counts has none afterwards either.
-    target_sum
-        To which each cell's counts are scaled.
-    dtype
-        Of what is returned; everything is computed in float64.
-
-    Raises
-    ------
-    DataError
-        When the cells have no library sizes.
-    """
+    """Return log(1 + target_sum·count/library), CSR [B, G]."""
     if batch.library is None:
         raise DataError("there are no library sizes to normalise by")
     scale = target_sum / batch.library.double().clamp_min(1.0).numpy()
@@ -58,11 +43,6 @@ def gene_moments(
     """Return the mean and variance of each gene's log expression, float64 [G].
 
     They are over the cells whose data set has the gene; 0 for a gene that none has.
-
-    Parameters
-    ----------
-    parts
-        Some cells and their `log_expression`, in float64.
     """
     total = squares = cells = np.zeros(1)
     for batch, x in parts:

@@ -21,28 +21,7 @@ NAMES_SHOWN = 5
 def find_genes(
     genes: str | Sequence[str], known: NDArray[Any], *, allow_missing: bool = False
 ) -> tuple[list[str], list[str]]:
-    """Look a list of genes up by exact name.
-
-    Parameters
-    ----------
-    genes
-        Names, each once.
-    known
-        Names of all genes of the data.
-    allow_missing
-        Go on with those that are found, as long as there is one.
-
-    Returns
-    -------
-    found, missing : list of str
-        In the order given.
-
-    Raises
-    ------
-    DataError
-        When the list is empty, names a gene twice, or genes are not in the data; it names them and
-        the closest there are.
-    """
+    """Look a list of genes up by exact name."""
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     if not names:
         raise DataError("the list of genes is empty; name at least one")

@@ -38,19 +38,7 @@ class GeneSummary:
 def summarise(
     batches: Iterable[Cells], n_genes: int, classes: npt.NDArray[np.int64], n_classes: int
 ) -> GeneSummary:
-    """Summarise each gene by class, [C, G].
-
-    Parameters
-    ----------
-    batches
-        Of cells that have a class.
-    n_genes
-        G.
-    classes
-        int64 [cells of the collection], each cell's class, by its `cell_ids`.
-    n_classes
-        C.
-    """
+    """Summarise each gene by class, [C, G]."""
     n_cells, size = np.zeros(n_classes, np.int64), n_classes * n_genes
     expressing, sums = np.zeros(size, np.int64), np.zeros(size)
     for cells in batches:
@@ -65,15 +53,7 @@ def summarise(
 
 
 def fingerprint_of(collection: CellCollection, batches: Iterable[Cells]) -> str:
-    """Return the SHA-256 over shape, names, counts, library sizes, panels and labels.
-
-    Parameters
-    ----------
-    collection
-        Whose names, panels and labels count.
-    batches
-        All its cells, in order; how they are divided does not count.
-    """
+    """Return the SHA-256 over shape, names, counts, library sizes, panels and labels."""
     parts = {name: hashlib.sha256() for name in ("lengths", "genes", "counts", "library")}
     for cells in batches:
         parts["lengths"].update(cells.indptr.diff().numpy().astype("<i8").tobytes())

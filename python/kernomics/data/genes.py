@@ -99,13 +99,7 @@ def id_mismatch(
     asked: Sequence[str] | npt.NDArray[Any],
     known: Sequence[str] | npt.NDArray[Any],
 ) -> str:
-    """Say that names are Ensembl ids where the data hold symbols, or the reverse.
-
-    Returns
-    -------
-    str
-        To be put at the end of a message, with the remedy; empty when both are of one kind.
-    """
+    """Say that names are Ensembl ids where the data hold symbols, or the reverse."""
     kind, there = gene_id_kind(asked), gene_id_kind(known)
     if kind == there or not len(known):
         return ""
@@ -120,14 +114,7 @@ def mismatch_cause(
     data_genes: Sequence[str] | npt.NDArray[Any],
     n_matched: int,
 ) -> str:
-    """Say what would make more genes match, if anything obvious would.
-
-    Returns
-    -------
-    str
-        To be put at the end of a message, such as ``"; 12 would match without version suffixes
-        ('.1')"``; empty when nothing would.
-    """
+    """Say what would make more genes match, if anything obvious would."""
     if other := id_mismatch("the model knows", model_genes, data_genes):
         return other
     variants = (

@@ -89,20 +89,7 @@ def _fill(
     held: npt.NDArray[np.bool_] | None = None,
     first: Sequence[tuple[int, int]] = (),
 ) -> Filled:
-    """Give each group in turn to the part that lacks most, and the last ones to parts still empty.
-
-    Parameters
-    ----------
-    order, cells
-        int64 [n_groups], the groups in turn, and the cells of each.
-    target
-        float64 [3], the cells wanted in each part.
-    held
-        Classes of each group that must not be lost: a group goes to the first part if it is the
-        last that could.
-    first
-        Groups whose part is given, each with it.
-    """
+    """Give each group in turn to the part that lacks most, the last ones to parts still empty."""
     part_of_group = np.full(order.size, -1, dtype=np.int64)
     filled = np.zeros(3)
     left = None if held is None else held.sum(axis=0)  # groups of each class not held out

@@ -19,30 +19,7 @@ from kernomics.errors import DataError
 def read_through(
     given: AnnDataInput, *, in_memory: bool, check: bool, empty_cells: str, allow_fractions: bool
 ) -> tuple[Source, npt.NDArray[np.float32] | None, bool]:
-    """Read all cells once, as far as wanted.
-
-    Parameters
-    ----------
-    given
-        What to read.
-    in_memory
-        Bring the counts into memory, in canonical form.
-    check
-        Check every value.
-    empty_cells
-        ``"error"`` or ``"keep"``.
-    allow_fractions
-        Take counts that are no integers.
-
-    Returns
-    -------
-    Source
-        Where batches are read from.
-    numpy.ndarray or None
-        float32 [n_cells], row totals; None when nothing was read.
-    bool
-        Whether the check found counts that are no integers.
-    """
+    """Read all cells once, as far as wanted."""
     source, n_genes = given.source, given.shape[1]
     if not in_memory and not check:
         return source, None, False

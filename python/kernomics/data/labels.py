@@ -297,13 +297,7 @@ def read_labels(
     unlabelled_category: str | None = None,
     label_kinds: Mapping[str, Kind] | None = None,
 ) -> dict[str, Labels]:
-    """Read label columns of an obs table.
-
-    Raises
-    ------
-    DataError
-        When a column is missing, or no label column knows the unlabelled category.
-    """
+    """Read label columns of an obs table."""
     kinds = dict(label_kinds or {})
     labels = {}
     seen: set[str] = set()

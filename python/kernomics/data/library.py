@@ -99,13 +99,7 @@ class LibraryRule:
         return ""
 
     def tell(self, known: Mapping[str, Any] | None = None) -> None:
-        """Warn, once for some cells, of library sizes that are not those wanted.
-
-        Parameters
-        ----------
-        known
-            The `description` that a trained model keeps.
-        """
+        """Warn, once for some cells, of library sizes that are not those wanted."""
         known = known or {}
         unlike = self.unlike(known)
         wanted = unlike or (self.partial and not known.get("partial"))
@@ -152,32 +146,7 @@ def joined_rule(rules: Mapping[str, LibraryRule], n_genes: int) -> LibraryRule:
 def find_library(
     given: AnnDataInput, key: str | None, totals: Totals | None, *, fractional: bool = False
 ) -> tuple[Totals | None, LibraryRule]:
-    """Find each cell's library size.
-
-    Parameters
-    ----------
-    given
-        The cells.
-    key
-        The obs column that the caller named, if any.
-    totals
-        float32 [n_cells], the row totals; None when the counts have not been read. They are then
-        read only if something has to be compared with them.
-    fractional
-        Whether counts may be other numbers than integers, and so may the totals that are found.
-
-    Returns
-    -------
-    numpy.ndarray or None
-        float32 [n_cells]; None for row totals that have not been read.
-    LibraryRule
-        Where they come from.
-
-    Raises
-    ------
-    DataError
-        When the column named cannot be the total.
-    """
+    """Find each cell's library size."""
     rule, n_genes = rows_rule(given.shape[1]), given.shape[1]
     if key is not None:
         named = _named(given, key, totals)

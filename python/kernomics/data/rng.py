@@ -27,17 +27,7 @@ class Stream(enum.IntEnum):
 
 
 def philox(seed: int, stream: Stream, step: int = 0) -> np.random.Philox:
-    """Return a Philox4x64 bit generator that depends on its three arguments alone.
-
-    Parameters
-    ----------
-    seed
-        Any integer; its low 64 bits are used.
-    stream
-        What the numbers are for.
-    step
-        Which draw of that purpose: an epoch, a chunk of cells, an attempt.
-    """
+    """Return a Philox4x64 bit generator that depends on its three arguments alone."""
     key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, int(stream)], dtype=np.uint64)
     counter = np.array([0, 0, 0, step], dtype=np.uint64)
     return np.random.Philox(key=key, counter=counter)
@@ -49,11 +39,6 @@ def permutation(n: int, seed: int, stream: Stream, step: int = 0) -> npt.NDArray
     The order is read off the raw words, which numpy guarantees to stay as they are, instead of
     drawn by ``Generator.permutation``, which a new numpy may change: a run resumed under another
     numpy goes on with the same batches.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 [n].
     """
     words = philox(seed, stream, step).random_raw(n)
     return np.argsort(words, kind="stable").astype(np.int64, copy=False)
@@ -65,11 +50,6 @@ def keys_of_names(names: Iterable[object]) -> npt.NDArray[np.int64]:
     It is BLAKE2b of the name in UTF-8, 48 bits, as an integer whose first byte is the lowest. So
     a chunk, a file in another order and the whole draw alike for one cell; cells of equal names,
     such as "0" of two files, get equal draws. About one microsecond a name.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 [n], each below 2⁴⁸.
     """
     digests = b"".join(
         hashlib.blake2b(str(name).encode("utf-8", "surrogatepass"), digest_size=6).digest()

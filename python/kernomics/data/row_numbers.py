@@ -9,26 +9,7 @@ from kernomics.errors import DataError
 
 
 def row_numbers(rows: npt.ArrayLike, n_cells: int) -> npt.NDArray[np.int64]:
-    """Return the numbers of the cells that rows mean.
-
-    Parameters
-    ----------
-    rows
-        int [n], numbers of cells in any order, repeats allowed; or a mask, bool [n_cells].
-    n_cells
-        How many cells there are.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 [n]; of a mask those that are true, ascending. Never `rows` itself.
-
-    Raises
-    ------
-    DataError
-        For a mask of another length, what is neither integers nor a mask, or a number that no
-        cell has.
-    """
+    """Return the numbers of the cells that rows mean."""
     given = np.asarray(rows)
     if given.dtype == bool:
         if given.shape != (n_cells,):

@@ -222,14 +222,7 @@ def draw_genes(what: Simulation) -> Genes:
 
 
 def draw_cells(what: Simulation, chunk: int) -> dict[str, npt.NDArray[Any]]:
-    """Draw type, batch, perturbation and depth of a whole chunk's cells.
-
-    Returns
-    -------
-    dict
-        ``cell_type``, ``batch``, ``perturbation`` int64 and ``depth`` float64 (1 is the median),
-        each [512].
-    """
+    """Draw type, batch, perturbation and depth of a whole chunk's cells."""
     random = np.random.Generator(philox(what.seed, Stream.SIMULATED_CELLS, chunk))
     weights = np.ones(what.n_types) if what.type_weights is None else np.array(what.type_weights)
     depth = np.exp(random.standard_normal(CHUNK_CELLS) * what.depth_spread)
@@ -244,15 +237,7 @@ def draw_cells(what: Simulation, chunk: int) -> dict[str, npt.NDArray[Any]]:
 def draw_counts(
     what: Simulation, genes: Genes, drawn: Sequence[dict[str, npt.NDArray[Any]]]
 ) -> Iterator[Rows]:
-    """Draw the counts of each chunk in turn, sorted by gene in each cell.
-
-    Parameters
-    ----------
-    what, genes
-        The simulation.
-    drawn
-        What `draw_cells` gave for each chunk.
-    """
+    """Draw the counts of each chunk in turn, sorted by gene in each cell."""
     # One table per depth and profile: its cumulative shares lie in (t, t + 1], t its number, so
     # that one search serves all.
     mean = (np.array(DEPTHS)[:, None, None] * genes.profiles).reshape(-1, what.n_genes)

@@ -22,27 +22,6 @@ def trained_classes(labels: Named, split: Split) -> tuple[dict[str, Labels], lis
 
     Nobody can predict a class from no example. Its cells become unlabelled, so that they count in
     no score: as those of a class that a saved panel does not know.
-
-    Parameters
-    ----------
-    labels
-        By name.
-    split
-        The division; it must have training cells.
-
-    Returns
-    -------
-    labels : dict
-        Over the classes that training cells have; continuous ones as they are.
-    weak : list of str
-        A sentence each on classes without training cells, with few, and on a test in which all
-        labelled cells are of one class, where no curve of precision and recall is defined.
-
-    Raises
-    ------
-    DataError
-        When a label is the column by whose groups the cells are divided, training cells have fewer
-        than two values of it, or none of its test cells is of a class that training cells have.
     """
     found, weak = {}, []
     for name, label in labels.items():

@@ -25,13 +25,7 @@ MIN_HELD_OUT = 300  # with fewer, all cells are shown
 def shown_cells(
     n_cells: int, split: Split | None, max_cells: int, seed: int
 ) -> tuple[NDArray[np.int64], str, int]:
-    """Choose the cells of a map: the held-out ones if they are enough, of many some at random.
-
-    Returns
-    -------
-    ndarray, str, int
-        Their rows, sorted; ``"held-out"`` or ``"all"``; and of how many they were drawn.
-    """
+    """Choose the cells of a map: the held-out ones if they are enough, of many some at random."""
     held_out = split is not None and len(split.test) >= MIN_HELD_OUT
     rows = split.test if split is not None and held_out else np.arange(n_cells)
     n_from = len(rows)

@@ -187,22 +187,7 @@ def compare_relationships(
 def pca_loadings(
     expression: sparse.csr_matrix, n_components: int, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the loadings of the first principal components of cells, and their variance's share.
-
-    Parameters
-    ----------
-    expression
-        CSR [n, G], log-normalised counts; centred here, not scaled.
-    n_components
-        How many; at most one less than cells and than genes.
-    seed
-        Where the iterative decomposition starts.
-
-    Returns
-    -------
-    ndarray, ndarray
-        float64 [G, m], unit length each, and [m].
-    """
+    """Return the loadings of cells' first principal components, and their share of the variance."""
     require_extra("sklearn", purpose="PCA")
     from sklearn.decomposition import PCA
 

@@ -23,19 +23,7 @@ DIFFERENCES = ["label", "representation", "metric", "difference", "error"]
 def score_errors(
     table: pd.DataFrame, probes: Probes, n_labelled: Mapping[str, int], seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the errors of a table of scores, and the differences from its first representation.
-
-    Parameters
-    ----------
-    table
-        Scores by label and representation.
-    probes
-        Whose accuracy and macro-F1 are drawn again; empty without probes.
-    n_labelled
-        Labelled held-out cells per label.
-    seed
-        Of the draws, which are the same for all representations of a label.
-    """
+    """Return the errors of a table of scores, and the differences from its first representation."""
     errors = pd.DataFrame(np.nan, index=table.index, columns=table.columns)
     for metric in SHARES:
         if metric in table:

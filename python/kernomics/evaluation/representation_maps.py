@@ -78,38 +78,6 @@ def representation_maps(
     PCA is of the log-normalised counts of all genes, fitted on the training cells of the split, or
     without them on the cells shown, with as many components as the model has dimensions. Then in
     both: 15 neighbours, and UMAP [1]_ started from the first two components.
-
-    Parameters
-    ----------
-    model
-        A trained TxFM.
-    cells
-        Where the counts are; the maps are to be coloured by their labels and batches.
-    split
-        If its test part has at least 300 cells, only those are shown.
-    n_tokens, n_draws, min_gene_overlap
-        As in `CellEncoder.get_latent_representation`.
-    max_cells
-        Of more cells, so many are drawn at random.
-    seed
-        The same seed gives the same maps.
-
-    Returns
-    -------
-    RepresentationMaps
-        Maps, labels and shares.
-
-    Raises
-    ------
-    ImportError
-        Without scanpy or scikit-learn (extra ``report``).
-    DataError
-        With fewer than 50 cells.
-
-    References
-    ----------
-    .. [1] McInnes, Healy, Melville, "UMAP: Uniform Manifold Approximation and Projection for
-       Dimension Reduction", 2018.
     """
     require_extra("scanpy", purpose="a UMAP")
     rows, part, n_from = cell_maps.shown_cells(cells.n_cells, split, max_cells, seed)

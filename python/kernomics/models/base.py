@@ -60,25 +60,7 @@ def as_collection(
     labels_key: str | Sequence[str] | None = None,
     **more: Any,
 ) -> CellCollection:
-    """Read cells, or take a collection as it is.
-
-    Parameters
-    ----------
-    adata
-        AnnData, path of an ``.h5ad`` file, or a collection.
-    reading
-        How to read an AnnData.
-    labels_key
-        obs column or columns to learn, or names of labels that a collection has; None for all of a
-        collection's.
-    **more
-        Further arguments of `CellCollection.from_anndata`; None for what was not asked for.
-
-    Raises
-    ------
-    ConfigError
-        When a collection comes with options of reading, or lacks a label.
-    """
+    """Read cells, or take a collection as it is."""
     if not isinstance(adata, CellCollection):
         return CellCollection.from_anndata(adata, labels_key=labels_key, **reading, **more)
     given = list(given_options({**reading, **more}))
@@ -105,17 +87,7 @@ def as_collection(
 def same_library_key(
     adata: AnnData | str | Path | CellCollection, known: Mapping[str, Any], reading: ReadOptions
 ) -> ReadOptions:
-    """Add the obs column of library sizes that a model was trained with, if the data have it.
-
-    Parameters
-    ----------
-    adata
-        What is to be read; a collection has been read already.
-    known
-        The `LibraryRule.description` that the model keeps.
-    reading
-        How to read it; a `library_key` there stays.
-    """
+    """Add the obs column of library sizes that a model was trained with, if the data have it."""
     key = known.get("key")
     if key is None or isinstance(adata, CellCollection) or reading.get("library_key") is not None:
         return reading
@@ -215,24 +187,7 @@ def train_module(
     optimizer: Callable[[Module], Optimizer],
     **options: Unpack[RunOptions],
 ) -> tuple[Module, History]:
-    """Build a module and train it: what comes before the loop is the same for every model.
-
-    Parameters
-    ----------
-    build
-        Makes the module; what it draws comes from `seed`.
-    batches, validate, optimizer
-        Make of the module, on its device, what `kernomics.train.fit` takes.
-    config, device, seed
-        How and where to train, and by what to begin.
-    **options
-        Further arguments of `kernomics.train.fit`, and `log_dir`.
-
-    Returns
-    -------
-    module, history
-        Trained, on its device.
-    """
+    """Build a module and train it: what comes before the loop is the same for every model."""
     where = usable_device(device)
     require_precision(where, config.precision)
     with drawing_from(seed):

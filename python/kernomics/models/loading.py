@@ -62,25 +62,7 @@ def load(path: str | Path) -> Panel | CellEncoder:
 
 
 def read_saved(path: str | Path, wanted: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a saved model of one format.
-
-    Parameters
-    ----------
-    path
-        The model's directory, or the directory of a run that has finished.
-    wanted
-        The format that ``model.json`` must name.
-
-    Returns
-    -------
-    tensors, meta : dict
-        As :func:`kernomics.train.load_model_dir` returns them.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none, it is damaged, or it is of another format.
-    """
+    """Read a saved model of one format."""
     folder = checked_folder(path)
     tensors, meta = load_model_dir(folder)
     if meta.get("format") != wanted:

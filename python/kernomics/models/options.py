@@ -11,9 +11,10 @@ from kernomics.data import Split
 from kernomics.data.labels import Kind
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.data.splits import How
+from kernomics.models.tasks import ClassWeights
 from kernomics.models.txfm.config import Activation, GeneStart, Loss
 from kernomics.models.yoto.config import YOTOConfig
-from kernomics.models.yoto.network import ClassWeights, Transform
+from kernomics.models.yoto.network import Transform
 from kernomics.models.yoto.warm_start import PanelSource
 from kernomics.nn.encoder import Recompute
 from kernomics.ops.gumbel_topk import Relaxation

@@ -81,23 +81,7 @@ def _base64(content: bytes) -> str:
 
 
 def figure_html(draw: Draw, *, alt: str, caption: str = "") -> str:
-    """Draw a plot for both themes and return it as HTML.
-
-    Parameters
-    ----------
-    draw
-        Called with ``theme=``; returns the figure, or axes of it.
-    alt
-        What a reader who cannot see the image should know; plain text.
-    caption
-        Text below the image; plain text.
-
-    Returns
-    -------
-    str
-        A ``figure`` whose image scrolls in a container of its own where the screen is narrower
-        than it can be read. The bytes depend on the plot alone.
-    """
+    """Draw a plot for both themes and return it as HTML."""
     matplotlib = require_extra("matplotlib", purpose="the report")
     uris: dict[ThemeName, str] = {}
     width = height = 0.0

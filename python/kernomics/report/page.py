@@ -27,24 +27,6 @@ def render_page(
     """Return a page as one HTML document.
 
     Styles and images are inside it, no script is, and it asks for nothing over the network.
-
-    Parameters
-    ----------
-    title
-        The headline.
-    kind
-        What the page is, such as ``"gene panel report"``.
-    head
-        Terms and values below the headline.
-    sections
-        In their order; those without a body are left out. Their ids and titles are taken as HTML.
-    version, created
-        Of kernomics, and the date as text.
-
-    Returns
-    -------
-    str
-        HTML 5, to be encoded as UTF-8.
     """
     shown = [section for section in sections if section[2]]
     return Template(_resource("template.html")).substitute(

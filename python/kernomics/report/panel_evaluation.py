@@ -15,15 +15,7 @@ from kernomics.report.representation_sections import scored
 
 
 def render_panel_evaluation(data: ReportData, errors: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the report of an evaluation as one HTML document.
-
-    Parameters
-    ----------
-    data
-        Of the cells evaluated. Each task has one score, of the panel's own network.
-    errors
-        Standard errors of some metrics, by task.
-    """
+    """Return the report of an evaluation as one HTML document."""
     sentence = (
         f"All {count(data.n_cells, 'cell')} were predicted by the panel as it is; whether it was "
         "trained on some of them is not known to this report."

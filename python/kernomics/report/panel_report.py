@@ -20,21 +20,6 @@ def render_report(data: ReportData) -> str:
     Styles and images are inside it, no script is, and it asks for nothing over the network. The
     text depends on ``data`` alone, so equal data give equal bytes (with equal versions of
     matplotlib).
-
-    Parameters
-    ----------
-    data
-        What to show. All names are escaped.
-
-    Returns
-    -------
-    str
-        HTML 5, to be encoded as UTF-8.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib (extra ``report``).
     """
     again = shared_sections.reproducibility(
         command=data.command,
@@ -76,19 +61,5 @@ def render_report(data: ReportData) -> str:
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> Path:
-    """Write the report to a file, whole or not at all.
-
-    Parameters
-    ----------
-    path
-        Where to write, usually ``report.html`` in the run's directory, which must exist. A file
-        that is already there is replaced.
-    data
-        What to show; see `render_report`.
-
-    Returns
-    -------
-    Path
-        The file written.
-    """
+    """Write the report to a file, whole or not at all."""
     return write_page(path, render_report(data))

@@ -61,13 +61,7 @@ class RepresentationReport:
 
 
 def render_representation_report(data: RepresentationReport) -> str:
-    """Return the report of a TxFM as one HTML document; see `kernomics.report.page.render_page`.
-
-    Raises
-    ------
-    ImportError
-        Without matplotlib (extra ``report``).
-    """
+    """Return the report of a TxFM as one HTML document; see `kernomics.report.page.render_page`."""
     source = data.provenance
     seed = "" if source.seed is None else f"Seed {source.seed}. "
     again = shared_sections.reproducibility(

@@ -31,15 +31,7 @@ TEMPORARY = ".kernomics-tmp-"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a new file and flush it to the disk; the only function here that writes content.
-
-    Parameters
-    ----------
-    path
-        The file; an existing one is truncated, so callers pass temporary names only.
-    data
-        Its whole content.
-    """
+    """Write a new file and flush it to the disk; the only function here that writes content."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -81,21 +73,6 @@ def jsonable(value: Any) -> Any:
 
     Dataclasses and mappings become objects, tuples, sets and arrays lists, numpy scalars Python
     numbers, paths strings, and NaN and infinities ``None``, for which JSON has no word.
-
-    Parameters
-    ----------
-    value
-        Anything made of the above, strings, numbers and ``None``.
-
-    Returns
-    -------
-    Any
-        The same, made of ``dict``, ``list``, ``str``, ``int``, ``float``, ``bool`` and ``None``.
-
-    Raises
-    ------
-    TypeError
-        If something in it is of another type.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
@@ -130,23 +107,7 @@ def existing(path: Path) -> Path:
 
 
 def write_directory(path: Path, files: Iterable[tuple[str, bytes]], *, kind: str) -> None:
-    """Create or replace a directory of files with a manifest of their sizes and digests.
-
-    Parameters
-    ----------
-    path
-        The directory. What it held before stays until the new content is safe on the disk.
-    files
-        Pairs of file name and content, written in turn, so that a generator needs to hold only
-        one content at a time.
-    kind
-        What the directory is, noted in the manifest and required by :func:`read_directory`.
-
-    Raises
-    ------
-    OSError
-        If something cannot be written; `path` is then as it was.
-    """
+    """Create or replace a directory of files with a manifest of their sizes and digests."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
     temporary = path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}")
@@ -196,25 +157,7 @@ def remove_leftovers(parent: Path, name: str | None = None) -> None:
 
 
 def read_directory(path: Path, *, kind: str) -> dict[str, bytes]:
-    """Read all files of a directory that :func:`write_directory` made, and verify each.
-
-    Parameters
-    ----------
-    path
-        The directory.
-    kind
-        What it must be according to its manifest.
-
-    Returns
-    -------
-    dict of str to bytes
-        The content of each file, the manifest left out.
-
-    Raises
-    ------
-    CheckpointError
-        If the manifest or a file is missing or damaged; all faults are listed.
-    """
+    """Read all files of a directory that :func:`write_directory` made, and verify each."""
     entries = read_manifest(path, kind=kind)
     contents: dict[str, bytes] = {}
     faults: list[str] = []
@@ -235,13 +178,7 @@ def read_directory(path: Path, *, kind: str) -> dict[str, bytes]:
 
 
 def read_manifest(path: Path, *, kind: str) -> dict[str, dict[str, Any]]:
-    """Return the manifest's entry (``bytes``, ``sha256``) of each file in a directory.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no intact manifest of that `kind`.
-    """
+    """Return the manifest's entry (``bytes``, ``sha256``) of each file in a directory."""
     try:
         text = (path / MANIFEST).read_bytes()
     except OSError as error:

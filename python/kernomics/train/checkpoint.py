@@ -219,27 +219,7 @@ def load_model_dir(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def flatten(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
-    """Split a nest of containers into tensors and a description that JSON can hold.
-
-    Parameters
-    ----------
-    value
-        Dicts, lists and tuples of tensors, numbers, strings and ``None``.
-    tensors
-        Receives the tensors, by their path in the nest, steps joined by ``/``.
-    name
-        The path of `value` itself.
-
-    Returns
-    -------
-    Any
-        The description, for :func:`unflatten`. Dicts keep their order and integer keys.
-
-    Raises
-    ------
-    CheckpointError
-        If something of another type is found.
-    """
+    """Split a nest of containers into tensors and a description that JSON can hold."""
     if isinstance(value, Tensor):
         key = name or "tensor"
         while key in tensors:

@@ -251,20 +251,7 @@ def _beside(key: str, name: str) -> str:
 def more_epochs(
     saved: Mapping[str, Any], given: Mapping[str, Any], *, by_total: bool
 ) -> str | None:
-    """Say whether a run may be continued for more epochs than it was begun for.
-
-    Parameters
-    ----------
-    saved, given
-        The settings of `TrainConfig` of the run and of its continuation.
-    by_total
-        Whether the module itself goes by the total number of steps.
-
-    Returns
-    -------
-    str or None
-        Why it may not, with the way out; None where it may, or nothing of the kind is asked for.
-    """
+    """Say whether a run may be continued for more epochs than it was begun for."""
     before, now = saved.get("max_epochs"), given.get("max_epochs")
     if before == now or before is None or now is None:
         return None

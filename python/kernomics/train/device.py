@@ -9,18 +9,7 @@ from kernomics.ops import build_info
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """Return a device that can be trained on.
-
-    Parameters
-    ----------
-    name
-        ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-
-    Raises
-    ------
-    ConfigError
-        When torch does not know or see it, or this build has no kernels for it.
-    """
+    """Return a device that can be trained on."""
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
@@ -44,20 +33,7 @@ def usable_device(name: str | torch.device) -> torch.device:
 
 
 def require_precision(device: torch.device, precision: str) -> None:
-    """Refuse bfloat16 on a GPU that would only emulate it; the CPU computes it.
-
-    Parameters
-    ----------
-    device
-        As `usable_device` returned it.
-    precision
-        ``"float32"`` or ``"bf16"``.
-
-    Raises
-    ------
-    ConfigError
-        Naming the GPU and its compute capability.
-    """
+    """Refuse bfloat16 on a GPU that would only emulate it; the CPU computes it."""
     if precision != "bf16" or device.type != "cuda":
         return
     with torch.cuda.device(device):

@@ -83,14 +83,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def draws_of(module: nn.Module) -> Draws | None:
-    """Return the random numbers of the module's own, ``module.draws``, if it has some.
-
-    Raises
-    ------
-    ConfigError
-        If a layer draws from torch's global generator instead: it is the whole process's, so that
-        neither a thread's training nor a resumed one could be had again.
-    """
+    """Return the random numbers of the module's own, ``module.draws``, if it has some."""
     for name, layer in module.named_modules():
         if isinstance(layer, _DropoutNd) and layer.p > 0:
             raise ConfigError(

@@ -46,20 +46,7 @@ class Interrupts:
             self.leave("training was interrupted when it had finished")
 
     def leave(self, message: str) -> None:
-        """Put the previous handlers back, and end as the signal asked.
-
-        Parameters
-        ----------
-        message
-            Becomes the text of the KeyboardInterrupt.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            After SIGINT.
-        SystemExit
-            With code 143, after SIGTERM.
-        """
+        """Put the previous handlers back, and end as the signal asked."""
         self._restore()
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt(message)

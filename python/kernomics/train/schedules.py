@@ -35,22 +35,6 @@ def constant(step: int, total: int, *, value: float = 1.0) -> float:
     return value
 
 
-def linear(step: int, total: int, *, start: float, end: float) -> float:
-    """Go from `start` at step 0 to `end` at the last step, total − 1, in a straight line.
-
-    Parameters
-    ----------
-    step
-        The step, counted from 0; later than the last stays at `end`.
-    total
-        The number of steps.
-    start, end
-        The first and the last value.
-    """
-    share = _progress(step, total)
-    return start * (1.0 - share) + end * share
-
-
 def exponential(step: int, total: int, *, start: float, end: float) -> float:
     """Go from `start` at step 0 to `end` at the last step by the same factor in each step.
 

@@ -134,15 +134,7 @@ class Keeper:
         return f"the last good checkpoint is {self._path}, resume=True continues from it"
 
     def begin(self, resume: bool) -> tuple[State, Weights | None]:
-        """Return a fresh state, or restore everything from the newest intact checkpoint.
-
-        Returns
-        -------
-        state : State
-            Where the run stands.
-        best : dict or None
-            The best weights so far, if early stopping watches them.
-        """
+        """Return a fresh state, or restore everything from the newest intact checkpoint."""
         if self.root is None:
             return State(), None
         if not resume:
@@ -186,13 +178,7 @@ class Keeper:
         return state, best and copy_weights(best, self.device)
 
     def save(self, state: State, best: Weights | None) -> None:
-        """Save a checkpoint, unless nothing happened since the last one.
-
-        Raises
-        ------
-        TrainingError
-            If a parameter holds NaN; what was saved before stays.
-        """
+        """Save a checkpoint, unless nothing happened since the last one."""
         now = dataclasses.asdict(state)
         if self.root is None or now == self._saved:
             return

@@ -11,8 +11,8 @@ from kernomics.data.gene_columns import counts_of
 from kernomics.metrics import bootstrap_scores, class_expression, confusion_matrix
 from kernomics.metrics.uncertainty import spread
 from kernomics.models import Panel
+from kernomics.models.tasks import score_task
 from kernomics.models.yoto.missing_genes import absent_genes
-from kernomics.models.yoto.panel import score_task
 from kernomics.report import MethodScore, Provenance, ReportData, SplitReport, TaskReport
 
 

@@ -67,32 +67,7 @@ def run_pretraining(
     log_dir: str | Path | None = None,
     **training: Any,
 ) -> PretrainingResult:
-    """Train a model in a run directory, save it, and score it where there are labels.
-
-    Parameters
-    ----------
-    model
-        An untrained TxFM, or one that is to be fine-tuned, which is then scored before it too.
-    out
-        The run directory: ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/``,
-        ``plots/``, ``results.json`` and ``report.html``.
-    dataset
-        What to call the data.
-    resume, overwrite
-        Continue, or delete, the run that `out` holds.
-    device, log_dir, **training
-        As in `TxFM.train`.
-    score_epochs
-        Whether to tell the classes of the validation cells apart at each validation, as at the end
-        those of the test cells; the accuracies go with the validation's loss.
-
-    Raises
-    ------
-    ConfigError
-        When `score_epochs` is set without labels or validation cells.
-    DataError
-        When there are labels and test cells, and no label of classes to score the cells by.
-    """
+    """Train a model in a run directory, save it, and score it where there are labels."""
     require_extra("matplotlib", purpose="the plots of a training")
     where = usable_device(device)
     model.configure(**training)
@@ -163,11 +138,6 @@ def accuracy_figures(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:
 
     The figures are ``knn_accuracy/<label>`` and ``linear_accuracy/<label>``, of classifiers fitted
     on the training cells; see `kernomics.metrics.probe_metrics`.
-
-    Raises
-    ------
-    ConfigError
-        When no label is of classes, or there are no validation cells.
     """
     split = model.split
     labels = {k: v.values for k, v in model.cells.labels.items() if v.kind == "categorical"}

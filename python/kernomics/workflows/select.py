@@ -90,48 +90,7 @@ def run_selection(
     log_dir: str | Path | None = None,
     **training: Any,
 ) -> SelectionResult:
-    """Train a model in a run directory, score it beside other panels and write the report.
-
-    Parameters
-    ----------
-    model
-        An untrained YOTO.
-    out
-        The run directory.
-    dataset
-        What to call the data in the report.
-    resume, overwrite
-        Continue, or delete, the run that `out` holds.
-    compare
-        Which of ``"de"``, ``"l1"``, ``"hvg"`` and ``"random"`` to put beside the panel, chosen on
-        the same training cells and judged by the same logistic regression.
-    notes
-        Sentences about the data for the report's warnings.
-    splits
-        Over how many splits of the cells to select and compare, this run's own included; see
-        `kernomics.evaluation.panels.compare_over_splits`.
-    stability
-        Over how many seeds to compare the panel, this run's own included, and to form a consensus;
-        0 for none. See `kernomics.evaluation.panels.panel_stability`.
-    curve
-        Sizes of panels to compare; see `kernomics.evaluation.panels.panel_curve`. None of these
-        three changes the run's own panel, so they may also be asked of a run that is resumed,
-        finished or not.
-    device, log_dir, **training
-        As in `YOTO.train`.
-
-    Returns
-    -------
-    SelectionResult
-        With everything that was written to `out`.
-
-    Raises
-    ------
-    ConfigError, CheckpointError
-        Before anything is written: settings that make no sense, or an `out` that cannot be used.
-    ImportError
-        Likewise, without the packages of the extra ``report``.
-    """
+    """Train a model in a run directory, score it beside other panels and write the report."""
     # All that can be known to fail fails now, and not after the training.
     check_methods(compare)
     check_splits(model, splits)

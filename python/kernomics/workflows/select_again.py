@@ -34,13 +34,7 @@ class Further:
 
 
 def check_again(model: YOTO, stability: int, curve: Sequence[int]) -> None:
-    """Refuse numbers of seeds and sizes that `select_again` would.
-
-    Raises
-    ------
-    ConfigError
-        When they make no sense for this model.
-    """
+    """Refuse numbers of seeds and sizes that `select_again` would."""
     if stability:
         check_seeds(model, stability, least=2)
     if curve:
@@ -50,18 +44,7 @@ def check_again(model: YOTO, stability: int, curve: Sequence[int]) -> None:
 def select_again(
     model: YOTO, folder: Path, *, stability: int, curve: Sequence[int], device: str
 ) -> Further:
-    """Select with other seeds and sizes, as `run_selection` was asked.
-
-    Parameters
-    ----------
-    model
-        The run's own, trained.
-    folder
-        The run directory: gets ``stability.csv``, ``consensus.csv``, ``consensus/`` and
-        ``curve.csv``, and in ``trainings/`` what is kept of each training.
-    stability, curve, device
-        As in `kernomics.workflows.select.run_selection`.
-    """
+    """Select with other seeds and sizes, as `run_selection` was asked."""
     shared: dict[str, Any] = {
         "folder": folder,
         "device": device,

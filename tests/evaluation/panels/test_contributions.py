@@ -15,7 +15,8 @@ from kernomics.data import CellCollection
 from kernomics.errors import DataError
 from kernomics.evaluation.panels import contributions
 from kernomics.models import YOTO, Panel
-from kernomics.models.yoto.network import PanelNetwork, Task, task_loss, transformed
+from kernomics.models.tasks import Task, task_loss
+from kernomics.models.yoto.network import PanelNetwork, transformed
 
 SAY = Task("type", "categorical", ("x", "y"))
 

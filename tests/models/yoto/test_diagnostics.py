@@ -1,8 +1,8 @@
 import pytest
 
 from kernomics.models import YOTO
+from kernomics.models.tasks import Task
 from kernomics.models.yoto.diagnostics import TrainingWarning, training_warnings
-from kernomics.models.yoto.network import Task
 from kernomics.train import History
 
 TYPE, AGE = Task("type", "categorical", ("a", "b")), Task("age", "continuous")

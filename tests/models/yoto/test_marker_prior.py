@@ -9,9 +9,9 @@ from scipy import sparse, stats
 from kernomics import datasets
 from kernomics.data import CellCollection
 from kernomics.models import YOTO
+from kernomics.models.tasks import Task
 from kernomics.models.yoto import marker_prior
 from kernomics.models.yoto.marker_prior import marker_scores
-from kernomics.models.yoto.network import Task
 
 # Genes: 0 marks a, 1 marks b, 2 marks b less well, 3 is constant, 4 no cell has.
 COUNTS = np.array(

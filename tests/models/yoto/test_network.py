@@ -10,10 +10,10 @@ from scipy import sparse
 from kernomics import datasets
 from kernomics.data import CellCollection, Cells, Labels
 from kernomics.errors import DataError
+from kernomics.models.tasks import Task, read_outputs, task_loss
 from kernomics.models.yoto import network as panel_network
 from kernomics.models.yoto.module import YOTOModule
-from kernomics.models.yoto.network import Task, input_means, task_loss, transformed
-from kernomics.models.yoto.panel import read_outputs
+from kernomics.models.yoto.network import input_means, transformed
 from kernomics.models.yoto.schedule import Schedule
 
 CLASSES = Task("type", "categorical", ("a", "b", "c"))

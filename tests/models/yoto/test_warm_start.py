@@ -7,7 +7,8 @@ import torch
 from kernomics import datasets
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import YOTO, Panel
-from kernomics.models.yoto.network import PanelNetwork, Task
+from kernomics.models.tasks import Task
+from kernomics.models.yoto.network import PanelNetwork
 from kernomics.models.yoto.warm_start import BONUS, SPREAD, START_FACTOR, WarmStart, read_panel
 
 SHORT = pytest.mark.filterwarnings("ignore::kernomics.models.yoto.diagnostics.TrainingWarning")

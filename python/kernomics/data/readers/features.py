@@ -23,15 +23,7 @@ OTHER_FEATURES = (
 
 
 def names_of(index: Any, what: str) -> npt.NDArray[Any]:
-    """Return names as an object array of str, none of them missing.
-
-    Parameters
-    ----------
-    index
-        [n] of anything.
-    what
-        What to call them in the message, such as ``"gene names (var_names)"``.
-    """
+    """Return names as an object array of str, none of them missing."""
     names, missing = _texts(index)
     if missing.any():
         raise DataError(
@@ -58,23 +50,7 @@ def _from_var(table: pd.DataFrame, var: pd.DataFrame, name: str) -> pd.Series[An
 
 
 def named_genes(table: pd.DataFrame, var: pd.DataFrame, gene_names: str | None) -> npt.NDArray[Any]:
-    """Return the name of each gene, object array of str [G].
-
-    Parameters
-    ----------
-    table
-        var, or raw.var, of which each row is a gene.
-    var
-        The AnnData's var.
-    gene_names
-        A column of names, or None for ``var_names``. A gene whose name is missing there goes by
-        its ``var_names`` entry, and genes that share a name by both: ``"TBCE_ENSG00000285053"``.
-
-    Warns
-    -----
-    UserWarning
-        Counting those.
-    """
+    """Return the name of each gene, object array of str [G]."""
     if gene_names is None:
         return names_of(table.index, "gene names (var_names)")
     column = _from_var(table, var, gene_names)
@@ -109,13 +85,7 @@ def named_genes(table: pd.DataFrame, var: pd.DataFrame, gene_names: str | None) 
 
 
 def other_features(table: pd.DataFrame, var: pd.DataFrame) -> npt.NDArray[np.bool_] | None:
-    """Tell which features are no genes, bool [G]; None when all are genes.
-
-    Parameters
-    ----------
-    table, var
-        As in `named_genes`.
-    """
+    """Tell which features are no genes, bool [G]; None when all are genes."""
     column = _from_var(table, var, "feature_types")
     if column is None:
         return None
@@ -129,23 +99,7 @@ def other_features(table: pd.DataFrame, var: pd.DataFrame) -> npt.NDArray[np.boo
 
 
 def gene_features(table: pd.DataFrame, var: pd.DataFrame) -> npt.NDArray[np.int64] | None:
-    """Return the positions of the genes among other features, or None when all are genes.
-
-    Parameters
-    ----------
-    table, var
-        As in `named_genes`.
-
-    Raises
-    ------
-    DataError
-        When none of the features is a gene.
-
-    Warns
-    -----
-    UserWarning
-        Counting the features left out.
-    """
+    """Return the positions of the genes among other features, or None when all are genes."""
     other, column = other_features(table, var), _from_var(table, var, "feature_types")
     if other is None or column is None:
         return None

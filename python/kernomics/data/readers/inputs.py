@@ -101,13 +101,7 @@ def open_input(
     modality: str | None = None,
     all_features: bool = False,
 ) -> AnnDataInput:
-    """Look at what was handed over as cells; parameters as in `ReadOptions`.
-
-    Raises
-    ------
-    DataError
-        Saying what it is and what is wanted, when cells cannot be read from it.
-    """
+    """Look at what was handed over as cells; parameters as in `ReadOptions`."""
     return AnnDataInput(
         contents_of(given, modality),
         layer=layer,
@@ -154,13 +148,7 @@ def require_anndata(adata: Any, function: str) -> None:
 
 
 def anndata_of(given: Any, modality: str | None = None) -> AnnData:
-    """Return the whole AnnData behind what was handed over, such as for its obsm; files are read.
-
-    Raises
-    ------
-    DataError
-        As `open_input`.
-    """
+    """Return the whole AnnData behind what was handed over; files are read."""
     contents = contents_of(given, modality)
     return contents.load() if isinstance(contents, FileContents) else contents.adata
 

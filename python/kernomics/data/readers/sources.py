@@ -142,13 +142,7 @@ class H5Source:
         return blocks(self._indptr, BLOCK_NONZEROS) if self.sparse else _row_blocks(self.shape)
 
     def read(self, rows: npt.NDArray[np.int64]) -> Rows:
-        """Read the named rows as stored, in the order given, each at most once from the file.
-
-        Raises
-        ------
-        DataError
-            When the file breaks off.
-        """
+        """Read the named rows as stored, in the order given, each at most once from the file."""
         try:
             return self._read(rows)
         except OSError as error:
@@ -252,15 +246,7 @@ def _row_blocks(shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
 
 
 def memory_source(matrix: Any, where: str) -> Source:
-    """Wrap a matrix in memory, converting what cannot be read by rows.
-
-    Parameters
-    ----------
-    matrix
-        numpy array, scipy sparse matrix or array, dask array, or an AnnData view of one.
-    where
-        What to call it in messages: ``"X"`` or ``"layer 'counts'"``.
-    """
+    """Wrap a matrix in memory, converting what cannot be read by rows."""
     if hasattr(matrix, "__dask_graph__"):
         _require_numeric(np.dtype(matrix.dtype), where)
         return DaskSource(matrix)

@@ -189,13 +189,7 @@ def _signed(value: float) -> str:
 
 
 def check_methods(compare: Sequence[str]) -> None:
-    """Refuse methods that do not exist.
-
-    Raises
-    ------
-    ConfigError
-        With the closest that do.
-    """
+    """Refuse methods that do not exist."""
     if isinstance(compare, str):
         raise ConfigError(f"compare is {compare!r}: give a list of methods, such as ['de', 'l1']")
     for name in compare:
@@ -207,14 +201,7 @@ def check_methods(compare: Sequence[str]) -> None:
 
 
 def check_splits(model: YOTO, n_splits: int) -> None:
-    """Refuse a number of splits that cannot be made.
-
-    Raises
-    ------
-    ConfigError
-        When it is no whole number above 0, or the model's split was given, so that no other can
-        be drawn alike.
-    """
+    """Refuse a number of splits that cannot be made."""
     if isinstance(n_splits, bool) or not isinstance(n_splits, int | np.integer) or n_splits < 1:
         raise ConfigError(f"splits is {n_splits!r}: give a whole number, 1 or more")
     if n_splits > 1 and model.division is None:

@@ -18,8 +18,9 @@ from kernomics.data import CellCollection
 from kernomics.data.gene_columns import CELLS_AT_A_TIME
 from kernomics.errors import DataError
 from kernomics.models import Panel
+from kernomics.models.tasks import Task
 from kernomics.models.yoto.missing_genes import require_genes
-from kernomics.models.yoto.network import PanelNetwork, Task, transformed
+from kernomics.models.yoto.network import PanelNetwork, transformed
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

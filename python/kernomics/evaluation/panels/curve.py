@@ -155,16 +155,6 @@ def suggested_size(summary: pd.DataFrame) -> int:
 
     The error is that of the best value (the one-standard-error rule of Breiman, Friedman, Olshen
     and Stone, Classification and Regression Trees, 1984, section 3.4.3).
-
-    Parameters
-    ----------
-    summary
-        Index n_genes; columns ``value``, larger being better, and ``standard_error``.
-
-    Raises
-    ------
-    ConfigError
-        When no size has a value.
     """
     known = summary.dropna(subset=["value"])
     if known.empty:
@@ -179,13 +169,7 @@ def suggested_size(summary: pd.DataFrame) -> int:
 
 
 def check_sizes(model: YOTO, n_genes: Sequence[int]) -> list[int]:
-    """Return the sizes of a curve, sorted and each once.
-
-    Raises
-    ------
-    ConfigError
-        When there is none, one is no panel size, or the genes or cells do not allow it.
-    """
+    """Return the sizes of a curve, sorted and each once."""
     try:
         given = list(n_genes)
     except TypeError:

@@ -22,10 +22,9 @@ from kernomics.data import Split, make_split
 from kernomics.data.gene_columns import counts_of_genes
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import YOTO, Panel
+from kernomics.models.tasks import Task, score_task
 from kernomics.models.yoto.config import YOTOConfig
 from kernomics.models.yoto.diagnostics import TrainingWarning
-from kernomics.models.yoto.network import Task
-from kernomics.models.yoto.panel import score_task
 from kernomics.train import config_hash, override, write_json
 from kernomics.train.atomic import jsonable
 
@@ -47,19 +46,7 @@ def again(
     n_genes: int | None = None,
     resample: bool = False,
 ) -> YOTO:
-    """Return an untrained model that differs from another in seed, size or training cells alone.
-
-    Parameters
-    ----------
-    model
-        Trained or not; untouched.
-    seed
-        Of the initial weights, the order of the cells and the noise; never of the split.
-    n_genes
-        Size of the panel.
-    resample
-        Select on 80 % of the training cells, drawn with `seed`, every class likewise.
-    """
+    """Return an untrained model that differs from another in seed, size or training cells alone."""
     seed = model.seed if seed is None else seed
     changes = {} if n_genes is None else {"n_genes": n_genes}
     split = _resampled(model, seed) if resample else model.split
@@ -85,17 +72,7 @@ def trained(model: YOTO, device: str | torch.device = "cpu") -> Panel:
 
 
 def panel_with_order(model: YOTO, genes: Sequence[str], scores: pd.Series[Any]) -> Panel:
-    """Return a trained model's panel with its genes in another order.
-
-    Parameters
-    ----------
-    model
-        Trained on these genes.
-    genes
-        Those of its panel.
-    scores
-        Of all genes, in the place of the training's; ties keep this order.
-    """
+    """Return a trained model's panel with its genes in another order."""
     assert model.module is not None
     place = {gene: i for i, gene in enumerate(model.cells.genes)}
     ranked = torch.tensor([place[gene] for gene in genes])
@@ -128,13 +105,7 @@ def identity(model: YOTO) -> str:
 
 
 def check_seeds(model: YOTO | None, seeds: int | Sequence[int], least: int) -> list[int]:
-    """Return the seeds meant by a number of them (the model's own first) or by a list.
-
-    Raises
-    ------
-    ConfigError
-        When there are fewer than `least`, one is no integer, or one occurs twice.
-    """
+    """Return the seeds meant by a number of them (the model's own first) or by a list."""
     if isinstance(seeds, bool | float | str):
         raise ConfigError(f"seeds is {seeds!r}: give their number, or a list of integers")
     if isinstance(seeds, int | np.integer):
@@ -189,23 +160,7 @@ class Trainings:
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def record(self, model: YOTO, parts: Sequence[str]) -> dict[str, Any]:
-        """Train a model, unless it is trained or its training was kept, and score its panel.
-
-        Parameters
-        ----------
-        model
-            Trained or not.
-        parts
-            On which cells to judge the panel by an independent regression also, a slower thing
-            than to apply its own network: ``"validation"``, ``"test"``.
-
-        Returns
-        -------
-        dict
-            ``genes``, best first; ``warnings`` of the training; per part, task and metric the
-            scores of the panel's own network (``network``) and of the regression
-            (``regression``); ``resampled``, the mean over tasks on resampled validation cells.
-        """
+        """Train a model, unless it is trained or its training was kept, and score its panel."""
         path = self._path(model)
         found = None if path is None else _read(path)
         if found is None:
@@ -285,11 +240,6 @@ def resampled_figures(model: YOTO, panel: Panel) -> NDArray[np.float64]:
 
     The bootstrap: each resample draws as many cells with replacement. All panels of a split see
     the same resamples.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 [200]; empty without validation cells.
     """
     rows = model.split.validation
     if not len(rows):

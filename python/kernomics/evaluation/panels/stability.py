@@ -253,23 +253,6 @@ def kuncheva_index(panels: Sequence[Sequence[str]], n_genes: int) -> float:
 
     with p_g the share of panels that hold gene g and k̄ the mean size, which also serves panels of
     different sizes and is what is computed.
-
-    Parameters
-    ----------
-    panels
-        At least 2.
-    n_genes
-        G, the genes that could have been chosen.
-
-    Returns
-    -------
-    float
-        NaN if there was no choice: empty panels, or panels of all G genes.
-
-    Raises
-    ------
-    ConfigError
-        When there are fewer than 2 panels, or they hold more than G genes.
     """
     count = len(panels)
     if count < 2:

@@ -54,13 +54,7 @@ def fine_tuning(split: Split, d_model: int) -> TrainConfig:
 
 
 def fine_tuned_config(config: TxFMConfig, **overrides: Any) -> TxFMConfig:
-    """Return a trained model's settings with some replaced, if they may be.
-
-    Raises
-    ------
-    ConfigError
-        When a setting is to change that decides what the weights mean.
-    """
+    """Return a trained model's settings with some replaced, if they may be."""
     changed = override(config, **overrides)
     for name, value in overrides.items():
         before = getattr(config, name)
@@ -115,19 +109,7 @@ class Pretrained:
         min_cells: int,
         min_gene_overlap: float,
     ) -> Pretrained:
-        """Find the model's genes in the data, and those that are new; see `TxFM.from_pretrained`.
-
-        Parameters
-        ----------
-        encoder
-            The model.
-        cells
-            The data.
-        train
-            int64 [n], rows of the training cells, in which genes are counted.
-        new_genes, min_cells, min_gene_overlap
-            As in `TxFM.from_pretrained`.
-        """
+        """Find the model's genes in the data, and new ones; see `TxFM.from_pretrained`."""
         n_new = _checked_new_genes(new_genes)
         if min_cells < 1:
             raise ConfigError(f"min_cells is {min_cells}: a gene no cell has says nothing")
@@ -187,14 +169,7 @@ class Pretrained:
         return float(self.encoder.info.get("training", {}).get("weight_decay", 0.0))
 
     def apply(self, module: TxFMModule) -> None:
-        """Copy the model's weights into an untrained module over `genes`.
-
-        Parameters
-        ----------
-        module
-            On the CPU, as `start_from` leaves it. New tokens are drawn as its layers were, see
-            `kernomics.nn.drawing_from`.
-        """
+        """Copy the model's weights into an untrained module over `genes`."""
         given, of_genes = self.encoder.module.state_dict(), _gene_tensors(module.config)
         place = {gene: i for i, gene in enumerate(self.encoder.genes)}
         rows = torch.tensor([place[gene] for gene in self.kept])

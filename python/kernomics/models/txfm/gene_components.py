@@ -26,22 +26,6 @@ def gene_components(
     mean. The result is V·√S, of mean square 1 over all its entries: with it two genes'
     inner product is about their covariance's square root, so that a gene's neighbours are those
     that vary with it, and a gene that does not vary is near 0.
-
-    Parameters
-    ----------
-    cells
-        All cells.
-    rows
-        int64 [n], those to take; of more than 20,000 a random 20,000.
-    n_components
-        How many; what the cells or genes do not suffice for is drawn from N(0, 1).
-    seed
-        Of the choice of cells, the first vector, and what is drawn.
-
-    Returns
-    -------
-    torch.Tensor
-        float32 [G, n_components].
     """
     if len(rows) > MOST_CELLS:
         chosen = permutation(len(rows), seed, Stream.COMPONENTS)[:MOST_CELLS]

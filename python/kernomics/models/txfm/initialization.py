@@ -116,11 +116,6 @@ def start_from(module: TxFMModule, cells: CellCollection, rows: NDArray[np.int64
     Biases are at each gene's best constant. With ``gene_start="components"`` the gene embeddings
     are the genes' places in the cells' principal components, and so are the decoder's rows, at
     0.05 of them: z then starts near its bias and moves with what genes share.
-
-    Returns
-    -------
-    Tensor
-        float32 [G], the share of those training cells whose data set has a gene that have it.
     """
     config = module.config
     found = moments(cells, rows, config)

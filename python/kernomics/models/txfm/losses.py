@@ -80,20 +80,7 @@ def expression(
     observed: ObservedGenes | None = None,
     dropout_logits: Tensor | None = None,
 ) -> Tensor:
-    """Return x̂, log-normalised expression.
-
-    Parameters
-    ----------
-    config
-        Settings; the activation is `config.phi`.
-    outputs
-        z, [..., G].
-    observed
-        Which genes each cell's data set has, for the softmax: all by default. Genes that it lacks
-        get the expression they would have beside those.
-    dropout_logits
-        Of the zero inflation, as `outputs`.
-    """
+    """Return x̂, log-normalised expression."""
     top = math.log(config.target_sum + 1)
     if config.phi == "rectified_tanh":
         return top * F.relu(torch.tanh(outputs / BETA))
@@ -138,19 +125,7 @@ def _units(config: TxFMConfig, cells: Cells) -> Tensor:
 
 
 def reconstruction_loss(config: TxFMConfig, head: Head, hidden: Tensor, cells: Cells) -> Tensor:
-    """Return the mean over cells of each cell's mean loss over the genes of its data set.
-
-    Parameters
-    ----------
-    config
-        Settings.
-    head
-        The decoder's last parameters.
-    hidden
-        What they are applied to, [B, H].
-    cells
-        The B cells' counts.
-    """
+    """Return the mean over cells of each cell's mean loss over the genes of its data set."""
     hidden = hidden.float()
     if config.loss == "poisson" and config.phi in RECTIFIED:
         loss: Tensor = linear_poisson_nll(

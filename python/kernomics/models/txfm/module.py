@@ -118,22 +118,7 @@ class TxFMModule(nn.Module):
         return None if n_tokens is None or n_tokens >= most else n_tokens
 
     def tokens(self, cells: Cells, n_tokens: int | None, draw: int | None = None) -> Tokens:
-        """Reveal some genes of each cell.
-
-        Parameters
-        ----------
-        cells
-            B cells.
-        n_tokens
-            How many; None for all genes, and so are as many as a cell can have and more.
-        draw
-            Which of the many draws of one seed; that of the optimiser step by default.
-
-        Returns
-        -------
-        Tokens
-            [B, K], K no more than the largest data set has genes.
-        """
+        """Reveal some genes of each cell."""
         config, observed = self.config, cells.observed
         n_tokens = self.revealed(cells, n_tokens)
         gene_ids, values = sample_tokens(
@@ -161,17 +146,7 @@ class TxFMModule(nn.Module):
         uniform: Tensor | None = None,
         at_layer: int | None = None,
     ) -> Tensor:
-        """Return each cell's representation, [B, d], from its tokens.
-
-        Parameters
-        ----------
-        gene_ids, values, padding
-            [B, K], as from `tokens`.
-        uniform
-            [B, 2·n_layers], for stochastic depth.
-        at_layer
-            After which block, from 1; the last by default.
-        """
+        """Return each cell's representation, [B, d], from its tokens."""
         if at_layer is not None:
             return self.encode_layers(gene_ids, values, padding)[at_layer - 1]
         tokens = self.embedding(gene_ids, values)
@@ -194,17 +169,7 @@ class TxFMModule(nn.Module):
     def expression(
         self, hidden: Tensor, observed: ObservedGenes | None = None, columns: Any = slice(None)
     ) -> Tensor:
-        """Return x̂, log-normalised expression [B, genes], from the decoder's `hidden`.
-
-        Parameters
-        ----------
-        hidden
-            [B, d].
-        observed
-            Which genes each cell's data set has, for a softmax: over these its shares add up.
-        columns
-            Which genes of the vocabulary, by index.
-        """
+        """Return x̂, log-normalised expression [B, genes], from the decoder's `hidden`."""
         whole = self.config.phi == "softmax"
         head = self.head if whole else self.head.of_genes(columns)
         found = txfm_losses.expression(

@@ -143,17 +143,7 @@ def require_masked(cells: CellCollection, n_tokens: int) -> None:
 
 
 def warn_of_unseen(genes: NDArray[Any], n_known: int, detected: NDArray[Any]) -> None:
-    """Say which genes no training cell has counts of, the first `n_known` left aside.
-
-    Parameters
-    ----------
-    genes
-        Names, [G].
-    n_known
-        How many of them another training has learnt already.
-    detected
-        [G], the share of the training cells that have each.
-    """
+    """Say which genes no training cell has counts of, the first `n_known` left aside."""
     unseen = genes[n_known:][detected[n_known:] == 0]
     if len(unseen):
         warn(

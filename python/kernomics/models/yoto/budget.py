@@ -126,26 +126,7 @@ def make_budget(
     never: NDArray[np.int64],
     n_genes: int,
 ) -> Budget:
-    """Check costs and budget against the genes there are.
-
-    Parameters
-    ----------
-    costs
-        By gene name; genes never usable need none, and names not in the data play no part.
-    limit
-        The budget.
-    genes
-        Names of all genes, [G].
-    forced, never, n_genes
-        As in `Budget`.
-
-    Raises
-    ------
-    DataError
-        When a usable gene has no cost, or one that is negative or not finite.
-    ConfigError
-        When no panel of that size fits in the budget.
-    """
+    """Check costs and budget against the genes there are."""
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit < np.inf:
         raise ConfigError(f"budget is {limit!r}: it must be a number of 0 or more")
     values = np.array([_number(costs.get(gene, np.nan), gene) for gene in genes])
@@ -185,22 +166,7 @@ def make_budget(
 def costs_of_column(
     adata: AnnData | str | Path, column: str, reading: ReadOptions
 ) -> dict[str, float]:
-    """Read the costs of genes from a column of var.
-
-    Parameters
-    ----------
-    adata
-        AnnData, or path of an ``.h5ad`` file.
-    column
-        Numbers; genes where they are missing have no cost.
-    reading
-        How the cells are read, which says what the genes are called.
-
-    Raises
-    ------
-    DataError
-        When there is no such column, or it does not hold numbers.
-    """
+    """Read the costs of genes from a column of var."""
     read = open_input(adata, **door_options(reading))
     var = read.var.set_axis(pd.Index(read.genes), axis=0)
     if column not in var:
@@ -211,13 +177,7 @@ def costs_of_column(
 
 
 def read_costs(path: str | Path) -> dict[str, float]:
-    """Read the costs of genes from a CSV file with the columns ``gene`` and ``cost``.
-
-    Raises
-    ------
-    DataError
-        When it lacks a column, names a gene twice, or a cost is no number.
-    """
+    """Read the costs of genes from a CSV file with the columns ``gene`` and ``cost``."""
     table = pd.read_csv(path, dtype={"gene": str}, keep_default_na=False, na_values={"cost": [""]})
     for name in ("gene", "cost"):
         if name not in table:

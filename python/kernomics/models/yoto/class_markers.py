@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from kernomics.data import CellCollection
 from kernomics.errors import ConfigError
+from kernomics.models.tasks import Task
 from kernomics.models.yoto.gene_bounds import GeneBounds
 from kernomics.models.yoto.marker_prior import marker_strengths
-from kernomics.models.yoto.network import Task
 
 LEAST_T = 3.0
 """Welch's t below which a gene is no marker of a class."""
@@ -53,22 +53,6 @@ def class_markers(
     A gene's strength for a class is Welch's t against the other labelled training cells, as in
     `marker_scores`. Forced genes among the 10 m best count; what is missing to m are the strongest
     of the other usable genes, from t = 3 on. A gene may serve several classes.
-
-    Parameters
-    ----------
-    cells, train, tasks
-        Whose labels, the training cells, and the labels described.
-    per_class
-        m, 0 for none.
-    bounds
-        Genes forced and never usable.
-    n_genes
-        k, the size of the panel.
-
-    Raises
-    ------
-    ConfigError
-        When no label is categorical, or k is less than the forced genes and these.
     """
     if per_class == 0:
         return ClassMarkers()

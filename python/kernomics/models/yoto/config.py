@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from kernomics._arguments import check_fields, checked
 from kernomics.errors import ConfigError
-from kernomics.models.yoto.network import ClassWeights, Transform
+from kernomics.models.tasks import ClassWeights
+from kernomics.models.yoto.network import Transform
 from kernomics.models.yoto.schedule import Schedule
 from kernomics.ops.gumbel_topk import Relaxation
 from kernomics.train import TrainConfig

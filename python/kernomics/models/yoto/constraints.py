@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +15,11 @@ from kernomics.data.gene_stats import GeneSummary
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.errors import ConfigError, closest
 from kernomics.models.base import as_collection, checked_integer
+from kernomics.models.tasks import Task
 from kernomics.models.yoto.budget import Budget, costs_of_column, make_budget
 from kernomics.models.yoto.class_markers import class_markers
 from kernomics.models.yoto.config import YOTOConfig
 from kernomics.models.yoto.gene_bounds import GeneBounds, gene_bounds
-from kernomics.models.yoto.network import ClassWeights, Task
 from kernomics.models.yoto.warm_start import PanelSource, WarmStart, extended_genes, read_panel
 
 if TYPE_CHECKING:
@@ -35,27 +34,6 @@ def read_cells(
     if not cells.labels:
         raise ConfigError(f"labels_key names nothing to predict; {closest('', cells.obs.columns)}")
     return cells
-
-
-def make_tasks(
-    cells: CellCollection,
-    train: NDArray[np.int64],
-    weights: Mapping[str, float],
-    *,
-    class_weights: ClassWeights | None,
-) -> list[Task]:
-    """Describe every label of the cells; the training rows give the statistics."""
-    for name, weight in weights.items():
-        if name not in cells.labels:
-            raise ConfigError(
-                f"task_weights names {name!r}, no label; {closest(name, cells.labels)}"
-            )
-        if not 0 <= weight < math.inf:
-            raise ConfigError(f"the weight of task {name!r} is {weight}: 0 or more is needed")
-    return [
-        Task.from_labels(label, train, weight=weights.get(name, 1.0), class_weights=class_weights)
-        for name, label in cells.labels.items()
-    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernomics.models.yoto.network import Task
+from kernomics.models.tasks import Task
 from kernomics.train import History
 
 ALIKE = 1e-4
@@ -18,22 +18,7 @@ class TrainingWarning(UserWarning):
 
 
 def training_warnings(history: History, tasks: Sequence[Task], *, free: bool = True) -> list[str]:
-    """Describe scores that never parted and tasks that did not learn.
-
-    Parameters
-    ----------
-    history
-        Of a finished training.
-    tasks
-        Its tasks; those of weight 0 are not expected to learn.
-    free
-        Whether there was a choice of genes at all.
-
-    Returns
-    -------
-    list of str
-        One sentence for each finding; empty when all is well.
-    """
+    """Describe scores that never parted and tasks that did not learn."""
     records = [record for record in history if record["split"] == "train"]
     if len(records) < 2:
         return []

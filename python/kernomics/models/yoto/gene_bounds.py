@@ -67,39 +67,7 @@ def gene_bounds(
     min_detection: float = 0.0,
     max_detection: float = 1.0,
 ) -> GeneBounds:
-    """Work out the bounds of a selection.
-
-    Parameters
-    ----------
-    genes
-        Names of all genes, [G].
-    n_expressing
-        int64 [G], training cells that have the gene.
-    n_cells
-        How many training cells there are.
-    n_genes, min_cells
-        As in `YOTOConfig`.
-    forced, forbidden
-        Names of genes always, never in the panel. A forced gene is kept whatever rule names it.
-    exclude_patterns
-        Names of `GENE_SETS`, or regular expressions, matched from the start of a gene's name
-        without regard to case: ``"mitochondrial"``, ``"HLA-"``, ``"IG[HKL]"``.
-    min_detection, max_detection
-        Genes detected in a smaller or larger share of the training cells are not usable.
-
-    Raises
-    ------
-    DataError
-        When a name is not among the genes.
-    ConfigError
-        When a gene is both forced and forbidden, a pattern is no regular expression, a share is
-        none, or `n_genes` is less than the forced or more than the usable genes.
-
-    Warns
-    -----
-    UserWarning
-        When a pattern matches no gene.
-    """
+    """Work out the bounds of a selection."""
     place = {gene: i for i, gene in enumerate(genes)}
     named = {
         what: list(dict.fromkeys(_listed(names)))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection
-from kernomics.models.yoto.network import Task
+from kernomics.models.tasks import Task
 
 CELLS_AT_A_TIME = 8192
 

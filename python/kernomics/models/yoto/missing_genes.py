@@ -14,7 +14,8 @@ from kernomics import metrics
 from kernomics.data import CellCollection
 from kernomics.data.genes import mismatch_cause
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models.yoto.network import PanelNetwork, Task, transformed
+from kernomics.models.tasks import Task
+from kernomics.models.yoto.network import PanelNetwork, transformed
 
 COSTED_CELLS = 10_000
 """Held-out cells at most on which each gene's cost is measured, evenly spread over them."""
@@ -32,13 +33,7 @@ def absent_genes(genes: Sequence[str], cells: CellCollection) -> list[str]:
 
 
 def require_genes(genes: Sequence[str], cells: CellCollection, *, remedy: str = "") -> None:
-    """Refuse data that lack genes of a panel.
-
-    Raises
-    ------
-    DataError
-        With how many there are, their names, those nearest to the first, and the `remedy`.
-    """
+    """Refuse data that lack genes of a panel."""
     absent = absent_genes(genes, cells)
     if absent:
         raise DataError(
@@ -62,15 +57,7 @@ def listed(genes: Sequence[str]) -> str:
 def checked_absent(
     genes: Sequence[str], cells: CellCollection, means: Tensor | None, *, allow: bool
 ) -> list[str]:
-    """Return the genes to fill, if filling them is allowed and something else is known.
-
-    Raises
-    ------
-    DataError
-        When genes are missing and it is not allowed, all are, or there is nothing to fill with.
-    ConfigError
-        When `allow` is no bool.
-    """
+    """Return the genes to fill, if filling them is allowed and something else is known."""
     if not isinstance(allow, bool | np.bool_):
         raise ConfigError(f"allow_missing is {allow!r}: it must be True or False")
     absent = absent_genes(genes, cells)
@@ -92,21 +79,7 @@ def panel_input(
     present: NDArray[np.int64],
     means: Tensor | None,
 ) -> Tensor:
-    """Return the input [b, k] of a panel's network, with genes that are missing at their mean.
-
-    Parameters
-    ----------
-    network
-        Whose input it is.
-    view
-        The cells over the genes that are there, in the panel's order.
-    rows
-        Which cells.
-    present
-        Which genes of the panel these are, int64.
-    means
-        Mean input over the training cells, float32 [k]; needed where genes are missing.
-    """
+    """Return the input [b, k] of a panel's network, with genes that are missing at their mean."""
     device = network.first.weight.device
     x = transformed(view.batch(rows).to(device), network.transform).dense()
     if means is None or len(present) == len(means):
@@ -126,23 +99,7 @@ def costs_without(
     cells: CellCollection,
     rows: NDArray[np.int64],
 ) -> dict[str, Any]:
-    """Score a panel with each gene filled in turn, on held-out cells of its training.
-
-    Parameters
-    ----------
-    network, genes, means
-        The panel: its network, genes [k] and their mean input over the training cells.
-    cells, rows
-        The training's collection, and its held-out cells; of more than 10,000 that many, evenly
-        spread.
-
-    Returns
-    -------
-    dict
-        ``cells``, and ``tasks``: per task its ``metric``, the score ``with`` all genes, and
-        ``without``, the score by the gene that is filled. None for a score that these cells do not
-        give. Empty without held-out cells.
-    """
+    """Score a panel with each gene filled in turn, on held-out cells of its training."""
     if not len(rows):
         return {}
     if len(rows) > COSTED_CELLS:

@@ -8,15 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from kernomics.data import Cells
+from kernomics.models.tasks import Task, mean_task_loss, task_loss
 from kernomics.models.yoto.budget import EVERY, Budget
 from kernomics.models.yoto.network import (
     PRIVATE,
     PanelNetwork,
-    Task,
     Transform,
     encoder_layers,
-    mean_task_loss,
-    task_loss,
     transformed,
 )
 from kernomics.models.yoto.schedule import Schedule

@@ -3,129 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kernomics.data import CellCollection, Cells, Labels
+from kernomics.data import CellCollection, Cells
 from kernomics.errors import DataError
+from kernomics.models.tasks import Task
 from kernomics.nn import Draws, Dropout, drawing_from
 
 Transform = Literal["log1p", "binary", "lognorm"]
-ClassWeights = Literal["sqrt", "balanced"]
 LOGNORM_TARGET = 1e4
 CELLS_AT_A_TIME = 8192
 PRIVATE = "private."
-
-
-@dataclass(frozen=True)
-class Task:
-    """One label column to predict.
-
-    Attributes
-    ----------
-    name, kind
-        The obs column; ``"categorical"`` or ``"continuous"``.
-    classes
-        Class names by code; empty for a continuous task.
-    weight
-        Of this task's loss in the sum over tasks.
-    class_weights
-        Per class; empty for equal weights.
-    mean, sd
-        Of a continuous label over the training cells: the network predicts (y − mean)/sd.
-    """
-
-    name: str
-    kind: Literal["categorical", "continuous"]
-    classes: tuple[str, ...] = ()
-    weight: float = 1.0
-    class_weights: tuple[float, ...] = ()
-    mean: float = 0.0
-    sd: float = 1.0
-
-    @property
-    def n_out(self) -> int:
-        """Outputs of the task's head."""
-        return max(1, len(self.classes))
-
-    @classmethod
-    def from_labels(
-        cls,
-        labels: Labels,
-        train: np.ndarray[Any, Any],
-        *,
-        weight: float,
-        class_weights: ClassWeights | None,
-    ) -> Task:
-        """Describe a label column; statistics come from the training rows alone.
-
-        With n_c training cells of class c, its weight is ∝ 1/n_c (``"balanced"``) or ∝ 1/√n_c
-        (``"sqrt"``), scaled so that the mean over the labelled cells is 1.
-        """
-        part = labels.subset(train)
-        try:
-            part.require_usable()
-        except DataError as error:
-            raise DataError(f"among the training cells, {error}; or change the split") from None
-        known = part.values[part.labelled]
-        if labels.kind == "continuous":
-            sd = float(known.std())
-            return cls(labels.name, "continuous", weight=weight, mean=float(known.mean()), sd=sd)
-        weights: tuple[float, ...] = ()
-        if class_weights is not None:  # a class without training cells never enters the loss
-            counts = np.bincount(known, minlength=labels.n_classes)
-            power = {"sqrt": 0.5, "balanced": 1.0}[class_weights]
-            share = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0.0)
-            weights = tuple((share * known.size / (share @ counts)).tolist())
-        return cls(labels.name, "categorical", labels.categories, weight, weights)
-
-
-def task_loss(
-    task: Task, output: Tensor, target: Tensor, *, label_smoothing: float = 0.0
-) -> Tensor:
-    """Mean loss of a task over its labelled cells; 0 when the batch has none.
-
-    Parameters
-    ----------
-    task
-        Which task.
-    output
-        [B, n_out], logits or the standardised prediction; the loss is float32 whatever its dtype.
-    target
-        Codes int64 [B], −1 unlabelled; or float [B], NaN unlabelled.
-    label_smoothing
-        Share of a class label that is spread evenly over all classes.
-    """
-    output = output.float()
-    if task.kind == "continuous":
-        labelled = ~target.isnan()
-        error = (output.squeeze(1) - (target - task.mean) / task.sd)[labelled]
-        return error.square().sum() / labelled.sum().clamp_min(1)
-    labelled = target >= 0
-    weight = output.new_tensor(task.class_weights) if task.class_weights else None
-    total = F.cross_entropy(
-        output,
-        target,
-        weight=weight,
-        ignore_index=-1,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
-    cells = labelled.sum() if weight is None else weight[target[labelled]].sum()
-    return total / cells.clamp_min(torch.finfo(output.dtype).tiny)
-
-
-def mean_task_loss(tasks: Sequence[Task], losses: Sequence[Tensor]) -> Tensor:
-    """Return L = (1/T) Σ_t w_t L_t."""
-    weighted = [task.weight * loss for task, loss in zip(tasks, losses, strict=True)]
-    return torch.stack(weighted).mean()
 
 
 def transformed(cells: Cells, transform: Transform) -> Cells:

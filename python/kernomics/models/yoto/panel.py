@@ -13,7 +13,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from kernomics import metrics
 from kernomics._arguments import checked
 from kernomics._warnings import warn
 from kernomics.data import CellCollection, Labels
@@ -23,8 +22,9 @@ from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.base import as_collection, same_library_key
 from kernomics.models.loading import read_saved
+from kernomics.models.tasks import Task, read_outputs, score_task
 from kernomics.models.yoto.missing_genes import checked_absent, missing_warning, panel_input
-from kernomics.models.yoto.network import PanelNetwork, Task
+from kernomics.models.yoto.network import PanelNetwork
 from kernomics.train import save_model_dir
 
 if TYPE_CHECKING:
@@ -32,20 +32,6 @@ if TYPE_CHECKING:
 
 FORMAT = "kernomics panel 1"
 CELLS_AT_A_TIME = 4096
-
-
-def read_outputs(task: Task, output: Tensor) -> NDArray[Any]:
-    """Turn a head's output into class probabilities [B, C], or numbers [B] in the label's unit."""
-    if task.kind == "categorical":
-        return np.asarray(output.float().softmax(1).cpu())
-    return np.asarray((output.float().squeeze(1) * task.sd + task.mean).cpu())
-
-
-def score_task(task: Task, truth: NDArray[Any], output: NDArray[Any]) -> dict[str, float]:
-    """Compute the metrics of one task from its true labels and `read_outputs`' result."""
-    if task.kind == "continuous":
-        return metrics.regression_metrics(truth, output)
-    return metrics.classification_metrics(truth, output.argmax(1), output)
 
 
 class Panel:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from kernomics._warnings import warn
 from kernomics.data.genes import id_mismatch
 from kernomics.errors import ConfigError, DataError, closest
+from kernomics.models.tasks import Task
 from kernomics.models.yoto.module import YOTOModule
-from kernomics.models.yoto.network import Task, Transform
+from kernomics.models.yoto.network import Transform
 from kernomics.models.yoto.panel import Panel
 
 PanelSource: TypeAlias = Panel | Sequence[str] | str | Path
@@ -34,24 +35,7 @@ START_FACTOR = 4
 
 
 def read_panel(source: PanelSource, what: str) -> Panel | list[str]:
-    """Read a panel or a list of genes.
-
-    Parameters
-    ----------
-    source
-        See `PanelSource`.
-    what
-        Name of the parameter, for messages.
-
-    Raises
-    ------
-    ConfigError
-        When there is nothing at a path, or the list is empty.
-    DataError
-        When a CSV file has no column ``gene``.
-    CheckpointError
-        When a directory holds no panel.
-    """
+    """Read a panel or a list of genes."""
     if isinstance(source, Panel):
         return source
     if not isinstance(source, str | Path):
@@ -85,13 +69,7 @@ def _read_names(path: Path) -> list[str]:
 
 
 def extended_genes(source: PanelSource, n_genes: int) -> list[str]:
-    """Return the genes of a panel that is to be extended to `n_genes`.
-
-    Raises
-    ------
-    ConfigError
-        When there is no room for a further gene; and as `read_panel`.
-    """
+    """Return the genes of a panel that is to be extended to `n_genes`."""
     found = read_panel(source, "extend")
     genes = found.genes if isinstance(found, Panel) else found
     if n_genes <= len(genes):
@@ -130,18 +108,7 @@ class WarmStart:
         hidden: Sequence[int],
         transform: Transform,
     ) -> None:
-        """Compare the start with what is to be selected.
-
-        Raises
-        ------
-        DataError
-            When none of its genes is in the data.
-
-        Warns
-        -----
-        UserWarning
-            When some are not, or a panel's network cannot be taken over.
-        """
+        """Compare the start with what is to be selected."""
         known = set(genes)
         absent = [name for name in self.names if name not in known]
         if len(absent) == len(self.names):
@@ -188,15 +155,7 @@ class WarmStart:
         return ""
 
     def apply(self, module: YOTOModule, genes: NDArray[Any]) -> None:
-        """Set the scores of an untrained module, and where it fits its network.
-
-        Parameters
-        ----------
-        module
-            As for a cold start, on the CPU.
-        genes
-            Names of its genes, [G].
-        """
+        """Set the scores of an untrained module, and where it fits its network."""
         with torch.no_grad():
             scores = module.selector.scores
             scores.copy_(torch.from_numpy(self.scores(genes, scores.numpy())))
