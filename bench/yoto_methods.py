@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 import machine
+from hard_k import HARD_K_OVERRIDES, TOP_K_OVERRIDES
 from kernomics import baselines, metrics
 from kernomics.baselines import round_robin
 from kernomics.models import YOTO
 from kernomics.models.yoto.config import YOTOConfig, default_training
+from persist import PersistBaseline, PersistConfig
 from yoto_sets import SETS, Problem
 
 N_RANDOM = 5  # panels drawn for "random"; their scores are averaged
@@ -144,10 +146,10 @@ class Bench:
 def _baseline(name: str, smoke: bool = False) -> Any:
     """Make a baseline with its defaults."""
     if name == "persist":
-        few = baselines.PersistConfig(
+        few = PersistConfig(
             max_gate_trainings=1, gate_epochs=SMOKE_EPOCHS, mask_epochs=SMOKE_EPOCHS
         )
-        return baselines.PersistBaseline(few if smoke else None)
+        return PersistBaseline(few if smoke else None)
     made = {"de": "DEBaseline", "hvg": "HVGBaseline", "l1": "L1Baseline"}
     return getattr(baselines, made[name])()
 
@@ -155,8 +157,8 @@ def _baseline(name: str, smoke: bool = False) -> Any:
 OVERRIDES: dict[str, Mapping[str, Any]] = {
     "yoto": {},
     "yoto_single": {},
-    "hard_k": baselines.HARD_K_OVERRIDES,
-    "top_k": baselines.TOP_K_OVERRIDES,
+    "hard_k": HARD_K_OVERRIDES,
+    "top_k": TOP_K_OVERRIDES,
 }
 
 

@@ -23,14 +23,7 @@ def of_cells(**more: Any) -> Callable[[], dict[str, Any]]:
 
 
 SLOW: dict[str, Callable[[], dict[str, Any]]] = {
-    **{
-        f"baselines.{name}Baseline.{verb}": selected
-        for name, verbs in {
-            "DE": ("select",), "HVG": ("select",), "HardK": ("select", "train"),
-            "Persist": ("select", "train"), "TopK": ("select", "train"),
-        }.items()
-        for verb in verbs
-    },
+    **{f"baselines.{name}Baseline.select": selected for name in ("DE", "HVG")},
     "baselines.de_panel": lambda: {"data": counts(), "labels": CODES, "k": 3},
     "baselines.hvg_panel": lambda: {"data": counts(), "k": 3},
     "metrics.clustering_scores": lambda: {"representation": counts().toarray(), "codes": CODES},
@@ -56,6 +49,5 @@ SLOW: dict[str, Callable[[], dict[str, Any]]] = {
 }  # fmt: skip
 
 INSTANCES: dict[str, Callable[[], Any]] = {
-    f"baselines.{name}Baseline": getattr(baselines, f"{name}Baseline")
-    for name in ("DE", "HVG", "HardK", "Persist", "TopK")
+    f"baselines.{name}Baseline": getattr(baselines, f"{name}Baseline") for name in ("DE", "HVG")
 }

@@ -116,7 +116,6 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "metrics.evaluate_genes_regression": measured,
     "baselines.random_panel": lambda: {"n_genes_total": G, "k": 3, "seed": 0},
     "baselines.round_robin": lambda: {"rankings": [[0, 1, 2], [2, 1, 0]], "k": 2},
-    "baselines.PersistConfig": dict,
     "data.make_split": lambda: {"n_cells": N, "how": "random"},
     "train.TrainConfig": dict,
     "models.YOTOConfig": dict,
@@ -234,7 +233,6 @@ INSTANCES |= {
 }
 
 GOOD |= {
-    "baselines.ClassifierConfig": dict,
     "baselines.l1_panel": lambda: {"data": counts(), "labels": CODES, "k": 3},
     "train.config_hash": lambda: {"config": {"a": 1}},
     "train.differences": lambda: {"saved": {"a": 1}, "given": {"a": 2}},

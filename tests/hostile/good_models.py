@@ -67,7 +67,6 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "evaluation.panels.SplitComparison.verdict": lambda: {"task": "t"},
     "metrics.probe_predictions": probes,
     "baselines.HVGBaseline": dict,
-    "baselines.PersistBaseline": dict,
 }  # fmt: skip
 
 INSTANCES: dict[str, Callable[[], Any]] = {

@@ -17,7 +17,6 @@ from torch import nn
 
 from kernomics import baselines, metrics, models
 from kernomics._warnings import quietly
-from kernomics.baselines.classifier import ClassifierConfig
 from kernomics.errors import ConfigError
 from kernomics.nn import Draws, Dropout, drawing_from
 from kernomics.train import TrainConfig, fit
@@ -60,15 +59,6 @@ def txfm(seed: int) -> list[Any]:
     return weights(model.encoder.module)
 
 
-def persist(seed: int) -> list[Any]:
-    config = baselines.PersistConfig(
-        hidden=(8, 8), gate_epochs=2, mask_epochs=2, target_genes=12, skip_gates_at=12,
-        max_gate_trainings=2, classifier=ClassifierConfig(hidden=(8,), max_epochs=3),
-    )  # fmt: skip
-    found = baselines.PersistBaseline(config).train(counts(), CODES, 4, seed=seed)
-    return [found.genes, found.predict(counts())]
-
-
 def l1(seed: int) -> list[Any]:
     return [baselines.L1Baseline().select(counts(), CODES, 4, seed=seed)]
 
@@ -90,7 +80,7 @@ def of(train: Callable[[int], list[Any]]) -> Callable[[int], list[Any]]:
 @pytest.mark.filterwarnings(
     "ignore::kernomics.models.yoto.diagnostics.TrainingWarning"
 )  # so few steps
-@pytest.mark.parametrize("train", [yoto, txfm, persist, l1, probe])
+@pytest.mark.parametrize("train", [yoto, txfm, l1, probe])
 def test_trainings_in_threads_equal_those_one_after_the_other(
     train: Callable[[int], list[Any]],
 ) -> None:

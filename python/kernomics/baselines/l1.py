@@ -35,9 +35,9 @@ from scipy import sparse
 from kernomics._arguments import checked
 from kernomics._optional import require_extra
 from kernomics._warnings import quietly
-from kernomics.baselines.classifier import checked_codes, log1p
 from kernomics.baselines.de import _codes
 from kernomics.baselines.hvg import counts_matrix
+from kernomics.baselines.labelled import checked_codes, log1p
 from kernomics.errors import DataError
 
 CANDIDATES = 4  # genes kept by the L1 penalty, for each gene of the panel

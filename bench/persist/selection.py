@@ -3,9 +3,9 @@
 Written from the published description:
 
 1. Binary gates with a penalty shut most genes; the penalty is searched for until about 500 are
-   left (`kernomics.baselines.persist_gates`).
+   left (`persist.gates`).
 2. A mask of k concrete picks, drawn for every cell, selects k of them while its temperature falls
-   (`kernomics.baselines.persist_mask`).
+   (`persist.mask`).
 3. A new classifier is trained on the panel: the baseline's predictor.
 
 I. Covert et al., "Predictive and robust gene selection for spatial transcriptomics", Nature
@@ -15,22 +15,48 @@ Communications 2023.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kernomics._arguments import checked
-from kernomics.baselines.classifier import LabelledCells, fit_classifier
-from kernomics.baselines.persist_config import PersistConfig
-from kernomics.baselines.persist_gates import (
+from persist.classifier import LabelledCells, fit_classifier
+from persist.config import PersistConfig
+from persist.gates import (
     Gates,
     Survivors,
     eliminate,
     train_gates,
 )
-from kernomics.baselines.persist_mask import distinct_picks, train_mask
-from kernomics.baselines.protocol import TrainedBaseline
+from persist.mask import distinct_picks, train_mask
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedBaseline:
+    """A panel with the predictor that its method trained on it.
+
+    Attributes
+    ----------
+    genes
+        int64 [k], different gene indices, best first.
+    predict
+        From counts over all genes, CSR [n, G], to class probabilities float32 [n, n_classes].
+    n_trainings
+        How many networks were trained on the way.
+    losses
+        Mean loss of each epoch, by what was trained.
+    info
+        Whatever else is worth a report, JSON-able.
+    """
+
+    genes: NDArray[np.int64]
+    predict: Callable[[Any], NDArray[np.float32]]
+    n_trainings: int
+    losses: Mapping[str, list[float]]
+    info: dict[str, Any] = field(default_factory=dict)
 
 
 class PersistBaseline:

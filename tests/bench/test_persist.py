@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,23 +14,14 @@ import pytest
 import torch
 from scipy import sparse
 
-from kernomics.baselines import (
-    ClassifierConfig,
-    PersistBaseline,
-    PersistConfig,
-    PredictingBaseline,
-)
-from kernomics.baselines.classifier import LabelledCells, fit_classifier, hold_out
-from kernomics.baselines.persist_gates import (
-    OPEN_SHIFT,
-    GatedClassifier,
-    Gates,
-    _SparseLinear,
-    eliminate,
-)
-from kernomics.baselines.persist_mask import distinct_picks, draw_mask
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+
 from kernomics.errors import ConfigError, DataError
 from kernomics.nn import Draws
+from persist import ClassifierConfig, PersistBaseline, PersistConfig
+from persist.classifier import LabelledCells, fit_classifier, hold_out
+from persist.gates import OPEN_SHIFT, GatedClassifier, Gates, _SparseLinear, eliminate
+from persist.mask import distinct_picks, draw_mask
 
 QUICK = PersistConfig(
     hidden=(32, 32),
@@ -90,7 +83,6 @@ def test_the_report_names_every_training(trained: Any) -> None:
 
 
 def test_the_same_seed_gives_the_same_panel_and_bits_and_leaves_torch_alone(marked: Any) -> None:
-    assert isinstance(PersistBaseline(), PredictingBaseline)
     brief = PersistBaseline(dataclasses.replace(QUICK, gate_epochs=3, mask_epochs=3))
     state = torch.random.get_rng_state()
     first = brief.train(*marked, 5, seed=4)

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from kernomics._arguments import check_fields
-from kernomics.baselines.classifier import ClassifierConfig
 from kernomics.errors import ConfigError
+from persist.classifier import ClassifierConfig
 
 
 @dataclass(frozen=True)
