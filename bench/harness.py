@@ -1,6 +1,6 @@
 """One set-up for every benchmark: equal outputs first, then time and memory, providers in turn.
 
-A benchmark file lists its cases and ends with ``harness.main("op", cases)``. See README's table for
+A benchmark file lists its cases and ends with ``harness.main("op", cases)``. See docs/benchmarks.md for
 how the results are used and ``NOTES.md`` for what was learnt from them.
 
     python bench/bench_x.py            print figures

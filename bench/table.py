@@ -1,7 +1,8 @@
-"""Write README's benchmark table from bench/results/*.jsonl.
+"""Write the benchmark tables of the docs from bench/results/*.jsonl.
 
-The table stands between the two marker lines; nothing else of the README is touched. With
-``--print`` it goes to the screen.
+docs/benchmarks.md has every case on every machine, the README one case of each op on the first.
+The tables stand between two marker lines; nothing else is touched. With ``--print`` they go to the
+screen.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from harness import HERE, load_results, print_table
 
 README = HERE.parent / "README.md"
+ALL = HERE.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- benchmarks: begin (bench/table.py) -->", "<!-- benchmarks: end -->"
 
 NOTHING = "No runs on record."
@@ -94,20 +96,46 @@ def table(folder: Path) -> str:
     return "\n\n".join(device_table(load_results(file)) for file in files if file.stat().st_size)
 
 
+def summary(folder: Path) -> str:
+    """Return the README's table: each op's first case on the first machine on record."""
+    records = next(r for r in map(load_results, sorted(folder.glob("*.jsonl"))) if r)
+    firsts: dict[str, str] = {}
+    for record in records:
+        firsts.setdefault(record["op"], record["case"])
+    rows = []
+    for op, case in firsts.items():
+        of_case = [r for r in records if (r["op"], r["case"]) == (op, case)]
+        ours = next(r for r in of_case if r["provider"] == r["first_provider"])
+        best = min((r for r in of_case if r is not ours), key=lambda r: float(r["median_s"]))
+        rows.append(
+            [
+                f"`{op}`, {case}",
+                duration(ours["median_s"]),
+                f"{best['provider']} {duration(best['median_s'])}",
+                f"**{best['times_first']:.3g} ×**",
+                f"{ours['share_of_floor']:.0%}",
+            ]
+        )
+    about = records[0]
+    head = ["op and case", "kernomics", "fastest other", "ratio", "of the floor"]
+    where = f"{about['device']}, {about['threads']} threads, torch {about['versions']['torch']}"
+    return f"{where}:\n\n{grid(head, rows)}"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write README's benchmark table.")
-    parser.add_argument("--print", action="store_true", help="to the screen, not the README")
+    parser = argparse.ArgumentParser(description="Write the benchmark tables of the docs.")
+    parser.add_argument("--print", action="store_true", help="to the screen, not the documents")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--show", type=Path, help="print one results file as plain text")
     args = parser.parse_args()
     if args.show:
         print_table(load_results(args.show))
         return
-    text = table(args.results)
-    if args.print:
-        print(text)
-        return
-    README.write_text(put_between(README.read_text(), BEGIN, END, text, README.name))
+    for path, made in ((README, summary(args.results)), (ALL, table(args.results))):
+        if args.print:
+            print(made)
+        else:
+            path.write_text(put_between(path.read_text(), BEGIN, END, made, path.name))
 
 
 if __name__ == "__main__":

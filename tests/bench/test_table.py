@@ -1,0 +1,37 @@
+"""The tables of the README and the docs are those of the committed results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def bench_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+
+
+def test_the_documents_show_the_committed_results() -> None:
+    import table
+
+    for path, made in (
+        (table.README, table.summary(ROOT / "bench" / "results")),
+        (table.ALL, table.table(ROOT / "bench" / "results")),
+    ):
+        text = path.read_text()
+        written = table.put_between(text, table.BEGIN, table.END, made, path.name)
+        assert text == written, "run python bench/table.py"
+
+
+def test_the_summary_has_a_row_for_each_op_with_its_fastest_rival() -> None:
+    import table
+
+    text = table.summary(ROOT / "bench" / "results")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    ops = [line.split("`")[1] for line in rows]
+    assert sorted(ops) == sorted(
+        p.stem.removeprefix("bench_") for p in (ROOT / "bench").glob("bench_*.py")
+    )
