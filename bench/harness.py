@@ -1,7 +1,7 @@
 """One set-up for every benchmark: equal outputs first, then time and memory, providers in turn.
 
-A benchmark file lists its cases and ends with ``harness.main("op", cases)``. See docs/benchmarks.md for
-how the results are used and ``NOTES.md`` for what was learnt from them.
+A benchmark file lists its cases and ends with ``harness.main("op", cases)``. docs/benchmarks.md
+shows the results, and ``NOTES.md`` what was learnt from them.
 
     python bench/bench_x.py            print figures
     python bench/bench_x.py --smoke    tiny sizes: every output compared, nothing recorded

@@ -21,7 +21,7 @@ OPTIONS = {kind.__name__: kind for kind in (ReadOptions, YOTOOptions, SelectOpti
 
 READERS = (
     CellCollection.from_anndata, YOTO, TxFM, TxFM.from_pretrained, Panel.predict, Panel.evaluate,
-    CellEncoder.get_latent_representation, CellEncoder.get_layer_representations,
+    CellEncoder.get_latent_representation, CellEncoder.get_block_representations,
     CellEncoder.get_normalized_expression, tl.select_genes, tl.evaluate_panel, tl.panel_redundancy,
     tl.panel_contributions, tl.panel_stability, tl.panel_curve, tl.represent_cells,
     tl.evaluate_perturbations, perturbations.evaluate_perturbations, pp.curate,
@@ -49,7 +49,7 @@ PRINTED_BY = {
     "models/txfm/input.py": (
         (
             CellEncoder.get_latent_representation,
-            CellEncoder.get_layer_representations,
+            CellEncoder.get_block_representations,
             CellEncoder.get_normalized_expression,
             tl.represent_cells,
         ),

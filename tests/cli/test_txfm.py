@@ -240,9 +240,9 @@ def test_cells_without_counts_of_known_genes_are_refused_or_kept(folder, tmp_pat
 def test_the_file_says_how_it_was_embedded(folder, run, tmp_path):
     out = tmp_path / "out.h5ad"
     line = ["embed", str(run), str(folder / "other.h5ad"), "--out", str(out), "--quiet"]
-    assert main([*line, "--n-tokens", "10", "--n-draws", "2", "--at-layer", "1"]) == 0
+    assert main([*line, "--n-tokens", "10", "--n-draws", "2", "--block", "1"]) == 0
     params = anndata.read_h5ad(out).uns["txfm"]["params"]
-    assert (params["n_tokens"], params["n_draws"], params["at_layer"]) == (10, 2, 1)
+    assert (params["n_tokens"], params["n_draws"], params["block"]) == (10, 2, 1)
 
 
 def test_evaluate_scores_other_cells(folder, run, capsys):
@@ -278,7 +278,7 @@ def test_evaluate_refuses_options_without_effect(folder, run, tmp_path, capsys):
     labels = ["--labels-key", "cell_type"]
     cases = [
         ([*labels, "--predictions", "x.csv", "--label", "a=b"], "alone takes --label, --predict"),
-        ([*pairs, "--metrics", "mlp", "--layers", "1"], "or leave out --metrics, --layers"),
+        ([*pairs, "--metrics", "mlp", "--blocks", "1"], "or leave out --metrics, --blocks"),
         ([*pairs, "--batch-key", "batch"], "or leave out --batch-key"),
         ([*labels, "--control", "none"], "name --perturbation-key, or leave out --control"),
         ([*labels, "--n-components", "8"], "name --relations, or leave out --n-components"),
@@ -304,7 +304,7 @@ def test_what_cannot_be_used_is_named(folder, run, tmp_path, capsys):
                 ("--n-draws", "0"),
                 ("--n-tokens", "0"),
                 ("--n-tokens", "-4"),
-                ("--at-layer", "3"),
+                ("--block", "3"),
             )
         ),
         (["pretrain", cells, "--out", out, "--threads", "0"], "at least 1 is needed"),

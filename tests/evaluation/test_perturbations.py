@@ -61,8 +61,8 @@ def test_all_representations_are_scored(scores: Any) -> None:
         "TxFM, block 1", "TxFM, block 2", "TxFM", "PCA, 4 components", "PCA, 16 components",
         "normalised counts", "X_random",
     ]  # fmt: skip
-    assert scores.table["at_layer"].tolist()[:3] == [1, 2, 3]
-    assert scores.table["at_layer"][3:].isna().all()
+    assert scores.table["block"].tolist()[:3] == [1, 2, 3]
+    assert scores.table["block"][3:].isna().all()
     assert scores.table["n_dimensions"].tolist() == [16, 16, 16, 4, 16, 16, 8]
     assert (scores.n_batches, scores.n_perturbations, scores.n_reconstructed) == (2, 4, 400)
     # Targets fall to a twentieth, which counts show and noise does not.
@@ -99,7 +99,7 @@ def test_each_keeps_the_best_of_its_alignments(scores: Any) -> None:
 
 def test_scores_are_those_of_the_metrics(adata: Any, model: TxFM, scores: Any) -> None:
     names, batches = adata.obs["perturbation"], adata.obs["batch"]
-    x = model.get_latent_representation(adata, at_layer=2)
+    x = model.get_latent_representation(adata, block=2)
     how = scores.table.loc["TxFM, block 2", "alignment"]
     expected = perturbation_consistency(
         align(x, (names == "control").to_numpy(), batches, how),
@@ -122,12 +122,12 @@ def test_scores_are_those_of_the_metrics(adata: Any, model: TxFM, scores: Any) -
 
 def test_all_blocks_come_from_one_pass(adata: Any, model: TxFM) -> None:
     for options in ({}, {"n_tokens": 10, "n_draws": 2, "rows": [5, 3]}):
-        layers = model.trained.get_layer_representations(adata, **options)
+        layers = model.trained.get_block_representations(adata, **options)
         assert len(layers) == 3
         for i, found in enumerate(layers, start=1):
-            expected = model.get_latent_representation(adata, at_layer=i, **options)
+            expected = model.get_latent_representation(adata, block=i, **options)
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    empty = model.trained.get_layer_representations(adata, rows=np.array([], int))
+    empty = model.trained.get_block_representations(adata, rows=np.array([], int))
     assert [part.shape for part in empty] == [(0, 16)] * 3
 
 

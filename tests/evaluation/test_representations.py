@@ -48,7 +48,7 @@ def test_layers_components_and_genes_are_scored_beside_the_usual_three(model, ce
     assert usual.loc["cell_type"].index.tolist() == ["TxFM", "PCA", "normalised counts"]
     assert usual.columns.tolist() == PROBES
     more = compare_representations(
-        model, cells, split, layers=(1, 2), n_components=(5, 20), n_variable=(30,)
+        model, cells, split, blocks=(1, 2), n_components=(5, 20), n_variable=(30,)
     )
     assert more.table.loc["cell_type"].index.tolist() == [
         "TxFM",
@@ -64,7 +64,7 @@ def test_layers_components_and_genes_are_scored_beside_the_usual_three(model, ce
     pd.testing.assert_frame_equal(more.table.loc[usual.index], usual)
     last = more.table.loc[("cell_type", "TxFM, block 2")]
     assert last.tolist() == usual.loc[("cell_type", "TxFM")].tolist()
-    first = model.get_latent_representation(cells, at_layer=1)
+    first = model.get_latent_representation(cells, block=1)
     label = cells.labels["cell_type"].values
     alone = probe_metrics(
         first[split.train], label[split.train], first[split.test], label[split.test]
@@ -210,8 +210,8 @@ def test_blocks_are_checked_before_anything_is_represented(model, cells, split, 
     monkeypatch.setattr(
         type(model), "get_latent_representation", lambda *_, **__: pytest.fail("ran")
     )
-    with pytest.raises(ConfigError, match="at_layer is 5: this model has blocks 1 to 2"):
-        compare_representations(model, cells, split, layers=(1, 5))
+    with pytest.raises(ConfigError, match="block is 5: this model has blocks 1 to 2"):
+        compare_representations(model, cells, split, blocks=(1, 5))
 
 
 def test_cells_without_known_genes_are_scored_if_kept(cells, split):

@@ -276,7 +276,7 @@ NOT_WALKED: dict[str, tuple[str, ...]] = {
         "train.write_json",
     ),
     "pictures of what other calls give; the kind of that is all that they check": (
-        "pl.component_moments", "pl.consistency_by_layer", "pl.consistency_null",
+        "pl.component_moments", "pl.consistency_by_block", "pl.consistency_null",
         "pl.curve_parts", "pl.dot_plot", "pl.embedding", "pl.embedding_map",
         "pl.gene_frequency", "pl.method_comparison", "pl.panel_curve", "pl.panel_overlap",
         "pl.panel_scores", "pl.recall_curve", "pl.representation_map",

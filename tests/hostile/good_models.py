@@ -43,11 +43,11 @@ def asked() -> dict[str, Any]:
 GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "models.CellEncoder.get_gene_embeddings": dict,
     "models.CellEncoder.get_latent_representation": asked,
-    "models.CellEncoder.get_layer_representations": asked,
+    "models.CellEncoder.get_block_representations": asked,
     "models.CellEncoder.get_normalized_expression": lambda: {**asked(), "genes": NAMES[:2]},
     "models.CellEncoder.load": lambda: {"path": "no-such-place"},
     "models.CellEncoder.save": lambda: {"path": "kept"},
-    "models.CellEncoder.checked_layer": lambda: {"at_layer": 1},
+    "models.CellEncoder.checked_block": lambda: {"block": 1},
     "models.CellEncoder.read": lambda: {"adata": cells()},
     "models.TxFM": lambda: {"adata": cells(), **TINY},
     "models.TxFM.from_pretrained": lambda: {"model": txfm(), "adata": cells()},

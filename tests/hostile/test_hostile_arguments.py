@@ -86,7 +86,7 @@ LEGAL = {
     ("data.select_cells", "rows", "one too few"),
     ("data.Sampler", "rows", "one too few"),
     ("models.CellEncoder.get_latent_representation", "rows", "one too few"),
-    ("models.CellEncoder.get_layer_representations", "rows", "one too few"),
+    ("models.CellEncoder.get_block_representations", "rows", "one too few"),
     ("models.CellEncoder.get_normalized_expression", "rows", "one too few"),
 }
 

@@ -21,7 +21,7 @@ def scores(blocks: int = 3) -> PerturbationScores:
     names = [f"TxFM, block {i}" for i in range(1, blocks)] + ["TxFM"] * (blocks > 0)
     table = pd.DataFrame(
         {
-            "at_layer": pd.array([*range(1, blocks + 1), None, None], dtype="Int64"),
+            "block": pd.array([*range(1, blocks + 1), None, None], dtype="Int64"),
             "consistency": np.linspace(0.1, 0.4, blocks + 2),
         },
         index=[*names, "PCA", "cost $x$"],
@@ -38,7 +38,7 @@ def drawn(ax: Any) -> int:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_consistency_by_layer_has_a_point_for_each_block(theme: Any) -> None:
     found = scores(4)
-    ax = pl.consistency_by_layer(found, theme=theme)
+    ax = pl.consistency_by_block(found, theme=theme)
     line, *across = ax.get_lines()
     np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
     np.testing.assert_array_equal(line.get_ydata(), found.table["consistency"][:4])
@@ -50,13 +50,13 @@ def test_consistency_by_layer_has_a_point_for_each_block(theme: Any) -> None:
 
 
 def test_many_blocks_name_some_only() -> None:
-    ax = pl.consistency_by_layer(scores(24))
+    ax = pl.consistency_by_block(scores(24))
     assert len(ax.get_xticks()) == 12
 
 
 def test_without_a_model_there_are_no_blocks() -> None:
     with pytest.raises(ConfigError, match="no TxFM was scored"):
-        pl.consistency_by_layer(scores(0))
+        pl.consistency_by_block(scores(0))
 
 
 @pytest.mark.parametrize("null", ["cells", "groups"])

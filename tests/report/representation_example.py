@@ -78,7 +78,7 @@ def perturbations() -> PerturbationScores:
         ("TxFM", 2, 64, "tvn", 0.5, 10, 0.5, 0.7, 0.6),
         ("PCA", None, 64, "centre", 0.0, 0, 0.3, 0.5, 0.4),
     ]
-    columns = ["representation", "at_layer", "n_dimensions", "alignment", "consistency"]
+    columns = ["representation", "block", "n_dimensions", "alignment", "consistency"]
     columns += ["n_consistent", "spearman", "structural_integrity", "invertibility"]
     statistic = np.linspace(0.05, 0.6, 20)
     one = PerturbationConsistency(
@@ -93,7 +93,7 @@ def perturbations() -> PerturbationScores:
         null_histogram=np.r_[np.zeros(30), np.arange(20), np.zeros(50)].astype(int),
     )
     return PerturbationScores(
-        pd.DataFrame(rows, columns=columns).astype({"at_layer": "Int64"}).set_index(columns[0]),
+        pd.DataFrame(rows, columns=columns).astype({"block": "Int64"}).set_index(columns[0]),
         pd.DataFrame(),
         {"TxFM": one},
         900, 80, 3, 20, 900,

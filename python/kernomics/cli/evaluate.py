@@ -20,7 +20,7 @@ from kernomics.errors import ConfigError
 METRICS = ("probes", "top", "mlp", "clusters")  # and mixing, where batches are named
 
 OF_PANEL = ("label", "predictions", "allow_missing")
-OF_LABELS = ("label_kinds", "unlabelled", "split_key", "metrics", "layers")
+OF_LABELS = ("label_kinds", "unlabelled", "split_key", "metrics", "blocks")
 OF_PERTURBATIONS = ("control", "null")
 OF_TXFM = (
     *("labels_key", *OF_LABELS, "perturbation_key", *OF_PERTURBATIONS, "batch_key"),
@@ -62,7 +62,7 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
         "the controls of their own",
     )  # fmt: skip
     group.add_argument(
-        "--layers", nargs="+", type=int, default=[], metavar="I",
+        "--blocks", nargs="+", type=int, default=[], metavar="I",
         help="score the representation after these blocks too, from 1",
     )  # fmt: skip
     group.add_argument(
@@ -210,7 +210,7 @@ def _cell_scores(args: argparse.Namespace, model: Any, cells: Any, split: Any) -
         n_draws=args.n_draws,
         min_gene_overlap=args.min_gene_overlap,
         seed=args.seed,
-        layers=args.layers,
+        blocks=args.blocks,
         metrics=args.metrics + ["ilisi"] * (args.batch_key is not None),
         progress=not args.json,
     )

@@ -10,7 +10,7 @@ from kernomics.cli import options as cli_options
 from kernomics.cli import tables as cli_scores
 from kernomics.errors import ConfigError
 
-OF_EMBEDDING = ("n_tokens", "n_draws", "at_layer", "min_gene_overlap")
+OF_EMBEDDING = ("n_tokens", "n_draws", "block", "min_gene_overlap")
 """Options that decide a representation."""
 
 
@@ -124,7 +124,7 @@ def add_embed(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
         "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
     )
     embed.add_argument(
-        "--at-layer",
+        "--block",
         type=int,
         metavar="I",
         help="after which block, from 1 (the last if not given)",

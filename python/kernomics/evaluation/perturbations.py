@@ -42,7 +42,7 @@ class PerturbationScores:
     Attributes
     ----------
     table : pandas.DataFrame
-        One row per representation: ``at_layer``, the block of a TxFM; ``n_dimensions``; the
+        One row per representation: ``block``, the block of a TxFM; ``n_dimensions``; the
         ``alignment`` with the highest consistency, and with it ``consistency`` (the share of
         consistent perturbations) and ``n_consistent``; ``spearman``, ``structural_integrity`` and
         ``invertibility``, their mean, NaN where a representation does not reconstruct.
@@ -220,7 +220,7 @@ def evaluate_perturbations(
         table.append(
             {
                 "representation": scored.name,
-                "at_layer": scored.at_layer,
+                "block": scored.block,
                 "n_dimensions": scored.values.shape[1],
                 "alignment": how,
                 "consistency": best[scored.name].score,
@@ -233,7 +233,7 @@ def evaluate_perturbations(
     n_perturbations = int(next(iter(best.values())).table["p"].notna().sum())
     columns = ["representation", "alignment", "consistency", "n_consistent"]
     return PerturbationScores(
-        pd.DataFrame(table).astype({"at_layer": "Int64"}).set_index("representation"),
+        pd.DataFrame(table).astype({"block": "Int64"}).set_index("representation"),
         pd.DataFrame(tried, columns=columns).set_index(columns[:2]),
         best,
         len(rows),
@@ -251,7 +251,7 @@ def evaluate_perturbations(
 class _Scored:
     name: str
     values: NDArray[Any]
-    at_layer: int | None = None
+    block: int | None = None
     spearman: float = float("nan")
     integrity: float = float("nan")
 
@@ -280,7 +280,7 @@ class _Everything:
         if blocks == "last":
             found = {last: model.get_latent_representation(self.cells, **options)}
         else:
-            layers = model.get_layer_representations(self.cells, **options)
+            layers = model.get_block_representations(self.cells, **options)
             found = dict(enumerate(layers, start=1))
         for block, values in found.items():
             if block < last:

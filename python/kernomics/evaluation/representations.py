@@ -138,7 +138,7 @@ def compare_representations(
     empty_cells: EmptyCells = "error",
     seed: int = 0,
     others: Mapping[str, CellEncoder] = MappingProxyType({}),
-    layers: Sequence[int] = (),
+    blocks: Sequence[int] = (),
     n_components: Sequence[int] = (),
     n_variable: Sequence[int] = (),
     scvi: bool = False,
@@ -161,7 +161,7 @@ def compare_representations(
         Of the PCA, scVI, probes and clusters.
     others
         Further models by name, of which the cells need not have all genes, nor counts of any.
-    layers
+    blocks
         Score the representation after these blocks too, from 1, as ``"TxFM, block 1"``.
     n_components, n_variable
         Further numbers of principal components and of genes, as in `baseline_representations`.
@@ -173,8 +173,8 @@ def compare_representations(
         Whether to say on stderr what is done.
     """
     labels_to_score(metrics, cells, split)
-    for layer in layers:
-        model.checked_layer(layer)
+    for block in blocks:
+        model.checked_block(block)
     usual = {
         "n_tokens": n_tokens,
         "n_draws": n_draws,
@@ -194,8 +194,8 @@ def compare_representations(
 
     width = model.config.d_model
     found: Representations = {"TxFM": represent(model)}
-    for layer in layers:
-        found[f"TxFM, block {layer}"] = represent(model, at_layer=layer)
+    for block in blocks:
+        found[f"TxFM, block {block}"] = represent(model, block=block)
     # Whoever names other models knows whose genes these are.
     with quietly(UserWarning, "[0-9,]+ of the model's"):
         found |= {name: represent(other, **unlike) for name, other in others.items()}

@@ -10,7 +10,7 @@ from kernomics.pl.curve import PARTS, curve_parts, panel_curve
 from kernomics.pl.embedding import embedding, embedding_map, shown_classes
 from kernomics.pl.gene_parameters import component_moments, recall_curve
 from kernomics.pl.panel import dot_plot, method_comparison, panel_scores
-from kernomics.pl.perturbations import consistency_by_layer, consistency_null
+from kernomics.pl.perturbations import consistency_by_block, consistency_null
 from kernomics.pl.redundancy import correlation_order, panel_correlation
 from kernomics.pl.representation import LIBRARY_SIZE, representation_map, representation_maps
 from kernomics.pl.stability import gene_frequency, panel_overlap
@@ -32,7 +32,7 @@ __all__ = [
     "component_moments",
     "confusion",
     "confusion_key",
-    "consistency_by_layer",
+    "consistency_by_block",
     "consistency_null",
     "contribution_table",
     "contributions",

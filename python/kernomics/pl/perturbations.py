@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @checked
-def consistency_by_layer(
+def consistency_by_block(
     scores: PerturbationScores, *, ax: Axes | None = None, theme: style.ThemeName = "light"
 ) -> Axes:
     """Draw the share of consistent perturbations after each block of a TxFM.
@@ -43,13 +43,13 @@ def consistency_by_layer(
         If no TxFM was scored.
     """
     colors = style.get_theme(theme)
-    of_blocks = scores.table[scores.table["at_layer"].notna()].sort_values("at_layer")
-    others = scores.table[scores.table["at_layer"].isna()]
+    of_blocks = scores.table[scores.table["block"].notna()].sort_values("block")
+    others = scores.table[scores.table["block"].isna()]
     if of_blocks.empty:
         raise ConfigError("no TxFM was scored, so there are no blocks to draw; evaluate a model")
     if ax is None:
         ax = style.new_axes(2.95, 2.1, colors, left=0.7, bottom=0.55, right=0.15, top=0.35)
-    at = of_blocks["at_layer"].to_numpy(dtype=np.int64)
+    at = of_blocks["block"].to_numpy(dtype=np.int64)
     ax.plot(
         at, of_blocks["consistency"], "-o", color=colors.palette[0], linewidth=1.6, markersize=3.5,
         label="TxFM", zorder=3,

@@ -293,11 +293,11 @@ def perturbations(data: RepresentationReport) -> str:
         ),
     ]
     drawn = []
-    if found.table["at_layer"].notna().sum() > 1:
+    if found.table["block"].notna().sum() > 1:
         shares = "; ".join(f"{n} {v:.3f}" for n, v in found.table["consistency"].items())
         drawn.append(
             figure_html(
-                partial(pl.consistency_by_layer, found),
+                partial(pl.consistency_by_block, found),
                 alt=f"Share of consistent perturbations by block of the model: {shares}.",
             )
         )

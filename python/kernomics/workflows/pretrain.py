@@ -76,12 +76,12 @@ def run_pretraining(
     scored = bool(model.cells.labels and len(model.split.test))
     if scored:
         labels_to_score(("probes",), model.cells, model.split)
-    figures = accuracy_figures(model) if score_epochs else None
+    metrics = accuracy_metrics(model) if score_epochs else None
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
         write_json(run.split, model.split.to_dict())
         begun = time.monotonic()
         model.train(
-            run_dir=run.path, resume=resume, device=device, figures=figures, log_dir=log_dir,
+            run_dir=run.path, resume=resume, device=device, metrics=metrics, log_dir=log_dir,
             **training,
         )  # fmt: skip
         seconds = time.monotonic() - begun
@@ -133,10 +133,10 @@ def write_training_report(
     write_representation_report(run.report, shown)
 
 
-def accuracy_figures(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:
+def accuracy_metrics(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:
     """Return what scores a model by the classes of the validation cells, for `TxFM.train`.
 
-    The figures are ``knn_accuracy/<label>`` and ``linear_accuracy/<label>``, of classifiers fitted
+    They are ``knn_accuracy/<label>`` and ``linear_accuracy/<label>``, of classifiers fitted
     on the training cells; see `kernomics.metrics.probe_metrics`.
     """
     split = model.split
@@ -145,7 +145,7 @@ def accuracy_figures(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:
         what = "validation cells" if labels else "labels of classes: name them with labels_key"
         raise ConfigError(f"the epochs cannot be scored: there are no {what}")
 
-    def figures(encoder: CellEncoder) -> dict[str, float]:
+    def metrics(encoder: CellEncoder) -> dict[str, float]:
         train, held_out = (
             encoder.get_latent_representation(
                 model.cells, rows=rows, n_tokens=_tokens(model), empty_cells="keep"
@@ -159,7 +159,7 @@ def accuracy_figures(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:
                 found[f"{metric}/{name}"] = scores[metric]
         return found
 
-    return figures
+    return metrics
 
 
 def _tokens(model: TxFM) -> int | None:

@@ -26,14 +26,14 @@ def trained(adata):
     return TxFM(adata, "XS", genes=genes, **TINY).train(2, batch_size=32, progress=False)
 
 
-READERS = ["get_latent_representation", "get_layer_representations", "get_normalized_expression"]
+READERS = ["get_latent_representation", "get_block_representations", "get_normalized_expression"]
 
 
 @pytest.fixture(params=READERS)
 def read(request, trained):
     """Every way to read of cells, as [n, …]."""
     method = getattr(trained.trained, request.param)
-    if request.param == "get_layer_representations":
+    if request.param == "get_block_representations":
         return lambda *args, **options: np.stack(method(*args, **options), axis=1)
     return method
 
@@ -88,14 +88,14 @@ def test_draws_are_one_or_more(adata, trained, read, n_draws):
         getattr(trained.trained, read)(adata, n_tokens=4, n_draws=n_draws)
 
 
-@pytest.mark.parametrize("at_layer", [0, -1, 3, 1.0, True])
-def test_blocks_are_those_of_the_model(adata, trained, at_layer):
-    with pytest.raises(ConfigError, match=f"at_layer is {at_layer!r}: (this model|it must)"):
-        trained.get_latent_representation(adata, at_layer=at_layer)
+@pytest.mark.parametrize("block", [0, -1, 3, 1.0, True])
+def test_blocks_are_those_of_the_model(adata, trained, block):
+    with pytest.raises(ConfigError, match=f"block is {block!r}: (this model|it must)"):
+        trained.get_latent_representation(adata, block=block)
 
 
 def test_numpys_integers_are_integers(adata, trained):
-    options = {"n_tokens": 4, "n_draws": 2, "at_layer": 1, "batch_size": 7}
+    options = {"n_tokens": 4, "n_draws": 2, "block": 1, "batch_size": 7}
     np.testing.assert_array_equal(
         trained.get_latent_representation(adata, **{k: np.int32(v) for k, v in options.items()}),
         trained.get_latent_representation(adata, **options),

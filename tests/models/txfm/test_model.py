@@ -141,11 +141,11 @@ def test_rows_are_those_asked_for_and_draws_are_averaged(adata, trained):
 def test_every_layer_can_be_read(adata, trained):
     last = trained.get_latent_representation(adata)
     np.testing.assert_allclose(
-        trained.get_latent_representation(adata, at_layer=2), last, rtol=1e-4, atol=1e-5
+        trained.get_latent_representation(adata, block=2), last, rtol=1e-4, atol=1e-5
     )
-    assert not np.allclose(trained.get_latent_representation(adata, at_layer=1), last)
-    with pytest.raises(ConfigError, match="at_layer is 3: this model has blocks 1 to 2"):
-        trained.get_latent_representation(adata, at_layer=3)
+    assert not np.allclose(trained.get_latent_representation(adata, block=1), last)
+    with pytest.raises(ConfigError, match="block is 3: this model has blocks 1 to 2"):
+        trained.get_latent_representation(adata, block=3)
 
 
 def test_a_file_and_memory_give_the_same(adata, trained, tmp_path):
@@ -383,11 +383,11 @@ def test_figures_stand_beside_the_validations_loss_and_may_be_watched(adata):
         return {"score": next(values)}
 
     watched = {"patience": 2, "monitor": "score", "mode": "max", "validate_every": 1}
-    model = tiny(adata).train(6, figures=figures, progress=False, **watched)
+    model = tiny(adata).train(6, metrics=figures, progress=False, **watched)
     found = model.history.select("validation")
     assert [record["score"] for record in found] == [0.1, 0.5, 0.3, 0.2]
     assert all(np.isfinite(record["loss"]) for record in found)
     assert (model.history.best_epoch, model.history.stopped_early) == (1, True)
     np.testing.assert_allclose(model.get_latent_representation(rows=[0, 1]), seen[1], atol=1e-6)
-    alone = tiny(adata, validation=0.0).train(1, figures=lambda _: {"score": 1.0}, progress=False)
+    alone = tiny(adata, validation=0.0).train(1, metrics=lambda _: {"score": 1.0}, progress=False)
     assert [(r["score"], "loss" in r) for r in alone.history.select("validation")] == [(1.0, False)]

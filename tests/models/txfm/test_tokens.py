@@ -40,12 +40,12 @@ def encoder(adata):
 def everything(encoder, cells, n_tokens, **options):
     """What is read of cells by every path that reveals genes."""
     usual = {"n_tokens": n_tokens, **options}
-    layers = encoder.get_layer_representations(cells, n_draws=3, **usual)
+    layers = encoder.get_block_representations(cells, n_draws=3, **usual)
     scorer = Reconstruction(cells, np.arange(20), np.ones(20, bool), np.zeros(20, int), encoder)
     return {
         "representation": encoder.get_latent_representation(cells, **usual),
         "draws": encoder.get_latent_representation(cells, n_draws=3, **usual),
-        "block 1": encoder.get_latent_representation(cells, at_layer=1, **usual),
+        "block 1": encoder.get_latent_representation(cells, block=1, **usual),
         "layers": np.stack(layers),
         "expression": encoder.get_normalized_expression(cells, **usual),
         "genes": encoder.get_normalized_expression(cells, genes=encoder.genes[[40, 2]], **usual),
@@ -179,7 +179,7 @@ def test_a_cell_is_revealed_alike_wherever_it_stands(encoder, adata, tmp_path):
     whole = CellCollection.from_anndata(adata)
     for read in (
         encoder.get_latent_representation,
-        lambda cells, **o: np.stack(encoder.get_layer_representations(cells, **o), axis=1),
+        lambda cells, **o: np.stack(encoder.get_block_representations(cells, **o), axis=1),
         lambda cells, n_draws, **o: encoder.get_normalized_expression(cells, **o),
     ):
         expected = read(adata, **options)

@@ -76,7 +76,7 @@ class CellEncoder:
         rows: ArrayLike | None = None,
         n_tokens: int | None = None,
         n_draws: int = 1,
-        at_layer: int | None = None,
+        block: int | None = None,
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
         progress: bool = False,
@@ -97,7 +97,7 @@ class CellEncoder:
             all, whose time grows with their square; as many as a cell has, or more, are all too.
         n_draws
             With `n_tokens`, how many choices of genes to average over.
-        at_layer
+        block
             After which block, from 1; the last by default.
         batch_size
             Cells at a time; by default what keeps a layer's activations near 32 MB.
@@ -126,20 +126,20 @@ class CellEncoder:
             When a number makes no sense.
         """
         n_draws = checked_integer("n_draws", n_draws)
-        if at_layer is not None:
-            at_layer = self.checked_layer(at_layer)
+        if block is not None:
+            block = self.checked_block(block)
         parts = [np.empty((0, self.config.d_model), np.float32)]
         for cells in self._batches(
             adata, reading, rows, n_tokens, batch_size, min_gene_overlap, progress
         ):
             draws = self._draws(cells, n_tokens, n_draws)
-            found = [self.module.encode(*tokens, at_layer=at_layer) for tokens in draws]
+            found = [self.module.encode(*tokens, block=block) for tokens in draws]
             parts.append(torch.stack(found).mean(0).float().cpu().numpy())
         return np.concatenate(parts)
 
     @torch.inference_mode()
     @checked
-    def get_layer_representations(
+    def get_block_representations(
         self,
         adata: AnnData | str | Path | CellCollection,
         *,
@@ -234,7 +234,7 @@ class CellEncoder:
             require_empty_cells(how.pop("empty_cells", "error"))
         return as_collection(adata, how)
 
-    def checked_layer(self, at_layer: int) -> int:
+    def checked_block(self, block: int) -> int:
         """Return the number of a block, from 1, if this model has it.
 
         Raises
@@ -242,9 +242,9 @@ class CellEncoder:
         ConfigError
             When it has not.
         """
-        number, blocks = checked_integer("at_layer", at_layer, -1), self.config.n_layers
+        number, blocks = checked_integer("block", block, -1), self.config.n_layers
         if not 1 <= number <= blocks:
-            raise ConfigError(f"at_layer is {number}: this model has blocks 1 to {blocks}")
+            raise ConfigError(f"block is {number}: this model has blocks 1 to {blocks}")
         return number
 
     def _columns(self, genes: str | Sequence[str]) -> NDArray[np.int64]:

@@ -226,7 +226,7 @@ class TxFM:
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Any] = (),
         log_dir: str | Path | None = None,
-        figures: Callable[[CellEncoder], Mapping[str, float]] | None = None,
+        metrics: Callable[[CellEncoder], Mapping[str, float]] | None = None,
         **overrides: Any,
     ) -> TxFM:
         """Train; afterwards `encoder` is there.
@@ -247,7 +247,7 @@ class TxFM:
             Called after each epoch with its number, from 0, and the module; true ends the training.
         loggers, log_dir
             What else takes the records of the history; see `kernomics.train.opened`.
-        figures
+        metrics
             Called at each validation with the model as it is then; what it returns stands beside
             the validation's loss in the history, and `monitor` may name it.
         **overrides
@@ -265,7 +265,7 @@ class TxFM:
             self.training,
             device,
             seed=self.seed,
-            validate=lambda module: self._validation(module, figures),
+            validate=lambda module: self._validation(module, metrics),
             optimizer=self._optimizer,
             run_dir=run_dir,
             resume=resume,
@@ -321,15 +321,15 @@ class TxFM:
         )
 
     def _validation(
-        self, module: TxFMModule, figures: Callable[[CellEncoder], Mapping[str, float]] | None
+        self, module: TxFMModule, metrics: Callable[[CellEncoder], Mapping[str, float]] | None
     ) -> Callable[[], dict[str, float]] | None:
-        if figures is None and not len(self.split.validation):
+        if metrics is None and not len(self.split.validation):
             return None
 
         def validate() -> dict[str, float]:
             found = self._validate(module) if len(self.split.validation) else {}
-            if figures is not None:
-                found |= figures(CellEncoder(module, self.genes.tolist(), self._info()))
+            if metrics is not None:
+                found |= metrics(CellEncoder(module, self.genes.tolist(), self._info()))
             return found
 
         return validate

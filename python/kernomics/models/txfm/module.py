@@ -144,11 +144,11 @@ class TxFMModule(nn.Module):
         padding: Tensor | None,
         *,
         uniform: Tensor | None = None,
-        at_layer: int | None = None,
+        block: int | None = None,
     ) -> Tensor:
         """Return each cell's representation, [B, d], from its tokens."""
-        if at_layer is not None:
-            return self.encode_layers(gene_ids, values, padding)[at_layer - 1]
+        if block is not None:
+            return self.encode_layers(gene_ids, values, padding)[block - 1]
         tokens = self.embedding(gene_ids, values)
         return self.encoder(tokens, _behind_cls(padding), uniform)  # type: ignore[no-any-return]
 
