@@ -7,7 +7,7 @@ import pytest
 
 from kernomics import datasets
 from kernomics.cli import main
-from kernomics.cli.panels import read_gene_list
+from kernomics.cli.panel import read_gene_list
 from kernomics.data import CellCollection, make_split
 from kernomics.errors import DataError
 from kernomics.evaluation import panels

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernomics.cli import pretrain as cli_txfm
+from kernomics.cli.messages import Help
 from kernomics.errors import ConfigError
 
 if TYPE_CHECKING:
     from kernomics.models.txfm.finetune import Pretrained
 
 
-def add_finetune(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
+def add_parser(commands: Any) -> None:
     """Add ``kernomics finetune`` to the subcommands."""
     finetune = commands.add_parser(
         "finetune",
@@ -24,7 +25,7 @@ def add_finetune(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
         "training included, the best weights are kept. With --labels-key the representation is "
         "scored on held-out cells beside that of the model as it was, PCA and normalised counts. "
         "Writes a run directory as kernomics pretrain does; the model given stays as it is.",
-        formatter_class=formatter,
+        formatter_class=Help,
     )
     finetune.add_argument("model", help="the model: a run directory, or a saved model")
     cli_txfm.add_data(finetune)
@@ -48,10 +49,11 @@ def add_finetune(commands: Any, formatter: type[argparse.HelpFormatter]) -> None
         epochs="50",
         rate="0.0001",
     )
-    finetune.set_defaults(run=_finetune)
+    finetune.set_defaults(run=run)
 
 
-def _finetune(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Train a TxFM further."""
     from kernomics.models import CellEncoder, TxFM
 
     cli_txfm.use_threads(args.threads)

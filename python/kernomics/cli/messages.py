@@ -79,3 +79,14 @@ def as_options(message: str, options: Mapping[str, str]) -> str:
 
 def _option(name: str, value: str | None, options: Mapping[str, str]) -> str | None:
     return options.get(f"{name}={value}") or options.get(name)
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []):
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernomics._version import __version__
 from kernomics.cli import options as cli_options
+from kernomics.cli.messages import Help
 from kernomics.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ EVALUATION = "evaluation.json"
 GENE_FILES = {".txt": None, ".csv": ",", ".tsv": "\t"}
 
 
-def add_panel(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
+def add_parser(commands: Any) -> None:
     """Add ``kernomics panel`` to the subcommands."""
     panel = commands.add_parser(
         "panel",
@@ -34,7 +35,7 @@ def add_panel(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
         "regression on these genes is trained on 70% of the cells and scored on 20%, as a whole "
         "and per class. Genes that are exchangeable are grouped, and the genes left out that could "
         "stand in for each are listed.",
-        formatter_class=formatter,
+        formatter_class=Help,
     )
     panel.add_argument(
         "--genes", nargs="+", required=True, metavar="GENE",
@@ -72,7 +73,7 @@ def add_panel(commands: Any, formatter: type[argparse.HelpFormatter]) -> None:
     panel.add_argument("--overwrite", action="store_true", help="replace the evaluation in --out")
     panel.add_argument("--json", action="store_true", help="print the evaluation as JSON")
     cli_options.add_reading(panel)
-    panel.set_defaults(run=_panel)
+    panel.set_defaults(run=run)
 
 
 def read_gene_list(given: Sequence[str]) -> list[str]:
@@ -102,7 +103,8 @@ def read_gene_list(given: Sequence[str]) -> list[str]:
     return genes
 
 
-def _panel(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Score a list of genes."""
     from kernomics.evaluation.panels import evaluate_panel, redundancy
     from kernomics.models.base import split_cells
     from kernomics.train.atomic import jsonable

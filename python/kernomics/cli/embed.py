@@ -1,0 +1,92 @@
+"""`kernomics embed`: cells represented by a saved TxFM."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from kernomics.cli import options as cli_options
+from kernomics.cli.messages import Help
+from kernomics.cli.pretrain import use_threads
+from kernomics.errors import ConfigError
+
+OF_EMBEDDING = ("n_tokens", "n_draws", "block", "min_gene_overlap")
+"""Options that decide a representation."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``kernomics embed`` to the subcommands."""
+    embed = commands.add_parser(
+        "embed",
+        help="represent the cells of a file by a trained model",
+        description="Write each cell's representation by a trained TxFM: into a copy of the data "
+        "(.h5ad: obsm['X_txfm'], varm['txfm_encoder'] and varm['txfm_decoder']), or as a table "
+        "(.csv) or an array (.npy).",
+        formatter_class=Help,
+    )
+    embed.add_argument("run_or_model", help="a run directory, or a saved model")
+    cli_options.add_reading(embed)
+    embed.add_argument("--out", required=True, metavar="FILE", help=".h5ad, .csv or .npy")
+    embed.add_argument(
+        "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
+    )
+    embed.add_argument(
+        "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
+    )
+    embed.add_argument(
+        "--block",
+        type=int,
+        metavar="I",
+        help="after which block, from 1 (the last if not given)",
+    )
+    embed.add_argument("--batch-size", type=int, metavar="N", help="cells at a time")
+    embed.add_argument(
+        "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
+        help="share of the model's genes that the data must have",
+    )  # fmt: skip
+    embed.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
+    embed.add_argument("--quiet", action="store_true", help="no progress bar")
+    embed.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Represent the cells of a file."""
+    import numpy as np
+    import pandas as pd
+
+    from kernomics.data.readers.inputs import anndata_of
+    from kernomics.models import CellEncoder
+
+    use_threads(args.threads)
+    out = Path(args.out)
+    if out.suffix not in (".h5ad", ".csv", ".npy"):
+        raise ConfigError(f"--out is {args.out!r}: its name must end in .h5ad, .csv or .npy")
+    if out.exists() and out.samefile(args.data):
+        raise ConfigError(f"--out is the data file {args.data}: choose another, it stays as it is")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out is {args.out!r}, and there is no folder {str(out.parent)!r}")
+    model = CellEncoder.load(args.run_or_model)
+    cells = cli_options.read_cells(args, model=model)
+    found = model.get_latent_representation(
+        cells,
+        batch_size=args.batch_size,
+        progress=not args.quiet,
+        **{name: getattr(args, name) for name in OF_EMBEDDING},
+    )
+    if out.suffix == ".npy":
+        np.save(out, found)
+    elif out.suffix == ".csv":
+        names = [f"txfm_{i}" for i in range(found.shape[1])]
+        pd.DataFrame(found, index=cells.cell_names.astype(str), columns=names).to_csv(out)
+    else:
+        from kernomics.tl._representations import add_representation
+
+        reading = cli_options.reading(args)
+        adata = anndata_of(args.data, reading.get("modality"))
+        params = {name: getattr(args, name) for name in OF_EMBEDDING}
+        add_representation(adata, model, found, reading, library=cells.library_source, **params)
+        adata.write_h5ad(out)
+    print(f"cells      {len(found):,}   dimensions {found.shape[1]}")
+    print(f"library    {cells.library_source}")
+    print(f"written    {out}")

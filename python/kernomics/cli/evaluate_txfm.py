@@ -1,0 +1,218 @@
+"""``kernomics evaluate`` of a TxFM: by labels, perturbations and relations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kernomics.cli import options as cli_options
+from kernomics.cli import perturbations as cli_perturbations
+from kernomics.cli import pretrain as cli_txfm
+from kernomics.cli import tables as cli_scores
+from kernomics.errors import ConfigError
+
+METRICS = ("probes", "top", "mlp", "clusters")  # and mixing, where batches are named
+
+OF_PANEL = ("label", "predictions", "allow_missing")
+OF_LABELS = ("label_kinds", "unlabelled", "split_key", "metrics", "blocks")
+OF_PERTURBATIONS = ("control", "null")
+OF_TXFM = (
+    *("labels_key", *OF_LABELS, "perturbation_key", *OF_PERTURBATIONS, "batch_key"),
+    *("n_tokens", "n_draws", "min_gene_overlap"),
+    *("relations", "n_components", "seed"),
+)
+
+
+def add_evaluation(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``kernomics evaluate`` that a TxFM needs."""
+    group = command.add_argument_group("of a TxFM")
+    group.add_argument(
+        "--labels-key", nargs="+", default=[], metavar="COLUMN", help="obs column(s) of classes"
+    )
+    cli_options.add_label_kinds(group)
+    group.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
+    group.add_argument(
+        "--split-key", metavar="COLUMN",
+        help="obs column of groups, such as batches, none of which is both fitted and scored on",
+    )  # fmt: skip
+    group.add_argument(
+        "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
+    )
+    group.add_argument(
+        "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
+    )
+    group.add_argument(
+        "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
+        help="share of the model's genes that the data must have",
+    )  # fmt: skip
+    group.add_argument(
+        "--metrics", nargs="+", metavar="NAME", default=["probes"], choices=METRICS,
+        help="what to score cells by: probes (nearest neighbours, logistic regression), top (the "
+        "right class among the 5 likeliest), mlp (a network), clusters (NMI, ARI, silhouette)",
+    )  # fmt: skip
+    group.add_argument(
+        "--batch-key", metavar="COLUMN",
+        help="obs column of batches, to score how well they mix; perturbed cells are compared with "
+        "the controls of their own",
+    )  # fmt: skip
+    group.add_argument(
+        "--blocks", nargs="+", type=int, default=[], metavar="I",
+        help="score the representation after these blocks too, from 1",
+    )  # fmt: skip
+    group.add_argument(
+        "--relations", nargs="+", default=[], metavar="FILE",
+        help="pairs of related genes (entity1,entity2), one file per database: score how many the "
+        "model's gene parameters recall, beside PCA of the file's cells",
+    )  # fmt: skip
+    group.add_argument(
+        "--n-components", nargs="+", type=int, default=[32, 256], metavar="M",
+        help="with --relations, principal components to keep",
+    )  # fmt: skip
+    group.add_argument("--seed", type=int, default=0, help="of the split and the scores")
+    cli_perturbations.add_perturbations(command)
+    command.set_defaults(
+        at_first={name: command.get_default(name) for name in (*OF_PANEL, *OF_TXFM)}
+    )
+
+
+def refuse(args: argparse.Namespace, names: tuple[str, ...], why: str) -> None:
+    """Refuse options of ``kernomics evaluate`` that would be without effect."""
+    given = [name for name in names if getattr(args, name) != args.at_first[name]]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ConfigError(f"{args.run_or_model} {why} {options}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Score a TxFM: its cells by classes and perturbations, its gene parameters by relations."""
+    from kernomics.metrics import read_relations
+
+    if not args.labels_key and not args.relations and args.perturbation_key is None:
+        raise ConfigError(
+            "a TxFM is scored by labels or perturbations of cells, or by relations of genes: name "
+            "a column with --labels-key or --perturbation-key, or files with --relations"
+        )
+    _refuse_without_effect(args)
+    relations = {Path(path).stem: read_relations(path) for path in args.relations}
+    if len(relations) < len(args.relations):
+        raise ConfigError(f"two of the files {args.relations} have the same name")
+    with noted_warnings() as notes:
+        _evaluate(args, relations, notes)
+
+
+def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[str]) -> None:
+    from kernomics.models import CellEncoder
+    from kernomics.train.atomic import jsonable
+
+    model = CellEncoder.load(args.run_or_model)
+    cells = cli_options.read_cells(
+        args,
+        model=model,
+        labels_key=args.labels_key,
+        batch_key=args.batch_key,
+        unlabelled_category=args.unlabelled,
+        label_kinds=cli_options.label_kinds(args),
+    )
+    found: dict[str, Any] = {}
+    scores = perturbed = split = None
+    if args.labels_key:
+        split = cli_txfm.divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
+        scores = _cell_scores(args, model, cells, split)
+        found |= scores.to_dict()
+        if not args.json:
+            cli_scores.print_scores(scores)
+    if args.perturbation_key is not None:
+        perturbed = cli_perturbations.evaluate(args, model, cells)
+        found["perturbations"] = perturbed.to_dict()
+        if not args.json:
+            cli_perturbations.print_scores(perturbed)
+    recall = None
+    if relations:
+        from kernomics.evaluation.relationships import compare_relationships
+
+        recall = compare_relationships(
+            model,
+            cells,
+            None,
+            relations,
+            n_components=args.n_components,
+            min_gene_overlap=args.min_gene_overlap,
+            seed=args.seed,
+        )
+        found["relationships"] = recall.to_dict()
+        if not args.json:
+            cli_scores.print_relationships(recall)
+    if args.report is not None:
+        from kernomics.report import write_representation_report
+        from kernomics.workflows.evaluate_representation import evaluation_report
+
+        shown = evaluation_report(
+            model, cells, cli_options.data_name(args), split=split, scores=scores,
+            perturbations=perturbed, relationships=recall, notes=notes, seed=args.seed,
+            n_tokens=args.n_tokens, n_draws=args.n_draws, min_gene_overlap=args.min_gene_overlap,
+        )  # fmt: skip
+        write_representation_report(args.report, shown)
+    if args.json:
+        print(json.dumps(jsonable(found), indent=1))
+    elif args.report is not None:
+        print(f"report     {args.report}")
+
+
+def _refuse_without_effect(args: argparse.Namespace) -> None:
+    refuse(args, OF_PANEL, "is a TxFM; a panel alone takes")
+    if not args.labels_key:
+        refuse(args, OF_LABELS, "is scored by no labels: name --labels-key, or leave out")
+        if args.perturbation_key is None:
+            refuse(
+                args,
+                ("batch_key", "n_tokens", "n_draws"),
+                "is scored by relations of genes alone: name --labels-key or --perturbation-key, "
+                "or leave out",
+            )
+    if args.perturbation_key is None:
+        refuse(
+            args,
+            OF_PERTURBATIONS,
+            "is scored by no perturbations: name --perturbation-key, or leave out",
+        )
+    if not args.relations:
+        refuse(args, ("n_components",), "is scored by no relations: name --relations, or leave out")
+
+
+def _cell_scores(args: argparse.Namespace, model: Any, cells: Any, split: Any) -> Any:
+    from kernomics.evaluation.representations import compare_representations
+
+    return compare_representations(
+        model,
+        cells,
+        split,
+        n_tokens=args.n_tokens,
+        n_draws=args.n_draws,
+        min_gene_overlap=args.min_gene_overlap,
+        seed=args.seed,
+        blocks=args.blocks,
+        metrics=args.metrics + ["ilisi"] * (args.batch_key is not None),
+        progress=not args.json,
+    )
+
+
+@contextmanager
+def noted_warnings(*, show: bool = True) -> Iterator[list[str]]:
+    """Gather what is warned of, each once, and show it as before unless told not to."""
+    notes: list[str] = []
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def note(message: Warning | str, *where: Any, **options: Any) -> None:
+            if str(message) not in notes:
+                notes.append(str(message))
+            if show:
+                shown(message, *where, **options)
+
+        warnings.showwarning = note
+        yield notes

@@ -1,0 +1,191 @@
+"""`kernomics select`: a gene panel with its predictor."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from kernomics.cli import options as cli_options
+from kernomics.cli import tables
+from kernomics.cli.messages import Help
+from kernomics.errors import ConfigError
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    select = commands.add_parser(
+        "select",
+        help="select a gene panel and train its predictor (YOTO)",
+        description="Select a gene panel that predicts one or several labels. One training gives "
+        "the panel and its predictor. Writes a run directory with the panel (panel.csv), the model "
+        "(model/), the scores on held-out cells (results.json) and a report (report.html).",
+        formatter_class=Help,
+    )
+    select.add_argument(
+        "--labels-key", nargs="+", required=True, metavar="COLUMN", help="obs column(s) to predict"
+    )
+    cli_options.add_label_kinds(select)
+    select.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
+    select.add_argument(
+        "--split", choices=("stratified", "random", "group"), default="stratified",
+        help="how cells are divided into 70%% training, 10%% validation and 20%% test",
+    )  # fmt: skip
+    select.add_argument(
+        "--split-key", metavar="COLUMN", help="obs column of groups (--split group)"
+    )
+    cli_options.add_reading(select)
+    cli_options.add_constraints(select)
+    add_training(select)
+    select.set_defaults(run=run)
+
+
+def add_training(
+    command: argparse.ArgumentParser,
+    *,
+    out: str | None = None,
+    n_genes: int = 64,
+    splits: int = 1,
+    compare: Sequence[str] = ("de", "random"),
+) -> None:
+    """Add the options of a selection."""
+    # Their defaults come last, after --config: see _settings.
+    command.set_defaults(least={"n_genes": n_genes, "seed": 0})
+    command.add_argument(
+        "--n-genes", type=int, metavar="K", help=f"panel size ({n_genes} if not given)"
+    )
+    command.add_argument(
+        "--out", default=out, required=out is None, metavar="DIR", help="the run directory"
+    )
+    ending = command.add_mutually_exclusive_group()
+    ending.add_argument("--resume", action="store_true", help="continue the run in --out")
+    ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    command.add_argument("--seed", type=int, help="decides everything random (0 if not given)")
+    command.add_argument(
+        "--max-epochs", type=int, metavar="N",
+        help="passes over the cells (enough for about 1,000 steps if not given)",
+    )  # fmt: skip
+    command.add_argument(
+        "--batch-size", type=int, metavar="N", help="cells per batch (64 or 128 if not given)"
+    )
+    command.add_argument(
+        "--config", metavar="JSON",
+        help="file of settings of YOTOConfig and TrainConfig, such as "
+        '{"relaxation": "neuralsort", "patience": 10}, or the config.json of another run; the '
+        "options of this command take precedence",
+    )  # fmt: skip
+    command.add_argument(
+        "--compare", nargs="*", default=list(compare), metavar="METHOD",
+        help="panels to put beside this one: de, l1, hvg, random, or nothing",
+    )  # fmt: skip
+    command.add_argument(
+        "--splits", type=int, default=splits, metavar="N",
+        help="select and compare on so many splits of the cells, this run's included: mean ± "
+        "standard error, and which methods can be told apart",
+    )  # fmt: skip
+    command.add_argument(
+        "--stability", type=int, metavar="SEEDS",
+        help="compare the panels of so many seeds, this one's included, and form their consensus",
+    )  # fmt: skip
+    command.add_argument(
+        "--curve", type=int, nargs="+", default=[], metavar="K",
+        help="compare panels of these sizes and suggest one",
+    )  # fmt: skip
+    command.add_argument(
+        "--log-dir", metavar="DIR", help="write TensorBoard's event files of the training here"
+    )
+    command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Select."""
+    settings = settings_of(args)  # a mistake there is told before the data are read
+    cells = cli_options.read_cells(
+        args,
+        labels_key=args.labels_key,
+        unlabelled_category=args.unlabelled,
+        label_kinds=cli_options.label_kinds(args),
+    )
+    select(args, settings, cells, cli_options.data_name(args), [], split=args.split,
+         split_key=args.split_key, **cli_options.constraints(args))  # fmt: skip
+
+
+def select(
+    args: argparse.Namespace,
+    settings: tuple[dict[str, Any], dict[str, Any]],
+    cells: Any,
+    dataset: str,
+    notes: Sequence[str],
+    **options: Any,
+) -> None:
+    """Train, and print what was found."""
+    import torch
+
+    from kernomics.models import YOTO
+    from kernomics.workflows.select import run_selection
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    selecting, training = settings
+    model = YOTO(cells, seed=training["seed"], **options, **selecting)
+    split = model.split
+    print(f"cells      {cells.n_cells:,}   genes {cells.n_genes:,}   {dataset}")
+    print(
+        f"split      {split.how}{f' by {split.by}' if split.by else ''}: {len(split.train):,} to "
+        f"train, {len(split.validation):,} to validate, {len(split.test):,} held out"
+    )
+    for line in cli_options.excluded(model):
+        print(line)
+    for task in model.tasks:
+        print(f"task       {task.name}: {model.cells.labels[task.name].description}")
+    print(f"library    {cells.library_source}")
+    result = run_selection(
+        model,
+        args.out,
+        dataset=dataset,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        compare=args.compare,
+        notes=notes,
+        splits=args.splits,
+        stability=args.stability or 0,
+        curve=args.curve,
+        log_dir=args.log_dir,
+        device=args.device,
+        **training,
+    )
+    print(f"panel      {', '.join(model.genes)}")
+    for line in [*cli_options.kept_markers(model), *cli_options.spent(model)]:
+        print(line)
+    tables.print_selection(result)
+    if result.stability is not None:
+        print(f"stability  {result.stability}")
+        print(f"consensus  {', '.join(result.stability.consensus)}")
+    if result.curve is not None:
+        print(f"sizes      {result.curve}")
+    for warning in result.warnings:
+        print(f"warning    {warning}")
+    print(f"seconds    {result.seconds:.1f} for the selection")
+    print(f"report     {result.report}")
+
+
+def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Gather the settings of the model and of its training: options, --config, then defaults."""
+    from kernomics.models import YOTOConfig
+    from kernomics.train.device import usable_device
+
+    if args.threads is not None and args.threads < 1:
+        raise ConfigError(f"--threads is {args.threads}: at least 1 is needed")
+    usable_device(args.device)
+    cli_options.check_run(args)
+    given = {
+        "n_genes": args.n_genes,
+        "seed": args.seed,
+        "max_epochs": args.max_epochs,
+        "batch_size": args.batch_size,
+        "progress": False if args.quiet else None,
+    }
+    least, given = args.least, {k: v for k, v in given.items() if v is not None}
+    return cli_options.settings(args.config, YOTOConfig(), least=least, given=given)
