@@ -15,7 +15,8 @@ from kernomics.data import CellCollection, ReadOptions, make_split
 from kernomics.errors import percent
 from kernomics.evaluation import panels, perturbations
 from kernomics.models import YOTO, CellEncoder, Panel, TxFM, TxFMConfig, YOTOConfig
-from kernomics.models.options import SelectOptions, TxFMOptions, YOTOOptions
+from kernomics.models.txfm.options import TxFMOptions
+from kernomics.models.yoto.options import SelectOptions, YOTOOptions
 
 OPTIONS = {kind.__name__: kind for kind in (ReadOptions, YOTOOptions, SelectOptions, TxFMOptions)}
 

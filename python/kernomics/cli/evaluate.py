@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate a panel or a TxFM."""
     from kernomics.models import Panel
-    from kernomics.models.loading import saved_format
+    from kernomics.models.saved import saved_format
     from kernomics.models.txfm.cell_encoder import FORMAT
     from kernomics.train.atomic import jsonable
 

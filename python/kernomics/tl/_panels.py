@@ -28,7 +28,7 @@ from kernomics.evaluation.panels import (
 from kernomics.evaluation.panels import evaluate_panel as _evaluate_panel
 from kernomics.models import YOTO, Panel
 from kernomics.models.base import split_cells
-from kernomics.models.options import SelectOptions
+from kernomics.models.yoto.options import SelectOptions
 from kernomics.tl._uns import names, without_none
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from kernomics._version import __version__
 from kernomics.data.readers.inputs import divided_options, require_anndata
 from kernomics.evaluation import panels
 from kernomics.models import YOTO
-from kernomics.models.options import SelectOptions
+from kernomics.models.yoto.options import SelectOptions
 from kernomics.tl._uns import names, table, without_none
 from kernomics.train import override
 

@@ -20,12 +20,12 @@ from kernomics.data import CellCollection, Loader, Split
 from kernomics.data.readers.inputs import divided_options
 from kernomics.errors import ConfigError
 from kernomics.models.base import as_collection, checked_seed, sampler_of, train_module
-from kernomics.models.options import TxFMOptions
 from kernomics.models.txfm.cell_encoder import CellEncoder
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.finetune import Pretrained, fine_tuned_config, fine_tuning
 from kernomics.models.txfm.initialization import CELLS_AT_A_TIME, start_from
 from kernomics.models.txfm.module import TxFMModule
+from kernomics.models.txfm.options import TxFMOptions
 from kernomics.models.txfm.vocabulary import (
     default_tokens,
     default_training,

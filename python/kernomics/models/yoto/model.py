@@ -21,7 +21,6 @@ from kernomics.data.splits import How
 from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.base import checked_names, checked_seed, sampler_of, split_cells, train_module
-from kernomics.models.options import YOTOOptions
 from kernomics.models.tasks import make_tasks, mean_task_loss, read_outputs, score_task, task_loss
 from kernomics.models.yoto.config import YOTOConfig, default_training
 from kernomics.models.yoto.constraints import make_constraints, read_cells
@@ -30,6 +29,7 @@ from kernomics.models.yoto.marker_prior import marker_scores
 from kernomics.models.yoto.missing_genes import costs_without
 from kernomics.models.yoto.module import YOTOModule
 from kernomics.models.yoto.network import input_means
+from kernomics.models.yoto.options import YOTOOptions
 from kernomics.models.yoto.panel import CELLS_AT_A_TIME, Panel
 from kernomics.models.yoto.panel_loader import PanelLoader
 from kernomics.models.yoto.warm_start import START_FACTOR, PanelSource

@@ -21,7 +21,7 @@ from kernomics.data.readers.inputs import ReadOptions
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.base import as_collection, same_library_key
-from kernomics.models.loading import read_saved
+from kernomics.models.saved import read_saved
 from kernomics.models.tasks import Task, read_outputs, score_task
 from kernomics.models.yoto.missing_genes import checked_absent, missing_warning, panel_input
 from kernomics.models.yoto.network import PanelNetwork

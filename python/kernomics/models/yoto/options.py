@@ -1,6 +1,6 @@
-"""Keyword arguments that models take on top of those named, for editors and type checkers.
+"""Keyword arguments that YOTO takes on top of those named, for editors and type checkers.
 
-How cells are read and what a configuration sets go through one ``**options``.
+How cells are read and what the configuration sets go through one ``**options``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from kernomics.data.labels import Kind
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.data.splits import How
 from kernomics.models.tasks import ClassWeights
-from kernomics.models.txfm.config import Activation, GeneStart, Loss
 from kernomics.models.yoto.config import YOTOConfig
 from kernomics.models.yoto.network import Transform
 from kernomics.models.yoto.warm_start import PanelSource
-from kernomics.nn.encoder import Recompute
 from kernomics.ops.gumbel_topk import Relaxation
 
 
@@ -63,22 +61,3 @@ class SelectOptions(YOTOOptions, total=False):
     budget: float | None
     task_weights: Mapping[str, float] | None
     config: YOTOConfig | None
-
-
-class TxFMOptions(ReadOptions, total=False):
-    """`ReadOptions`, and the settings of `TxFMConfig`."""
-
-    d_model: int
-    n_layers: int
-    n_heads: int
-    n_tokens: int
-    masking_power: float
-    target_sum: float
-    normalise: bool
-    decoder_layers: int
-    activation: Activation | None
-    loss: Loss
-    stochastic_depth: float
-    gene_start: GeneStart
-    layer_scale: float
-    recompute: Recompute

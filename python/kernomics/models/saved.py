@@ -1,0 +1,68 @@
+"""Finding and reading a saved model, in a directory of its own or in that of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kernomics.errors import CheckpointError
+from kernomics.train import load_model_dir
+from kernomics.train.atomic import existing
+
+PARTS = ("manifest.json", "model.json", "model.safetensors")
+"""Files of a saved model."""
+KINDS = {"kernomics panel": "a gene panel (YOTO)", "kernomics txfm": "a TxFM"}
+"""What a saved model is, by its format without the version."""
+
+
+def read_saved(path: str | Path, wanted: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a saved model of one format."""
+    folder = checked_folder(path)
+    tensors, meta = load_model_dir(folder)
+    if meta.get("format") != wanted:
+        found = str(meta.get("format"))
+        kinds = KINDS.get(found.rpartition(" ")[0]), KINDS.get(wanted.rpartition(" ")[0])
+        if kinds[0] != kinds[1] and None not in kinds:
+            raise CheckpointError(f"{path} holds {kinds[0]}, and this takes {kinds[1]}")
+        raise CheckpointError(f"{folder} holds {found!r}, not {wanted!r}: is it another model?")
+    return tensors, meta
+
+
+def checked_folder(path: str | Path) -> Path:
+    """Return the folder of a saved model, and refuse what is neither a run nor such a folder."""
+    folder = _folder(Path(path))
+    if existing(folder).is_file():
+        raise CheckpointError(
+            f"{path} is a file; a model is the directory of a run, or the one it was saved to, and "
+            "comes before the data"
+        )
+    if existing(folder).is_dir() and not any((existing(folder) / name).exists() for name in PARTS):
+        raise CheckpointError(
+            f"{path} is neither a run nor a saved model: it has no config.json and no "
+            f"{PARTS[0]}; give the directory that --out or save(path) named"
+        )
+    return folder
+
+
+def saved_format(path: str | Path) -> str:
+    """Return the format that a saved model names; empty where there is none to read."""
+    try:
+        meta = json.loads((existing(_folder(Path(path))) / "model.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(meta.get("format", "")) if isinstance(meta, dict) else ""
+
+
+def _folder(path: Path) -> Path:
+    if not (path / "config.json").is_file():
+        return path
+    folder = path / "model"
+    if not existing(folder).is_dir():
+        raise CheckpointError(
+            f"the run in {path} has no model: it did not finish; continue it with --resume, "
+            "or in Python by train(…, resume=True)"
+        )
+    return folder
