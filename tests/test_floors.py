@@ -111,7 +111,7 @@ SHARED = {"base", "saved", "tasks"}
 
 def test_each_system_is_read_without_the_others():
     found = {path.name for path in (ROOT / "models").iterdir() if path.is_dir()}
-    assert SYSTEMS == {name for name in found if not name.startswith("_")}
+    assert {name for name in found if not name.startswith("_")} == SYSTEMS
     for system in SYSTEMS:
         for path in (ROOT / "models" / system).rglob("*.py"):
             taken = set(re.findall(r"kernomics\.models\.(\w+)", path.read_text(encoding="utf-8")))
