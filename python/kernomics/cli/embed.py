@@ -8,7 +8,6 @@ from typing import Any
 
 from kernomics.cli import options as cli_options
 from kernomics.cli.messages import Help
-from kernomics.cli.pretrain import use_threads
 from kernomics.errors import ConfigError
 
 OF_EMBEDDING = ("n_tokens", "n_draws", "block", "min_gene_overlap")
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     from kernomics.data.readers.inputs import anndata_of
     from kernomics.models import CellEncoder
 
-    use_threads(args.threads)
+    cli_options.use_threads(args.threads)
     out = Path(args.out)
     if out.suffix not in (".h5ad", ".csv", ".npy"):
         raise ConfigError(f"--out is {args.out!r}: its name must end in .h5ad, .csv or .npy")

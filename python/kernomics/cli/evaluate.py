@@ -12,7 +12,6 @@ from kernomics._warnings import warn
 from kernomics.cli import evaluate_txfm
 from kernomics.cli import options as cli_options
 from kernomics.cli.messages import Help
-from kernomics.cli.pretrain import use_threads
 from kernomics.errors import ConfigError
 
 
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     from kernomics.models.txfm.cell_encoder import FORMAT
     from kernomics.train.atomic import jsonable
 
-    use_threads(args.threads)
+    cli_options.use_threads(args.threads)
     _check_report(args.report)
     if saved_format(args.run_or_model) == FORMAT:
         evaluate_txfm.evaluate(args)

@@ -12,7 +12,6 @@ from typing import Any
 
 from kernomics.cli import options as cli_options
 from kernomics.cli import perturbations as cli_perturbations
-from kernomics.cli import pretrain as cli_txfm
 from kernomics.cli import tables as cli_scores
 from kernomics.errors import ConfigError
 
@@ -121,7 +120,7 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
     found: dict[str, Any] = {}
     scores = perturbed = split = None
     if args.labels_key:
-        split = cli_txfm.divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
+        split = cli_options.divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
         scores = _cell_scores(args, model, cells, split)
         found |= scores.to_dict()
         if not args.json:

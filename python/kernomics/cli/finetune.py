@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernomics.cli import pretrain as cli_txfm
+from kernomics.cli import options as cli_options
+from kernomics.cli import pretrain
 from kernomics.cli.messages import Help
 from kernomics.errors import ConfigError
 
@@ -28,7 +29,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=Help,
     )
     finetune.add_argument("model", help="the model: a run directory, or a saved model")
-    cli_txfm.add_data(finetune)
+    pretrain.add_data(finetune)
     finetune.add_argument(
         "--new-genes", type=int, default=0, metavar="N",
         help="add the N genes that vary most over the training cells of those that the model does "
@@ -43,7 +44,7 @@ def add_parser(commands: Any) -> None:
         help="share of the genes that must be known, of the model's or of the data's, whichever "
         "are fewer",
     )  # fmt: skip
-    cli_txfm.add_training(
+    pretrain.add_training(
         finetune,
         tokens="genes revealed in training (as before; more with new genes)",
         epochs="50",
@@ -56,15 +57,15 @@ def run(args: argparse.Namespace) -> None:
     """Train a TxFM further."""
     from kernomics.models import CellEncoder, TxFM
 
-    cli_txfm.use_threads(args.threads)
+    cli_options.use_threads(args.threads)
     if Path(args.out).resolve() in (
         Path(args.model).resolve(),
         *Path(args.model).resolve().parents,
     ):
         raise ConfigError(f"--out is {args.out!r}, where the model lies: choose another directory")
     encoder = CellEncoder.load(args.model)
-    settings, training = cli_txfm.training_settings(args, encoder.config)
-    cells, split = cli_txfm.read_divided(args, encoder)
+    settings, training = pretrain.training_settings(args, encoder.config)
+    cells, split = pretrain.read_divided(args, encoder)
     model = TxFM.from_pretrained(
         encoder,
         cells,
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     )
     assert model.start is not None
     print(f"from       {args.model}: {genes_taken(model.start)}")
-    cli_txfm.run_training(args, model, training)
+    pretrain.run_training(args, model, training)
     if model.history.best_epoch is not None:
         print(f"kept       {weights_kept(model.history.best_epoch)}")
 

@@ -283,3 +283,20 @@ def _read_settings(path: str | None) -> dict[str, Any]:
     if found.get("kind") == "kernomics run":
         return {**found["config"]["model"], **found["config"]["train"]}
     return found
+
+
+def use_threads(threads: int | None) -> None:
+    """Limit the CPU threads, if asked to."""
+    import torch
+
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"--threads is {threads}: at least 1 is needed")
+        torch.set_num_threads(threads)
+
+
+def divide(cells: Any, key: str | None, fractions: tuple[float, float, float], seed: int) -> Any:
+    """Divide cells by group if a column is named, else within each class, else at random."""
+    from kernomics.models.base import split_cells
+
+    return split_cells(cells, "stratified" if key is None else "group", key, fractions, seed)

@@ -9,7 +9,6 @@ from typing import Any
 from kernomics.cli import options as cli_options
 from kernomics.cli import tables as cli_scores
 from kernomics.cli.messages import Help
-from kernomics.errors import ConfigError
 
 
 def add_parser(commands: Any) -> None:
@@ -102,24 +101,11 @@ def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: str, 
     command.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def use_threads(threads: int | None) -> None:
-    """Limit the CPU threads, if asked to."""
-    import torch
-
-    if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"--threads is {threads}: at least 1 is needed")
-        torch.set_num_threads(threads)
-
-
-# -- pretrain --------------------------------------------------------------------------------------
-
-
 def run(args: argparse.Namespace) -> None:
     """Train a TxFM."""
     from kernomics.models import TxFM, TxFMConfig
 
-    use_threads(args.threads)
+    cli_options.use_threads(args.threads)
     settings, training = training_settings(args, TxFMConfig.of_size(args.size))
     genes = None
     if args.genes is not None:
@@ -143,7 +129,9 @@ def read_divided(args: argparse.Namespace, model: Any = None) -> tuple[Any, Any]
         label_kinds=cli_options.label_kinds(args),
     )
     held_out = 0.2 if cells.labels else 0.0
-    return cells, divide(cells, args.split_key, (0.9 - held_out, 0.1, held_out), args.seed)
+    return cells, cli_options.divide(
+        cells, args.split_key, (0.9 - held_out, 0.1, held_out), args.seed
+    )
 
 
 def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any]) -> None:
@@ -178,13 +166,6 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
         cli_scores.print_scores(result.scores)
     print(f"model      {Path(args.out) / 'model'}")
     print(f"report     {result.report}")
-
-
-def divide(cells: Any, key: str | None, fractions: tuple[float, float, float], seed: int) -> Any:
-    """Divide cells by group if a column is named, else within each class, else at random."""
-    from kernomics.models.base import split_cells
-
-    return split_cells(cells, "stratified" if key is None else "group", key, fractions, seed)
 
 
 def training_settings(args: argparse.Namespace, base: Any) -> tuple[dict[str, Any], dict[str, Any]]:
