@@ -132,6 +132,14 @@ def test_a_backed_view_whose_cells_were_renamed_is_refused(tmp_path):
     backed.file.close()
 
 
+def test_a_backed_view_whose_names_were_given_to_other_cells_is_refused(tmp_path):
+    make(csr(random_counts(6))).write_h5ad(tmp_path / "a.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    backed.obs_names = [*backed.obs_names[1:], backed.obs_names[0]]
+    with pytest.raises(DataError, match=r"cell names of this view .* pass view.to_memory\(\)"):
+        CellCollection.from_anndata(backed[[3, 1]], empty_cells="keep")
+
+
 def test_a_layer_is_read_from_memory_and_from_a_file(tmp_path):
     counts = random_counts()
     adata = make(counts + 0.5)

@@ -82,7 +82,8 @@ def fit(
         Continue from the newest intact checkpoint in `run_dir`; a run that was stopped before the
         first one begins anew. The result is the same, bit for bit on the CPU, as had the run never
         stopped. A larger ``max_epochs`` than before is taken where nothing was laid out for the
-        smaller one, that is with ``schedule="constant"``.
+        smaller one, that is with ``schedule="constant"``; the validation after the former last
+        epoch stays in the history and counts for `config.patience`.
     validate
         Called without arguments after every `config.validate_every` epochs, with the module in
         evaluation mode and gradients off; the figures it returns are logged.

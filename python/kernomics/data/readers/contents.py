@@ -136,7 +136,13 @@ class ObjectContents:
     def _places(self, names: Any, stored: Any, what: str) -> npt.NDArray[np.int64]:
         index = pd.Index(stored.astype(str))
         wanted = pd.Index(names.astype(str))
-        if not index.is_unique or not wanted.isin(index).all():
+        whole = getattr(self.adata, "_adata_ref", None)  # what it is a view of, whose names may
+        if whole is not None:  # have been given to other rows since it was opened
+            now = whole.obs_names if what == "cell" else whole.var_names
+            renamed = not np.array_equal(now.astype(str), index)
+        else:
+            renamed = not wanted.isin(index).all()
+        if renamed or not index.is_unique:
             raise DataError(
                 f"the {what} names of this view of the backed file {self.file_name!r} do not tell "
                 "which rows of the file it means (renamed or repeated); pass view.to_memory()"
