@@ -76,7 +76,7 @@ def test_usable_genes_count_out_the_forbidden_and_the_unseen(adata):
         "n_genes = 91 but only 90 of 120 genes are usable: 15 are forbidden and 20 are seen in "
         "fewer than 1 training cells; lower n_genes"
     ) in str(caught.value)
-    assert len(YOTO(adata, "cell_type", 90, forbidden_genes=forbidden).bounds.never) == 30
+    assert len(YOTO(adata, "cell_type", 90, forbidden_genes=forbidden).bounds.forbidden) == 30
 
 
 def test_class_with_one_cell_is_named_and_can_be_trained_with(adata, train_quickly):

@@ -4,8 +4,8 @@ from kernomics.metrics.panel_score import MethodScore
 from kernomics.report.data import ReportData, SplitReport, TaskReport
 from kernomics.report.panel_report import render_report, write_report
 from kernomics.report.provenance import Provenance
+from kernomics.report.representation_data import RepresentationReport
 from kernomics.report.representation_report import (
-    RepresentationReport,
     render_representation_report,
     write_representation_report,
 )

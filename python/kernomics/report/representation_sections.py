@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kernomics.data import Labels
     from kernomics.evaluation.representation_maps import RepresentationMaps
     from kernomics.evaluation.representations import RepresentationScores
-    from kernomics.report.representation_report import RepresentationReport
+    from kernomics.report.representation_data import RepresentationReport
 
 METRICS = {
     "linear_accuracy": "Linear accuracy",

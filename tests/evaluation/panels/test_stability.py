@@ -235,7 +235,7 @@ def test_model_made_again_differs_in_what_is_asked_alone(cells):
     assert override(other.training, seed=first.training.seed) == first.training
     assert other.split is first.split
     assert other.tasks == first.tasks
-    for name in ("forced", "never", "forbidden_names"):
+    for name in ("forced", "forbidden", "forbidden_names"):
         assert np.array_equal(getattr(other.bounds, name), getattr(first.bounds, name))
 
 

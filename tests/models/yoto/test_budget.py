@@ -21,7 +21,7 @@ def budget(costs, limit, k=2, forced=(), never=()):
         genes = np.array([f"g{i}" for i in range(len(costs))], object)
         costs = dict(zip(genes, costs, strict=True))
     forced, never = np.array(forced, np.int64), np.array(never, np.int64)
-    return make_budget(costs, limit, genes, forced=forced, never=never, n_genes=k)
+    return make_budget(costs, limit, genes, forced=forced, forbidden=never, n_genes=k)
 
 
 def floats(*values):
@@ -295,7 +295,7 @@ def test_options_give_the_same_selection_on_another_seed(costly, train_quickly):
     again = YOTO(model.cells, split=model.split, seed=5, config=model.config, **model.options)
     assert again.constraints.description == model.constraints.description
     assert np.array_equal(again.bounds.forced, model.bounds.forced)
-    assert np.array_equal(again.bounds.never, model.bounds.never)
+    assert np.array_equal(again.bounds.forbidden, model.bounds.forbidden)
     assert again.tasks == model.tasks
     assert again.options == model.options
 

@@ -53,12 +53,12 @@ def test_gene_sets_hold_human_and_mouse_symbols_and_no_namesakes(name, inside, o
     found = gene_bounds(
         genes, seen, n_cells=1, n_genes=1, min_cells=1, exclude_patterns=name.upper()
     )
-    assert genes[found.never].tolist() == inside
+    assert genes[found.forbidden].tolist() == inside
     assert name in GENE_SETS
 
 
 def test_hemoglobin_is_haemoglobin():
-    assert GENES[bounds(exclude_patterns="hemoglobin").never].tolist() == ["HBB", "CD3D"]
+    assert GENES[bounds(exclude_patterns="hemoglobin").forbidden].tolist() == ["HBB", "CD3D"]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_hemoglobin_is_haemoglobin():
 @pytest.mark.filterwarnings("ignore:exclude_patterns. 'LA-'")
 def test_rules_exclude_genes_and_are_counted(options, never, rule, count):
     found = bounds(**options)
-    assert GENES[found.never].tolist() == [*never, "CD3D"]  # in no cell
+    assert GENES[found.forbidden].tolist() == [*never, "CD3D"]  # in no cell
     assert found.usable == len(GENES) - len(never) - 1
     assert found.excluded[rule] == count
 
@@ -89,7 +89,7 @@ def test_forced_gene_is_kept_whatever_rule_names_it():
         n_genes=2,
     )  # fmt: skip
     assert GENES[found.forced].tolist() == ["MT-CO1", "CD3D"]
-    assert GENES[found.never].tolist() == ["mt-Nd1", "RPS3"]
+    assert GENES[found.forbidden].tolist() == ["mt-Nd1", "RPS3"]
 
 
 def test_pattern_that_matches_nothing_warns():
@@ -138,4 +138,4 @@ def test_detection_is_counted_over_the_training_cells(adata):
     counts = adata.X[model.split.train].toarray() > 0
     limit = float(np.quantile(counts.mean(axis=0), 0.5))
     limited = YOTO(adata, "cell_type", 4, min_detection=limit)
-    assert limited.bounds.never.tolist() == np.flatnonzero(counts.mean(axis=0) < limit).tolist()
+    assert limited.bounds.forbidden.tolist() == np.flatnonzero(counts.mean(axis=0) < limit).tolist()

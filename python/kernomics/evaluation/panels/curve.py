@@ -210,7 +210,7 @@ def _require_affordable(model: YOTO, size: int) -> None:
         options["budget"],
         model.cells.genes,
         forced=bounds.forced,
-        never=bounds.never,
+        forbidden=bounds.forbidden,
         n_genes=size,
     )
 

@@ -95,7 +95,7 @@ def identity(model: YOTO) -> str:
             "split": model.split.to_dict(),
             "tasks": {task.name: task.weight for task in model.tasks},
             "forced": model.cells.genes[bounds.forced].tolist(),
-            "never": bounds.never,
+            "never": bounds.forbidden,
             "seed": model.seed,
             "model": model.config,
             "train": model.training,

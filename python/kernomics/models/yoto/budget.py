@@ -55,7 +55,7 @@ class Budget:
         The budget, in the unit of the costs.
     costs
         float64 [G]; that of a gene never usable may be NaN.
-    forced, never
+    forced, forbidden
         Indices of genes always, never in the panel; forced genes are paid from the budget too.
     n_genes
         k.
@@ -64,7 +64,7 @@ class Budget:
     limit: float
     costs: NDArray[np.float64]
     forced: NDArray[np.int64]
-    never: NDArray[np.int64]
+    forbidden: NDArray[np.int64]
     n_genes: int
 
     def total(self, genes: NDArray[np.int64]) -> float:
@@ -107,7 +107,7 @@ class Budget:
     def best(self, scores: NDArray[np.float32], price: float) -> NDArray[np.int64]:
         """Return the k genes with the largest s − λc, ascending, exactly as the selector does."""
         bounded = scores - self._penalty(price)
-        bounded[self.forced], bounded[self.never] = np.inf, -np.inf
+        bounded[self.forced], bounded[self.forbidden] = np.inf, -np.inf
         least = np.partition(bounded, -self.n_genes)[-self.n_genes]
         above = np.flatnonzero(bounded > least)
         ties = np.flatnonzero(bounded == least)[: self.n_genes - len(above)]
@@ -123,14 +123,14 @@ def make_budget(
     genes: NDArray[Any],
     *,
     forced: NDArray[np.int64],
-    never: NDArray[np.int64],
+    forbidden: NDArray[np.int64],
     n_genes: int,
 ) -> Budget:
     """Check costs and budget against the genes there are."""
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit < np.inf:
         raise ConfigError(f"budget is {limit!r}: it must be a number of 0 or more")
     values = np.array([_number(costs.get(gene, np.nan), gene) for gene in genes])
-    usable = np.setdiff1d(np.arange(len(genes)), never)
+    usable = np.setdiff1d(np.arange(len(genes)), forbidden)
     absent = usable[np.isnan(values[usable])]
     if len(absent):
         first = genes[absent[0]]
@@ -144,7 +144,7 @@ def make_budget(
             f"{len(wrong):,} of {len(usable):,} usable genes have a cost that is below 0 or not "
             f"finite, first {genes[wrong[0]]!r} with {values[wrong[0]]:g}"
         )
-    values[never] = np.nan
+    values[forbidden] = np.nan
     paid = values[usable][values[usable] > 0]
     if len(paid) and paid.max() > SPAN * paid.min():
         raise DataError(
@@ -160,7 +160,7 @@ def make_budget(
             + (f", the {len(forced):,} forced ones included" if len(forced) else "")
             + "; raise the budget or lower n_genes"
         )
-    return Budget(float(limit), values, forced, never, n_genes)
+    return Budget(float(limit), values, forced, forbidden, n_genes)
 
 
 def costs_of_column(

@@ -63,7 +63,7 @@ def class_markers(
             f"{', '.join(task.name for task in tasks)}; leave it out"
         )
     usable, forced = np.ones(cells.n_genes, bool), np.zeros(cells.n_genes, bool)
-    usable[bounds.never], forced[bounds.forced] = False, True
+    usable[bounds.forbidden], forced[bounds.forced] = False, True
     of: dict[int, list[tuple[str, str]]] = {}
     short: list[str] = []
     for task, (known, strengths) in zip(named, marker_strengths(cells, train, named), strict=True):

@@ -178,7 +178,12 @@ def _limit(
     if costs is None or budget is None:
         return None
     return make_budget(
-        costs, budget, cells.genes, forced=bounds.forced, never=bounds.never, n_genes=n_genes
+        costs,
+        budget,
+        cells.genes,
+        forced=bounds.forced,
+        forbidden=bounds.forbidden,
+        n_genes=n_genes,
     )
 
 

@@ -36,8 +36,8 @@ class GeneBounds:
     ----------
     forced
         int64, indices of genes always in the panel.
-    never
-        int64, indices of genes never in it: forbidden, excluded by a rule, or seen in too few
+    forbidden
+        int64, indices of genes never in it: named as such, excluded by a rule, or seen in too few
         training cells.
     forbidden_names
         The forbidden genes alone.
@@ -48,7 +48,7 @@ class GeneBounds:
     """
 
     forced: NDArray[np.int64]
-    never: NDArray[np.int64]
+    forbidden: NDArray[np.int64]
     forbidden_names: tuple[str, ...]
     usable: int
     excluded: Mapping[str, int] = field(default_factory=dict)
@@ -104,9 +104,9 @@ def gene_bounds(
         **_matching(genes, _listed(exclude_patterns)),
         **_outside_detection(n_expressing / max(n_cells, 1), min_detection, max_detection),
     }
-    never = np.setdiff1d(np.unique(np.concatenate(list(rules.values()))), inside)
+    barred = np.setdiff1d(np.unique(np.concatenate(list(rules.values()))), inside)
     excluded = {rule: len(found) for rule, found in rules.items()}
-    usable = len(genes) - len(never)
+    usable = len(genes) - len(barred)
     if n_genes > usable:
         *most, last = [f"{count:,} {rule}" for rule, count in excluded.items()]
         raise ConfigError(
@@ -114,7 +114,7 @@ def gene_bounds(
             f"{', '.join(most)} and {last}; lower n_genes"
             + (" or exclude fewer" if len(rules) > 2 else "")
         )
-    return GeneBounds(inside, never, tuple(sorted(named["forbidden"])), usable, excluded)
+    return GeneBounds(inside, barred, tuple(sorted(named["forbidden"])), usable, excluded)
 
 
 def _matching(genes: NDArray[Any], patterns: Sequence[str]) -> dict[str, NDArray[np.int64]]:

@@ -16,7 +16,7 @@ from kernomics._version import __version__
 from kernomics._warnings import warn
 from kernomics.data import CellCollection, Split
 from kernomics.data.labels import Kind
-from kernomics.data.readers.inputs import divided_options
+from kernomics.data.readers.inputs import ReadOptions, divided_options
 from kernomics.data.splits import How
 from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError, closest
@@ -296,7 +296,7 @@ class YOTO:
             private_encoders=config.private_encoders,
             seed=self.seed,
             forced=self.bounds.forced.tolist(),
-            forbidden=self.bounds.never.tolist(),
+            forbidden=self.bounds.forbidden.tolist(),
             budget=self.constraints.budget,
         )
         module.gene_means.copy_(input_means(self.cells, self.split.train, config.transform))
@@ -466,18 +466,27 @@ class YOTO:
         }
 
     @checked
-    def predict(self, adata: AnnData | str | Path | CellCollection, **options: Any) -> pd.DataFrame:
+    def predict(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        allow_missing: bool = False,
+        **reading: Unpack[ReadOptions],
+    ) -> pd.DataFrame:
         """Predict the labels of other cells; see `Panel.predict`."""
-        return self.trained.predict(adata, **options)
+        return self.trained.predict(adata, allow_missing=allow_missing, **reading)
 
     @checked
     def evaluate(
         self,
         adata: AnnData | str | Path | CellCollection,
-        **options: Any,
+        *,
+        labels: Mapping[str, str] | None = None,
+        allow_missing: bool = False,
+        **reading: Unpack[ReadOptions],
     ) -> dict[str, dict[str, float]]:
         """Score the predictions on other labelled cells; see `Panel.evaluate`."""
-        return self.trained.evaluate(adata, **options)
+        return self.trained.evaluate(adata, labels=labels, allow_missing=allow_missing, **reading)
 
     @checked
     def save(self, path: str | Path) -> None:
