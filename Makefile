@@ -21,10 +21,10 @@ demo: $(VENV)/.installed
 	$(BIN)/kernomics demo --out $(DEMO_RUN) --overwrite
 
 test: $(VENV)/.test
-	$(BIN)/pytest -n auto --dist loadfile -m "not slow" tests
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow" tests
 
 test-all: $(VENV)/.test
-	$(BIN)/pytest -n auto --dist loadfile tests
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder tests
 
 test-environment: $(VENV)/.test
 
