@@ -140,6 +140,26 @@ def label_kinds(args: argparse.Namespace) -> dict[str, Kind]:
     return found
 
 
+def add_run(command: argparse.ArgumentParser, *, out: str | None = None) -> None:
+    """Add where a run goes, `out` by default, and what is done with one that is there."""
+    command.add_argument(
+        "--out", default=out, required=out is None, metavar="DIR", help="the run directory"
+    )
+    ending = command.add_mutually_exclusive_group()
+    ending.add_argument("--resume", action="store_true", help="continue the run in --out")
+    ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+
+
+def add_machine(command: argparse.ArgumentParser) -> None:
+    """Add what a training runs on and shows."""
+    command.add_argument(
+        "--log-dir", metavar="DIR", help="write TensorBoard's event files of the training here"
+    )
+    command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
 def add_constraints(command: argparse.ArgumentParser) -> None:
     """Add the options that `constraints` reads."""
     genes = command.add_argument_group("which genes")

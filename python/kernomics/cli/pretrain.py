@@ -52,10 +52,7 @@ def add_parser(commands: Any) -> None:
 def add_data(command: argparse.ArgumentParser) -> None:
     """Add what a training reads and where it writes."""
     cli_options.add_reading(command, several=True, keep_empty=False)
-    command.add_argument("--out", required=True, metavar="DIR", help="the run directory")
-    ending = command.add_mutually_exclusive_group()
-    ending.add_argument("--resume", action="store_true", help="continue the run in --out")
-    ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    cli_options.add_run(command)
     command.add_argument(
         "--labels-key", nargs="+", default=[], metavar="COLUMN",
         help="obs column(s) of classes to score the representation by; never trained on",
@@ -93,12 +90,7 @@ def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: str, 
         '{"loss": "zinb", "precision": "bf16"}, or the config.json of another run; the options of '
         "this command take precedence",
     )  # fmt: skip
-    command.add_argument(
-        "--log-dir", metavar="DIR", help="write TensorBoard's event files of the training here"
-    )
-    command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
-    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
-    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    cli_options.add_machine(command)
 
 
 def run(args: argparse.Namespace) -> None:

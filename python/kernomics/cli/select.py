@@ -9,7 +9,6 @@ from typing import Any
 from kernomics.cli import options as cli_options
 from kernomics.cli import tables
 from kernomics.cli.messages import Help
-from kernomics.errors import ConfigError
 
 
 def add_parser(commands: Any) -> None:
@@ -54,12 +53,7 @@ def add_training(
     command.add_argument(
         "--n-genes", type=int, metavar="K", help=f"panel size ({n_genes} if not given)"
     )
-    command.add_argument(
-        "--out", default=out, required=out is None, metavar="DIR", help="the run directory"
-    )
-    ending = command.add_mutually_exclusive_group()
-    ending.add_argument("--resume", action="store_true", help="continue the run in --out")
-    ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    cli_options.add_run(command, out=out)
     command.add_argument("--seed", type=int, help="decides everything random (0 if not given)")
     command.add_argument(
         "--max-epochs", type=int, metavar="N",
@@ -91,12 +85,7 @@ def add_training(
         "--curve", type=int, nargs="+", default=[], metavar="K",
         help="compare panels of these sizes and suggest one",
     )  # fmt: skip
-    command.add_argument(
-        "--log-dir", metavar="DIR", help="write TensorBoard's event files of the training here"
-    )
-    command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
-    command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
-    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    cli_options.add_machine(command)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -121,13 +110,9 @@ def select(
     **options: Any,
 ) -> None:
     """Train, and print what was found."""
-    import torch
-
     from kernomics.models import YOTO
     from kernomics.workflows.select import run_selection
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     selecting, training = settings
     model = YOTO(cells, seed=training["seed"], **options, **selecting)
     split = model.split
@@ -176,8 +161,7 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     from kernomics.models import YOTOConfig
     from kernomics.train.device import usable_device
 
-    if args.threads is not None and args.threads < 1:
-        raise ConfigError(f"--threads is {args.threads}: at least 1 is needed")
+    cli_options.use_threads(args.threads)
     usable_device(args.device)
     cli_options.check_run(args)
     given = {

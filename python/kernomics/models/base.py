@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -153,29 +153,6 @@ def sampler_of(split: Split, config: TrainConfig, seed: int) -> Sampler:
     return Sampler(split.train, config.batch_size, seed, block_size=64)
 
 
-class RunOptions(TypedDict, total=False):
-    """What a training takes beside its settings.
-
-    Attributes
-    ----------
-    run_dir
-        Where to keep checkpoints and history.
-    resume
-        Continue the run in `run_dir`; the result is the same as had it never stopped. Where there
-        is none, that is an error.
-    loggers, log_dir
-        What else takes the records of the history; see `kernomics.train.opened`.
-    callbacks
-        Called after each epoch with its number, from 0, and the module; true ends the training.
-    """
-
-    run_dir: str | Path | None
-    resume: bool
-    loggers: Sequence[Any]
-    log_dir: str | Path | None
-    callbacks: Sequence[Callback]
-
-
 def train_module(
     build: Callable[[], Module],
     batches: Callable[[Module], Batches],
@@ -185,7 +162,11 @@ def train_module(
     seed: int,
     validate: Callable[[Module], Validate | None],
     optimizer: Callable[[Module], Optimizer],
-    **options: Unpack[RunOptions],
+    run_dir: str | Path | None,
+    resume: bool,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Any],
+    log_dir: str | Path | None,
 ) -> tuple[Module, History]:
     """Build a module and train it: what comes before the loop is the same for every model."""
     where = usable_device(device)
@@ -198,9 +179,9 @@ def train_module(
         config,
         validate=validate(module),
         optimizer_factory=lambda _: optimizer(module),
-        run_dir=options.get("run_dir"),
-        resume=options.get("resume", False),
-        callbacks=options.get("callbacks", ()),
-        loggers=opened(options.get("loggers", ()), options.get("log_dir")),
+        run_dir=run_dir,
+        resume=resume,
+        callbacks=callbacks,
+        loggers=opened(loggers, log_dir),
     )
     return module, history
