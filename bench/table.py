@@ -98,7 +98,10 @@ def table(folder: Path) -> str:
 
 def summary(folder: Path) -> str:
     """Return the README's table: each op's first case on the first machine on record."""
-    records = next(r for r in map(load_results, sorted(folder.glob("*.jsonl"))) if r)
+    on_record = map(load_results, sorted(folder.glob("*.jsonl")))
+    records: list[dict[str, Any]] = next((found for found in on_record if found), [])
+    if not records:
+        return NOTHING
     firsts: dict[str, str] = {}
     for record in records:
         firsts.setdefault(record["op"], record["case"])

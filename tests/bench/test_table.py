@@ -26,6 +26,13 @@ def test_the_documents_show_the_committed_results() -> None:
         assert text == written, "run python bench/table.py"
 
 
+def test_without_runs_on_record_the_summary_says_so(tmp_path: Path) -> None:
+    import table
+
+    (tmp_path / "a.jsonl").write_text("")
+    assert table.summary(tmp_path) == table.NOTHING
+
+
 def test_the_summary_has_a_row_for_each_op_with_its_fastest_rival() -> None:
     import table
 

@@ -3,6 +3,7 @@
 import random
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -129,6 +130,29 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_computed(model, cel
         batch_split(without)
     with pytest.raises(ConfigError, match="n_components has 60: 1 to 59 are possible"):
         baseline_representations(cells, split, 3, n_components=(60,))
+
+
+def test_labels_without_a_test_cell_and_odd_representations_are_named(cells, split):
+    x = np.random.default_rng(0).normal(size=(cells.n_cells, 3))
+    pair = x[split.train], x[split.test]
+    expected = score_representations({"x": pair}, cells, split).table
+    lists = {"x": [part.tolist() for part in pair]}
+    pd.testing.assert_frame_equal(score_representations(lists, cells, split).table, expected)
+    with pytest.raises(DataError, match="'x' is of dtype object: numbers are needed"):
+        score_representations({"x": [part.astype(object) for part in pair]}, cells, split)
+    label = cells.labels["cell_type"]
+    values = label.values.copy()
+    values[split.test] = -1
+    some = cells.with_labels({"cell_type": replace(label, values=values)})
+    with pytest.raises(DataError, match=f"none of the {len(split.test)} test cells has a value"):
+        score_representations({"x": pair}, some, split)
+
+
+def test_pca_of_few_genes_has_fewer_dimensions_and_says_so(cells, split):
+    few = cells.with_genes(cells.genes[:12], 1.0)
+    with pytest.warns(UserWarning, match="12 genes has 11 components, fewer than the 30"):
+        found = baseline_representations(few, split, 30)
+    assert found["PCA"][0].shape == (len(split.train), 11)
 
 
 # -- scVI ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import kernomics as kn
 from kernomics import datasets
 from kernomics.errors import CheckpointError
-from kernomics.models import CellEncoder, Panel
+from kernomics.models import CellEncoder, Panel, loading, saved
 from kernomics.train import save_model_dir
 
 SAVED = Path(__file__).with_name("saved")
@@ -50,3 +50,14 @@ def test_load_gives_what_the_directory_holds(tmp_path):
     save_model_dir(tmp_path / "new", {}, {"format": "kernomics gil 1"})
     with pytest.raises(CheckpointError, match=r"'kernomics gil 1', which this version .* not know"):
         kn.models.load(tmp_path / "new")
+
+
+def test_load_takes_the_directory_that_one_is_in(monkeypatch):
+    monkeypatch.chdir(SAVED / "panel")
+    assert isinstance(kn.models.load("."), Panel)
+    with pytest.raises(CheckpointError, match="neither a run nor a saved model"):
+        kn.models.load("/")
+
+
+def test_who_reads_a_saved_model_is_said_for_every_kind():
+    assert loading.HOMES.keys() == saved.KINDS.keys()

@@ -276,6 +276,37 @@ def test_monitor_that_validation_does_not_return_is_named_with_the_nearest() -> 
             validate=validate)  # fmt: skip
 
 
+def test_batches_may_come_in_a_list_and_too_few_are_told() -> None:
+    class Listed(Reading):
+        def epoch(self, epoch: int, start: int = 0) -> list[FakeCells]:  # type: ignore[override]
+            return list(super().epoch(epoch, start))
+
+    modules = Linear(), Linear()
+    for kind, module in zip((Reading, Listed), modules, strict=True):
+        fit(module, kind(FakeSampler(), cells_of()), quiet())
+    assert torch.equal(modules[0].weight, modules[1].weight)
+
+    class Short(Reading):
+        def epoch(self, epoch: int, start: int = 0) -> list[FakeCells]:  # type: ignore[override]
+            return list(super().epoch(epoch, start))[:-1]
+
+    batches = Short(FakeSampler(), cells_of())
+    n = batches.n_batches
+    for accumulate in (1, 2):
+        with pytest.raises(ConfigError, match=f"gave {n - 1} batches, and n_batches is {n}"):
+            fit(Linear(), batches, quiet(accumulate=accumulate))
+
+
+def test_what_a_callback_returns_ends_the_training_only_if_it_is_true() -> None:
+    history = fit(
+        Linear(),
+        Reading(FakeSampler(), cells_of()),
+        quiet(max_epochs=3),
+        callbacks=[lambda epoch, module: module.eval(), lambda epoch, module: epoch],
+    )
+    assert history.column("epoch", "train") == [0, 1, 2]
+
+
 def test_callback_sees_each_epoch_and_may_end_the_training() -> None:
     seen: list[int] = []
 

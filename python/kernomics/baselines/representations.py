@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics._optional import require_extra
-from kernomics._warnings import quietly
+from kernomics._warnings import quietly, warn
 from kernomics.data import CellCollection, Split
 from kernomics.data.expression import genes_by_variance, log_expression
-from kernomics.errors import ConfigError
+from kernomics.errors import ConfigError, DataError
 
 Representations = dict[str, tuple[NDArray[Any], NDArray[Any]]]
 """By name, of training cells [n, d] and of test cells [m, d]."""
@@ -42,7 +42,18 @@ def baseline_representations(
         for size in sizes:
             if not 1 <= size <= most:
                 raise ConfigError(f"{name} has {size:,}: 1 to {most:,} are possible")
-    largest = max(n_dimensions, *n_components) if n_components else n_dimensions
+    most = min(train.shape) - 1
+    if most < 1:
+        raise DataError(
+            f"PCA needs two training cells and two genes, found {train.shape[0]:,} and "
+            f"{train.shape[1]:,}"
+        )
+    if n_dimensions > most:
+        warn(
+            f"PCA of {train.shape[0]:,} training cells and {train.shape[1]:,} genes has {most:,} "
+            f"components, fewer than the {n_dimensions:,} dimensions that it is compared with"
+        )
+    largest = max(min(n_dimensions, most), *n_components, 1)
     pca = PCA(largest, svd_solver="arpack", random_state=seed % 2**32).fit(train)
     scores = pca.transform(train), pca.transform(test)
 

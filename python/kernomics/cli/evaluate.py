@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> None:
         return
     print(f"panel      {len(panel.genes)} genes")
     for task, found in scores.items():
-        of = f"{int(found.pop('n_cells')):,} of {cells.n_cells:,} cells"
-        scored = "   ".join(f"{key} {value:.4g}" for key, value in found.items())
+        of = f"{int(found['n_cells']):,} of {cells.n_cells:,} cells"
+        scored = "   ".join(f"{k} {value:.4g}" for k, value in found.items() if k != "n_cells")
         print(f"{task:<10} {of}   {scored}")
     if args.predictions:
         print(f"predictions {args.predictions}")

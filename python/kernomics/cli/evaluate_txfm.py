@@ -12,7 +12,7 @@ from typing import Any
 
 from kernomics.cli import options as cli_options
 from kernomics.cli import perturbations as cli_perturbations
-from kernomics.cli import tables as cli_scores
+from kernomics.cli import tables
 from kernomics.errors import ConfigError
 
 METRICS = ("probes", "top", "mlp", "clusters")  # and mixing, where batches are named
@@ -124,7 +124,7 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
         scores = _cell_scores(args, model, cells, split)
         found |= scores.to_dict()
         if not args.json:
-            cli_scores.print_scores(scores)
+            tables.print_scores(scores)
     if args.perturbation_key is not None:
         perturbed = cli_perturbations.evaluate(args, model, cells)
         found["perturbations"] = perturbed.to_dict()
@@ -145,7 +145,7 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
         )
         found["relationships"] = recall.to_dict()
         if not args.json:
-            cli_scores.print_relationships(recall)
+            tables.print_relationships(recall)
     if args.report is not None:
         from kernomics.report import write_representation_report
         from kernomics.workflows.evaluate_representation import evaluation_report

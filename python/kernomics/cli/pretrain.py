@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kernomics.cli import options as cli_options
-from kernomics.cli import tables as cli_scores
+from kernomics.cli import tables
 from kernomics.cli.messages import Help
 
 
@@ -155,7 +155,7 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
     )
     print(f"seconds    {result.seconds:.1f}")
     if result.scores is not None:
-        cli_scores.print_scores(result.scores)
+        tables.print_scores(result.scores)
     print(f"model      {Path(args.out) / 'model'}")
     print(f"report     {result.report}")
 
@@ -175,6 +175,3 @@ def training_settings(args: argparse.Namespace, base: Any) -> tuple[dict[str, An
     }
     given = {name: value for name, value in given.items() if value is not None}
     return cli_options.settings(args.config, base, given=given)
-
-
-# -- embed -----------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def add_training(
     command.add_argument("--seed", type=int, help="decides everything random (0 if not given)")
     command.add_argument(
         "--max-epochs", type=int, metavar="N",
-        help="passes over the cells (enough for about 1,000 steps if not given)",
+        help="passes over the cells (enough for about 2,500 steps if not given)",
     )  # fmt: skip
     command.add_argument(
         "--batch-size", type=int, metavar="N", help="cells per batch (64 or 128 if not given)"

@@ -21,7 +21,8 @@ class Loader:
     Batch i of an epoch is ``cells.batch(sampler.batch(epoch, i))``, wherever the cells are and
     whatever was read before. From a file, with a sampler that works in blocks, the batches of one
     buffer are read together, in long contiguous ranges, so that each part of the file is read
-    about once per epoch; and a thread reads the next buffer while the training uses this one.
+    about once per epoch; and a thread reads the next buffer while the training uses this one. The
+    ranges are longest where `batch_size` divides the sampler's ``block_size * buffer_blocks``.
 
     Parameters
     ----------

@@ -102,9 +102,10 @@ class Sampler:
             raise ConfigError(f"epoch is {epoch}: epochs are counted from 0")
         if not self.shuffle:
             return self.rows
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self.rows[self._positions(epoch)])
-        return self._order[1]
+        kept = self._order  # read once: another thread may be in another epoch
+        if kept is None or kept[0] != epoch:
+            kept = self._order = (epoch, self.rows[self._positions(epoch)])
+        return kept[1]
 
     def _positions(self, epoch: int) -> npt.NDArray[np.int64]:
         n = self.rows.size

@@ -256,6 +256,7 @@ def score_representations(
         warn(told)
     for name, parts in found.items():
         _check_representation(name, parts, cells, split)
+    found = {name: (np.asarray(a), np.asarray(b)) for name, (a, b) in found.items()}
     mixing = {}
     if "ilisi" in metrics:
         batches = _batches(cells).values[split.test]
@@ -299,7 +300,7 @@ def labels_to_score(
     for name in metrics:
         if name not in known:
             raise ConfigError(f"there is no metric {name!r}; {closest(name, known)}")
-    if not len(metrics):
+    if not metrics:
         raise ConfigError(f"metrics is empty; there are {', '.join(known)}")
     for part in ("train", "test"):
         if not len(getattr(split, part)):
@@ -321,6 +322,12 @@ def labels_to_score(
     if "ilisi" in metrics:
         _batches(cells)
     learnable, weak = trained_classes(labels, split)
+    for name, label in learnable.items():
+        if not label.labelled[split.test].any():
+            raise DataError(
+                f"label {name!r}: none of the {len(split.test):,} test cells has a value to score "
+                "by; divide in another way, or leave this label out"
+            )
     if "top" in metrics and not any(_many(label, split) for label in learnable.values()):
         raise DataError(
             f"none of the labels {list(labels)} has more than {TOP} classes "
@@ -337,10 +344,15 @@ def _check_representation(
             f"the representation {name!r} is {shown(parts)}: a pair of arrays is needed, "
             "(training cells [n, d], test cells [m, d])"
         )
-    for part, values, rows in zip(
+    for part, given, rows in zip(
         ("training", "test"), parts, (split.train, split.test), strict=True
     ):
-        if values.ndim != 2 or len(values) != len(rows):
+        values = np.asarray(given)
+        if values.dtype.kind not in "fiu":
+            raise DataError(
+                f"the representation {name!r} is of dtype {values.dtype}: numbers are needed"
+            )
+        if len(values) != len(rows):
             raise DataError(
                 f"the representation {name!r} has shape {values.shape} for {len(rows):,} {part} "
                 "cells: one row per cell is needed"

@@ -247,6 +247,4 @@ def score_panel(
     """
     if kind == "categorical":
         return evaluate_genes(x_train, y_train, x_test, y_test)
-    if kind == "continuous":
-        return evaluate_genes_regression(x_train, y_train, x_test, y_test)
-    raise ConfigError(f"kind is {kind!r}: it must be 'categorical' or 'continuous'")
+    return evaluate_genes_regression(x_train, y_train, x_test, y_test)

@@ -15,7 +15,7 @@ from kernomics.train.atomic import existing
 PARTS = ("manifest.json", "model.json", "model.safetensors")
 """Files of a saved model."""
 KINDS = {"kernomics panel": "a gene panel (YOTO)", "kernomics txfm": "a TxFM"}
-"""What a saved model is, by its format without the version."""
+"""What a saved model is, by its format without the version; `loading.HOMES` says who reads it."""
 
 
 def read_saved(path: str | Path, wanted: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

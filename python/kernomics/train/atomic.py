@@ -102,6 +102,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def existing(path: Path) -> Path:
     """Return where the directory called `path` lies: there, or set aside by a replacement."""
+    if not path.name:  # "." and "/", which have no neighbours by name
+        path = path.resolve()
+    if not path.name:
+        return path
     aside = _aside(path)
     return aside if not path.exists() and aside.is_dir() else path
 

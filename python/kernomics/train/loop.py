@@ -218,7 +218,7 @@ class _Run:
         self.module.train()
         self.epoch_begun, self.epoch_cells = time.monotonic(), 0
         with ExitStack() as stack:
-            stream = self.batches.epoch(state.epoch, start=state.batch)
+            stream = iter(self.batches.epoch(state.epoch, start=state.batch))
             if isinstance(stream, Generator):  # it may have read ahead in a thread
                 stack.enter_context(closing(stream))
             while state.batch < self.n_batches:
@@ -247,6 +247,11 @@ class _Run:
 
         training_loss: Callable[[Batch], dict[str, Tensor]] = self.module.training_loss  # type: ignore[assignment]
         batches = list(itertools.islice(stream, n))
+        if len(batches) < n:
+            raise ConfigError(
+                f"epoch {self.state.epoch} gave {self.state.batch + len(batches):,} batches, and "
+                f"n_batches is {self.n_batches:,}"
+            )
         cells = sum(len(batch) for batch in batches)
         done: list[tuple[Batch, dict[str, Tensor]]] = []
         self.optimizer.zero_grad(set_to_none=True)
@@ -326,7 +331,8 @@ class _Run:
         due = (state.epoch + 1) % config.validate_every == 0 or last
         stop = due and self._validated()
         for callback in callbacks:
-            stop = bool(callback(state.epoch, self.module)) or stop
+            ended = callback(state.epoch, self.module)
+            stop = (isinstance(ended, bool) and ended) or stop  # whatever else one may return
         state.stopped_early = stop and not last
         state.finished = stop or last
         state.epoch_means = Means()

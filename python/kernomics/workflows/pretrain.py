@@ -144,6 +144,12 @@ def accuracy_metrics(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:
     if not labels or not len(split.validation):
         what = "validation cells" if labels else "labels of classes: name them with labels_key"
         raise ConfigError(f"the epochs cannot be scored: there are no {what}")
+    for name, codes in labels.items():
+        if not (codes[split.validation] >= 0).any():
+            raise ConfigError(
+                f"the epochs cannot be scored: none of the {len(split.validation):,} validation "
+                f"cells has a value of {name!r}"
+            )
 
     def metrics(encoder: CellEncoder) -> dict[str, float]:
         train, held_out = (

@@ -1,9 +1,12 @@
 """The second part of a training, in which the panel stays and the network begins afresh."""
 
+import threading
+
 import pytest
 import torch
 
 from kernomics import datasets
+from kernomics.data import CellCollection, Sampler
 from kernomics.models import YOTO
 from kernomics.models.yoto.schedule import Schedule
 
@@ -123,6 +126,32 @@ def test_reading_the_panel_alone_changes_no_bit(adata, tmp_path):
             model.panel.network.parameters(), models[0].panel.network.parameters(), strict=True
         ):
             assert torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore::kernomics.models.yoto.diagnostics.TrainingWarning")
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_panel_fixed_while_buffers_are_read_ahead_changes_no_bit(
+    adata, tmp_path, monkeypatch, accumulate
+):
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.setattr(
+        "kernomics.models.yoto.model.sampler_of",
+        lambda split, config, seed: Sampler(
+            split.train, config.batch_size, seed, block_size=8, buffer_blocks=5
+        ),
+    )
+    settings = {"max_epochs": 3, "batch_size": 16, "progress": False, "accumulate": accumulate}
+    models = []
+    for in_memory in (True, False):
+        cells = CellCollection.from_anndata(
+            tmp_path / "cells.h5ad", labels_key="cell_type", in_memory=in_memory
+        )
+        assert cells.on_disk is not in_memory
+        models.append(YOTO(cells, n_genes=6, fix_panel_at=0.55).train(**settings))
+    assert models[0].genes == models[1].genes
+    for one, other in zip(*(model.module.state_dict().values() for model in models), strict=True):
+        assert torch.equal(one, other)
+    assert not [t for t in threading.enumerate() if t.name == "kernomics-reader"]
 
 
 def test_learning_rate_has_a_cycle_for_each_part(adata):

@@ -260,7 +260,7 @@ class TxFM:
         self.configure(**overrides)
         sampler = sampler_of(self.split, self.training, self.seed)
         module, self.history = train_module(
-            self._module,
+            self._begin,
             lambda _: Loader(self.cells, sampler),
             self.training,
             device,
@@ -273,7 +273,6 @@ class TxFM:
             loggers=loggers,
             log_dir=log_dir,
         )
-        self.module = module
         self.encoder = CellEncoder(module.cpu(), self.genes.tolist(), self._info())
         return self
 
@@ -294,6 +293,10 @@ class TxFM:
             if self.start is not None:
                 decay = self.start.weight_decay
             self.training = override(self.training, weight_decay=decay)
+
+    def _begin(self) -> TxFMModule:
+        self.module = self._module()  # which a training that is interrupted leaves there
+        return self.module
 
     def _module(self) -> TxFMModule:
         module = TxFMModule(len(self.genes), self.config, self.seed)

@@ -258,7 +258,7 @@ class YOTO:
         self.training = override(self.training, **overrides)
         sampler = sampler_of(self.split, self.training, self.seed)
         self.module, self.history = train_module(
-            self._module,
+            self._begin,
             lambda module: PanelLoader(self.cells, sampler, module),
             self.training,
             device,
@@ -279,6 +279,10 @@ class YOTO:
             warn(warning, TrainingWarning)
         self.warnings = [*self.weak, *found]
         return self
+
+    def _begin(self) -> YOTOModule:
+        self.module = self._module()  # which a training that is interrupted leaves there
+        return self.module
 
     def _module(self) -> YOTOModule:
         config, start = self.config, self.constraints.start

@@ -377,6 +377,11 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
             "labels={label: column}"
         )
     if task.kind == "continuous":
+        if np.unique(labels.values[labels.labelled]).size == 1:
+            warn(
+                f"label {task.name!r}: all cells to score have the value "
+                f"{labels.values[labels.labelled][0]:g}, so R² and the correlation are not defined"
+            )
         return labels.values
     counts = labels.counts()
     unknown = [name for name in counts if name not in task.classes]
