@@ -416,6 +416,13 @@ def test_second_run_in_the_same_directory_is_refused_with_the_choices(run, folde
     assert "already holds a run" in said
     assert "--resume" in said
     assert "--overwrite" in said
+    assert "already holds a run" in error_of(capsys, *select(folder / "nowhere", out))
+
+
+@pytest.mark.parametrize("weight", ["cell_type", "=2", "cell_type=much"])
+def test_weight_of_a_task_that_is_none_is_told(folder, tmp_path, capsys, weight):
+    line = select(folder, tmp_path / "run", "--task-weights", weight)
+    assert f"--task-weights {weight!r}: write LABEL=WEIGHT" in error_of(capsys, *line)
 
 
 def test_directory_that_cannot_be_made_is_named(folder, tmp_path, capsys):

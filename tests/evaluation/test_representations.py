@@ -126,6 +126,10 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_computed(model, cel
     )
     with pytest.raises(DataError, match="give batch_key"):
         compare_representations(model, without, split, metrics=("ilisi",))
+    batches = cells.batch_labels.values
+    one = split.test[batches[split.test] == batches[split.test[0]]]
+    with pytest.raises(DataError, match=f"all {len(one)} test cells are of one batch of"):
+        compare_representations(model, cells, replace(split, test=one), metrics=("ilisi",))
     with pytest.raises(DataError, match="give batch_key"):
         batch_split(without)
     with pytest.raises(ConfigError, match="n_components has 60: 1 to 59 are possible"):

@@ -93,6 +93,7 @@ def test_run_directory_holds_everything(finished):
     run = RunDirectory.open(out)
     assert run.config["model"]["n_genes"] == 6
     assert run.config["train"]["max_epochs"] == EPOCHS
+    assert run.config["train"]["restart_at"] == result.model.training.restart_at
     assert run.config["labels"] == ["cell_type", "age"]
     assert run.config["data_sha256"] == result.model.cells.fingerprint
     saved = json.loads(run.split.read_text())

@@ -140,6 +140,20 @@ def label_kinds(args: argparse.Namespace) -> dict[str, Kind]:
     return found
 
 
+def task_weights(args: argparse.Namespace) -> dict[str, float]:
+    """Return the weights that the option names."""
+    found: dict[str, float] = {}
+    for pair in args.task_weights:
+        name, _, weight = pair.rpartition("=")
+        try:
+            found[name] = float(weight)
+        except ValueError:
+            name = ""
+        if not name:
+            raise ConfigError(f"--task-weights {pair!r}: write LABEL=WEIGHT, such as disease=3")
+    return found
+
+
 def add_run(command: argparse.ArgumentParser, *, out: str | None = None) -> None:
     """Add where a run goes, `out` by default, and what is done with one that is there."""
     command.add_argument(
@@ -251,11 +265,13 @@ def kept_markers(model: YOTO) -> list[str]:
 
 def check_run(args: argparse.Namespace) -> None:
     """Refuse a run directory that cannot be used, before the data are read."""
-    from kernomics.train.rundir import refuse_foreign, require_run
+    from kernomics.train.rundir import refuse_foreign, refuse_held, require_run
 
     refuse_foreign(Path(args.out))
     if args.resume:
         require_run(args.out)
+    elif not args.overwrite:
+        refuse_held(Path(args.out))
 
 
 def settings(

@@ -27,6 +27,10 @@ def add_parser(commands: Any) -> None:
     cli_options.add_label_kinds(select)
     select.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     select.add_argument(
+        "--task-weights", nargs="+", default=[], metavar="LABEL=WEIGHT",
+        help="weight of a label's loss beside the others' (1 if not given)",
+    )  # fmt: skip
+    select.add_argument(
         "--split", choices=("stratified", "random", "group"), default="stratified",
         help="how cells are divided into 70%% training, 10%% validation and 20%% test",
     )  # fmt: skip
@@ -97,8 +101,17 @@ def run(args: argparse.Namespace) -> None:
         unlabelled_category=args.unlabelled,
         label_kinds=cli_options.label_kinds(args),
     )
-    select(args, settings, cells, cli_options.data_name(args), [], split=args.split,
-         split_key=args.split_key, **cli_options.constraints(args))  # fmt: skip
+    select(
+        args,
+        settings,
+        cells,
+        cli_options.data_name(args),
+        [],
+        split=args.split,
+        split_key=args.split_key,
+        task_weights=cli_options.task_weights(args),
+        **cli_options.constraints(args),
+    )
 
 
 def select(

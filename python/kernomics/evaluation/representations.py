@@ -22,7 +22,7 @@ from kernomics.data import CellCollection, Labels, Split, make_split
 from kernomics.data.checks import named_cells
 from kernomics.data.collection import EmptyCells
 from kernomics.data.trained_classes import trained_classes
-from kernomics.errors import ConfigError, DataError, closest
+from kernomics.errors import ConfigError, DataError
 from kernomics.evaluation.representation_errors import Probes, score_errors
 from kernomics.metrics import (
     clustering_scores,
@@ -296,12 +296,8 @@ def labels_to_score(
 
     Returns the labels to score by, and what is weak about them; see `trained_classes`.
     """
-    known = get_args(Metric)
-    for name in metrics:
-        if name not in known:
-            raise ConfigError(f"there is no metric {name!r}; {closest(name, known)}")
     if not metrics:
-        raise ConfigError(f"metrics is empty; there are {', '.join(known)}")
+        raise ConfigError(f"metrics is empty; there are {', '.join(get_args(Metric))}")
     for part in ("train", "test"):
         if not len(getattr(split, part)):
             raise DataError(
@@ -320,7 +316,12 @@ def labels_to_score(
             )
         )
     if "ilisi" in metrics:
-        _batches(cells)
+        batches = _batches(cells)
+        if np.unique(batches.values[split.test]).size < 2:
+            raise DataError(
+                f"all {len(split.test):,} test cells are of one batch of {batches.name!r}: nothing "
+                "can mix; leave batches out, or name another column with batch_key"
+            )
     learnable, weak = trained_classes(labels, split)
     for name, label in learnable.items():
         if not label.labelled[split.test].any():

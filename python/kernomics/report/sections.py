@@ -268,7 +268,7 @@ def expression(data: ReportData) -> str:
         paragraph(
             "A larger dot means that more cells of the class have at least one count of the gene; "
             "a stronger colour means a higher mean. Genes are ordered by the class they are "
-            "highest in."
+            "highest in." + (" Over the training cells." if data.split.how != "not" else "")
         )
     ]
     for table_ in data.expression:
@@ -303,11 +303,11 @@ def _confusion_alt(task: TaskReport, counts: NDArray[np.int64]) -> str:
     return text
 
 
-def _class_table(task: TaskReport, counts: NDArray[np.int64]) -> str:
+def _class_table(task: TaskReport, counts: NDArray[np.int64], scored: str) -> str:
     truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
     columns = [Cell("Class")]
     columns += [Cell("All cells", "number")] if task.class_cells is not None else []
-    columns += [Cell(t, "number") for t in ("Held-out cells", "Recall", "Precision", "F1")]
+    columns += [Cell(t, "number") for t in (scored, "Recall", "Precision", "F1")]
     rows = []
     for c, name in enumerate(task.classes):
         right = float(counts[c, c])
@@ -340,5 +340,7 @@ def confusions(data: ReportData) -> str:
                 caption=pl.confusion_key(len(task.classes)),
             )
         )
-        parts.append(_class_table(task, counts))
+        parts.append(
+            _class_table(task, counts, "Cells" if data.split.how == "not" else "Held-out cells")
+        )
     return "\n".join(parts) or paragraph("No task has a confusion matrix.")

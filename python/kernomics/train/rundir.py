@@ -207,11 +207,7 @@ class RunDirectory:
             if (path / CONFIG).exists() and not overwrite:
                 saved = _read_config(path)
                 if not resume:
-                    raise CheckpointError(
-                        f"{path} already holds a run: {_contents(path, saved)}; continue it with "
-                        "resume=True, delete it with overwrite=True, or "
-                        "choose another directory"
-                    )
+                    refuse_held(path)
                 _refuse_differing(path, saved, config, ignore)
                 return cls(path, saved["config"], lock)
             if overwrite:
@@ -319,6 +315,15 @@ def refuse_foreign(path: Path) -> None:
                 "changed, choose another directory"
             )
         _read_config(path)
+
+
+def refuse_held(path: Path) -> None:
+    """Refuse a directory that holds a run, which is neither continued nor deleted."""
+    if (path / CONFIG).exists():
+        raise CheckpointError(
+            f"{path} already holds a run: {_contents(path, _read_config(path))}; continue it with "
+            "resume=True, delete it with overwrite=True, or choose another directory"
+        )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -41,13 +41,12 @@ def panel_evaluation_data(
             continue
         truth, outputs = predicted[task.name]
         own = score_task(task, truth, outputs)
-        confusion = class_cells = None
+        confusion = None
         n_labelled = int(np.isfinite(truth).sum())
         if task.classes:
             n_labelled = int((truth >= 0).sum())
             guess = outputs.argmax(axis=1)
             confusion = confusion_matrix(truth, guess, len(task.classes))
-            class_cells = confusion.sum(axis=1)
             drawn = bootstrap_scores(truth, {"panel": guess})["panel"]
             errors[task.name] = {name: spread(values) for name, values in drawn.items()}
             expression.append(class_expression(counts, truth, task.classes, task=task.name))
@@ -60,7 +59,6 @@ def panel_evaluation_data(
                 n_validation=0,
                 n_test=n_labelled,
                 classes=task.classes,
-                class_cells=class_cells,
                 confusion=confusion,
             )
         )

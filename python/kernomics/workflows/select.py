@@ -100,6 +100,7 @@ def run_selection(
     usable_device(device)
     check_again(model, stability, curve)
     training.setdefault("seed", model.seed)
+    training.setdefault("restart_at", model.config.fix_panel_at)
     model.training = override(model.training, **training)
     config = run_config(model, dataset, compare)
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:

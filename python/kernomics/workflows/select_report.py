@@ -66,7 +66,12 @@ def report_data(
         confusion = None
         if task.classes:
             expression.append(
-                metrics.class_expression(panel_counts, labels.values, task.classes, task=task.name)
+                metrics.class_expression(
+                    panel_counts[split.train],
+                    labels.values[split.train],
+                    task.classes,
+                    task=task.name,
+                )
             )
             if len(split.test):
                 confusion = metrics.confusion_matrix(

@@ -40,7 +40,7 @@ def training_warnings(history: History, tasks: Sequence[Task], *, free: bool = T
         found.append(
             f"Task {stuck[0]!r} did not learn (its loss went to {ratios[stuck[0]]:.0%} of the "
             f"first) while {best!r} did ({ratios[best]:.0%}): one task may dominate; raise the "
-            "other's weight with task_weights."
+            "other's weight with task_weights, if these genes tell it at all."
         )
     elif stuck:
         found.append(

@@ -215,6 +215,11 @@ class YOTO:
 
     # -- training --------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        state = "untrained" if self.panel is None else "trained"
+        tasks = ", ".join(task.name for task in self.tasks)
+        return f"{state} YOTO, {self.config.n_genes} of {self.cells.n_genes:,} genes for {tasks}"
+
     @checked
     def train(
         self,

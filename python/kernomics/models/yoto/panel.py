@@ -387,8 +387,8 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
     unknown = [name for name in counts if name not in task.classes]
     if counts and len(unknown) == len(counts):
         raise DataError(
-            f"label {task.name!r} shares no class with the panel: it has {unknown[:5]}, the panel "
-            f"{list(task.classes)[:5]}"
+            f"label {task.name!r}, read from obs column {str(values.name)!r}, shares no class with "
+            f"the panel: it has {_first(unknown)}, the panel {_first(task.classes)}"
         )
     if unknown:
         cells = sum(counts[name] for name in unknown)
@@ -404,6 +404,11 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
             "nothing of how the classes are told apart"
         )
     return labels.aligned(task.classes).values
+
+
+def _first(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def _blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
