@@ -296,7 +296,7 @@ def labels_to_score(
 
     Returns the labels to score by, and what is weak about them; see `trained_classes`.
     """
-    if not metrics:
+    if not len(metrics):
         raise ConfigError(f"metrics is empty; there are {', '.join(get_args(Metric))}")
     for part in ("train", "test"):
         if not len(getattr(split, part)):
