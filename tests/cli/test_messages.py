@@ -47,7 +47,7 @@ PRINTED_BY = {
     "models/yoto/missing_genes.py": ((Panel.predict, Panel.evaluate), ("evaluate",)),
     "models/yoto/panel.py": ((Panel.evaluate,), ("evaluate",)),
     "models/yoto/network.py": (SELECT, ()),
-    "models/txfm/input.py": (
+    "models/known_cells.py": (
         (
             CellEncoder.get_latent_representation,
             CellEncoder.get_block_representations,

@@ -24,6 +24,7 @@ class Stream(enum.IntEnum):
     RECONSTRUCTED_CELLS = 9
     RELATIONSHIP_PAIRS = 10
     PROBE_ORDER = 11
+    PAIRS = 12
 
 
 def philox(seed: int, stream: Stream, step: int = 0) -> np.random.Philox:

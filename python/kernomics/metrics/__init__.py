@@ -4,6 +4,7 @@ from kernomics.metrics.alignment import align
 from kernomics.metrics.classification import (
     accuracy,
     auprc,
+    class_scores,
     classification_metrics,
     confusion_matrix,
     f1_per_class,
@@ -48,6 +49,7 @@ __all__ = [
     "auprc",
     "bootstrap_scores",
     "class_expression",
+    "class_scores",
     "classification_metrics",
     "clustering_scores",
     "confusion_matrix",

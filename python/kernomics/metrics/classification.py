@@ -167,6 +167,38 @@ def macro_f1(truth: ArrayLike, predicted: ArrayLike) -> float:
     return float(f1.mean()) if f1.size else float("nan")
 
 
+@checked
+def class_scores(truth: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
+    """Score predictions so that rare classes count: what gene pruning is judged by.
+
+    Parameters
+    ----------
+    truth, predicted
+        Class codes, integer [cells]; cells with truth −1 are skipped.
+
+    Returns
+    -------
+    dict
+        ``balanced_accuracy``, the mean recall of the classes present; ``precision``, the mean
+        precision of the same classes, 0 for one never predicted; ``macro_f1``, and
+        ``weighted_f1``, each class's F1 by its share of the cells. NaN if no cell is labelled.
+    """
+    counts = confusion_matrix(truth, predicted)
+    present = counts.sum(1) > 0
+    if not present.any():
+        return dict.fromkeys(("balanced_accuracy", "precision", "macro_f1", "weighted_f1"), np.nan)
+    right, true, called = np.diag(counts), counts.sum(1), counts.sum(0)
+    recall = right[present] / true[present]
+    precision = right[present] / np.maximum(called[present], 1)
+    f1 = 2 * right[present] / (true[present] + called[present])
+    return {
+        "balanced_accuracy": float(recall.mean()),
+        "precision": float(precision.mean()),
+        "macro_f1": float(f1.mean()),
+        "weighted_f1": float(f1 @ true[present] / true.sum()),
+    }
+
+
 def _average_precision(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
     # Σ (recall_n − recall_{n−1})·precision_n over distinct thresholds, so that ties count once.
     order = np.argsort(-scores, kind="stable")

@@ -6,16 +6,31 @@ from kernomics._lazy import later
 
 if TYPE_CHECKING:
     from kernomics.models.loading import load
+    from kernomics.models.polygene import PhenotypeModel, PolyGene, PolyGeneConfig
     from kernomics.models.txfm import CellEncoder, TxFM, TxFMConfig
     from kernomics.models.yoto import YOTO, Panel, YOTOConfig
 
-__all__ = ["YOTO", "CellEncoder", "Panel", "TxFM", "TxFMConfig", "YOTOConfig", "load"]
+__all__ = [
+    "YOTO",
+    "CellEncoder",
+    "Panel",
+    "PhenotypeModel",
+    "PolyGene",
+    "PolyGeneConfig",
+    "TxFM",
+    "TxFMConfig",
+    "YOTOConfig",
+    "load",
+]
 
 __getattr__ = later(
     __name__,
     {
         "CellEncoder": "txfm.cell_encoder",
         "Panel": "yoto.panel",
+        "PhenotypeModel": "polygene.phenotype_model",
+        "PolyGene": "polygene.model",
+        "PolyGeneConfig": "polygene.config",
         "TxFM": "txfm.model",
         "TxFMConfig": "txfm.config",
         "YOTO": "yoto.model",

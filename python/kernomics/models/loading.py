@@ -12,18 +12,20 @@ from kernomics.models.saved import KINDS, checked_folder, saved_format
 from kernomics.train import load_model_dir
 
 if TYPE_CHECKING:
+    from kernomics.models.polygene import PhenotypeModel
     from kernomics.models.txfm import CellEncoder
     from kernomics.models.yoto import Panel
 
 HOMES = {
     "kernomics panel": ("kernomics.models.yoto.panel", "Panel"),
+    "kernomics polygene": ("kernomics.models.polygene.phenotype_model", "PhenotypeModel"),
     "kernomics txfm": ("kernomics.models.txfm.cell_encoder", "CellEncoder"),
 }
 """The class that reads a saved model, by its format without the version."""
 
 
 @checked
-def load(path: str | Path) -> Panel | CellEncoder:
+def load(path: str | Path) -> Panel | CellEncoder | PhenotypeModel:
     """Load a saved model, whichever it is.
 
     Parameters
@@ -33,8 +35,8 @@ def load(path: str | Path) -> Panel | CellEncoder:
 
     Returns
     -------
-    Panel or CellEncoder
-        What the directory holds: the panel of a YOTO, or the encoder of a TxFM.
+    Panel, CellEncoder or PhenotypeModel
+        What the directory holds: the panel of a YOTO, the encoder of a TxFM, or a trained PolyGene.
 
     Raises
     ------
@@ -50,5 +52,7 @@ def load(path: str | Path) -> Panel | CellEncoder:
             f"{' and '.join(KINDS.values())}"
         )
     module, name = home
-    loaded: Panel | CellEncoder = getattr(importlib.import_module(module), name).load(folder)
+    loaded: Panel | CellEncoder | PhenotypeModel = getattr(
+        importlib.import_module(module), name
+    ).load(folder)
     return loaded

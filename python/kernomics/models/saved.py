@@ -14,7 +14,11 @@ from kernomics.train.atomic import existing
 
 PARTS = ("manifest.json", "model.json", "model.safetensors")
 """Files of a saved model."""
-KINDS = {"kernomics panel": "a gene panel (YOTO)", "kernomics txfm": "a TxFM"}
+KINDS = {
+    "kernomics panel": "a gene panel (YOTO)",
+    "kernomics polygene": "a PolyGene",
+    "kernomics txfm": "a TxFM",
+}
 """What a saved model is, by its format without the version; `loading.HOMES` says who reads it."""
 
 

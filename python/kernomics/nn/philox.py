@@ -13,6 +13,8 @@ from kernomics._arguments import checked, require_rate
 from kernomics.errors import ConfigError
 
 STREAM_DEPTH = 2  # one constant per purpose; those of the ops stand in csrc/common/philox.h
+STREAM_MASKED_GENES = 3
+STREAM_MASKED_PHENOTYPES = 4
 _LOW = 0xFFFFFFFF
 _DRAWING = (
     *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli),
@@ -142,7 +144,31 @@ def uniforms(seed: Tensor, row_ids: Tensor, n_columns: int, stream: int) -> Tens
     """
     blocks = torch.arange((n_columns + 3) // 4, device=row_ids.device)
     rows = row_ids[:, None]
-    c0 = blocks[None, :].expand(len(row_ids), -1)
+    words = _words(seed, rows, blocks[None, :].expand(len(row_ids), -1), stream)
+    return _uniform(words.reshape(len(row_ids), -1)[:, :n_columns])
+
+
+def uniforms_at(seed: Tensor, row_ids: Tensor, columns: Tensor, stream: int) -> Tensor:
+    """Return four numbers in [0, 1) for each pair of row id and column; see `uniforms`.
+
+    Parameters
+    ----------
+    seed, row_ids, stream
+        As for `uniforms`.
+    columns
+        int64 [R], such as the number of a gene, below 2³².
+
+    Returns
+    -------
+    Tensor
+        float32 [R, 4]; those that `uniforms` has in columns 4·column to 4·column + 3.
+    """
+    return _uniform(_words(seed, row_ids, columns.long(), stream))
+
+
+def _words(seed: Tensor, rows: Tensor, blocks: Tensor, stream: int) -> Tensor:
+    """Return four words for each row and block."""
+    c0 = blocks
     c1 = (rows & _LOW).expand_as(c0)
     c2 = ((rows >> 32) + (stream << 16)).expand_as(c0)
     c3 = (seed[1] & _LOW).expand_as(c0)
@@ -157,5 +183,8 @@ def uniforms(seed: Tensor, row_ids: Tensor, n_columns: int, stream: int) -> Tens
             p0 & _LOW,
         )
         k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW
-    words = torch.stack([c0, c1, c2, c3], dim=-1).reshape(len(row_ids), -1)[:, :n_columns]
+    return torch.stack([c0, c1, c2, c3], dim=-1)
+
+
+def _uniform(words: Tensor) -> Tensor:
     return (words >> 8).to(torch.float32) * 2.0**-24

@@ -19,9 +19,9 @@ from kernomics.data.collection import require_empty_cells
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.base import as_collection, checked_integer, checked_names, same_library_key
+from kernomics.models.known_cells import KnownCells
 from kernomics.models.saved import read_saved
 from kernomics.models.txfm.config import TxFMConfig
-from kernomics.models.txfm.input import KnownCells
 from kernomics.models.txfm.module import Tokens, TxFMModule
 from kernomics.nn import drawing_from
 from kernomics.train import save_model_dir

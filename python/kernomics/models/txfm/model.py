@@ -20,6 +20,7 @@ from kernomics.data import CellCollection, Loader, Split
 from kernomics.data.readers.inputs import divided_options
 from kernomics.errors import ConfigError
 from kernomics.models.base import as_collection, checked_seed, sampler_of, train_module
+from kernomics.models.known_cells import require_counts
 from kernomics.models.txfm.cell_encoder import CellEncoder
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.finetune import Pretrained, fine_tuned_config, fine_tuning
@@ -30,11 +31,9 @@ from kernomics.models.txfm.vocabulary import (
     default_tokens,
     default_training,
     divide,
-    over_vocabulary,
-    require_counts,
     require_masked,
-    warn_of_unseen,
 )
+from kernomics.models.vocabulary import over_vocabulary, warn_of_unseen
 from kernomics.train import History, override
 from kernomics.train.device import usable_device
 from kernomics.train.interfaces import Callback

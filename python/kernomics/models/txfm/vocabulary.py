@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
-from kernomics._warnings import warn
 from kernomics.data import CellCollection, Split
-from kernomics.data.checks import named_cells
-from kernomics.data.expression import most_variable_genes
-from kernomics.data.genes import mismatch_cause
 from kernomics.data.splits import How
-from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models.base import checked_integer, checked_names, split_cells
+from kernomics.errors import ConfigError
+from kernomics.models.base import split_cells
 from kernomics.train import TrainConfig
 
 NARROW = 128
@@ -51,70 +42,6 @@ def divide(
     return split_cells(cells, split or how, key, (1 - validation, validation, 0.0), seed)
 
 
-def require_counts(cells: CellCollection, split: Split) -> None:
-    """Refuse cells without counts: they say nothing, and no library divides them."""
-    rows = np.concatenate([split.train, split.validation])
-    empty = np.sort(rows[cells.library[rows] <= 0])
-    if len(empty):
-        raise DataError(
-            f"{len(empty):,} of the {len(rows):,} cells to train and validate on have no counts, "
-            f"first {named_cells(empty.tolist(), cells.cell_names, len(empty))}; remove them "
-            "(sc.pp.filter_cells(adata, min_counts=1)), or leave them out of the split"
-        )
-
-
-def over_vocabulary(
-    cells: CellCollection,
-    train: NDArray[np.int64],
-    genes: str | Sequence[str] | None,
-    n_genes: int | None,
-    min_cells: int,
-) -> CellCollection:
-    """Return the cells over the genes named, or over those that enough training cells have.
-
-    With `n_genes`, over so many of the latter, those that vary most.
-    """
-    if genes is not None and n_genes is not None:
-        raise ConfigError("genes and n_genes both say what the vocabulary is; give one")
-    if n_genes is not None:
-        n_genes = checked_integer("n_genes", n_genes, 2)
-    if checked_integer("min_cells", min_cells, 0) < 1:
-        raise ConfigError(f"min_cells is {min_cells}: a gene no cell has says nothing")
-    if genes is not None:
-        names = checked_names(genes)
-        _require_genes(cells, names)
-        return cells.with_genes(names, 1.0)
-    seen = cells.summary(train).n_expressing >= min_cells
-    if not seen.any():
-        raise DataError(
-            f"no gene is in {min_cells:,} of the {len(train):,} training cells; lower min_cells"
-        )
-    found = cells if seen.all() else cells.with_genes(cells.genes[seen], 1.0)
-    if n_genes is None or n_genes >= found.n_genes:
-        return found
-    return found.with_genes(found.genes[most_variable_genes(found, train, n_genes)], 1.0)
-
-
-def _require_genes(cells: CellCollection, genes: Sequence[str]) -> None:
-    if not len(genes):
-        raise DataError("genes names no genes: leave it out for all, or name some")
-    repeated = pd.Index(genes)[pd.Index(genes).duplicated()]
-    if len(repeated):
-        raise DataError(
-            f"genes names {len(repeated):,} of its {len(genes):,} genes twice, first "
-            f"{repeated[0]!r}; name each once"
-        )
-    absent = [
-        gene for gene, found in zip(genes, np.isin(genes, cells.genes), strict=True) if not found
-    ]
-    if absent:
-        cause = mismatch_cause(genes, cells.genes, len(genes) - len(absent))
-        raise DataError(
-            f"{len(absent):,} of the {len(genes):,} genes asked for are not in the data, first "
-            f"{absent[0]!r}{cause or f'; {closest(absent[0], cells.genes)}'}"
-        )
-
-
 def default_tokens(cells: CellCollection, n_tokens: int) -> int:
     """Return a size's `n_tokens`, or a quarter of the fewest genes measured if it is no fewer."""
     fewest = cells.n_genes if cells.observed is None else cells.observed.smallest
@@ -139,15 +66,4 @@ def require_masked(cells: CellCollection, n_tokens: int) -> None:
         raise ConfigError(
             f"n_tokens is {n_tokens:,}, and {whose} has {fewest:,} genes: none would be masked; "
             f"set n_tokens to about {max(1, fewest // 4):,}, a quarter"
-        )
-
-
-def warn_of_unseen(genes: NDArray[Any], n_known: int, detected: NDArray[Any]) -> None:
-    """Say which genes no training cell has counts of, the first `n_known` left aside."""
-    unseen = genes[n_known:][detected[n_known:] == 0]
-    if len(unseen):
-        warn(
-            f"{len(unseen):,} of the {len(genes):,} genes of the vocabulary have counts in no "
-            f"training cell, first {unseen[0]!r}; nothing can be learnt of them: leave them out "
-            "of genes"
         )

@@ -1,24 +1,21 @@
-"""What a trained TxFM takes cells from: over its genes, and fit to be represented."""
+"""What a trained model takes cells from: over its genes, in the order asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from kernomics.data import CellCollection, Cells
+from kernomics.data import CellCollection, Cells, Split
 from kernomics.data.checks import named_cells
 from kernomics.data.collection import EmptyCells
 from kernomics.data.rng import keys_of_names
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import DataError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,18 @@ class KnownCells:
             part = self.rows[start : start + size]
             keys = keys_of_names(self.view.cell_names[part])
             yield replace(self.view.batch(part), cell_ids=torch.from_numpy(keys))
+
+
+def require_counts(cells: CellCollection, split: Split) -> None:
+    """Refuse cells without counts: they say nothing, and no library divides them."""
+    rows = np.concatenate([split.train, split.validation])
+    empty = np.sort(rows[cells.library[rows] <= 0])
+    if len(empty):
+        raise DataError(
+            f"{len(empty):,} of the {len(rows):,} cells to train and validate on have no counts, "
+            f"first {named_cells(empty.tolist(), cells.cell_names, len(empty))}; remove them "
+            "(sc.pp.filter_cells(adata, min_counts=1)), or leave them out of the split"
+        )
 
 
 def _require_counts(view: CellCollection, rows: NDArray[np.int64]) -> None:

@@ -1,0 +1,60 @@
+"""Attribution: which genes make a model call a cell diseased, and how far to trust that."""
+
+from typing import TYPE_CHECKING
+
+from kernomics._lazy import later
+
+if TYPE_CHECKING:
+    from kernomics.attribution.attribution import Attribution, attribute
+    from kernomics.attribution.blending import Blend, blend
+    from kernomics.attribution.engines import ENGINES, grad_x_delta, integrated_gradients
+    from kernomics.attribution.pairs import Pairs, make_pairs
+    from kernomics.attribution.reduction import GeneScores, attribute_pairs
+    from kernomics.attribution.sources import (
+        Inputs,
+        PanelSource,
+        PhenotypeSource,
+        ReconstructionSource,
+        Source,
+    )
+
+__all__ = [
+    "ENGINES",
+    "Attribution",
+    "Blend",
+    "GeneScores",
+    "Inputs",
+    "Pairs",
+    "PanelSource",
+    "PhenotypeSource",
+    "ReconstructionSource",
+    "Source",
+    "attribute",
+    "attribute_pairs",
+    "blend",
+    "grad_x_delta",
+    "integrated_gradients",
+    "make_pairs",
+]
+
+__getattr__ = later(
+    __name__,
+    {
+        "ENGINES": "engines",
+        "Attribution": "attribution",
+        "Blend": "blending",
+        "GeneScores": "reduction",
+        "Inputs": "sources",
+        "Pairs": "pairs",
+        "PanelSource": "sources",
+        "PhenotypeSource": "sources",
+        "ReconstructionSource": "sources",
+        "Source": "sources",
+        "attribute": "attribution",
+        "attribute_pairs": "reduction",
+        "blend": "blending",
+        "grad_x_delta": "engines",
+        "integrated_gradients": "engines",
+        "make_pairs": "pairs",
+    },
+)

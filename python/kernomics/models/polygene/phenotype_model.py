@@ -1,0 +1,456 @@
+"""`PhenotypeModel`: a trained PolyGene, which predicts phenotypes and represents cells."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kernomics._arguments import checked, words_of
+from kernomics._warnings import warn
+from kernomics.data import CellCollection, Cells, Labels
+from kernomics.data.collection import require_empty_cells
+from kernomics.data.labels import column
+from kernomics.data.readers.inputs import ReadOptions
+from kernomics.errors import ConfigError, DataError, closest
+from kernomics.metrics import class_scores
+from kernomics.models.base import as_collection, checked_integer, same_library_key
+from kernomics.models.known_cells import KnownCells
+from kernomics.models.polygene.config import PolyGeneConfig
+from kernomics.models.polygene.module import PolyGeneModule
+from kernomics.models.saved import read_saved
+from kernomics.models.tasks import Task, read_outputs, score_task
+from kernomics.nn import drawing_from
+from kernomics.train import save_model_dir
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+FORMAT = "kernomics polygene 1"
+NUMBERS_AT_A_TIME = 8_000_000
+REST = "rest"
+"""Shows all phenotypes but the one to predict."""
+
+
+class PhenotypeModel:
+    """A trained masked transformer of phenotypes and expressed genes.
+
+    Parameters
+    ----------
+    module
+        The network.
+    genes
+        The vocabulary.
+    info
+        How it was trained.
+    """
+
+    @checked
+    def __init__(
+        self, module: PolyGeneModule, genes: Sequence[str], info: Mapping[str, Any]
+    ) -> None:
+        self.module = module.eval()
+        self.genes = np.array([str(gene) for gene in genes], dtype=object)
+        self.info = dict(info)
+
+    def __repr__(self) -> str:
+        config = self.config
+        blocks = f"{config.n_layers} block{'s' * (config.n_layers > 1)}"
+        return (
+            f"PolyGene of {blocks}, width {config.d_model}, {len(self.genes):,} genes, for "
+            f"{', '.join(task.name for task in self.tasks)}"
+        )
+
+    @property
+    def config(self) -> PolyGeneConfig:
+        """The settings of the network."""
+        return self.module.config
+
+    @property
+    def tasks(self) -> list[Task]:
+        """The phenotypes."""
+        return self.module.tasks
+
+    def task(self, name: str) -> Task:
+        """Return a phenotype by name, or say which there are."""
+        names = [task.name for task in self.tasks]
+        if name not in names:
+            raise ConfigError(f"the model has no phenotype {name!r}; {closest(name, names)}")
+        return self.tasks[names.index(name)]
+
+    # -- inference -------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    @checked
+    def probabilities(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        target: str | Sequence[str] | None = None,
+        *,
+        given: str | Sequence[str] = (),
+        rows: ArrayLike | None = None,
+        n_tokens: int | None = None,
+        batch_size: int | None = None,
+        min_gene_overlap: float = 0.8,
+        progress: bool = False,
+        **reading: Unpack[ReadOptions],
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return each cell's probabilities of the values of phenotypes, float32 [n, classes].
+
+        Parameters
+        ----------
+        adata
+            AnnData, path of an ``.h5ad`` file of any size, or a collection; not modified. Genes
+            are matched by name.
+        target
+            Which phenotypes to predict; all by default. They are masked.
+        given
+            obs columns of phenotypes that are shown to the model as they are; a cell may lack some.
+            ``"rest"`` shows all but the one that is predicted. None by default: what is predicted
+            then comes from the genes alone.
+        rows
+            Which cells, int [n] or bool [n_cells]; all by default.
+        n_tokens
+            The most expressed genes to show, chosen by the seed and the cell's name; all by
+            default.
+        batch_size
+            Cells at a time; by default what keeps a layer's activations near 32 MB.
+        min_gene_overlap
+            The share of the vocabulary that the data must have.
+        progress
+            Whether to show a progress bar.
+        **reading
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`.
+
+        Raises
+        ------
+        DataError
+            When too few genes match, or a cell has no count of the vocabulary.
+        ConfigError
+            When a phenotype is not known, or both shown and predicted.
+        """
+        wanted = [t.name for t in self.tasks] if target is None else words_of("target", target)
+        for name in wanted:
+            self.task(name)
+        cells = self.read(adata, **reading)
+        known = self._known(cells, rows, min_gene_overlap, reading)
+        found: dict[str, NDArray[np.float32]] = {}
+        for names in [[name] for name in wanted] if given == REST else [wanted]:
+            shown = self.shown_codes(cells, given, names)
+            parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+            for _, states in self._states(known, shown, n_tokens, batch_size, progress):
+                outputs = self.module.logits(states)
+                for task, output in zip(self.tasks, outputs, strict=True):
+                    if task.name in parts:
+                        parts[task.name].append(read_outputs(task, output))
+            for name in names:
+                empty = np.empty((0, self.task(name).n_out), np.float32)
+                found[name] = np.concatenate([empty, *parts[name]])
+        return {name: found[name] for name in wanted}
+
+    @checked
+    def predict(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        target: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Predict phenotypes.
+
+        Parameters
+        ----------
+        adata, target, **options
+            As in `probabilities`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per cell: per phenotype a column of its name, ``<name>_probability`` of the
+            value predicted, and ``<name>:<value>``, the probability of each value.
+        """
+        cells = self.read(adata, **_reading(options))
+        table: dict[str, Any] = {}
+        for name, found in self.probabilities(cells, target, **_others(options)).items():
+            task = self.task(name)
+            table[name] = pd.Categorical.from_codes(found.argmax(1), pd.Index(task.classes))
+            table[f"{name}_probability"] = found.max(1)
+            for code, value in enumerate(task.classes):
+                table[f"{name}:{value}"] = found[:, code]
+        names = cells.cell_names.astype(str)
+        if options.get("rows") is not None:
+            names = names[np.asarray(options["rows"])]
+        return pd.DataFrame(table, index=pd.Index(names))
+
+    @checked
+    def evaluate(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        target: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> dict[str, dict[str, float]]:
+        """Score the predictions on cells that have the phenotypes.
+
+        Parameters
+        ----------
+        adata, target, **options
+            As in `probabilities`; by default all phenotypes that the data have are predicted.
+
+        Returns
+        -------
+        dict
+            Per phenotype the number of cells, accuracy, balanced accuracy, F1 scores and AUPRC.
+
+        Raises
+        ------
+        DataError
+            When obs has none of the phenotypes.
+        """
+        cells = self.read(adata, **_reading(options))
+        wanted = [t.name for t in self.tasks] if target is None else words_of("target", target)
+        if target is None:
+            wanted = [name for name in wanted if name in cells.obs.columns]
+            if not wanted:
+                raise DataError(
+                    f"obs has none of the model's phenotypes "
+                    f"{[task.name for task in self.tasks]}; its columns are "
+                    f"{list(cells.obs.columns)}"
+                )
+        codes = self.codes(cells, wanted)
+        rows = options.get("rows")
+        rows = slice(None) if rows is None else np.asarray(rows)
+        found = self.probabilities(cells, wanted, **_others(options))
+        return {name: _scores(self.task(name), codes[name][rows], found[name]) for name in wanted}
+
+    def evaluate_labels(
+        self, cells: CellCollection, rows: NDArray[np.int64]
+    ) -> dict[str, dict[str, float]]:
+        """Score phenotypes, predicted from the genes alone, by the labels of a collection."""
+        found = self.probabilities(cells, rows=rows, empty_cells="keep")
+        return {
+            name: _scores(self.task(name), cells.labels[name].values[rows], outputs)
+            for name, outputs in found.items()
+        }
+
+    @torch.inference_mode()
+    @checked
+    def get_latent_representation(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        rows: ArrayLike | None = None,
+        n_tokens: int | None = None,
+        batch_size: int | None = None,
+        min_gene_overlap: float = 0.8,
+        progress: bool = False,
+        **reading: Unpack[ReadOptions],
+    ) -> NDArray[np.float32]:
+        """Return the mean of the masked phenotypes' states after the last block, float32 [n, d].
+
+        The parameters are those of `probabilities`.
+        """
+        cells = self.read(adata, **reading)
+        known = self._known(cells, rows, min_gene_overlap, reading)
+        parts = [np.empty((0, self.config.d_model), np.float32)]
+        shown = np.full((cells.n_cells, len(self.tasks)), -1, np.int64)
+        for _, states in self._states(known, shown, n_tokens, batch_size, progress):
+            parts.append(states.mean(1).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def get_gene_embeddings(self) -> NDArray[np.float32]:
+        """Return the embedding of each gene, float32 [G, d]."""
+        return self.module.genes.detach().float().cpu().numpy().copy()
+
+    def read(
+        self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
+    ) -> CellCollection:
+        """Read cells with library sizes like those of the training, where the data have them."""
+        how = same_library_key(adata, self.info.get("library", {}), reading)
+        if isinstance(adata, CellCollection):  # whose cells without counts are told of elsewhere
+            require_empty_cells(how.pop("empty_cells", "error"))
+        return as_collection(adata, how)
+
+    def codes(self, cells: CellCollection, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        """Return the codes of the cells' phenotypes by the model's values, int64 [n_cells].
+
+        −1 stands for a missing value and for one that the model does not know, with a warning.
+
+        Raises
+        ------
+        DataError
+            When obs has no such column, or none of its values is known.
+        """
+        obs, found = cells.obs, {}
+        for name in names:
+            task = self.task(name)
+            label = Labels.from_series(column(obs, name), name, kind="categorical")
+            unknown = [value for value in label.categories if value not in task.classes]
+            counts = label.counts()
+            if unknown and len(unknown) == len(label.categories):
+                raise DataError(
+                    f"none of the values of {name!r} is known to the model, first {unknown[0]!r}; "
+                    f"it was trained on {', '.join(task.classes)}"
+                )
+            if unknown:
+                warn(
+                    f"{sum(counts[value] for value in unknown):,} of {len(label):,} cells have "
+                    f"values of {name!r} that the model was not trained on, first {unknown[0]!r}: "
+                    "they count as missing"
+                )
+            found[name] = label.aligned(task.classes).values
+        return found
+
+    def shown_codes(
+        self, cells: CellCollection, given: str | Sequence[str], hidden: Sequence[str]
+    ) -> NDArray[np.int64]:
+        """Return the codes of the phenotypes as the model sees them, int64 [n_cells, P]."""
+        shown = np.full((cells.n_cells, len(self.tasks)), -1, np.int64)
+        rest = [task.name for task in self.tasks if task.name not in hidden]
+        if given == REST:
+            names = [name for name in rest if name in cells.obs.columns]
+        else:
+            names = words_of("given", given)
+            for name in names:
+                self.task(name)
+                if name in hidden:
+                    raise ConfigError(
+                        f"given names {name!r}, which is to be predicted; name other phenotypes"
+                    )
+        order = [task.name for task in self.tasks]
+        for name, codes in self.codes(cells, names).items():
+            shown[:, order.index(name)] = codes
+        return shown
+
+    def _known(
+        self,
+        cells: CellCollection,
+        rows: ArrayLike | None,
+        min_gene_overlap: float,
+        reading: ReadOptions,
+    ) -> KnownCells:
+        cells.library_rule.tell(self.info.get("library"))
+        return KnownCells.of(
+            cells,
+            self.genes,
+            rows=rows,
+            min_gene_overlap=min_gene_overlap,
+            empty_cells=reading.get("empty_cells", "error"),
+        )
+
+    def _states(
+        self,
+        known: KnownCells,
+        shown: NDArray[np.int64],
+        n_tokens: int | None,
+        batch_size: int | None,
+        progress: bool,
+    ) -> Iterator[tuple[Cells, Tensor]]:
+        """Encode the cells in their order; see `PolyGeneModule.encode`."""
+        if n_tokens is not None:
+            n_tokens = checked_integer("n_tokens", n_tokens)
+        if batch_size is not None:
+            batch_size = checked_integer("batch_size", batch_size)
+        device = next(self.module.parameters()).device
+        size = batch_size or max(1, NUMBERS_AT_A_TIME // (1024 * self.config.d_model))
+        done = 0
+        with tqdm(total=len(known.rows), unit="cell", desc="cells", disable=not progress) as bar:
+            for batch in known.batches(size):
+                codes = shown[known.rows[done : done + len(batch)]]
+                done += len(batch)
+                cells = batch.to(device)
+                tokens = self.module.gene_tokens(cells, n_tokens, -1)
+                yield (
+                    cells,
+                    self.module.encode(
+                        self.module.embed_phenotypes(torch.from_numpy(codes).to(device)),
+                        self.module.embed_genes(tokens.gene_ids, tokens.bins),
+                        tokens.lengths,
+                    ),
+                )
+                bar.update(len(cells))
+
+    # -- saving ----------------------------------------------------------------------------------
+
+    @checked
+    def save(self, path: str | Path) -> None:
+        """Save as ``model.safetensors`` and ``model.json``, readable without kernomics.
+
+        Parameters
+        ----------
+        path
+            A directory: new, empty, or one that holds a saved model, which is then replaced.
+
+        Raises
+        ------
+        CheckpointError
+            If the directory holds something else or cannot be written.
+        """
+        save_model_dir(
+            path,
+            dict(self.module.state_dict()),
+            {
+                "format": FORMAT,
+                "genes": self.genes.tolist(),
+                "config": dataclasses.asdict(self.config),
+                "tasks": [dataclasses.asdict(task) for task in self.tasks],
+                "seed": self.module.seed,
+                "info": self.info,
+            },
+        )
+
+    @classmethod
+    @checked
+    def load(cls, path: str | Path) -> PhenotypeModel:
+        """Load what `save` wrote, or the ``model`` of a run directory.
+
+        Raises
+        ------
+        CheckpointError
+            If there is none, it is damaged, or it is no PolyGene.
+        """
+        tensors, meta = read_saved(path, FORMAT)
+        tasks = [
+            Task(
+                saved["name"],
+                saved["kind"],
+                tuple(saved["classes"]),
+                saved["weight"],
+                tuple(saved["class_weights"]),
+            )
+            for saved in meta["tasks"]
+        ]
+        with drawing_from(0):  # overwritten at once, but the caller's generator must stay
+            module = PolyGeneModule(
+                len(meta["genes"]),
+                tasks,
+                PolyGeneConfig(**meta["config"]),
+                tensors["edges"].tolist(),
+                meta["seed"],
+            )
+        module.load_state_dict(tensors)
+        return cls(module, meta["genes"], meta["info"])
+
+
+def _scores(task: Task, truth: NDArray[Any], found: NDArray[Any]) -> dict[str, float]:
+    balanced = class_scores(truth, found.argmax(1))["balanced_accuracy"]
+    return {**score_task(task, truth, found), "balanced_accuracy": balanced}
+
+
+def _reading(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in ReadOptions.__annotations__}
+
+
+def _others(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the options of reading, but for cells without counts of the vocabulary."""
+    reading = _reading(options)
+    kept = {name: value for name, value in options.items() if name not in reading}
+    if "empty_cells" in reading:
+        kept["empty_cells"] = reading["empty_cells"]
+    return kept
