@@ -7,8 +7,18 @@ from kernomics._lazy import later
 if TYPE_CHECKING:
     from kernomics.attribution.attribution import Attribution, attribute
     from kernomics.attribution.blending import Blend, blend
+    from kernomics.attribution.comparison import (
+        gene_statistics,
+        overlap,
+        rankings_of,
+        read_gene_sets,
+        recall_of_sets,
+        recurring,
+        top_genes,
+    )
     from kernomics.attribution.engines import ENGINES, grad_x_delta, integrated_gradients
     from kernomics.attribution.pairs import Pairs, make_pairs
+    from kernomics.attribution.pruning import Pruning, prune, retrain
     from kernomics.attribution.reduction import GeneScores, attribute_pairs
     from kernomics.attribution.sources import (
         Inputs,
@@ -27,14 +37,24 @@ __all__ = [
     "Pairs",
     "PanelSource",
     "PhenotypeSource",
+    "Pruning",
     "ReconstructionSource",
     "Source",
     "attribute",
     "attribute_pairs",
     "blend",
+    "gene_statistics",
     "grad_x_delta",
     "integrated_gradients",
     "make_pairs",
+    "overlap",
+    "prune",
+    "rankings_of",
+    "read_gene_sets",
+    "recall_of_sets",
+    "recurring",
+    "retrain",
+    "top_genes",
 ]
 
 __getattr__ = later(
@@ -56,5 +76,15 @@ __getattr__ = later(
         "grad_x_delta": "engines",
         "integrated_gradients": "engines",
         "make_pairs": "pairs",
+        "Pruning": "pruning",
+        "gene_statistics": "comparison",
+        "overlap": "comparison",
+        "prune": "pruning",
+        "rankings_of": "comparison",
+        "read_gene_sets": "comparison",
+        "recall_of_sets": "comparison",
+        "recurring": "comparison",
+        "retrain": "pruning",
+        "top_genes": "comparison",
     },
 )

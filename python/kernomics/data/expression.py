@@ -61,10 +61,16 @@ def genes_by_variance(
 
     Genes that vary alike stay in their order. The cells are read in parts.
     """
+    return np.argsort(-expression_moments(cells, rows, target_sum)[1], kind="stable")
+
+
+def expression_moments(
+    cells: CellCollection, rows: NDArray[np.int64], target_sum: float = TARGET_SUM
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return `gene_moments` of some cells, which are read in parts."""
     starts = range(0, len(rows), CELLS_AT_A_TIME)
     batches = (cells.batch(rows[start : start + CELLS_AT_A_TIME]) for start in starts)
-    _, variance = gene_moments((b, log_expression(b, target_sum, np.float64)) for b in batches)
-    return np.argsort(-variance, kind="stable")
+    return gene_moments((b, log_expression(b, target_sum, np.float64)) for b in batches)
 
 
 def most_variable_genes(

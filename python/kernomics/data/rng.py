@@ -25,6 +25,8 @@ class Stream(enum.IntEnum):
     RELATIONSHIP_PAIRS = 10
     PROBE_ORDER = 11
     PAIRS = 12
+    PRUNED_CELLS = 13
+    PRUNED_TIES = 14
 
 
 def philox(seed: int, stream: Stream, step: int = 0) -> np.random.Philox:
