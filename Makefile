@@ -29,8 +29,8 @@ test-all: $(VENV)/.test
 test-environment: $(VENV)/.test
 
 bench: $(VENV)/.test
-	$(BIN)/python bench/harness.py --record
-	$(BIN)/python bench/table.py
+	$(BIN)/python -m bench.harness --record
+	$(BIN)/python -m bench.table
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

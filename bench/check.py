@@ -1,7 +1,7 @@
 """Compare a results file with the committed baseline of the same device.
 
-    python bench/check.py runs/gpu/nvidia-h200.jsonl
-    python bench/check.py NEW.jsonl --baseline OLD.jsonl
+    python -m bench.check runs/gpu/nvidia-h200.jsonl
+    python -m bench.check NEW.jsonl --baseline OLD.jsonl
 
 Ratios are compared, not times: kernomics against every other provider of its run, and against the
 floor of the machine as measured in that run. A ratio has fallen when it lost more than 10 % and
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness import HERE, load_results
+from bench.harness import HERE, load_results
 
 ALLOWED_FALL = 0.10
 

@@ -55,29 +55,30 @@ if [ "$tests" = yes ]; then
 fi
 
 : >"$out/bench.log"
-files=(bench/bench_*.py)
+files=(bench/ops/*.py)
 for i in "${!files[@]}"; do
+  op=$(basename "${files[$i]}" .py)
   share=$(($(left) / (${#files[@]} + 2 - i)))  # an even share of what is left, two for TxFM's step
-  timeout "$((share > 1 ? share : 1))" "$python" "${files[$i]}" --device cuda --record \
+  timeout "$((share > 1 ? share : 1))" "$python" -m "bench.ops.$op" --device cuda --record \
     --out "$out" >>"$out/bench.log" 2>&1 || failed="$failed ${files[$i]}"
 done
 
 # In a folder of its own: what is beside the op benchmarks' results is compared with theirs.
 step() {
-  timeout "$(left)" "$python" bench/txfm_step.py --device cuda --precision bf16 "$@" \
+  timeout "$(left)" "$python" -m bench.txfm.step --device cuda --precision bf16 "$@" \
     --out "$out/systems/txfm_step.jsonl" >>"$out/txfm_step.log" 2>>"$out/bench.log"
 }
 : >"$out/txfm_step.log"
-step --search-seconds 8 || failed="$failed bench/txfm_step.py"
+step --search-seconds 8 || failed="$failed bench/txfm/step.py"
 # Compiling takes about a minute.
 if [ "$(left)" -gt 100 ]; then
-  step --ways eager compiled --case B --search-seconds 0 || failed="$failed bench/txfm_step.py"
+  step --ways eager compiled --case B --search-seconds 0 || failed="$failed bench/txfm/step.py"
 fi
 
 for results in "$out"/*.jsonl; do
   [ -e "$results" ] || continue
-  "$python" bench/check.py "$results" || failed="$failed comparison"
-  "$python" bench/table.py --show "$results"
+  "$python" -m bench.check "$results" || failed="$failed comparison"
+  "$python" -m bench.table --show "$results"
 done
 cat "$out/txfm_step.log"
 if [ -n "$failed" ]; then

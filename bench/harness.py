@@ -1,12 +1,14 @@
 """One set-up for every benchmark: equal outputs first, then time and memory, providers in turn.
 
-A benchmark file lists its cases and ends with ``harness.main("op", cases)``. docs/benchmarks.md
-shows the results, and ``NOTES.md`` what was learnt from them.
+A file of ``bench/ops`` lists its cases and ends with ``harness.main("op", cases)``.
+docs/benchmarks.md shows the results, and ``NOTES.md`` what was learnt from them.
 
-    python bench/bench_x.py            print figures
-    python bench/bench_x.py --smoke    tiny sizes: every output compared, nothing recorded
-    python bench/bench_x.py --record   also write bench/results/<device>.jsonl (quiet machine only)
-    python bench/harness.py --record   all files, one after the other
+    python -m bench.ops.x              print figures
+    python -m bench.ops.x --smoke      tiny sizes: every output compared, nothing recorded
+    python -m bench.ops.x --record     also write bench/results/<device>.jsonl (quiet machine only)
+    python -m bench.harness --record   all files, one after the other
+
+All commands are run from the repository's root.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import machine
+from bench import machine
 
 Call = Callable[[], Any]
 HERE = Path(__file__).resolve().parent
@@ -325,15 +327,15 @@ def _measure(args: argparse.Namespace, cases: list[Case], device: torch.device) 
     }
 
 
-def _again(args: argparse.Namespace, *extra: str) -> str:
-    command = [sys.executable, sys.argv[0], "--device", args.device]
+def _again(op: str, args: argparse.Namespace, *extra: str) -> str:
+    command = [sys.executable, "-m", f"bench.ops.{op}", "--device", args.device]
     command += ["--threads", str(args.threads), "--rounds", str(args.rounds)]
     command += ["--budget", str(args.budget), "--case", args.case, *extra]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def _memory(
-    args: argparse.Namespace, cases: list[Case], device: torch.device
+    op: str, args: argparse.Namespace, cases: list[Case], device: torch.device
 ) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {case.name: {} for case in cases}
     if device.type == "cuda":  # the allocator's statistics need no fresh process
@@ -346,7 +348,7 @@ def _memory(
         return found
     pairs = [(case.name, p.name) for case in cases for p in case.providers if p.parts == 1]
     with ThreadPoolExecutor(2) as pool:
-        peaks = pool.map(lambda pair: int(_again(args, "--memory", *pair)), pairs)
+        peaks = pool.map(lambda pair: int(_again(op, args, "--memory", *pair)), pairs)
         for (case_name, provider), peak in zip(pairs, peaks, strict=True):
             found[case_name][provider] = peak
     return found
@@ -376,9 +378,9 @@ def main(op: str, cases: Cases) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for i in range(processes):
                 path = Path(folder) / f"{i}.json"
-                _again(args, "--worker", str(path), "--seed", str(i))
+                _again(op, args, "--worker", str(path), "--seed", str(i))
             runs = [json.loads(p.read_text()) for p in sorted(Path(folder).iterdir())]
-        memory = _memory(args, chosen, device)
+        memory = _memory(op, args, chosen, device)
     records = [r for case in chosen for r in records_of(op, case, runs, memory[case.name])]
     print_table(records, verdicts=not args.smoke)
     if args.record:
@@ -396,8 +398,9 @@ def run_all() -> None:
     args = _arguments().parse_args()
     if args.record and args.device == "cpu":
         refuse_when_busy()
-    for file in sorted(HERE.glob("bench_*.py")):
-        subprocess.run([sys.executable, str(file), *sys.argv[1:], "--load-checked"], check=True)
+    for file in sorted((HERE / "ops").glob("*.py")):
+        module = f"bench.ops.{file.stem}"
+        subprocess.run([sys.executable, "-m", module, *sys.argv[1:], "--load-checked"], check=True)
 
 
 if __name__ == "__main__":

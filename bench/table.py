@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import HERE, load_results, print_table
+from bench.harness import HERE, load_results, print_table
 
 README = HERE.parent / "README.md"
 ALL = HERE.parent / "docs" / "benchmarks.md"

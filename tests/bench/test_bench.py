@@ -11,12 +11,8 @@ from typing import Any
 
 import pytest
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
-
-
-@pytest.fixture(autouse=True)
-def bench_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))
+ROOT = Path(__file__).resolve().parents[2]
+OPS = sorted(path.stem for path in (ROOT / "bench" / "ops").glob("*.py"))
 
 
 def records(ratio: float, spread: float = 0.0, case: str = "a case") -> list[dict[str, Any]]:
@@ -52,7 +48,7 @@ def records(ratio: float, spread: float = 0.0, case: str = "a case") -> list[dic
 def test_a_ratio_has_fallen_beyond_a_tenth_and_twice_its_spread(
     old: float, new: float, spread: float, fell: bool
 ) -> None:
-    from check import fallen
+    from bench.check import fallen
 
     complaints = fallen(records(new, spread), records(old, spread))
     assert bool(complaints) is fell
@@ -60,14 +56,14 @@ def test_a_ratio_has_fallen_beyond_a_tenth_and_twice_its_spread(
 
 
 def test_a_provider_that_is_no_longer_measured_is_named() -> None:
-    from check import fallen
+    from bench.check import fallen
 
     assert fallen(records(10.0)[:1], records(10.0)) == ["x | a case | eager: not measured"]
     assert fallen(records(10.0, case="another"), records(10.0)) == []
 
 
 def test_new_results_replace_those_of_the_same_case_only(tmp_path: Path) -> None:
-    from harness import load_results, write_results
+    from bench.harness import load_results, write_results
 
     path = tmp_path / "results" / "chip.jsonl"
     write_results(path, records(10.0) + records(3.0, case="other"))
@@ -82,8 +78,8 @@ def test_new_results_replace_those_of_the_same_case_only(tmp_path: Path) -> None
 
 
 def test_the_table_shows_every_case_with_its_ratios(tmp_path: Path) -> None:
-    from harness import write_results
-    from table import table
+    from bench.harness import write_results
+    from bench.table import table
 
     write_results(tmp_path / "chip.jsonl", records(10.0) + records(3.0, case="other"))
     text = table(tmp_path)
@@ -93,7 +89,7 @@ def test_the_table_shows_every_case_with_its_ratios(tmp_path: Path) -> None:
 
 
 def test_a_busy_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import harness
+    from bench import harness
 
     monkeypatch.setattr(harness.machine, "load_average", lambda: 0.51)
     with pytest.raises(SystemExit, match=r"not recording: the load average is 0\.51"):
@@ -105,7 +101,7 @@ def test_a_busy_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_provider_that_computes_something_else_is_named() -> None:
     import torch
 
-    import harness
+    from bench import harness
 
     def same(x: torch.Tensor) -> harness.Call:
         return lambda: x + 1
@@ -123,11 +119,11 @@ def test_a_provider_that_computes_something_else_is_named() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", sorted(path.name for path in BENCH.glob("bench_*.py")))
-def test_every_benchmark_runs_and_its_providers_agree(file: str) -> None:
+@pytest.mark.parametrize("op", OPS)
+def test_every_benchmark_runs_and_its_providers_agree(op: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCH / file), "--smoke"],
-        capture_output=True, text=True, env=dict(os.environ), cwd=BENCH.parent,
+        [sys.executable, "-m", f"bench.ops.{op}", "--smoke"],
+        capture_output=True, text=True, env=dict(os.environ), cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "kernomics" in done.stdout
@@ -137,7 +133,7 @@ def test_every_benchmark_runs_and_its_providers_agree(file: str) -> None:
 def test_memory_of_a_txfm_step_is_counted_for_every_way() -> None:
     import torch
 
-    from txfm_step import Shape, measure
+    from bench.txfm.step import Shape, measure
 
     shape = Shape("XS", 3, 64, 24, 200)
     eager, ours, fewer, again = measure(shape, True, torch.device("cpu"), 1e9, rounds=1)
@@ -154,7 +150,7 @@ def test_memory_of_a_txfm_step_is_counted_for_every_way() -> None:
 
 @pytest.mark.parametrize("room", [0, 1, 5, 32, 33, 100, 1000])
 def test_the_largest_number_is_found_to_a_sixteenth(room: int) -> None:
-    from txfm_step import largest
+    from bench.txfm.step import largest
 
     fitting, failing = largest(lambda n: n <= room, 32, 10**6, 60.0)
     assert failing is not None
@@ -163,7 +159,7 @@ def test_the_largest_number_is_found_to_a_sixteenth(room: int) -> None:
 
 
 def test_the_search_for_the_largest_number_ends_in_time_and_at_the_most() -> None:
-    from txfm_step import largest
+    from bench.txfm.step import largest
 
     assert largest(lambda n: True, 4, 100, 60.0) == (64, None)
     assert largest(lambda n: n < 8, 4, 100, 0.0) == (4, None)
@@ -173,11 +169,11 @@ def test_the_search_for_the_largest_number_ends_in_time_and_at_the_most() -> Non
 @pytest.mark.slow
 def test_a_txfm_step_is_measured_in_every_way_but_compiled(tmp_path: Path) -> None:
     out = tmp_path / "made" / "step.jsonl"
-    command = [sys.executable, str(BENCH / "txfm_step.py"), "--smoke", "--threads", "1"]
+    command = [sys.executable, "-m", "bench.txfm.step", "--smoke", "--threads", "1"]
     done = subprocess.run(
         [*command, "--precision", "bf16", "--rounds", "1", "--search-seconds", "900",
          "--out", str(out)],
-        capture_output=True, text=True, cwd=BENCH.parent,
+        capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in out.read_text().splitlines()]

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 
+from bench.yoto.hard_k import HARD_K_OVERRIDES, TOP_K_OVERRIDES
 from kernomics import datasets
 from kernomics.models import YOTO, YOTOConfig
 from kernomics.train import override
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
-
-from hard_k import HARD_K_OVERRIDES, TOP_K_OVERRIDES
 
 
 def test_the_overrides_change_the_selection_alone() -> None:

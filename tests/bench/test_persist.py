@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +12,12 @@ import pytest
 import torch
 from scipy import sparse
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
-
+from bench.yoto.persist import ClassifierConfig, PersistBaseline, PersistConfig
+from bench.yoto.persist.classifier import LabelledCells, fit_classifier, hold_out
+from bench.yoto.persist.gates import OPEN_SHIFT, GatedClassifier, Gates, _SparseLinear, eliminate
+from bench.yoto.persist.mask import distinct_picks, draw_mask
 from kernomics.errors import ConfigError, DataError
 from kernomics.nn import Draws
-from persist import ClassifierConfig, PersistBaseline, PersistConfig
-from persist.classifier import LabelledCells, fit_classifier, hold_out
-from persist.gates import OPEN_SHIFT, GatedClassifier, Gates, _SparseLinear, eliminate
-from persist.mask import distinct_picks, draw_mask
 
 QUICK = PersistConfig(
     hidden=(32, 32),

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def bench_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
-
-
 def test_the_documents_show_the_committed_results() -> None:
-    import table
+    from bench import table
 
     for path, made in (
         (table.README, table.summary(ROOT / "bench" / "results")),
@@ -23,22 +16,20 @@ def test_the_documents_show_the_committed_results() -> None:
     ):
         text = path.read_text()
         written = table.put_between(text, table.BEGIN, table.END, made, path.name)
-        assert text == written, "run python bench/table.py"
+        assert text == written, "run python -m bench.table"
 
 
 def test_without_runs_on_record_the_summary_says_so(tmp_path: Path) -> None:
-    import table
+    from bench import table
 
     (tmp_path / "a.jsonl").write_text("")
     assert table.summary(tmp_path) == table.NOTHING
 
 
 def test_the_summary_has_a_row_for_each_op_with_its_fastest_rival() -> None:
-    import table
+    from bench import table
 
     text = table.summary(ROOT / "bench" / "results")
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     ops = [line.split("`")[1] for line in rows]
-    assert sorted(ops) == sorted(
-        p.stem.removeprefix("bench_") for p in (ROOT / "bench").glob("bench_*.py")
-    )
+    assert sorted(ops) == sorted(p.stem for p in (ROOT / "bench" / "ops").glob("*.py"))

@@ -14,12 +14,6 @@ import pytest
 from kernomics.models.txfm.config import TxFMConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCH = ROOT / "bench"
-
-
-@pytest.fixture(autouse=True)
-def bench_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))
 
 
 def scores(value: float) -> dict[str, float]:
@@ -39,7 +33,7 @@ def line(seed: int, ours: float, pca: float, settings: str = "new", **more: Any)
 
 
 def test_representations_are_compared_seed_by_seed_over_the_newest_settings() -> None:
-    from txfm_table import recall_part, representations_part
+    from bench.txfm.table import recall_part, representations_part
 
     lines = [line(0, 0.1, 0.9, "old"), line(0, 0.8, 0.7), line(1, 0.9, 0.7)]
     rows = representations_part(lines).splitlines()
@@ -51,7 +45,7 @@ def test_representations_are_compared_seed_by_seed_over_the_newest_settings() ->
 
 
 def test_every_ablation_is_a_setting_and_stands_beside_the_papers_figure() -> None:
-    from txfm_ablation import ABLATIONS, identity, settings_of, table
+    from bench.txfm.ablation import ABLATIONS, identity, settings_of, table
 
     assert len({identity(*settings_of(name)) for name in ABLATIONS}) == len(ABLATIONS)
     for name in ABLATIONS:
@@ -74,7 +68,7 @@ def test_every_ablation_is_a_setting_and_stands_beside_the_papers_figure() -> No
 
 
 def test_fine_tuning_is_compared_by_number_of_cells() -> None:
-    from txfm_table import new_genes_part, transfer_part
+    from bench.txfm.table import new_genes_part, transfer_part
 
     lines = [
         {
@@ -94,7 +88,7 @@ def test_fine_tuning_is_compared_by_number_of_cells() -> None:
 
 
 def test_memory_is_written_as_shares_of_eager() -> None:
-    from txfm_table import memory_part
+    from bench.txfm.table import memory_part
 
     step = {"case": "S 12 blocks", "precision": "bf16", "way": "kernomics", "peak_bytes": 812e6}
     shares = {"peak_share": 0.54, "saved_share": 0.52, "time_share": 1.0}
@@ -103,7 +97,7 @@ def test_memory_is_written_as_shares_of_eager() -> None:
 
 
 def test_generated_parts_replace_what_stood_there_and_nothing_else() -> None:
-    import txfm_table
+    from bench.txfm import table as txfm_table
 
     text = "".join(f"Prose.\n{a}\nold\n{b}\n" for a, b in map(txfm_table.markers, txfm_table.PARTS))
     made = txfm_table.render(text, {"txfm": [line(0, 0.8, 0.7)]})
@@ -114,23 +108,25 @@ def test_generated_parts_replace_what_stood_there_and_nothing_else() -> None:
 
 
 def test_the_docs_show_the_committed_results() -> None:
-    import txfm_table
+    from bench.txfm import table as txfm_table
 
     files = {file for file, _ in txfm_table.PARTS.values()}
     records = {file: txfm_table.read_lines(txfm_table.RESULTS / f"{file}.jsonl") for file in files}
     text = txfm_table.DOCS.read_text()
-    assert txfm_table.render(text, records) == text, "run bench/txfm_table.py"
+    assert txfm_table.render(text, records) == text, "run python -m bench.txfm.table"
 
 
 @pytest.mark.slow
 def test_a_smoke_run_is_recorded_once(data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "txfm.jsonl"
     command = [
-        sys.executable, str(BENCH / "txfm.py"), "--smoke", "--sets", "zheng", "--seeds", "0",
-        "--out", str(out),
+        sys.executable, "-m", "bench.txfm.representations", "--smoke", "--sets", "zheng",
+        "--seeds", "0", "--out", str(out),
     ]  # fmt: skip
     for _ in range(2):
-        subprocess.run(command, check=True, env={**os.environ, "KERNOMICS_DATA": str(data_dir)})
+        subprocess.run(
+            command, check=True, cwd=ROOT, env={**os.environ, "KERNOMICS_DATA": str(data_dir)}
+        )
     (found,) = [json.loads(text) for text in out.read_text().splitlines()]
     assert set(found["scores"]["cell_type"]) == {
         "TxFM", "PCA", "normalised counts", "PCA, all genes", "normalised counts, all genes",
@@ -148,10 +144,12 @@ def test_a_smoke_run_of_transfer_is_recorded_once(
     target: str, others: str, data_dir: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "transfer.jsonl"
-    command = [sys.executable, str(BENCH / "txfm_transfer.py"), "--smoke", "--seeds", "0"]
+    command = [sys.executable, "-m", "bench.txfm.transfer", "--smoke", "--seeds", "0"]
     command += ["--sets", target, "--cells", "100", "--sources", str(tmp_path), "--out", str(out)]
     for _ in range(2):
-        subprocess.run(command, check=True, env={**os.environ, "KERNOMICS_DATA": str(data_dir)})
+        subprocess.run(
+            command, check=True, cwd=ROOT, env={**os.environ, "KERNOMICS_DATA": str(data_dir)}
+        )
     (found,) = [json.loads(text) for text in out.read_text().splitlines()]
     assert found["n_train"] == 100
     ((_, scores),) = found["scores"].items()

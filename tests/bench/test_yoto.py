@@ -18,19 +18,13 @@ from yoto_lines import line
 from kernomics.data import CellCollection, Labels, Split
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCH = ROOT / "bench"
-
-
-@pytest.fixture(autouse=True)
-def bench_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))
 
 
 def tiny_problem() -> Any:
     """Forty cells × six genes: genes 0 and 3 tell the label "kind", 1 and 2 the label "place"."""
     import anndata
 
-    from yoto_sets import Problem
+    from bench.sets import Problem
 
     random = np.random.default_rng(0)
     kind, place = np.arange(40) % 2, np.arange(40) // 2 % 2
@@ -67,7 +61,7 @@ def tiny_problem() -> Any:
 def test_methods_are_compared_over_the_seeds_that_both_have(
     ours: dict[int, float], other: dict[int, float], mean: float, error: float, verdict: str
 ) -> None:
-    from yoto_results import paired
+    from bench.records import paired
 
     found = paired(ours, other)
     assert found is not None
@@ -79,7 +73,7 @@ def test_methods_are_compared_over_the_seeds_that_both_have(
 
 
 def test_the_best_other_is_the_one_that_ours_gains_least_over() -> None:
-    from yoto_results import hardest
+    from bench.yoto.results import hardest
 
     ours = {10: 0.8, 11: 0.6}
     others = {"a": {10: 0.7, 11: 0.5}, "two seeds less": {10: 0.79}, "none": {}}
@@ -91,7 +85,7 @@ def test_the_best_other_is_the_one_that_ours_gains_least_over() -> None:
 
 
 def test_overlap_is_the_mean_jaccard_index_over_pairs() -> None:
-    from yoto_results import overlap
+    from bench.yoto.results import overlap
 
     # {A B} and {B C}: 1/3; {A B} and {A B}: 1; {B C} and {A B}: 1/3
     assert overlap([["A", "B"], ["B", "C"], ["A", "B"]]) == pytest.approx(5 / 9)
@@ -102,8 +96,8 @@ def test_overlap_is_the_mean_jaccard_index_over_pairs() -> None:
 
 
 def test_a_torn_line_is_left_out_and_the_next_starts_on_its_own(tmp_path: Path) -> None:
-    from yoto import append_line
-    from yoto_results import read_lines
+    from bench.records import read_lines
+    from bench.yoto.panels import append_line
 
     path = tmp_path / "results" / "yoto.jsonl"
     append_line(path, {"a": 1})
@@ -114,7 +108,7 @@ def test_a_torn_line_is_left_out_and_the_next_starts_on_its_own(tmp_path: Path) 
 
 
 def test_runs_of_older_settings_and_failed_runs_are_not_used() -> None:
-    from yoto_results import Results
+    from bench.yoto.results import Results
 
     lines = [
         line(seed=10, own=0.1, config="old"),
@@ -131,7 +125,7 @@ def test_runs_of_older_settings_and_failed_runs_are_not_used() -> None:
 
 
 def planned(*argv: str) -> list[Any]:
-    import yoto
+    from bench.yoto import panels as yoto
 
     return yoto.plan(yoto._arguments(argv))
 
@@ -167,8 +161,8 @@ def test_a_share_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixtur
 def test_settings_decide_the_hash_and_titles_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     import dataclasses
 
-    import yoto
-    import yoto_sets
+    from bench import sets as yoto_sets
+    from bench.yoto import panels as yoto
 
     runs = [yoto.Run("main", "pbmc3k", 10, k, "yoto") for k in (16, 32)]
     assert yoto.config_hash(runs[0]) != yoto.config_hash(runs[1])
@@ -183,9 +177,9 @@ def test_settings_decide_the_hash_and_titles_do_not(monkeypatch: pytest.MonkeyPa
 def test_a_failed_run_is_recorded_and_tried_again_and_a_done_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import yoto
-    import yoto_methods
-    from yoto_results import read_lines
+    from bench.records import read_lines
+    from bench.yoto import methods as yoto_methods
+    from bench.yoto import panels as yoto
 
     class Loaded:
         def problem(self, seed: int) -> Any:
@@ -226,7 +220,7 @@ def test_a_failed_run_is_recorded_and_tried_again_and_a_done_one_is_not(
 
 
 def test_rare_classes_and_the_class_that_means_none_are_unlabelled() -> None:
-    from yoto_sets import _classes
+    from bench.sets import _classes
 
     column = pd.Series(["a"] * 3 + ["b"] * 2 + ["c"] + ["none"] * 3 + [None])
     found = _classes(column, "none", 2)
@@ -234,7 +228,7 @@ def test_rare_classes_and_the_class_that_means_none_are_unlabelled() -> None:
 
 
 def test_a_tenth_of_each_class_keeps_its_training_label() -> None:
-    from yoto_partial import few_labels
+    from bench.yoto.partial import few_labels
 
     values = np.repeat([0, 1, 2], [60, 36, 4])
     train = np.concatenate([np.arange(50), np.arange(60, 90), np.arange(96, 99)])
@@ -247,7 +241,7 @@ def test_a_tenth_of_each_class_keeps_its_training_label() -> None:
 
 
 def test_a_task_alone_is_trained_on_its_labelled_cells() -> None:
-    from yoto_partial import only_task, with_few_labels
+    from bench.yoto.partial import only_task, with_few_labels
 
     problem = with_few_labels(tiny_problem(), "kind")
     few, all_cells = (only_task(problem, "kind", labelled_cells=x) for x in (True, False))
@@ -260,7 +254,7 @@ def test_a_task_alone_is_trained_on_its_labelled_cells() -> None:
 def test_a_joint_panel_takes_the_best_gene_of_each_task_in_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import yoto_methods
+    from bench.yoto import methods as yoto_methods
 
     bench = yoto_methods.Bench(tiny_problem(), largest=3)
     de = yoto_methods.METHODS["de"].run("de", bench, 1)
@@ -281,7 +275,7 @@ def test_a_joint_panel_takes_the_best_gene_of_each_task_in_turn(
 
 
 def test_single_task_panels_are_joined_by_turns_and_predicted_from_together() -> None:
-    import yoto_methods
+    from bench.yoto import methods as yoto_methods
 
     bench = yoto_methods.Bench(tiny_problem(), largest=3, smoke=True)
     apart = yoto_methods.METHODS["hard_k"].run("hard_k", bench, 2)
@@ -295,7 +289,7 @@ def test_single_task_panels_are_joined_by_turns_and_predicted_from_together() ->
 
 
 def test_panels_for_one_task_are_averaged_and_own_predictors_scored() -> None:
-    from yoto_methods import JudgedPanel, judge
+    from bench.yoto.methods import JudgedPanel, judge
 
     problem = tiny_problem()
     truth = problem.codes("kind", problem.split.test)
@@ -330,14 +324,14 @@ def run(*command: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["main", "partial"])
 def test_every_method_of_the_benchmark_runs(experiment: str, data_dir: Path) -> None:
-    from yoto_methods import METHODS
-    from yoto_partial import METHODS as PARTIAL
+    from bench.yoto.methods import METHODS
+    from bench.yoto.partial import METHODS as PARTIAL
 
-    said = run(str(BENCH / "yoto.py"), "--smoke", "--experiment", experiment)
+    said = run("-m", "bench.yoto.panels", "--smoke", "--experiment", experiment)
     for method in METHODS if experiment == "main" else PARTIAL:
         assert f", {method}: " in said
 
 
 @pytest.mark.slow
 def test_the_benchmark_of_rising_numbers_of_cells_runs() -> None:
-    assert "300 cells: training" in run(str(BENCH / "yoto_scale.py"), "--smoke")
+    assert "300 cells: training" in run("-m", "bench.yoto.scale", "--smoke")

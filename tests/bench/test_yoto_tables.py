@@ -9,14 +9,6 @@ from typing import Any
 import pytest
 from yoto_lines import line
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCH = ROOT / "bench"
-
-
-@pytest.fixture(autouse=True)
-def bench_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))
-
 
 def example() -> list[dict[str, Any]]:
     lines = []
@@ -31,7 +23,7 @@ def example() -> list[dict[str, Any]]:
 
 
 def test_the_summary_names_the_best_other_and_counts_wins() -> None:
-    from yoto_table import summary_part
+    from bench.yoto.table import summary_part
 
     text = summary_part(example())
     # own: 0.81 against hard-k's own 0.755: differences 0.05 and 0.06
@@ -44,7 +36,7 @@ def test_the_summary_names_the_best_other_and_counts_wins() -> None:
 
 
 def test_the_tables_show_each_method_with_the_best_in_bold() -> None:
-    from yoto_table import tables_part
+    from bench.yoto.table import tables_part
 
     text = tables_part(example())
     assert "<summary>PBMC 3k: cell_type</summary>" in text
@@ -55,14 +47,14 @@ def test_the_tables_show_each_method_with_the_best_in_bold() -> None:
 
 
 def test_time_is_compared_with_persist_over_common_seeds() -> None:
-    from yoto_table import time_part
+    from bench.yoto.table import time_part
 
     text = time_part(example())
     assert "| PBMC 3k | 16 | 2 s | 50 s | 8 | 25.0 × | 1 |" in text
 
 
 def test_persist_is_told_run_by_run() -> None:
-    from yoto_table import persist_part
+    from bench.yoto.table import persist_part
 
     losses = {"gates/1": [2.0, 1.5], "gates/2": [2.0, 1.25], "mask": [2.0, 0.5]}
     losses |= {"classifier": [1.0, 0.25], "classifier/held_out": [1.0, 0.75]}
@@ -75,7 +67,7 @@ def test_persist_is_told_run_by_run() -> None:
 
 
 def test_help_is_compared_with_either_way_alone() -> None:
-    from yoto_table import partial_part
+    from bench.yoto.table import partial_part
 
     case = {"experiment": "partial", "set": "oligo_2", "poor": "region", "task": "region", "k": 32}
     values = {
@@ -95,7 +87,7 @@ def test_help_is_compared_with_either_way_alone() -> None:
 
 
 def test_generated_parts_replace_what_stood_there_and_nothing_else() -> None:
-    import yoto_table
+    from bench.yoto import table as yoto_table
 
     text = "".join(f"Prose.\n{a}\nold\n{b}\n" for a, b in map(yoto_table.markers, yoto_table.PARTS))
     made = yoto_table.render(text, {"yoto": example()})
@@ -108,8 +100,8 @@ def test_generated_parts_replace_what_stood_there_and_nothing_else() -> None:
 
 def test_figures_are_the_same_for_the_same_results(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from yoto_figures import write_figures
-    from yoto_results import Results
+    from bench.yoto.figures import write_figures
+    from bench.yoto.results import Results
 
     results = Results.of(example(), "main")
     twice = [write_figures(results, tmp_path / name) for name in "ab"]
@@ -121,22 +113,22 @@ def test_figures_are_the_same_for_the_same_results(tmp_path: Path) -> None:
 
 
 def test_the_docs_show_the_committed_results() -> None:
-    import yoto_table
+    from bench.yoto import table as yoto_table
 
     records = {
         name: yoto_table.read_lines(yoto_table.RESULTS / f"{name}.jsonl")
         for name in yoto_table.FILES
     }
     if not any(records.values()):
-        pytest.skip("there are no results of bench/yoto.py yet")
+        pytest.skip("there are no results of bench.yoto.panels yet")
     text = yoto_table.DOCS.read_text()
-    assert text == yoto_table.render(text, records), "run python bench/yoto_table.py"
+    assert text == yoto_table.render(text, records), "run python -m bench.yoto.table"
     for path in yoto_table.linked_figures(text):
-        assert path.is_file(), f"{path.name} is missing: run python bench/yoto_table.py"
+        assert path.is_file(), f"{path.name} is missing: run python -m bench.yoto.table"
 
 
 def test_sweep_is_compared_with_the_default_of_its_round() -> None:
-    from yoto_sweep import table
+    from bench.yoto.sweep import table
 
     def one(number: int, variant: str, seed: int, own: float, lr: float) -> dict[str, Any]:
         about = {"round": number, "variant": variant, "set": "a", "k": 16, "seed": seed}
@@ -155,7 +147,7 @@ def test_sweep_is_compared_with_the_default_of_its_round() -> None:
 
 
 def test_scale_lines_become_a_table() -> None:
-    from yoto_table import scale_part
+    from bench.yoto.table import scale_part
 
     text = scale_part(
         [
@@ -171,7 +163,7 @@ def test_scale_lines_become_a_table() -> None:
 
 
 def test_the_mean_over_tasks_is_paired_by_seed() -> None:
-    from yoto_table import tasks_part
+    from bench.yoto.table import tasks_part
 
     def run(method: str, seed: int, *values: float) -> dict[str, Any]:
         made = line(method, seed, set="oligo_2")

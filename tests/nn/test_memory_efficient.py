@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,15 +17,13 @@ from kernomics.nn import Encoder
 from kernomics.nn import memory_efficient as lean
 from kernomics.nn.memory_efficient import feed_forward, standardise
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
 Block = Callable[..., Tensor]
 
 
 @pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> Block:
+def plain() -> Block:
     """The same block as one torch layer after the other."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    import txfm_eager
+    from bench.txfm import eager as txfm_eager
 
     return txfm_eager.block
 
@@ -78,9 +75,8 @@ def test_a_block_and_its_gradients_are_those_of_the_plain_one(
     rows: int, tokens: int, cls_only: bool, padded: bool, depth: bool, fewest: int, run: Block
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCH))
         patch.setattr(lean, "FEWEST", fewest)
-        import txfm_eager
+        from bench.txfm import eager as txfm_eager
 
         model = blocks().double()
         x = torch.randn(rows, tokens, 16, generator=torch.Generator().manual_seed(rows)).double()

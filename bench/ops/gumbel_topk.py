@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-import harness
-from harness import Call, Case, Provider
+from bench import harness
+from bench.harness import Call, Case, Provider
 from kernomics.ops import gumbel_topk
 
 Kind = Literal["softsort", "neuralsort", "softmax"]

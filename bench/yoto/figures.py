@@ -10,10 +10,10 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
+from bench.sets import SETS
+from bench.yoto.methods import METHODS
+from bench.yoto.results import Results
 from kernomics.pl.style import SMALL, THEMES, dress, new_figure
-from yoto_methods import METHODS
-from yoto_results import Results
-from yoto_sets import SETS
 
 THEME = THEMES["light"]
 LINES = ("yoto", "hard_k", "persist", "l1", "de", "hvg")

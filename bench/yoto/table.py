@@ -1,7 +1,7 @@
 """Write the generated parts of docs/yoto.md, and its figures, from bench/results/systems/.
 
-    python bench/yoto_table.py           docs/yoto.md and docs/figures/yoto_*.svg
-    python bench/yoto_table.py --print   the parts to the screen
+    python -m bench.yoto.table           docs/yoto.md and docs/figures/yoto_*.svg
+    python -m bench.yoto.table --print   the parts to the screen
 
 A part stands between two marker lines; the prose around them is not touched.
 """
@@ -17,24 +17,20 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import yoto_partial
-import yoto_sweep
-from machine import ROOT
-from table import NOTHING, duration, grid, put_between
-from yoto_costs import persist_part, scale_part, time_part
-from yoto_methods import METHODS
-from yoto_results import (
+from bench.machine import ROOT
+from bench.records import BySeed, Difference, paired, read_lines
+from bench.sets import SETS
+from bench.table import NOTHING, duration, grid, put_between
+from bench.yoto import partial, sweep
+from bench.yoto.costs import persist_part, scale_part, time_part
+from bench.yoto.methods import METHODS
+from bench.yoto.results import (
     OTHERS,
-    BySeed,
-    Difference,
     Results,
     hardest,
     overlap,
-    paired,
     panel_of,
-    read_lines,
 )
-from yoto_sets import SETS
 
 DOCS = ROOT / "docs" / "yoto.md"
 SINGLE_TASK = ("hard_k", "hard_k_joint")
@@ -44,7 +40,7 @@ Lines = list[dict[str, Any]]
 
 def markers(part: str) -> tuple[str, str]:
     """Return the lines around a generated part."""
-    return f"<!-- {part}: begin (bench/yoto_table.py) -->", f"<!-- {part}: end -->"
+    return f"<!-- {part}: begin (bench/yoto/table.py) -->", f"<!-- {part}: end -->"
 
 
 def spread(values: Iterable[float], digits: int = 3) -> str:
@@ -283,7 +279,7 @@ def partial_part(lines: Lines) -> str:
     """Return few labels of one task, with another task's help and without."""
     results = Results.of(lines, "partial")
     rows = []
-    for name, poor in yoto_partial.SCENARIOS:
+    for name, poor in partial.SCENARIOS:
         for k in sorted({line["k"] for line in results.where(set=name, poor=poor)}):
             case = {"set": name, "poor": poor, "k": k}
             helpers = ", ".join(f"`{task}`" for task in SETS[name].labels if task != poor)
@@ -292,7 +288,7 @@ def partial_part(lines: Lines) -> str:
             for predictor in ("own", "lr"):
                 by_method = {
                     method: results.score(poor, predictor, method=method, **case)
-                    for method in yoto_partial.METHODS
+                    for method in partial.METHODS
                 }
                 row = [*start, {"lr": "LR"}.get(predictor, predictor)]
                 row += [spread(values.values()) for values in by_method.values()]
@@ -300,7 +296,7 @@ def partial_part(lines: Lines) -> str:
                     for alone in ("alone", "alone_all"):
                         row.append(str(paired(by_method[helped], by_method[alone]) or ""))
                 rows.append(row)
-    titles = yoto_partial.METHODS
+    titles = partial.METHODS
     head = ["data set", "task with few labels", "labelled cells", "helped by", "judged by"]
     head += titles.values()
     for helped in ("helped", "aided"):
@@ -336,7 +332,7 @@ PARTS: dict[str, Callable[[Lines], str]] = {
     "time": time_part,
     "persist": persist_part,
     "scale": scale_part,
-    "sweep": yoto_sweep.table,
+    "sweep": sweep.table,
 }
 FILES = ("yoto", "yoto_scale", "yoto_sweep")
 
@@ -371,7 +367,7 @@ def main() -> None:
             print(f"\n== {part}\n{make(records[file_of(part)])}")
         return
     DOCS.write_text(render(DOCS.read_text(), records))
-    from yoto_figures import write_figures
+    from bench.yoto.figures import write_figures
 
     for path in write_figures(Results.of(records["yoto"], "main"), DOCS.parent / "figures"):
         print(path.relative_to(ROOT))

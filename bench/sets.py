@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from bench.machine import ROOT
 from kernomics.data import CellCollection, Labels, Split, make_split
-from machine import ROOT
 
 FRACTIONS = (0.7, 0.1, 0.2)
 SMALLEST_CLASS = 20  # cells; the cells of rarer classes count as unlabelled

@@ -6,9 +6,9 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from bench.yoto.persist.classifier import ClassifierConfig
 from kernomics._arguments import check_fields
 from kernomics.errors import ConfigError
-from persist.classifier import ClassifierConfig
 
 
 @dataclass(frozen=True)

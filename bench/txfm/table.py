@@ -12,12 +12,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import txfm_ablation
-from machine import ROOT
-from table import NOTHING, grid, put_between
-from txfm_runs import RESULTS
-from yoto_results import paired, read_lines
-from yoto_sets import SETS
+from bench.machine import ROOT
+from bench.records import paired, read_lines
+from bench.sets import SETS
+from bench.table import NOTHING, grid, put_between
+from bench.txfm import ablation
+from bench.txfm.runs import RESULTS
 
 DOCS = ROOT / "docs" / "txfm.md"
 Lines = Sequence[Mapping[str, Any]]
@@ -127,13 +127,13 @@ PARTS: dict[str, tuple[str, Callable[[Lines], str]]] = {
     "transfer": ("txfm_transfer", transfer_part),
     "new genes": ("txfm_transfer", new_genes_part),
     "memory": ("txfm_step", memory_part),
-    "ablation": ("txfm_ablation", txfm_ablation.table),
+    "ablation": ("txfm_ablation", ablation.table),
 }
 
 
 def markers(part: str) -> tuple[str, str]:
     """Return the lines that a part stands between."""
-    return f"<!-- {part}: begin (bench/txfm_table.py) -->", f"<!-- {part}: end -->"
+    return f"<!-- {part}: begin (bench/txfm/table.py) -->", f"<!-- {part}: end -->"
 
 
 def render(text: str, records: Mapping[str, Lines]) -> str:

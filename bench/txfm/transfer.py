@@ -7,8 +7,8 @@ it is fine-tuned with some of the new ones too. PCA is of the same training cell
 classifiers. One line per run goes to bench/results/systems/txfm_transfer.jsonl; what is there
 already is not run again.
 
-    python bench/txfm_transfer.py
-    python bench/txfm_transfer.py --sets pbmc3k --cells 200 --seeds 0
+    python -m bench.txfm.transfer
+    python -m bench.txfm.transfer --sets pbmc3k --cells 200 --seeds 0
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.records import read_lines
+from bench.sets import Problem, load
+from bench.txfm.runs import N_GENES, RESULTS, SIZE, append
 from kernomics.baselines.representations import baseline_representations
 from kernomics.data import Split
 from kernomics.evaluation.representations import score_representations
 from kernomics.models import CellEncoder, TxFM
 from kernomics.train import config_hash
-from txfm_runs import N_GENES, RESULTS, SIZE, append
-from yoto_results import read_lines
-from yoto_sets import Problem, load
 
 SEEDS = (0, 1, 2, 3, 4)
 SMOKE: dict[str, Any] = {"n_tokens": 50}

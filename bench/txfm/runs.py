@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import HERE
+from bench.harness import HERE
+from bench.sets import Problem, data_folder
 from kernomics.baselines.representations import baseline_representations
 from kernomics.evaluation.relationships import compare_relationships
 from kernomics.evaluation.representations import score_representations
 from kernomics.metrics import read_relations
 from kernomics.models import TxFM
 from kernomics.train import config_hash
-from yoto_sets import Problem, data_folder
 
 RESULTS = HERE / "results" / "systems"
 SIZE, N_GENES, EPOCHS = "XXS", 1000, 100

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bench.yoto.persist.classifier import LabelledCells, class_weights, generators, mlp
+from bench.yoto.persist.config import PersistConfig
 from kernomics.train import schedules
-from persist.classifier import LabelledCells, class_weights, generators, mlp
-from persist.config import PersistConfig
 
 
 @dataclass(frozen=True, eq=False)

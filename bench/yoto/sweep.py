@@ -4,9 +4,9 @@ The outer split of a benchmark set, made with seeds outside the benchmark's, giv
 are never read here. The other cells are divided again, 70 % to train and 30 % to judge. One line
 per run goes to bench/results/systems/yoto_sweep.jsonl; what is there already is not run again.
 
-    python bench/yoto_sweep.py                       all variants, two seeds
-    python bench/yoto_sweep.py --variants default "no noise" --shard 0/2
-    python bench/yoto_sweep.py --table               print the table of docs/yoto.md
+    python -m bench.yoto.sweep                       all variants, two seeds
+    python -m bench.yoto.sweep --variants default "no noise" --shard 0/2
+    python -m bench.yoto.sweep --table               print the table of docs/yoto.md
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import HERE
+from bench.harness import HERE
+from bench.records import read_lines
+from bench.sets import Problem, load
+from bench.table import NOTHING
 from kernomics.baselines import de_panel
 from kernomics.data import Split, make_split
 from kernomics.metrics import evaluate_genes
 from kernomics.models import YOTO
 from kernomics.train import config_hash
-from table import NOTHING
-from yoto_results import read_lines
-from yoto_sets import Problem, load
 
 ROUND = 2  # a higher number runs everything again, about the defaults there are by then
 ROUNDS = {

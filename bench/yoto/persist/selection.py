@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kernomics._arguments import checked
-from persist.classifier import LabelledCells, fit_classifier
-from persist.config import PersistConfig
-from persist.gates import (
+from bench.yoto.persist.classifier import LabelledCells, fit_classifier
+from bench.yoto.persist.config import PersistConfig
+from bench.yoto.persist.gates import (
     Gates,
     Survivors,
     eliminate,
     train_gates,
 )
-from persist.mask import distinct_picks, train_mask
+from bench.yoto.persist.mask import distinct_picks, train_mask
+from kernomics._arguments import checked
 
 
 @dataclass(frozen=True, eq=False)

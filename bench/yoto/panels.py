@@ -1,15 +1,15 @@
 """The YOTO benchmark: our panel against others, on real cells, resumable.
 
-    python bench/yoto.py                       every run not in bench/results/systems/ yet
-    python bench/yoto.py --shard 0/2           half of them; another process may take 1/2
-    python bench/yoto.py --experiment partial  few labels of one task
-    python bench/yoto.py --dry-run             what is left, and about how long it takes
-    python bench/yoto.py --smoke               tiny and quick, nothing recorded
+    python -m bench.yoto.panels                       every run not in bench/results/systems/ yet
+    python -m bench.yoto.panels --shard 0/2           half of them; another process may take 1/2
+    python -m bench.yoto.panels --experiment partial  few labels of one task
+    python -m bench.yoto.panels --dry-run             what is left, and about how long it takes
+    python -m bench.yoto.panels --smoke               tiny and quick, nothing recorded
 
 A run is one method on one data set with one seed and panel size, and one line of the results file,
 appended when it is done: the command may be killed at any time and goes on where it was. A run is
 done when a line has the same settings; one that failed is on record with its ``error`` and is tried
-again. No score is printed. The tables of ``docs/yoto.md`` are made by ``yoto_table.py``.
+again. No score is printed. The tables of ``docs/yoto.md`` are made by ``bench/yoto/table.py``.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ from typing import Any
 import threadpoolctl  # type: ignore[import-untyped]
 import torch
 
-import machine
-import yoto_partial
-from yoto_methods import METHODS, Bench, Outcome, judge, settings, warm_up
-from yoto_results import read_lines
-from yoto_sets import MAIN_SETS, SETS, Problem, load
+from bench import machine
+from bench.harness import HERE
+from bench.records import read_lines
+from bench.sets import MAIN_SETS, SETS, Problem, load
+from bench.yoto import partial
+from bench.yoto.methods import METHODS, Bench, Outcome, judge, settings, warm_up
 
-RESULTS = Path(__file__).resolve().parent / "results" / "systems" / "yoto.jsonl"
+RESULTS = HERE / "results" / "systems" / "yoto.jsonl"
 SEEDS = (10, 11, 12, 13, 14)
 SIZES = (16, 32, 64)
 SMOKE: dict[str, Any] = {"sets": ["oligo_2"], "k": [8], "seeds": [100]}
@@ -72,7 +73,7 @@ class Run:
         return {
             "format": RECORD_FORMAT,
             "set": SETS[self.set].settings(),
-            "method": yoto_partial.partial_settings(self.method, self.k)
+            "method": partial.partial_settings(self.method, self.k)
             if self.poor
             else settings(self.method, self.k),
         }
@@ -127,9 +128,9 @@ def _runs_of(args: argparse.Namespace, name: str, seed: int) -> Iterator[Run]:
     several = len(SETS[name].labels) > 1
     if args.experiment == "partial":
         sizes = [k for k in args.k if k == 32] or args.k[:1]
-        for set_name, poor in yoto_partial.SCENARIOS:
+        for set_name, poor in partial.SCENARIOS:
             if set_name == name:
-                for method in yoto_partial.METHODS:
+                for method in partial.METHODS:
                     yield Run("partial", name, seed, sizes[0], method, poor)
         return
     if name not in MAIN_SETS:
@@ -183,9 +184,9 @@ def print_plan(runs: list[Run], lines: list[dict[str, Any]]) -> None:
 def carry_out(run: Run, problem: Problem, bench: Bench) -> dict[str, Any]:
     """Choose genes, judge them, and return what goes on record."""
     if run.poor:
-        problem = yoto_partial.with_few_labels(problem, run.poor)
-        outcome = yoto_partial.run(run.method, problem, run.poor, run.k, bench.smoke)
-        problem = yoto_partial.only_task(problem, run.poor, labelled_cells=False)
+        problem = partial.with_few_labels(problem, run.poor)
+        outcome = partial.run(run.method, problem, run.poor, run.k, bench.smoke)
+        problem = partial.only_task(problem, run.poor, labelled_cells=False)
     else:
         outcome = METHODS[run.method].run(run.method, bench, run.k)
     start = time.perf_counter()

@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-import machine
-from hard_k import HARD_K_OVERRIDES, TOP_K_OVERRIDES
+from bench import machine
+from bench.sets import SETS, Problem
+from bench.yoto.hard_k import HARD_K_OVERRIDES, TOP_K_OVERRIDES
+from bench.yoto.persist import PersistBaseline, PersistConfig
 from kernomics import baselines, metrics
 from kernomics.baselines import round_robin
 from kernomics.models import YOTO
 from kernomics.models.yoto.config import YOTOConfig, default_training
-from persist import PersistBaseline, PersistConfig
-from yoto_sets import SETS, Problem
 
 N_RANDOM = 5  # panels drawn for "random"; their scores are averaged
 SMOKE_EPOCHS = 2

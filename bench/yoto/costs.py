@@ -5,9 +5,9 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-from table import NOTHING, duration, grid
-from yoto_results import Results
-from yoto_sets import SETS
+from bench.sets import SETS
+from bench.table import NOTHING, duration, grid
+from bench.yoto.results import Results
 
 Lines = list[dict[str, Any]]
 

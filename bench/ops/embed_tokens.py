@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import harness
-from harness import Call, Case, Provider
+from bench import harness
+from bench.harness import Call, Case, Provider
 from kernomics.ops import embed_tokens
 
 Combine = Literal["concat", "add"]

@@ -27,9 +27,9 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bench.yoto.persist.classifier import LabelledCells, class_weights, generators, mlp
+from bench.yoto.persist.config import PersistConfig
 from kernomics.nn.philox import Draws
-from persist.classifier import LabelledCells, class_weights, generators, mlp
-from persist.config import PersistConfig
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # the hard-concrete paper's values
 OPEN_SHIFT = BETA * math.log(-GAMMA / ZETA)

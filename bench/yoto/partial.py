@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.sets import Problem
+from bench.yoto.methods import Bench, Outcome, settings, train_yoto
 from kernomics.data import Labels, Split
-from yoto_methods import Bench, Outcome, settings, train_yoto
-from yoto_sets import Problem
 
 KEPT_SHARE = 0.1  # of the training labels of each class, one at least
 SCENARIOS = (

@@ -2,8 +2,8 @@
 
 One line per run goes to bench/results/systems/txfm.jsonl; what is there already is not run again.
 
-    python bench/txfm.py                     every set, five seeds
-    python bench/txfm.py --sets zheng --seeds 0 1
+    python -m bench.txfm.representations                     every set, five seeds
+    python -m bench.txfm.representations --sets zheng --seeds 0 1
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from txfm_runs import EPOCHS, RESULTS, append, identity, run
-from yoto_results import read_lines
-from yoto_sets import load
+from bench.records import read_lines
+from bench.sets import load
+from bench.txfm.runs import EPOCHS, RESULTS, append, identity, run
 
 SETS = ("zheng", "pbmc3k", "kang")
 SEEDS = (0, 1, 2, 3, 4)

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import harness
-from harness import Case, Provider
+from bench import harness
+from bench.harness import Case, Provider
 from kernomics.ops import sample_tokens
 
 TARGET_SUM = 1e5

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-import harness
-from harness import Call, Case, Provider
+from bench import harness
+from bench.harness import Call, Case, Provider
 from kernomics.ops import poisson_nll
 
 Layout = Literal["CSR", "dense"]

@@ -1,8 +1,8 @@
 """A training step of TxFM: its memory and time, against the same blocks in eager torch.
 
-    python bench/txfm_step.py                   sizes for a CPU
-    python bench/txfm_step.py --device cuda     whole sizes, where the ops have CUDA kernels
-    python bench/txfm_step.py --case S --cells 128 --out step.jsonl
+    python -m bench.txfm.step                   sizes for a CPU
+    python -m bench.txfm.step --device cuda     whole sizes, where the ops have CUDA kernels
+    python -m bench.txfm.step --case S --cells 128 --out step.jsonl
 
 A line on the screen, and a JSON line in `--out`, for each case, precision and way of computing; a
 step is the draw of tokens, forward, backward and AdamW:
@@ -46,8 +46,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
-import machine
-import txfm_eager
+from bench import machine
+from bench.txfm.eager import training_loss
 from kernomics.data import Cells
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.module import TxFMModule
@@ -125,7 +125,7 @@ def step_of(module: TxFMModule, cells: Cells, eager: bool, bf16: bool) -> Step:
     def forward() -> Tensor:
         with torch.autocast(cells.device.type, dtype=torch.bfloat16, enabled=bf16):
             if eager:
-                return txfm_eager.training_loss(module, cells)
+                return training_loss(module, cells)
             return module.training_loss(cells)["loss"]
 
     def step() -> Tensor:

@@ -1,8 +1,8 @@
 """YOTO on simulated cells of rising number, whose marker genes are known.
 
-    python bench/yoto_scale.py                  all sizes not in bench/results/systems/ yet
-    python bench/yoto_scale.py --cells 100000   one size, again
-    python bench/yoto_scale.py --smoke          tiny and quick, nothing recorded
+    python -m bench.yoto.scale                  all sizes not in bench/results/systems/ yet
+    python -m bench.yoto.scale --cells 100000   one size, again
+    python -m bench.yoto.scale --smoke          tiny and quick, nothing recorded
 
 Eight types with eight markers each among 20,000 genes, levels spread log-normally, so that a marker
 may have fewer than one count in a hundred cells: DE finds about 52 of 64 on 3,500 cells at 1,000
@@ -29,16 +29,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import machine
+from bench import machine
+from bench.harness import HERE
+from bench.records import read_lines
+from bench.yoto.panels import append_line, environment
 from kernomics.baselines import de_panel
 from kernomics.data import make_split
 from kernomics.data.labels import Labels
 from kernomics.datasets import simulate
 from kernomics.models import YOTO
-from yoto import append_line, environment
-from yoto_results import read_lines
 
-RESULTS = Path(__file__).resolve().parent / "results" / "systems" / "yoto_scale.jsonl"
+RESULTS = HERE / "results" / "systems" / "yoto_scale.jsonl"
 N_TYPES, N_MARKERS, SEED = 8, 8, 10
 FRACTIONS = (0.7, 0.1, 0.2)
 DE_CELLS = 5_000
@@ -124,7 +125,8 @@ def carry_out(case: Case, folder: Path, args: argparse.Namespace) -> dict[str, A
         "time": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
     }  # fmt: skip
     line |= prepare(case, path)
-    command = [sys.executable, __file__, "--worker", str(path), "--threads", str(args.threads)]
+    command = [sys.executable, "-m", "bench.yoto.scale", "--worker", str(path)]
+    command += ["--threads", str(args.threads)]
     done = subprocess.run(
         [*command, *(["--smoke"] if args.smoke else [])],
         check=True, stdout=subprocess.PIPE, text=True,

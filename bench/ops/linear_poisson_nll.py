@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-import bench_poisson_nll
-import harness
-from harness import Call, Case, Provider
+from bench import harness
+from bench.harness import Call, Case, Provider
+from bench.ops import poisson_nll
 from kernomics.ops import linear_poisson_nll
 
 Loss = Callable[..., Tensor]
@@ -25,10 +25,10 @@ def ours(hidden: Tensor, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
 
 
 def eager(hidden: Tensor, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    return bench_poisson_nll.eager(torch.nn.functional.linear(hidden, weight, bias), x)
+    return poisson_nll.eager(torch.nn.functional.linear(hidden, weight, bias), x)
 
 
-def both(loss: Loss, layout: bench_poisson_nll.Layout = "dense") -> Callable[..., Call]:
+def both(loss: Loss, layout: poisson_nll.Layout = "dense") -> Callable[..., Call]:
     """Forward, and backward to all three."""
 
     def prepare(hidden: Tensor, weight: Tensor, bias: Tensor, x: Tensor, x_csr: Tensor) -> Call:
@@ -62,20 +62,20 @@ def case(
     cells: int,
     genes: int,
     width: int,
-    layout: bench_poisson_nll.Layout,
+    layout: poisson_nll.Layout,
     dtype: torch.dtype = torch.float32,
     *,
     times_products: float | None = None,
 ) -> Case:
     def inputs(device: torch.device, generator: torch.Generator) -> tuple[Tensor, ...]:
-        _, x, x_csr = bench_poisson_nll.draw(cells, genes, device, generator)
+        _, x, x_csr = poisson_nll.draw(cells, genes, device, generator)
         hidden = torch.randn(cells, width, device=device, generator=generator)
         weight = torch.randn(genes, width, device=device, generator=generator) * 4 / width**0.5
         bias = torch.zeros(genes, device=device)
         return hidden.to(dtype), weight.to(dtype), bias.to(dtype), x, x_csr
 
     single = dtype == torch.float32
-    each = 8 * bench_poisson_nll.DENSITY if layout == "CSR" else 4
+    each = 8 * poisson_nll.DENSITY if layout == "CSR" else 4
     target_bytes = round(each * cells * genes)
     compiled = torch.compile(eager, fullgraph=True, dynamic=False)
     target = None if times_products is None else 1 / times_products

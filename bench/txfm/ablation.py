@@ -4,9 +4,9 @@ Small enough for a laptop: 1,000 genes of zheng_pbmc_facs, a quarter of them rev
 paper's set of 8,248 genes; other K keep the paper's ratio to it. One line per run goes to
 bench/results/systems/txfm_ablation.jsonl; what is there already is not run again.
 
-    python bench/txfm_ablation.py                           every change, three seeds
-    python bench/txfm_ablation.py --only MSE --seeds 100
-    python bench/txfm_ablation.py --table                   print the table of docs/txfm.md
+    python -m bench.txfm.ablation                           every change, three seeds
+    python -m bench.txfm.ablation --only MSE --seeds 100
+    python -m bench.txfm.ablation --table                   print the table of docs/txfm.md
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
-from table import NOTHING, grid
-from txfm_runs import RESULTS, append, identity, run
-from yoto_results import read_lines
-from yoto_sets import load
+from bench.records import read_lines
+from bench.sets import load
+from bench.table import NOTHING, grid
+from bench.txfm.runs import RESULTS, append, identity, run
 
 DATA, SEEDS = "zheng", (100, 101, 102)
 K, EPOCHS = 250, 40
