@@ -1,4 +1,4 @@
-"""Tables of docs/yoto.md on what a selection costs: against PERSIST-style, and with many cells."""
+"""Tables of docs/yoto*.md on what a selection costs: against PERSIST-style, and with many cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of docs/yoto.md: macro-F1 against the panel size, and against time."""
+"""The figures of docs/yoto*.md: macro-F1 against the panel size, and against time."""
 
 from __future__ import annotations
 

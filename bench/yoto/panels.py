@@ -9,7 +9,7 @@
 A run is one method on one data set with one seed and panel size, and one line of the results file,
 appended when it is done: the command may be killed at any time and goes on where it was. A run is
 done when a line has the same settings; one that failed is on record with its ``error`` and is tried
-again. No score is printed. The tables of ``docs/yoto.md`` are made by ``bench/yoto/table.py``.
+again. No score is printed. The tables of the docs are made by ``bench/yoto/table.py``.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ per run goes to bench/results/systems/yoto_sweep.jsonl; what is there already is
 
     python -m bench.yoto.sweep                       all variants, two seeds
     python -m bench.yoto.sweep --variants default "no noise" --shard 0/2
-    python -m bench.yoto.sweep --table               print the table of docs/yoto.md
+    python -m bench.yoto.sweep --table               print the table of docs/yoto-benchmarks.md
 """
 
 from __future__ import annotations

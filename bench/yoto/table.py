@@ -1,6 +1,6 @@
-"""Write the generated parts of docs/yoto.md, and its figures, from bench/results/systems/.
+"""Write the generated parts of docs/yoto*.md, and their figures, from bench/results/systems/.
 
-    python -m bench.yoto.table           docs/yoto.md and docs/figures/yoto_*.svg
+    python -m bench.yoto.table           docs/yoto*.md and docs/figures/yoto_*.svg
     python -m bench.yoto.table --print   the parts to the screen
 
 A part stands between two marker lines; the prose around them is not touched.
@@ -32,7 +32,7 @@ from bench.yoto.results import (
     panel_of,
 )
 
-DOCS = ROOT / "docs" / "yoto.md"
+DOCS = ROOT / "docs"
 SINGLE_TASK = ("hard_k", "hard_k_joint")
 RESULTS = ROOT / "bench" / "results" / "systems"
 Lines = list[dict[str, Any]]
@@ -319,7 +319,7 @@ def figures_part(lines: Lines) -> str:
 
 def linked_figures(text: str) -> list[Path]:
     """Return the figures that a document's generated parts link to."""
-    return [DOCS.parent / name for name in re.findall(r"\((figures/yoto_\w+\.svg)\)", text)]
+    return [DOCS / name for name in re.findall(r"\((figures/yoto_\w+\.svg)\)", text)]
 
 
 PARTS: dict[str, Callable[[Lines], str]] = {
@@ -334,6 +334,20 @@ PARTS: dict[str, Callable[[Lines], str]] = {
     "scale": scale_part,
     "sweep": sweep.table,
 }
+PAGES = {
+    DOCS / "yoto.md": ("summary", "time", "scale"),
+    DOCS / "yoto-benchmarks.md": (
+        "about",
+        "figures",
+        "sweep",
+        "tasks",
+        "partial",
+        "persist",
+        "tables",
+    ),
+}  # fmt: skip
+"""Which parts each page shows."""
+
 FILES = ("yoto", "yoto_scale", "yoto_sweep")
 
 
@@ -342,22 +356,22 @@ def file_of(part: str) -> str:
     return f"yoto_{part}" if f"yoto_{part}" in FILES else "yoto"
 
 
-def render(text: str, records: Mapping[str, Lines]) -> str:
-    """Return a document with every generated part made anew.
+def render(text: str, records: Mapping[str, Lines], parts: Iterable[str] = tuple(PARTS)) -> str:
+    """Return a document with its generated parts made anew.
 
     Raises
     ------
     SystemExit
         When the document lacks a part's marker lines.
     """
-    for part, make in PARTS.items():
-        begin, end = markers(part)
-        text = put_between(text, begin, end, make(records.get(file_of(part), [])), DOCS.name)
+    for part in parts:
+        made = PARTS[part](records.get(file_of(part), []))
+        text = put_between(text, *markers(part), made, "the document")
     return text
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write the generated parts of docs/yoto.md.")
+    parser = argparse.ArgumentParser(description="Write the generated parts of docs/yoto*.md.")
     parser.add_argument("--print", action="store_true", help="to the screen, no files")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -366,10 +380,11 @@ def main() -> None:
         for part, make in PARTS.items():
             print(f"\n== {part}\n{make(records[file_of(part)])}")
         return
-    DOCS.write_text(render(DOCS.read_text(), records))
+    for page, parts in PAGES.items():
+        page.write_text(render(page.read_text(), records, parts))
     from bench.yoto.figures import write_figures
 
-    for path in write_figures(Results.of(records["yoto"], "main"), DOCS.parent / "figures"):
+    for path in write_figures(Results.of(records["yoto"], "main"), DOCS / "figures"):
         print(path.relative_to(ROOT))
 
 

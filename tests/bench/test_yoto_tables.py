@@ -121,10 +121,18 @@ def test_the_docs_show_the_committed_results() -> None:
     }
     if not any(records.values()):
         pytest.skip("there are no results of bench.yoto.panels yet")
-    text = yoto_table.DOCS.read_text()
-    assert text == yoto_table.render(text, records), "run python -m bench.yoto.table"
-    for path in yoto_table.linked_figures(text):
-        assert path.is_file(), f"{path.name} is missing: run python -m bench.yoto.table"
+    for page, parts in yoto_table.PAGES.items():
+        text = page.read_text()
+        assert text == yoto_table.render(text, records, parts), "run python -m bench.yoto.table"
+        for path in yoto_table.linked_figures(text):
+            assert path.is_file(), f"{path.name} is missing: run python -m bench.yoto.table"
+
+
+def test_every_part_is_on_one_page() -> None:
+    from bench.yoto import table as yoto_table
+
+    shown = [part for parts in yoto_table.PAGES.values() for part in parts]
+    assert sorted(shown) == sorted(yoto_table.PARTS)
 
 
 def test_sweep_is_compared_with_the_default_of_its_round() -> None:
