@@ -1,13 +1,13 @@
-"""Write the generated parts of docs/txfm.md from bench/results/systems/txfm*.jsonl.
+"""Write the generated parts of docs/txfm*.md from bench/results/systems/txfm*.jsonl.
 
-Each part stands between two marker lines; nothing else of the document is touched. With
+Each part stands between two marker lines; nothing else of the pages is touched. With
 ``--print`` they go to the screen.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,7 +19,7 @@ from bench.table import NOTHING, grid, put_between
 from bench.txfm import ablation
 from bench.txfm.runs import RESULTS
 
-DOCS = ROOT / "docs" / "txfm.md"
+DOCS = ROOT / "docs"
 Lines = Sequence[Mapping[str, Any]]
 MEASURES = {
     "kNN accuracy": "knn_accuracy",
@@ -131,22 +131,29 @@ PARTS: dict[str, tuple[str, Callable[[Lines], str]]] = {
 }
 
 
+PAGES = {
+    DOCS / "txfm.md": ("representations", "transfer"),
+    DOCS / "txfm-benchmarks.md": ("recall", "ablation", "new genes", "memory"),
+}
+"""Which parts each page shows."""
+
+
 def markers(part: str) -> tuple[str, str]:
     """Return the lines that a part stands between."""
     return f"<!-- {part}: begin (bench/txfm/table.py) -->", f"<!-- {part}: end -->"
 
 
-def render(text: str, records: Mapping[str, Lines]) -> str:
-    """Return a document with every generated part made anew.
+def render(text: str, records: Mapping[str, Lines], parts: Iterable[str] = tuple(PARTS)) -> str:
+    """Return a document with its generated parts made anew.
 
     Raises
     ------
     SystemExit
         When the document lacks a part's marker lines.
     """
-    for part, (file, make) in PARTS.items():
-        begin, end = markers(part)
-        text = put_between(text, begin, end, make(records.get(file, [])), DOCS.name)
+    for part in parts:
+        file, make = PARTS[part]
+        text = put_between(text, *markers(part), make(records.get(file, [])), "the document")
     return text
 
 
@@ -162,7 +169,8 @@ def main() -> None:
         for part, (file, make) in PARTS.items():
             print(f"\n== {part}\n{make(records[file])}")
         return
-    DOCS.write_text(render(DOCS.read_text(), records))
+    for page, parts in PAGES.items():
+        page.write_text(render(page.read_text(), records, parts))
 
 
 if __name__ == "__main__":
