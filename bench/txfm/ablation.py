@@ -6,7 +6,7 @@ bench/results/systems/txfm_ablation.jsonl; what is there already is not run agai
 
     python -m bench.txfm.ablation                           every change, three seeds
     python -m bench.txfm.ablation --only MSE --seeds 100
-    python -m bench.txfm.ablation --table                   print the table of docs/txfm-benchmarks.md
+    python -m bench.txfm.ablation --table                   print the table for the docs
 """
 
 from __future__ import annotations
