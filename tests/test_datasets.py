@@ -7,7 +7,7 @@ from kernomics import datasets
 from kernomics.data import CellCollection, make_split
 from kernomics.errors import DataError
 
-scanpy = pytest.importorskip("scanpy", reason="pbmc68k() reads cells that come with scanpy")
+scanpy = pytest.importorskip("scanpy", reason="pbmc68k() reads cells that ship with scanpy")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,9 @@ def test_pbmc68k_goes_through_the_checks_and_a_stratified_split(pbmc, tmp_path):
     collection = CellCollection.from_anndata(pbmc, layer="counts", labels_key="cell_type")
     assert not collection.library_is_subset
     share = pbmc.X.sum(dtype=np.float64) / pbmc.obs["n_counts"].sum()
-    assert collection.library_source == f"obs['n_counts'] (these genes hold {share:.0%} of it)"
+    assert (
+        collection.library_source == f"obs['n_counts'] (these genes account for {share:.0%} of it)"
+    )
     assert np.array_equal(collection.library, pbmc.obs["n_counts"].to_numpy(np.float32))
     split = make_split(700, how="stratified", labels=collection.labels["cell_type"])
     for part in (split.train, split.validation, split.test):

@@ -75,7 +75,7 @@ def test_it_works_on_all_that_holds_counts_and_changes_none(form: str, tmp_path:
 
 
 def test_what_removes_most_is_told() -> None:
-    with pytest.warns(UserWarning, match="more than half is removed: 1 of 5 cells kept; 4"):
+    with pytest.warns(UserWarning, match="more than half are removed: 1 of 5 cells kept; 4"):
         curate(small(), min_genes=4, min_cells=1)
 
 
@@ -89,7 +89,7 @@ def test_thresholds_that_nothing_reaches_are_named_with_those_that_half_reach() 
         curate(small(), min_genes=1, min_cells=5)
     with pytest.raises(ConfigError, match="min_cells is -1"):
         curate(small(), min_cells=-1)
-    with pytest.raises(DataError, match="5 cells × 5 genes, and the data have 4 × 5"):
+    with pytest.raises(DataError, match="5 cells × 5 genes, but the data have 4 × 5"):
         curate(small(), min_genes=1, min_cells=1).apply(small()[:4])
 
 
@@ -145,7 +145,7 @@ def test_keys_that_there_are_not_are_named(screen: Any) -> None:
         (screen, {"representation": "X_mdel"}, "obsm has no 'X_mdel'; closest: 'X_model'"),
         (screen, {"perturbation_key": "guide"}, "obs has no column 'guide'"),
         (screen, {"control": "ctrl"}, "closest: 'control'"),
-        (CellCollection.from_anndata(screen), {}, "a collection has no obsm"),
+        (CellCollection.from_anndata(screen), {}, "a CellCollection has no obsm"),
     ]
     for data, change, message in cases:
         fields = {

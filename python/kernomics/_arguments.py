@@ -114,7 +114,7 @@ def numbers_of(name: str, values: Any) -> NDArray[np.float64]:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise DataError(f"{name} is {shown(values)}, which holds no numbers") from None
+        raise DataError(f"{name} is {shown(values)}, which does not contain numbers") from None
 
 
 def rows_of(
@@ -127,8 +127,8 @@ def rows_of(
     if given.dtype == bool:
         if given.shape != (n,):
             raise DataError(
-                f"{name} is a mask of shape {given.shape} for {n:,} {what}; it needs one entry "
-                "for each"
+                f"{name} is a mask of shape {given.shape} for {n:,} {what}; one entry for each "
+                "is needed"
             )
         given = np.flatnonzero(given)
     if given.size < least:
@@ -183,7 +183,7 @@ def matrix_of(name: str, values: Any) -> csr_matrix:
     try:
         matrix = sparse.csr_matrix(values, dtype=np.float64, copy=True)
     except (TypeError, ValueError):
-        raise DataError(f"{name} is {shown(values)}, which holds no numbers") from None
+        raise DataError(f"{name} is {shown(values)}, which does not contain numbers") from None
     wrong = np.flatnonzero(~(np.isfinite(matrix.data) & (matrix.data >= 0)))
     if wrong.size:
         first = int(np.searchsorted(matrix.indptr, wrong[0], side="right")) - 1
@@ -282,7 +282,7 @@ def _any_of(hints: Collection[Any]) -> Check | None:
         if value is None and optional:
             return
         if isinstance(value, str) and not value and Path in own:
-            raise ConfigError(f"{name} is an empty text: a path is needed")
+            raise ConfigError(f"{name} is an empty string: a path is needed")
         said: list[KernomicsError] = []
         for one in known:
             try:
@@ -344,7 +344,7 @@ def _truth(name: str, value: Any) -> None:
 
 def _text(name: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise ConfigError(f"{name} is {shown(value)}: it must be a text")
+        raise ConfigError(f"{name} is {shown(value)}: it must be a string")
 
 
 def _path(name: str, value: Any) -> None:
@@ -400,5 +400,5 @@ _SCALARS: dict[Any, Check] = {
     int: _whole, float: _finite, bool: _truth, str: _text, Path: _path,
 }  # fmt: skip
 _NAMES: dict[Any, str] = {
-    int: "an integer", float: "a number", bool: "true or false", str: "a text", Path: "a path",
+    int: "an integer", float: "a number", bool: "true or false", str: "a string", Path: "a path",
 }  # fmt: skip

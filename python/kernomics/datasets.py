@@ -47,8 +47,8 @@ def pbmc68k() -> AnnData:
         import scanpy
     except ImportError as error:
         raise ImportError(
-            "pbmc68k() reads cells that come with scanpy, which is not installed; "
-            "pip install 'kernomics[report]'"
+            "pbmc68k() reads cells that ship with scanpy, which is not installed; pip install "
+            "'kernomics[report]'"
         ) from error
     import anndata
 
@@ -61,9 +61,9 @@ def pbmc68k() -> AnnData:
     share = counts.sum(axis=1) / total
     sizes = obs["cell_type"].value_counts()
     note = (
-        f"The {counts.shape[1]} genes hold {percent(share.min())} to {percent(share.max())} of a "
-        f"cell's total counts (obs['n_counts']). The rarest of the {sizes.size} classes, "
-        f"{sizes.index[-1]}, has {sizes.iloc[-1]} cells."
+        f"The {counts.shape[1]} genes account for {percent(share.min())} to "
+        f"{percent(share.max())} of a cell's total counts (obs['n_counts']). The rarest of the "
+        f"{sizes.size} classes, {sizes.index[-1]}, has {sizes.iloc[-1]} cells."
     )
     matrix = sparse.csr_matrix(counts.astype(np.float32))
     return anndata.AnnData(
@@ -75,7 +75,8 @@ def pbmc68k() -> AnnData:
         uns={
             "kernomics": {
                 "dataset": "pbmc68k",
-                "source": "scanpy.datasets.pbmc68k_reduced(), of 10x Genomics fresh 68k PBMCs",
+                "source": "scanpy.datasets.pbmc68k_reduced(), from the 10x Genomics fresh 68k "
+                "PBMCs",
                 "genes_are_subset": True,
                 "note": note,
             }

@@ -82,7 +82,7 @@ class Curation:
         found = (data.n_cells, data.n_genes) if isinstance(data, CellCollection) else data.shape
         if found != shape:
             raise DataError(
-                f"this curation is of {shape[0]:,} cells × {shape[1]:,} genes, and the data have "
+                f"this curation is of {shape[0]:,} cells × {shape[1]:,} genes, but the data have "
                 f"{found[0]:,} × {found[1]:,}"
             )
         if isinstance(data, CellCollection):
@@ -146,7 +146,7 @@ def curate(
     kept_genes = _kept(cells_of_gene, min_cells, "gene", "of the cells kept", "min_cells")
     found = Curation(kept_cells, kept_genes, min_genes, min_cells, genes_of_cell, cells_of_gene)
     if 2 * kept_cells.sum() < kept_cells.size or 2 * kept_genes.sum() < kept_genes.size:
-        warn(f"more than half is removed: {found}".replace("\n", "; "))
+        warn(f"more than half are removed: {found}".replace("\n", "; "))
     return found
 
 
@@ -303,7 +303,7 @@ def _obs_and_representation(data: Any, representation: Any) -> tuple[Any, NDArra
     elif isinstance(data, CellCollection):
         if isinstance(representation, str):
             raise ConfigError(
-                f"a collection has no obsm, in which {representation!r} could be; give the "
+                f"a CellCollection has no obsm to look up {representation!r} in; pass the "
                 "representation itself, or an AnnData"
             )
         obs, x = data.obs, np.asarray(representation)

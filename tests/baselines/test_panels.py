@@ -61,7 +61,7 @@ def test_round_robin_takes_turns_and_skips_repeats() -> None:
 
 
 def test_round_robin_says_when_genes_run_out() -> None:
-    with pytest.raises(ConfigError, match="the 2 rankings hold 2 different ones"):
+    with pytest.raises(ConfigError, match="the 2 rankings hold 2 distinct genes"):
         round_robin([[1, 2], [2, 1]], 3)
 
 

@@ -260,7 +260,7 @@ def test_cells_without_labels_are_predicted_and_not_scored(run, folder, tmp_path
     bare, labelled = tmp_path / "bare.csv", tmp_path / "labelled.csv"
     line = ["evaluate", str(out), str(folder / "other.h5ad")]
     assert main([*line, "--predictions", str(bare)]) == 0
-    assert "cells are predicted, not scored" in capsys.readouterr().err
+    assert "predictions are written, but not scored" in capsys.readouterr().err
     label = ["--label", "cell_type=annotation"]
     assert main([*line, *label, "--predictions", str(labelled)]) == 0
     assert bare.read_bytes() == labelled.read_bytes()
@@ -293,7 +293,7 @@ def test_a_file_behind_an_option_of_several_values_is_told(capsys):
         main(["select", "--labels-key", "cell_type", "a.h5ad", "--out", "x"])
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "the file comes first" in said
+    assert "put the file first" in said
 
 
 def test_evaluate_of_a_panel_writes_a_report_where_asked(run, folder, tmp_path, capsys):
@@ -309,7 +309,7 @@ def test_evaluate_of_a_panel_writes_a_report_where_asked(run, folder, tmp_path, 
     assert f">{float(accuracy):.3f}<" in text
     assert "detected in and mean count: over these cells" in text
     assert "over the training cells" not in text
-    assert "whether it was trained on some of them is not known" in text
+    assert "does not know whether some of them were used to train it" in text
     assert main([*line, "--report", str(tmp_path / "x.txt")]) == 2
 
 
@@ -386,8 +386,14 @@ def test_option_that_cannot_be_used_is_named(folder, tmp_path, capsys, more, mes
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"relaxatoin": "softmax"}', "the setting 'relaxatoin', which is unknown; closest: 'rel"),
-        ('{"batchsize": 3}', "the setting 'batchsize', which is unknown; closest: 'batch_size'"),
+        (
+            '{"relaxatoin": "softmax"}',
+            "the setting 'relaxatoin', which does not exist; closest: 'rel",
+        ),
+        (
+            '{"batchsize": 3}',
+            "the setting 'batchsize', which does not exist; closest: 'batch_size'",
+        ),
         ('{"relaxation": "sort"}', "relaxation is 'sort'"),
         ('{"learning_rate": "fast"}', "learning_rate is 'fast': it must be a number"),
         ('{"hidden": "128"}', "hidden is '128': it must be a list of integers"),
@@ -441,7 +447,7 @@ def test_evaluate_names_what_it_cannot_use(run, folder, tmp_path, capsys):
         ([str(out), str(folder / "nowhere.h5ad")], "there is no file"),
         ([str(out), other], "none of the panel's labels ['cell_type']"),
         ([str(out), other, "--label", "annotation"], "write TASK=COLUMN"),
-        ([str(out), other, "--labels-key", "annotation"], "a TxFM alone takes --labels-key"),
+        ([str(out), other, "--labels-key", "annotation"], "--labels-key is only for a TxFM"),
         ([str(out), other, "--label", "type=annotation"], "no task 'type'; closest: 'cell_type'"),
         (
             [str(out), str(tmp_path / "few.h5ad")],

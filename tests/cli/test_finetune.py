@@ -98,14 +98,12 @@ def test_genes_known_missing_new_and_left_out_are_printed(folder, model, tmp_pat
 def test_which_weights_are_kept_is_printed(folder, model, tmp_path, capsys):
     better = finetune(folder, model, tmp_path / "better", "--learning-rate", "0.003")
     assert main(better) == 0
-    assert (
-        "kept       the weights after epoch 2, best of the validations" in capsys.readouterr().out
-    )
+    assert "kept       the weights after epoch 2, the best at validation" in capsys.readouterr().out
     (tmp_path / "contrary.json").write_text('{"mode": "max"}')  # a loss that falls is worse
     worse = finetune(folder, model, tmp_path / "worse", "--learning-rate", "0.003")
     worse += ["--config", str(tmp_path / "contrary.json")]
     assert main(worse) == 0
-    said = "kept       the model as it was: no epoch made the validation's figure better"
+    said = "kept       the original model: no epoch improved on its validation score"
     assert said in capsys.readouterr().out
     found = [json.loads((tmp_path / x / "results.json").read_text()) for x in ("better", "worse")]
     assert [x["best_epoch"] for x in found] == [1, -1]
@@ -132,7 +130,7 @@ def test_the_model_given_stays_as_it_is(folder, model, capsys):
     before = (model / "model" / "model.safetensors").read_bytes()
     for out in (model, model / "model"):
         line = finetune(folder, model / "model", out, "--overwrite")
-        assert "where the model lies: choose another directory" in error_of(capsys, line)
+        assert "which holds the model: choose another directory" in error_of(capsys, line)
     assert (model / "model" / "model.safetensors").read_bytes() == before
 
 
@@ -165,7 +163,7 @@ def test_what_cannot_be_used_is_named(folder, model, tmp_path, capsys):
         (["finetune", str(tmp_path / "no"), ensembl, "--out", out], "there is no saved model"),
         (["finetune", str(model), str(tmp_path / "no.h5ad"), "--out", out], "there is no file"),
         ([*line, "--n-tokens", "45"], "none would be masked"),
-        ([*line, "--new-genes", "-1"], "--new-genes is -1: it is how many genes to add"),
+        ([*line, "--new-genes", "-1"], "--new-genes is -1: the number of genes to add"),
         ([*line, "--new-genes", "11"], "ask for at most 10, or lower --min-cells"),
         ([*line, "--max-epochs", "0"], "--max-epochs is 0: it must be an integer of at least 1"),
         ([*line, "--min-gene-overlap", "0.95"], "95% of the fewer of the two (--min-gene-overlap)"),
@@ -176,7 +174,7 @@ def test_what_cannot_be_used_is_named(folder, model, tmp_path, capsys):
         assert message in error_of(capsys, given), given
     (tmp_path / "wide.json").write_text('{"d_model": 32}')
     message = error_of(capsys, [*line, "--config", str(tmp_path / "wide.json")])
-    assert "d_model is 32, and the model was trained with 16" in message
+    assert "d_model is 32, but the model was trained with 16" in message
     assert not (tmp_path / "x").exists()
 
 
@@ -214,7 +212,7 @@ def test_the_readmes_commands_leave_a_model_no_worse_on_ten_times_its_genes(tmp_
     One of n cells is told right or wrong, so that an accuracy p has a standard error of
     √(p(1 − p)/n); what is lost must be within two.
     """
-    pytest.importorskip("scanpy", reason="pbmc68k() reads cells that come with scanpy")
+    pytest.importorskip("scanpy", reason="pbmc68k() reads cells that ship with scanpy")
     cells = datasets.pbmc68k()
     cells.X = cells.layers["counts"].copy()
     order = np.random.default_rng(0).permutation(cells.n_obs)

@@ -86,7 +86,7 @@ def test_an_evaluation_is_replaced_only_when_asked(data, tmp_path, capsys):
     assert main(command) == 0
     assert f"written    {tmp_path}" in capsys.readouterr().out
     assert main(command) == 2
-    assert "holds an evaluation already; choose another --out" in capsys.readouterr().err
+    assert "already holds an evaluation; choose another --out" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
@@ -137,10 +137,10 @@ def test_names_are_taken_as_they_are():
 
 
 def test_a_file_that_is_no_list_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"there is no file .*nowhere\.txt"):
+    with pytest.raises(DataError, match=r"there is no gene list .*nowhere\.txt"):
         read_gene_list([str(tmp_path / "nowhere.txt")])
     (tmp_path / "empty.txt").write_text("# nothing yet\n")
-    with pytest.raises(DataError, match=r"empty\.txt lists no gene"):
+    with pytest.raises(DataError, match=r"empty\.txt lists no genes"):
         read_gene_list([str(tmp_path / "empty.txt")])
     (tmp_path / "table.csv").write_text("")
     with pytest.raises(DataError, match=r"table\.csv cannot be read as a list of genes"):

@@ -94,7 +94,9 @@ def test_several_files_are_pretrained_on_together_and_embedded_by_symbol(folder,
 def test_files_of_one_name_are_told_apart_by_their_folders():
     assert named_paths(["a/x.h5ad", "b/y.h5ad"]) == {"x": "a/x.h5ad", "y": "b/y.h5ad"}
     assert named_paths(["a/x.h5ad", "b/x.h5ad"]) == {"a/x": "a/x.h5ad", "b/x": "b/x.h5ad"}
-    with pytest.raises(ConfigError, match=r"2 of the 3 files share .* first a/x.h5ad and a/x.h5ad"):
+    with pytest.raises(
+        ConfigError, match=r"2 of the 3 files have the same name .* first a/x.h5ad and a/x.h5ad"
+    ):
         named_paths(["a/x.h5ad", "b/x.h5ad", "a/x.h5ad"])
 
 

@@ -84,7 +84,7 @@ def test_epochs_are_scored_where_asked(folder, tmp_path, capsys):
         assert found[-1][f"{metric}/cell_type"] == pytest.approx(expected[metric], abs=0.051)
     assert "kNN accuracy of cell_type" in (out / "plots" / "training.svg").read_text()
     unlabelled = TxFM(str(folder / "cells.h5ad"), "XS", n_tokens=15)
-    with pytest.raises(ConfigError, match="no labels of classes"):
+    with pytest.raises(ConfigError, match="no categorical labels"):
         run_pretraining(unlabelled, tmp_path / "x", dataset="cells", score_epochs=True)
     assert not (tmp_path / "x").exists()
 
@@ -125,7 +125,7 @@ def test_evaluate_writes_a_report_where_asked(folder, run, tmp_path, capsys, wha
     text = out.read_text(encoding="utf-8")
     section = {"labels": "batch (batch)", "relations": 'id="relationships"'}[what]
     assert section in text
-    assert "not known to this report" in text
+    assert "cannot tell whether" in text
     for name, message in (("x.pdf", "must end in .html"), ("no/x.html", "no directory")):
         assert message in error_of(capsys, *line, "--report", str(tmp_path / name))
 
@@ -230,7 +230,7 @@ def test_cells_without_counts_of_known_genes_are_refused_or_kept(folder, tmp_pat
         ["evaluate", str(run), str(tmp_path / "silent.h5ad"), "--labels-key", "cell_type"],
     ):
         error = error_of(capsys, *line)
-        assert "cells have no count of the model's 30 genes, first" in error
+        assert "cells have no counts in the model's 30 genes, first" in error
         assert name in error
         assert "--keep-empty" in error
         assert main([*line, "--keep-empty"]) == 0
@@ -277,11 +277,14 @@ def test_evaluate_refuses_options_without_effect(folder, run, tmp_path, capsys):
     pairs = ["--relations", str(tmp_path / "pairs.txt")]
     labels = ["--labels-key", "cell_type"]
     cases = [
-        ([*labels, "--predictions", "x.csv", "--label", "a=b"], "alone takes --label, --predict"),
+        (
+            [*labels, "--predictions", "x.csv", "--label", "a=b"],
+            "only a panel takes --label, --predict",
+        ),
         ([*pairs, "--metrics", "mlp", "--blocks", "1"], "or leave out --metrics, --blocks"),
         ([*pairs, "--batch-key", "batch"], "or leave out --batch-key"),
-        ([*labels, "--control", "none"], "name --perturbation-key, or leave out --control"),
-        ([*labels, "--n-components", "8"], "name --relations, or leave out --n-components"),
+        ([*labels, "--control", "none"], "give --perturbation-key, or leave out --control"),
+        ([*labels, "--n-components", "8"], "give --relations, or leave out --n-components"),
         ([*labels, "--threads", "0"], "at least 1 is needed"),
     ]
     for more, message in cases:
@@ -295,7 +298,7 @@ def test_what_cannot_be_used_is_named(folder, run, tmp_path, capsys):
         (["embed", str(run), other, "--out", f"{out}.txt"], "must end in .h5ad, .csv or .npy"),
         (["embed", str(run), other, "--out", other], "is the data file"),
         (["embed", str(tmp_path), other, "--out", f"{out}.npy"], "manifest.json"),
-        (["embed", str(run), other, "--out", f"{out}/y.npy"], "there is no folder"),
+        (["embed", str(run), other, "--out", f"{out}/y.npy"], "there is no directory"),
         *(
             (["embed", str(run), other, "--out", f"{out}.npy", option, value], f"is {value}: ")
             for option, value in (
@@ -318,7 +321,10 @@ def test_what_cannot_be_used_is_named(folder, run, tmp_path, capsys):
     assert "n_tokens" in error_of(capsys, *line)
     numbers = ["pretrain", cells, "--out", out, "--labels-key", "age"]
     said = error_of(capsys, *numbers)
-    assert "no label is of classes, ['age'] being numbers: name a column of classes with" in said
+    assert (
+        "none of the labels is categorical (['age'] are numbers): name a column of classes with"
+        in said
+    )
     assert "--labels-key" in said
     assert not any((tmp_path / "x").glob("*")), "refused before the training"
 

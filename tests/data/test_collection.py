@@ -312,7 +312,7 @@ def test_summary_equals_the_dense_computation(tmp_path, monkeypatch, block):
     for i, kind in enumerate("ab"):
         assert np.allclose(by_kind.mean[i], counts[kinds == kind].mean(axis=0))
         assert by_kind.n_expressing[i].tolist() == (counts[kinds == kind] > 0).sum(0).tolist()
-    with pytest.raises(DataError, match="'age' is no categorical label"):
+    with pytest.raises(DataError, match="'age' is not a categorical label"):
         collection.summary(by="age")
 
 

@@ -117,7 +117,7 @@ def test_one_gene_in_two_versions_is_told():
     second = cells([[1, 2, 3]], [f"{ids[0]}.2", f"{ids[1]}.4", f"{ids[2]}.7"], ["y"])
     with pytest.warns(
         UserWarning,
-        match=r"2 genes are in the data sets under two names, first 'ENSG00000000000\.1' and "
+        match=r"2 genes appear in the data sets under two names, first 'ENSG00000000000\.1' and "
         r"'ENSG00000000000\.2', and count as two; .*str\[0\]",
     ):
         joined = concat({"first": collection(first), "second": collection(second)})

@@ -19,7 +19,7 @@ def test_each_model_gene_gets_its_column():
 def test_missing_genes_are_minus_one_and_named_in_a_warning():
     with pytest.warns(
         UserWarning,
-        match=r"9 of the model's 10 genes are in the data, 1 are missing \('GENE9'\), 1 further",
+        match=r"9 of the model's 10 genes are in the data, 1 are missing \('GENE9'\), 1 other",
     ):
         columns = match_genes(SYMBOLS, [*SYMBOLS[:9], "other"])
     assert columns.tolist() == [*range(9), -1]
@@ -28,7 +28,7 @@ def test_missing_genes_are_minus_one_and_named_in_a_warning():
 def test_too_few_genes_are_refused_with_the_numbers():
     with pytest.raises(
         DataError,
-        match=r"5 of the model's 10 genes .*5 are missing \('GENE5', .*2 further genes .*"
+        match=r"5 of the model's 10 genes .*5 are missing \('GENE5', .*2 other genes .*"
         r"at least 80% must match \(min_gene_overlap\)$",
     ):
         match_genes(SYMBOLS, [*SYMBOLS[:5], "x", "y"])

@@ -65,14 +65,16 @@ def test_few_integers_are_classes_in_every_type_with_and_without_missing_ones(va
     series = pd.Series(values)
     if missing:
         series = series.reindex(range(4))  # an int64 column becomes float64, the others keep type
-    said = r"'x' holds integers of 2 distinct values, which are taken for classes: pass label_kinds"
+    said = (
+        r"'x' holds integers of 2 distinct values, which are treated as classes: pass label_kinds"
+    )
     with pytest.warns(UserWarning, match=said):
         label = Labels.from_series(series, "x")
     assert label.kind == "categorical"
     assert label.categories == ("2", "10")
     assert label.values.tolist() == [1, 0, 1] + [-1] * missing
     assert label.description == (
-        "2 classes (numbers taken for classes; label_kinds={'x': 'continuous'} "
+        "2 classes (numbers treated as classes; label_kinds={'x': 'continuous'} "
         "(--label-kinds x=continuous) for a regression)"
     )
     numbers = Labels.from_series(series, "x", kind="continuous")
@@ -208,6 +210,6 @@ def test_read_labels_reports_what_is_missing():
     with pytest.raises(DataError, match="'c' occurs in none of the label columns"):
         read_labels(obs, ["cell_type"], "c")
     with pytest.raises(
-        ConfigError, match="label_kinds names 'age', no label; there are: 'cell_type'"
+        ConfigError, match="label_kinds names 'age', which is not a label; there are: 'cell_type'"
     ):
         read_labels(obs, ["cell_type"], label_kinds={"age": "categorical"})

@@ -68,7 +68,7 @@ def test_raw_with_the_same_counts_over_more_genes_gives_the_totals(form, tmp_pat
     assert cells.library.tolist() == WHOLE[rows].tolist()
     assert cells.batch([1]).library.tolist() == [WHOLE[rows[1]]]
     share = f"{OWN[rows].sum() / WHOLE[rows].sum():.0%}"
-    expected = f"adata.raw, totals over its 12 genes (these genes hold {share} of it)"
+    expected = f"adata.raw, totals over its 12 genes (these genes account for {share} of it)"
     assert cells.library_source == expected
     assert told(cells) == []
     assert (before != adata.raw.X).nnz == 0
@@ -84,7 +84,7 @@ def test_a_column_that_can_be_the_total_is_taken(name, dtype, tmp_path):
         for check in (True, False):
             cells = read(given, check=check)
             assert cells.library.tolist() == WHOLE.tolist()
-            assert cells.library_source == f"obs['{name}'] (these genes hold {share} of it)"
+            assert cells.library_source == f"obs['{name}'] (these genes account for {share} of it)"
             assert told(cells) == []
 
 
@@ -114,7 +114,7 @@ def changed(values, row, value):
         (changed(WHOLE, 4, np.nan), "larger in 29 of 30 cells, but missing or infinite in 1"),
         (changed(WHOLE, 4, 1.0), "larger in 29 of 30 cells, but smaller than the cell's own .* 1"),
         (WHOLE + 0.5, "larger in 30 of 30 cells, but no integer in 30"),
-        (np.full(30, 10_000.0), "the same in every cell, as after a normalisation"),
+        (np.full(30, 10_000.0), "the same in every cell, as after normalisation"),
     ],
 )
 def test_a_larger_column_that_cannot_be_the_total_is_told_of_once(column, fault):
@@ -164,7 +164,7 @@ def test_uns_and_var_can_say_that_the_genes_are_a_subset(tmp_path):
     adata.var["highly_variable"] = True
     adata.write_h5ad(tmp_path / "a.h5ad")
     for given in (adata, tmp_path / "a.h5ad"):
-        with pytest.warns(UserWarning, match=r'var\["highly_variable"\] is true of all'):
+        with pytest.warns(UserWarning, match=r'var\["highly_variable"\] is True for all'):
             read(given).library_rule.tell()
     adata.var["highly_variable"] = [True, False] * 2 + [True]
     assert not read(adata).library_is_subset
@@ -202,18 +202,20 @@ def test_library_sizes_unlike_those_of_a_model_are_told_of():
         "partial": False,
     }  # fmt: skip
     few = read(make(csr(COUNTS[:, :5]))).library_rule
-    with pytest.warns(UserWarning, match="over the 5 genes of these data, .* with over 12"):
+    with pytest.warns(UserWarning, match="over the 5 genes of these data, .* totals over 12"):
         few.tell(known)
     read(make(csr(COUNTS[:, :6]))).library_rule.tell(known)  # half as many will do
     read(make(csr(COUNTS[:, :5]), total_counts=WHOLE)).library_rule.tell(known)
     # The model saw 5 genes and totals over more; these cells have the same genes and no totals.
     column = read(make(csr(COUNTS[:, :5]), total_counts=WHOLE)).library_rule.description
-    with pytest.warns(UserWarning, match=r"with over more than 5 \(obs\['total_counts'\]"):
+    with pytest.warns(UserWarning, match=r"totals over more than 5 \(obs\['total_counts'\]"):
         read(make(csr(COUNTS[:, :5]))).library_rule.tell(column)
     # The model knew no better than a part; then the same part is right, and the whole is not.
     partial = make(csr(COUNTS[:, :5]))
     partial.uns["kernomics"] = {"genes_are_subset": True}
     part = read(partial).library_rule.description
     read(partial).library_rule.tell(part)
-    with pytest.warns(UserWarning, match="trained on library sizes that are totals over 5 genes"):
+    with pytest.warns(
+        UserWarning, match="trained with library sizes that are totals over only 5 genes"
+    ):
         read(make(csr(COUNTS))).library_rule.tell(part)

@@ -54,7 +54,7 @@ def test_raw_is_matched_whatever_column_names_the_genes():
     assert cells.library.tolist() == COUNTS.sum(axis=1).tolist()
 
 
-@pytest.mark.filterwarnings("ignore:3 of .* features are no genes")
+@pytest.mark.filterwarnings("ignore:3 of .* features are not genes")
 def test_features_that_are_left_out_count_in_no_library():
     for adata in (with_antibodies(), with_antibodies(total_counts=COUNTS.sum(axis=1))):
         cells = read(adata)
@@ -66,11 +66,11 @@ def test_features_that_are_left_out_count_in_no_library():
     assert cells.library_source.startswith("adata.raw, totals over its 9 genes")
 
 
-@pytest.mark.filterwarnings("ignore:3 of .* features are no genes")
+@pytest.mark.filterwarnings("ignore:3 of .* features are not genes")
 def test_a_total_that_may_count_them_is_not_taken_and_one_that_cannot_is():
     doubtful = read(with_antibodies(total_counts=COUNTS.sum(axis=1) + 7))
     assert doubtful.library.tolist() == GENES.sum(axis=1).tolist()
-    with pytest.warns(UserWarning, match="may count the 3 features that are no genes"):
+    with pytest.warns(UserWarning, match="may count the 3 features that are not genes"):
         doubtful.library_rule.tell()
     of_genes = read(with_antibodies(total_counts=GENES.sum(axis=1) + 1))
     assert of_genes.library.tolist() == (GENES.sum(axis=1) + 1).tolist()

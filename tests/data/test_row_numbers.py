@@ -46,9 +46,9 @@ def test_a_copy_is_returned() -> None:
         (np.ones((5, 1), bool), r"mask of shape \(5, 1\) for 5 cells"),
         ([0.0, 1.0], r"of type float64, first .*0\.0.*: give the cells' numbers as integers"),
         (["cell_0"], r"of type <U6, first .*'cell_0'"),
-        ([0, -1, -2], r"rows -2 … 0 asked for; .* 2 of the 3 rows are no cell, first -1"),
-        ([5], "there are 5 cells, counted from 0: 1 of the 1 rows are no cell, first 5"),
-        ([2**63], "1 of the 1 rows are no cell, first 9,223,372,036,854,775,808"),
+        ([0, -1, -2], r"rows -2 … 0 were asked for, .* 2 of the 3 rows do not exist, first -1"),
+        ([5], "there are 5 cells, counted from 0: 1 of the 1 rows do not exist, first 5"),
+        ([2**63], "1 of the 1 rows do not exist, first 9,223,372,036,854,775,808"),
         ([[0, 1]], r"rows have shape \(1, 2\): give one list"),
     ],
 )

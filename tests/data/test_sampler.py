@@ -117,7 +117,7 @@ def test_a_batch_can_be_changed_without_harm():
         ({"rank": 2, "world": 2}, "rank must be from 0 to world - 1 = 1, not 2"),
         ({"world": 5}, "batch of 4 cells leaves some of 5 ranks without any"),
         ({"rows": []}, "no rows to draw from"),
-        ({"batch_size": 20, "drop_last": True}, "10 rows fill no batch of 20"),
+        ({"batch_size": 20, "drop_last": True}, "10 rows do not fill a batch of 20"),
     ],
 )
 def test_senseless_arguments_are_refused(arguments, message):
@@ -138,7 +138,7 @@ def test_a_batch_beyond_the_epoch_is_refused():
         ([0.5, 1.5], "rows are of type float64"),
         (["a", "b"], "rows are of type <U1"),
         ([[0, 1], [2, 3]], r"rows have shape \(2, 2\)"),
-        ([3, -1], "1 of the 2 rows are no cell, first -1"),
+        ([3, -1], "1 of the 2 rows do not exist, first -1"),
     ],
 )
 def test_rows_that_are_no_numbers_of_cells_are_refused(rows, message):

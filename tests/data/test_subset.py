@@ -76,9 +76,9 @@ def test_cells_keep_the_genes_of_their_data_set(adata: Any) -> None:
     ("rows", "message"),
     [
         ([], "none of the 60 cells"),
-        ([1, 7, 1], "1 of the 3 cells given once more, first cell 1; name each once"),
-        ([60], "there are 60 cells, counted from 0: 1 of the 1 rows are no cell, first 60"),
-        ([3, -1], "1 of the 2 rows are no cell, first -1"),
+        ([1, 7, 1], "rows repeats 1 of its 3 cells, first cell 1; list each once"),
+        ([60], "there are 60 cells, counted from 0: 1 of the 1 rows do not exist, first 60"),
+        ([3, -1], "1 of the 2 rows do not exist, first -1"),
         ([0.0, 1.0], "rows are of type float64"),
         ([True, False], r"a mask of shape \(2,\) for 60 cells"),
     ],

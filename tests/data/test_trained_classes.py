@@ -29,11 +29,11 @@ def test_a_class_without_training_cells_is_left_out_and_named_with_its_test_cell
     assert found["kind"].categories == ("a", "b")
     assert found["kind"].values[12:].tolist() == [-1, 1, -1, -1, -1]
     assert weak[0] == (
-        "label 'kind': 2 of 4 classes have no training cell and cannot be predicted: 'odd' (1 test "
-        "cell), 'rare' (2); these cells are left out of the scores"
+        "label 'kind': 2 of 4 classes have no training cells and cannot be predicted: 'odd' (1 "
+        "test cell), 'rare' (2); these cells are left out of the scores"
     )
     # What is left to score is of one class.
-    assert "all test cells that can be scored are of class 'b', so no AUPRC" in weak[1]
+    assert "all test cells that can be scored are of class 'b', so AUPRC is undefined" in weak[1]
     assert len(weak) == 2
 
 
@@ -43,7 +43,7 @@ def test_classes_of_few_training_cells_are_named():
     assert found["kind"].values.tolist() == [0] * 9 + [1] * 4 + [0, 1]
     assert weak == [
         "label 'kind': 1 of 2 classes has fewer than 5 training cells: 'b' (4 training cells); "
-        "little can be learnt of them: merge them, or add cells"
+        "little can be learnt about them: merge them, or add cells"
     ]
 
 
@@ -62,13 +62,13 @@ def test_nothing_is_said_of_labels_that_are_well_divided():
         (
             ["a", "b"] * 5 + ["c", "d"],
             divided(range(10), [10, 11]),
-            r"none of its 2 test cells is of a class that training cells have "
-            r"\('c' \(1 test cell\), 'd' \(1\)\): the division gives each class to one part",
+            r"none of its 2 test cells belongs to a class with training cells "
+            r"\('c' \(1 test cell\), 'd' \(1\)\): the split puts each class in one part",
         ),
         (
             ["a", "b"] * 5 + ["c", "d"],
             divided(range(10), NONE, [10, 11], by="donor"),
-            "none of its 2 validation cells .* the division by 'donor' gives",
+            "none of its 2 validation cells .* the split by 'donor' puts",
         ),
         (["a"] * 10 + ["b"], divided(range(10), [10]), "among the training cells, .* one value"),
         (
@@ -98,13 +98,11 @@ def test_a_group_that_alone_has_a_class_is_never_held_out(seed):
         assert np.array_equal(split.test, plain.test)  # as drawn, where nothing is lost
         assert split.note == ""
         return
-    with pytest.warns(
-        UserWarning, match=r"would have left 1 class without .* \('rare' of 'kind'\)"
-    ):
+    with pytest.warns(UserWarning, match=r"would leave 1 class without .* \('rare' of 'kind'\)"):
         split = make_split(300, how="group", groups=donors, keep=[labels(kind)], seed=seed)
     assert set(kind[split.train]) == {"a", "b", "rare"}
     assert [len(split.train), len(split.validation), len(split.test)] == [200, 50, 50]
-    assert "every class keeps some" in split.note
+    assert "leaves every class some" in split.note
     assert Split.from_dict(split.to_dict()).note == split.note
 
 
@@ -134,7 +132,7 @@ def test_every_class_stays_in_training_exactly_where_some_division_allows_it(fra
 
 def test_where_no_division_keeps_a_class_it_is_named():
     groups = np.repeat(["x", "y", "z"], 10)
-    with pytest.warns(UserWarning, match="every division by 'groups' leaves some class") as caught:
+    with pytest.warns(UserWarning, match="every split by 'groups' leaves some class") as caught:
         split = make_split(30, how="group", groups=groups, keep=[labels(groups)])
     assert "2 classes: " in str(caught[0].message)
     assert len(split.train) == 10

@@ -149,7 +149,9 @@ def test_shares_of_components_and_what_moments_explain_are_told(scores):
 
 def test_relations_of_other_names_and_no_components_are_refused(model, cells):
     ensembl = {"d": [(f"ENSG{0:011d}", f"ENSG{1:011d}")]}
-    with pytest.raises(DataError, match=r"relations name Ensembl ids .* name both alike"):
+    with pytest.raises(
+        DataError, match=r"relations name Ensembl ids .* use the same kind of name for both"
+    ):
         compare_relationships(model, cells, None, ensembl)
     with pytest.raises(ConfigError, match="n_components is empty"):
         compare_relationships(model, cells, None, {}, n_components=())

@@ -224,8 +224,8 @@ def test_representations_that_cannot_be_scored_are_named(cells, split):
         )
     assert str(caught.value) == (
         "the representation 'bad' is NaN or infinite for 1 of the 60 test cells, first "
-        f"{cells.cell_names[row]!r} (row {row}); leave these cells out of the split, or represent "
-        "them anew"
+        f"{cells.cell_names[row]!r} (row {row}); leave these cells out of the split, or "
+        "recompute their representation"
     )
     with pytest.raises(DataError, match=r"'short' has shape \(139, 3\) for 140 training cells"):
         score_representations({"short": (train[1:], test)}, cells, split)
@@ -250,7 +250,9 @@ def test_cells_without_known_genes_are_scored_if_kept(cells, split):
     dense[5, :20], dense[5, 30] = 0, 3
     adata.X = dense
     silent = CellCollection.from_anndata(adata, labels_key="cell_type", batch_key="batch")
-    with pytest.raises(DataError, match=r"1 of [0-9]+ cells have no count of the model's 20 genes"):
+    with pytest.raises(
+        DataError, match=r"1 of [0-9]+ cells have no counts in the model's 20 genes"
+    ):
         compare_representations(some, silent, split)
     kept = compare_representations(some, silent, split, empty_cells="keep", others={"again": some})
     assert np.isfinite(kept.table).all().all()

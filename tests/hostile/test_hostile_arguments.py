@@ -66,13 +66,13 @@ def fault(key: str, name: str, kind: str, arguments: dict[str, Any]) -> str | No
 
 # What no parameter of these kinds may be; what else is taken may be meant.
 NEVER = {
-    "int": {"nothing", "a word", "an empty text", "a fraction", "NaN", "infinity", "a truth",
+    "int": {"nothing", "a word", "an empty string", "a fraction", "NaN", "infinity", "a truth",
             "an empty list", "a list", "a mapping", "a thing", "a table", "a mask", "words"},
-    "float": {"nothing", "a word", "an empty text", "NaN", "infinity", "a truth", "an empty list",
+    "float": {"nothing", "a word", "an empty string", "NaN", "infinity", "a truth", "an empty list",
               "a list", "a mapping", "a thing", "a table", "a mask", "words"},
     "str": {"nothing", "a number", "a fraction", "a list", "a mapping", "a thing", "a table"},
     "bool": {"nothing", "a word", "a number", "a list", "a thing", "a table", "NaN"},
-    "ArrayLike": {"a word", "an empty text", "a mapping", "a thing", "words", "one too few",
+    "ArrayLike": {"a word", "an empty string", "a mapping", "a thing", "words", "one too few",
                   "words in place of numbers"},
 }  # fmt: skip
 # Names of any kind tell batches and perturbations apart; arrays that no other has to fit.

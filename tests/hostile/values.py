@@ -19,7 +19,7 @@ class Thing:
 SCALARS: dict[str, Any] = {
     "nothing": None,
     "a word": "no such",
-    "an empty text": "",
+    "an empty string": "",
     "a number": 3,
     "a fraction": 0.3,
     "minus one": -1,

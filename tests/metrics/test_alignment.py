@@ -140,7 +140,7 @@ def test_batches_without_enough_controls_are_named_with_their_counts() -> None:
         ({"batches": ["a", None, "a"]}, "1 of 3 cells have no batch, first in row 1"),
         ({"representation": [1.0, 2.0]}, r"shape \[cells, dimensions\]"),
         ({"representation": [[1.0], [np.nan], [2.0]]}, "1 of 3 cells, first in row 1"),
-        ({"representation": [[1.0], [1.0], [1.0]], "how": "tvn"}, "all alike"),
+        ({"representation": [[1.0], [1.0], [1.0]], "how": "tvn"}, "identical in all"),
     ],
 )
 def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:

@@ -95,7 +95,7 @@ def test_a_class_never_trained_on_is_never_right():
 
 def test_top_five_of_five_classes_is_refused():
     x, codes = many_classes(5, 50)
-    with pytest.raises(DataError, match="have 5 classes: the 5 likeliest always hold"):
+    with pytest.raises(DataError, match="have 5 classes: the right one is always"):
         linear_top_accuracy(x, codes, x, codes)
 
 

@@ -218,9 +218,9 @@ def test_relations_are_read_as_they_are_written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no table of pairs"),
+        ("", "is not a table of pairs"),
         ("a,b\nX,Y\n", r"lacks \['entity1', 'entity2'\]: its first line must be"),
-        ("entity1,entity2\n", "holds no pair"),
+        ("entity1,entity2\n", "contains no pairs"),
         ("entity1,entity2\nA,B\nA,\n,B\n", "2 of 3 pairs in .* lack a name, first in line 3"),
     ],
 )
@@ -237,7 +237,11 @@ ENSEMBL = [f"ENSG{i:011d}" for i in range(4)]
 @pytest.mark.parametrize(
     ("genes", "relations", "message"),
     [
-        (ENSEMBL, {"d": [("TP53", "MDM2")]}, "name gene symbols .*genes are Ensembl ids .*alike"),
+        (
+            ENSEMBL,
+            {"d": [("TP53", "MDM2")]},
+            "name gene symbols .*genes are Ensembl ids .*same kind of name",
+        ),
         (["Tp53", "Mdm2", "X"], {"d": [("TP53", "MDM2")]}, "2 genes would match .* case"),
         (["A", "B", "C"], {"d": [("X", "Y")]}, "none of the 1 pairs .* begin with 'X'"),
         (["A", "B", "C"], {"d": [("A", "A")]}, "none of the 0 pairs"),

@@ -73,8 +73,8 @@ def test_usable_genes_count_out_the_forbidden_and_the_unseen(adata):
     with pytest.raises(ConfigError) as caught:
         YOTO(adata, "cell_type", 91, forbidden_genes=forbidden)
     assert (
-        "n_genes = 91 but only 90 of 120 genes are usable: 15 are forbidden and 20 are seen in "
-        "fewer than 1 training cells; lower n_genes"
+        "n_genes = 91 but only 90 of 120 genes are usable: 15 are forbidden and 20 are detected "
+        "in fewer than 1 training cells; lower n_genes"
     ) in str(caught.value)
     assert len(YOTO(adata, "cell_type", 90, forbidden_genes=forbidden).bounds.forbidden) == 30
 

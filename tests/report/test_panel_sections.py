@@ -92,7 +92,7 @@ def test_names_in_every_section_are_escaped(example: Any) -> None:
 
 def test_curve_tells_the_mean_over_seeds_of_each_part_and_predictor(small: Any) -> None:
     section = repeat_sections.curve(small)
-    assert "Panels of 4, 8, 16 genes were selected, each with 2 seeds." in text_of(section)
+    assert "Panels of 4, 8, 16 genes were selected with 2 seeds each." in text_of(section)
     assert "Suggested: 8 genes" in text_of(section)
     # 0.5 + size / 100 + mean seed / 50, + 0.04 for the second predictor, + 0.005 held out.
     assert rows_of(section) == [
@@ -118,8 +118,8 @@ def test_task_without_a_value_is_left_out_of_the_curve(example: Any) -> None:
 def test_stability_tells_the_agreement_and_every_seeds_score(small: Any) -> None:
     section = repeat_sections.stability(small)
     text = text_of(section)
-    assert "3 seeds chose 6 different genes, 2 of them by every seed." in text
-    assert "Jaccard index of 0.56 on average" in text  # (1 + 1/3 + 1/3) / 3
+    assert "3 seeds selected 6 different genes, 2 of them in every seed." in text
+    assert "two panels have a Jaccard index of 0.56" in text  # (1 + 1/3 + 1/3) / 3
     assert "chance, is 0.62 " in text
     assert "80%" not in text
     assert rows_of(section) == [
@@ -135,7 +135,7 @@ def test_stability_tells_the_consensus_and_the_resampling_where_there_is_one(sma
     found = replace(small.stability, consensus_scores=scores, resampled=True)
     section = repeat_sections.stability(replace(small, stability=found))
     assert rows_of(section)[-1] == ["the consensus its own network", "0.777"]
-    assert "Each further seed saw 80% of the training cells." in text_of(section)
+    assert "Each additional seed used 80% of the training cells." in text_of(section)
 
 
 def test_only_the_most_frequent_of_many_genes_are_drawn(
@@ -150,8 +150,8 @@ def test_only_the_most_frequent_of_many_genes_are_drawn(
 
 def test_embedding_tells_cells_neighbours_and_classes(small: Any) -> None:
     text = text_of(panel_sections.embedding(small))
-    assert "the panel keeps 31% on average (12.6% by chance)" in text  # 15 / 119
-    assert "81% are of the cell's own cell_type by all genes, 79% by the panel" in text
+    assert "15 nearest neighbours by all genes (12.6% by chance)" in text  # 15 / 119
+    assert "81% share the cell's cell_type by all genes and 79% by the panel" in text
     assert "120 of 2,470 held-out cells, drawn at random (seed 0)" in text
     assert "Grey: unlabelled" in text
 
@@ -179,9 +179,9 @@ def test_panel_table_tells_where_each_gene_matters_most(small: Any) -> None:
         best = by_class.loc[gene]
         assert reasons[gene] == f"cell_type: {best.idxmax()}, +{best.max():.2f}"
     text = render_report(small)
-    assert "Why it is here" in text
+    assert "Why it is included" in text
     assert "cell_type: class 2, +0.42" in text
-    assert "Why it is here" not in render_report(replace(small, contributions=None))
+    assert "Why it is included" not in render_report(replace(small, contributions=None))
 
 
 def test_class_with_few_held_out_cells_is_no_reason_and_is_named(small: Any) -> None:
@@ -189,7 +189,7 @@ def test_class_with_few_held_out_cells_is_no_reason_and_is_named(small: Any) -> 
     data = replace(small, tasks=[replace(small.tasks[0], confusion=confusion)])
     assert "class 2" not in " ".join(panel_sections.reasons(data).values())
     text = text_of(panel_sections.contributions(data))
-    assert "Fewer than 10 held-out cells, so read with care: class 2." in text
+    assert "Fewer than 10 held-out cells, so interpret with caution: class 2." in text
 
 
 def test_reasons_hold_numbers_a_dash_for_none_and_skip_what_is_missing(example: Any) -> None:
@@ -232,7 +232,7 @@ def test_large_panels_show_the_best_genes_and_say_so(
     monkeypatch.setattr(panel_sections, "MOST_CELLS", 10)
     data = example.report_data(n_genes=40, n_classes=2, further=True)
     text = text_of(panel_sections.contributions(data))
-    assert "The 32 best ranked of 40 genes are shown" in text
+    assert "Only the 32 top-ranked of 40 genes are shown" in text
 
 
 # Redundancy and substitutes ---------------------------------------------------------------------
@@ -242,11 +242,8 @@ def test_redundancy_tells_groups_strongest_pair_and_substitutes(small: Any) -> N
     section = panel_sections.redundancy(small)
     first, second, third, _ = small.genes
     text = text_of(section)
-    assert (
-        f"1 group of genes that say nearly the same, any two of them with |r| ≥ 0.91: {first}"
-        in (text)
-    )
-    assert f"The most alike are {first} and {second}, r = +0.91." in text
+    assert f"1 group of redundant genes, with |r| ≥ 0.91: {first}" in (text)
+    assert f"The most correlated are {first} and {second}, r = +0.91." in text
     rows = {row[0]: row[1:] for row in rows_of(section)}
     assert list(rows) == list(small.genes)
     assert rows[first] == [second, "OTHER0 −0.77"]
@@ -256,6 +253,4 @@ def test_redundancy_tells_groups_strongest_pair_and_substitutes(small: Any) -> N
 
 def test_panel_of_one_gene_has_no_like_genes(example: Any) -> None:
     data = example.report_data(n_genes=1, n_classes=2, further=True)
-    assert "No two genes of the panel say nearly the same." in text_of(
-        panel_sections.redundancy(data)
-    )
+    assert "No two genes of the panel are redundant." in text_of(panel_sections.redundancy(data))

@@ -169,7 +169,7 @@ def test_names_are_shown_as_they_are_and_never_become_tags(example: Any) -> None
     for name in (*fields, "task", "class", "m", "p", "n", "package", "number", "warning"):
         assert hostile + name in shown
     assert hostile in [cell.strip() for cell in page.cells]
-    assert f"no {hostile} is in two parts" in shown
+    assert f"each {hostile} is in one part only" in shown
     assert json.dumps({hostile: hostile}, indent=2) in shown
 
 
@@ -179,7 +179,7 @@ def test_key_figures_hold_own_scores_beside_the_baselines(example: Any) -> None:
     for value in ("0.912", "0.874", "0.802", "0.301", "0.410", "−0.120"):
         assert value in shown
     text = "".join(page.text)
-    assert "no donor is in two parts" in text
+    assert "each donor is in one part only" in text
     assert "2,470 held out" in text
     assert "200 held-out cells" in text
 
@@ -260,7 +260,7 @@ def test_very_large_panels_show_the_best_genes_and_say_so(
 
     monkeypatch.setattr(sections, "MOST_DOTS", 200)
     text = "".join(Page(render_report(example.report_data(n_genes=64, n_classes=5))).text)
-    assert "The 40 best ranked of 64 genes are shown" in text
+    assert "The 40 top-ranked of 64 genes are shown" in text
 
 
 def test_file_is_written_whole_or_not_at_all(
@@ -285,7 +285,7 @@ def test_file_is_written_whole_or_not_at_all(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"genes": []}, "holds no gene"),
+        ({"genes": []}, "has no genes"),
         ({"detection_rate": np.ones(3)}, r"detection_rate has shape \(3,\), expected \(2,\)"),
         ({"scores": np.ones(1)}, "scores has shape"),
         ({"tasks": []}, "at least one task"),
@@ -343,6 +343,6 @@ def test_table_of_genes_says_what_is_everywhere_and_whose_markers_were_kept(exam
     assert "at least 95% of the cells of every class with at least 10" in text
     assert "Marker for" in text
     assert example.HOSTILE not in text
-    assert "for: the classes whose own markers" in text
+    assert "for: the classes it was included for as a marker" in text
     with pytest.raises(ConfigError, match=r"marker_for has shape \(1,\)"):
         replace(data, marker_for=["x"])

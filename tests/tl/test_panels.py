@@ -109,8 +109,8 @@ def test_refused_questions_leave_the_data_as_they_were(adata):
         kn.tl.panel_redundancy(adata, ["gene_x"])
     with pytest.raises(ConfigError, match="a Panel does not know which cells it was trained on"):
         kn.tl.panel_contributions(adata, model.panel, rows=[0, 1])
-    with pytest.raises(ConfigError, match="trained on 200 other cells than the 50 given"):
+    with pytest.raises(ConfigError, match="trained on 200 cells, not on the 50 given"):
         kn.tl.panel_contributions(adata[:50].copy(), model)
-    with pytest.raises(ConfigError, match="was given beside a model"):
+    with pytest.raises(ConfigError, match="was given with a model"):
         kn.tl.panel_contributions(adata, model, layer="counts")
     assert list(adata.uns) == before

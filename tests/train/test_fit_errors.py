@@ -80,7 +80,9 @@ def test_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt() -> No
 
 
 def test_weights_spoilt_by_an_unchecked_gradient_are_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"'bias' held NaN before this step.*max_grad_norm"):
+    with pytest.raises(
+        TrainingError, match=r"'bias' already held NaN before this step.*max_grad_norm"
+    ):
         fit(BadGradient(), Reading(FakeSampler(), cells_of()), quiet())
     # The epoch is over before another loss is seen: the save refuses.
     with pytest.raises(TrainingError, match=r"'bias' holds NaN after step 1.* no checkpoint"):
@@ -126,7 +128,7 @@ def test_wrong_losses_are_told() -> None:
         ({"Loss": torch.tensor(1.0)}, r"not \['Loss'\]"),
         ({"loss": torch.ones(3)}, r"a Tensor of shape \(3,\) as 'loss'"),
         ({"loss": torch.tensor(1.0), "other": 1.0}, "a float as 'other'"),
-        ({"loss": torch.tensor(1.0)}, "does not depend on any parameter"),
+        ({"loss": torch.tensor(1.0)}, "does not depend on any trainable parameter"),
     ]:
         module = Wrong()
         module.answer = answer
@@ -137,7 +139,7 @@ def test_wrong_losses_are_told() -> None:
 def test_calls_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no batches to train on"):
         fit(Linear(), Reading(FakeSampler(0), cells_of()), quiet())
-    with pytest.raises(ConfigError, match="there is no validation to watch"):
+    with pytest.raises(ConfigError, match="there is no validation to monitor"):
         fit(Linear(), Reading(FakeSampler(), cells_of()), quiet(patience=2))
     with pytest.raises(ConfigError, match="needs the run_dir"):
         fit(Linear(), Reading(FakeSampler(), cells_of()), quiet(), resume=True)

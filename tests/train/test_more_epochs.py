@@ -35,7 +35,7 @@ def test_more_epochs_at_a_constant_rate_are_those_of_a_longer_run(tmp_path: Path
 @pytest.mark.parametrize(
     ("settings", "epochs", "said"),
     [
-        ({"schedule": "one_cycle"}, 5, "laid out for 2 epochs: the learning rate goes through"),
+        ({"schedule": "one_cycle"}, 5, "planned for 2 epochs: the learning rate goes through"),
         ({"schedule": "one_cycle"}, 5, "Finish it with max_epochs=2"),
         ({}, 1, "max_epochs was 2 and is now 1, which is fewer"),
     ],

@@ -206,7 +206,7 @@ def test_every_panel_can_stand_beside_the_chosen_one(adata, undrawn, tmp_path):
         ({"device": "gpu"}, "device 'gpu' does not exist"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"patients": 3}, "no setting 'patients'; closest: 'patience'"),
-        ({"resume": True, "overwrite": True}, "cannot both be asked for"),
+        ({"resume": True, "overwrite": True}, "cannot be combined"),
     ],
 )
 def test_settings_are_refused_before_anything_is_written(adata, tmp_path, options, message):
@@ -394,5 +394,5 @@ def test_monitors_warnings_are_reported_and_not_given_twice(adata, tmp_path, und
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = select(adata, tmp_path, model=model, max_epochs=2)
-    assert any("gene scores are all alike" in warning for warning in result.warnings)
+    assert any("gene scores are nearly all the same" in warning for warning in result.warnings)
     assert json.loads((tmp_path / "results.json").read_text())["warnings"] == result.warnings

@@ -52,7 +52,7 @@ def round_robin(rankings: Sequence[ArrayLike], k: int) -> NDArray[np.int64]:
                 taken.setdefault(int(ranking[place]))
     if len(taken) < k:
         raise ConfigError(
-            f"{k} genes were asked for; the {len(lists)} rankings hold {len(taken)} different ones"
+            f"{k} genes were asked for; the {len(lists)} rankings hold {len(taken)} distinct genes"
         )
     return np.fromiter(taken, dtype=np.int64, count=len(taken))
 

@@ -145,8 +145,8 @@ class _Cells:
         varies = variance > 1e-9 * square
         if not varies.any():
             raise DataError(
-                f"none of {x.shape[1]:,} genes varies among the {n:,} labelled cells; L1 selection "
-                "needs counts that differ"
+                f"none of {x.shape[1]:,} genes varies among the {n:,} labelled cells; L1 "
+                "selection needs genes that vary"
             )
         inverse = np.zeros(mean.size)
         inverse[varies] = 1 / np.sqrt(variance[varies])

@@ -14,7 +14,8 @@ def add_parser(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="select 32 genes for the 10 types of 700 real blood cells",
-        description="Select 32 genes for the 10 cell types of the 700 real PBMC that scanpy ships.",
+        description="Select 32 genes for the 10 cell types of the 700 real PBMCs that ship with "
+        "scanpy.",
         formatter_class=Help,
     )
     add_training(demo, out="runs/demo", n_genes=32, splits=5, compare=("de", "l1", "hvg", "random"))
@@ -36,6 +37,6 @@ def run(args: argparse.Namespace) -> None:
         args,
         settings,
         cells,
-        "700 PBMC (10x Genomics), shipped with scanpy",
+        "700 PBMCs (10x Genomics), shipped with scanpy",
         [adata.uns["kernomics"]["note"]],
     )

@@ -18,31 +18,35 @@ def add_parser(commands: Any) -> None:
     """Add ``kernomics embed`` to the subcommands."""
     embed = commands.add_parser(
         "embed",
-        help="represent the cells of a file by a trained model",
-        description="Write each cell's representation by a trained TxFM: into a copy of the data "
-        "(.h5ad: obsm['X_txfm'], varm['txfm_encoder'] and varm['txfm_decoder']), or as a table "
-        "(.csv) or an array (.npy).",
+        help="compute representations of the cells in a file",
+        description="Write a trained TxFM's representation of each cell to a copy of the data "
+        "(.h5ad: obsm['X_txfm'], varm['txfm_encoder'] and varm['txfm_decoder']), a table (.csv) "
+        "or an array (.npy).",
         formatter_class=Help,
     )
-    embed.add_argument("run_or_model", help="a run directory, or a saved model")
+    embed.add_argument("run_or_model", help="a run directory or a saved model")
     cli_options.add_reading(embed)
     embed.add_argument("--out", required=True, metavar="FILE", help=".h5ad, .csv or .npy")
     embed.add_argument(
         "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
     )
     embed.add_argument(
-        "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
+        "--n-draws",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --n-tokens, the number of draws to average",
     )
     embed.add_argument(
         "--block",
         type=int,
         metavar="I",
-        help="after which block, from 1 (the last if not given)",
+        help="take the representation after this block, counting from 1 (the last if not given)",
     )
-    embed.add_argument("--batch-size", type=int, metavar="N", help="cells at a time")
+    embed.add_argument("--batch-size", type=int, metavar="N", help="cells per batch")
     embed.add_argument(
         "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
-        help="share of the model's genes that the data must have",
+        help="fraction of the model's genes that the data must have",
     )  # fmt: skip
     embed.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     embed.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -62,9 +66,11 @@ def run(args: argparse.Namespace) -> None:
     if out.suffix not in (".h5ad", ".csv", ".npy"):
         raise ConfigError(f"--out is {args.out!r}: its name must end in .h5ad, .csv or .npy")
     if out.exists() and out.samefile(args.data):
-        raise ConfigError(f"--out is the data file {args.data}: choose another, it stays as it is")
+        raise ConfigError(
+            f"--out is the data file {args.data}, which is not overwritten: choose another name"
+        )
     if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out is {args.out!r}, and there is no folder {str(out.parent)!r}")
+        raise ConfigError(f"--out is {args.out!r}, but there is no directory {str(out.parent)!r}")
     model = CellEncoder.load(args.run_or_model)
     cells = cli_options.read_cells(args, model=model)
     found = model.get_latent_representation(

@@ -19,29 +19,30 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     evaluate = commands.add_parser(
         "evaluate",
-        help="apply a saved model to other cells and score it",
-        description="Apply a saved panel to other cells and score its predictions; or represent "
-        "other cells by a saved TxFM and score how well classes can be read off that "
-        "representation, PCA and normalised counts, on a fifth of the cells; how consistent the "
-        "effects of perturbations are in them; or how many known relationships between genes its "
-        "parameters recall.",
+        help="score a saved model on other cells",
+        description="Score the predictions of a saved panel on other cells. Or score a saved "
+        "TxFM on other cells: how well classes can be predicted from its representation, from "
+        "PCA and from normalised counts, on a fifth of the cells; how consistent the effects of "
+        "perturbations are; or how many known relationships between genes its parameters recall.",
         formatter_class=Help,
     )
-    evaluate.add_argument("run_or_model", help="a run directory, or a saved model")
+    evaluate.add_argument("run_or_model", help="a run directory or a saved model")
     cli_options.add_reading(evaluate)
     evaluate.add_argument(
         "--label", nargs="+", default=[], metavar="TASK=COLUMN",
-        help="obs column of a label, where it is not called as in training",
+        help="obs column of a label, if its name differs from the one in training",
     )  # fmt: skip
     evaluate.add_argument(
         "--allow-missing", action="store_true",
-        help="go on where the data lack genes of the panel, each filled with its mean over the "
+        help="continue if the data lack genes of the panel, filling each with its mean over the "
         "training cells",
     )  # fmt: skip
-    evaluate.add_argument("--predictions", metavar="CSV", help="write each cell's prediction here")
+    evaluate.add_argument(
+        "--predictions", metavar="CSV", help="write the prediction for each cell to this file"
+    )
     evaluate.add_argument(
         "--report", metavar="HTML",
-        help="write the scores, with errors and figures, as a page to this file too",
+        help="also write a report of the scores, with errors and figures, to this file",
     )  # fmt: skip
     evaluate_txfm.add_evaluation(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
@@ -63,10 +64,11 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.labels_key:
         raise ConfigError(
-            f"{args.run_or_model} is a panel; a TxFM alone takes --labels-key, a panel knows its "
-            "labels: leave it out, or name a label's column with --label TASK=COLUMN"
+            f"{args.run_or_model} is a panel, and --labels-key is only for a TxFM. A panel knows "
+            "its labels: leave the option out, or name the column of a label with --label "
+            "TASK=COLUMN"
         )
-    evaluate_txfm.refuse(args, evaluate_txfm.OF_TXFM, "is a panel; a TxFM alone takes")
+    evaluate_txfm.refuse(args, evaluate_txfm.OF_TXFM, "is a panel; only a TxFM takes")
     labels = {}
     for pair in args.label:
         task, equals, name = pair.partition("=")
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     unlabelled = not labels and not {task.name for task in panel.tasks} & set(cells.obs.columns)
     if args.predictions and unlabelled and args.report is None:
         warn(f"obs has none of the panel's labels {[task.name for task in panel.tasks]}: "
-             "cells are predicted, not scored")  # fmt: skip
+             "predictions are written, but not scored")  # fmt: skip
         scores = {}
         panel.predict(cells, **missing).to_csv(args.predictions)
     else:

@@ -29,7 +29,7 @@ OF_TXFM = (
 
 def add_evaluation(command: argparse.ArgumentParser) -> None:
     """Add the options of ``kernomics evaluate`` that a TxFM needs."""
-    group = command.add_argument_group("of a TxFM")
+    group = command.add_argument_group("for a TxFM")
     group.add_argument(
         "--labels-key", nargs="+", default=[], metavar="COLUMN", help="obs column(s) of classes"
     )
@@ -37,31 +37,36 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     group.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     group.add_argument(
         "--split-key", metavar="COLUMN",
-        help="obs column of groups, such as batches, none of which is both fitted and scored on",
+        help="obs column of groups, such as batches; cells of one group are never both fitted "
+        "and scored on",
     )  # fmt: skip
     group.add_argument(
         "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
     )
     group.add_argument(
-        "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
+        "--n-draws",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --n-tokens, the number of draws to average",
     )
     group.add_argument(
         "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
-        help="share of the model's genes that the data must have",
+        help="fraction of the model's genes that the data must have",
     )  # fmt: skip
     group.add_argument(
         "--metrics", nargs="+", metavar="NAME", default=["probes"], choices=METRICS,
-        help="what to score cells by: probes (nearest neighbours, logistic regression), top (the "
-        "right class among the 5 likeliest), mlp (a network), clusters (NMI, ARI, silhouette)",
+        help="scores of the representation: probes (nearest neighbours, logistic regression), "
+        "top (top-5 accuracy), mlp (a network), clusters (NMI, ARI, silhouette)",
     )  # fmt: skip
     group.add_argument(
         "--batch-key", metavar="COLUMN",
-        help="obs column of batches, to score how well they mix; perturbed cells are compared with "
-        "the controls of their own",
+        help="obs column of batches, to score how well they mix; perturbed cells are compared "
+        "with the controls of their own batch",
     )  # fmt: skip
     group.add_argument(
         "--blocks", nargs="+", type=int, default=[], metavar="I",
-        help="score the representation after these blocks too, from 1",
+        help="also score the representation after these blocks, counting from 1",
     )  # fmt: skip
     group.add_argument(
         "--relations", nargs="+", default=[], metavar="FILE",
@@ -70,9 +75,9 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--n-components", nargs="+", type=int, default=[32, 256], metavar="M",
-        help="with --relations, principal components to keep",
+        help="with --relations, the numbers of principal components to keep",
     )  # fmt: skip
-    group.add_argument("--seed", type=int, default=0, help="of the split and the scores")
+    group.add_argument("--seed", type=int, default=0, help="seed of the split and the scores")
     cli_perturbations.add_perturbations(command)
     command.set_defaults(
         at_first={name: command.get_default(name) for name in (*OF_PANEL, *OF_TXFM)}
@@ -93,8 +98,9 @@ def evaluate(args: argparse.Namespace) -> None:
 
     if not args.labels_key and not args.relations and args.perturbation_key is None:
         raise ConfigError(
-            "a TxFM is scored by labels or perturbations of cells, or by relations of genes: name "
-            "a column with --labels-key or --perturbation-key, or files with --relations"
+            "a TxFM is scored by labels or perturbations of cells, or by relationships between "
+            "genes: name a column with --labels-key or --perturbation-key, or files with "
+            "--relations"
         )
     _refuse_without_effect(args)
     relations = {Path(path).stem: read_relations(path) for path in args.relations}
@@ -163,24 +169,28 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
 
 
 def _refuse_without_effect(args: argparse.Namespace) -> None:
-    refuse(args, OF_PANEL, "is a TxFM; a panel alone takes")
+    refuse(args, OF_PANEL, "is a TxFM; only a panel takes")
     if not args.labels_key:
-        refuse(args, OF_LABELS, "is scored by no labels: name --labels-key, or leave out")
+        refuse(args, OF_LABELS, "is not scored by labels: give --labels-key, or leave out")
         if args.perturbation_key is None:
             refuse(
                 args,
                 ("batch_key", "n_tokens", "n_draws"),
-                "is scored by relations of genes alone: name --labels-key or --perturbation-key, "
-                "or leave out",
+                "is scored by relationships between genes only: give --labels-key or "
+                "--perturbation-key, or leave out",
             )
     if args.perturbation_key is None:
         refuse(
             args,
             OF_PERTURBATIONS,
-            "is scored by no perturbations: name --perturbation-key, or leave out",
+            "is not scored by perturbations: give --perturbation-key, or leave out",
         )
     if not args.relations:
-        refuse(args, ("n_components",), "is scored by no relations: name --relations, or leave out")
+        refuse(
+            args,
+            ("n_components",),
+            "is not scored by relationships: give --relations, or leave out",
+        )
 
 
 def _cell_scores(args: argparse.Namespace, model: Any, cells: Any, split: Any) -> Any:

@@ -19,30 +19,31 @@ def add_parser(commands: Any) -> None:
     """Add ``kernomics finetune`` to the subcommands."""
     finetune = commands.add_parser(
         "finetune",
-        help="train a TxFM further on other cells, whose genes may be others",
-        description="Train a TxFM further on the cells of a file. Genes are matched by name: those "
-        "that the model knows keep its weights, of the others as many are added as --new-genes "
-        "says, and those that the data lack are left out. Of all validations, the one before "
-        "training included, the best weights are kept. With --labels-key the representation is "
-        "scored on held-out cells beside that of the model as it was, PCA and normalised counts. "
-        "Writes a run directory as kernomics pretrain does; the model given stays as it is.",
+        help="continue training a TxFM on other cells",
+        description="Continue training a TxFM on the cells of a file. Genes are matched by "
+        "name: genes the model knows keep their weights, --new-genes of the others are added, "
+        "and genes missing from the data are left out. The weights with the best validation "
+        "loss are kept, including those before training. With --labels-key the representation "
+        "is scored on held-out cells beside that of the original model, PCA and normalised "
+        "counts. Writes a run directory as kernomics pretrain does; the original model is not "
+        "changed.",
         formatter_class=Help,
     )
-    finetune.add_argument("model", help="the model: a run directory, or a saved model")
+    finetune.add_argument("model", help="the model: a run directory or a saved model")
     pretrain.add_data(finetune)
     finetune.add_argument(
         "--new-genes", type=int, default=0, metavar="N",
-        help="add the N genes that vary most over the training cells of those that the model does "
-        "not know",
+        help="of the genes the model does not know, add the N that vary most over the training "
+        "cells",
     )  # fmt: skip
     finetune.add_argument(
         "--min-cells", type=int, default=3, metavar="N",
-        help="add no genes that fewer training cells have",
+        help="only add genes detected in at least this many training cells",
     )  # fmt: skip
     finetune.add_argument(
         "--min-gene-overlap", type=float, default=0.5, metavar="SHARE",
-        help="share of the genes that must be known, of the model's or of the data's, whichever "
-        "are fewer",
+        help="fraction of the genes that must match, of the model's or of the data's, whichever "
+        "has fewer",
     )  # fmt: skip
     pretrain.add_training(
         finetune,
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         Path(args.model).resolve(),
         *Path(args.model).resolve().parents,
     ):
-        raise ConfigError(f"--out is {args.out!r}, where the model lies: choose another directory")
+        raise ConfigError(f"--out is {args.out!r}, which holds the model: choose another directory")
     encoder = CellEncoder.load(args.model)
     settings, training = pretrain.training_settings(args, encoder.config)
     cells, split = pretrain.read_divided(args, encoder)
@@ -96,5 +97,5 @@ def genes_taken(start: Pretrained) -> str:
 def weights_kept(best_epoch: int) -> str:
     """Say of which validation the weights are that a fine-tuning ends with."""
     if best_epoch == -1:
-        return "the model as it was: no epoch made the validation's figure better"
-    return f"the weights after epoch {best_epoch + 1}, best of the validations"
+        return "the original model: no epoch improved on its validation score"
+    return f"the weights after epoch {best_epoch + 1}, the best at validation"

@@ -9,8 +9,8 @@ from typing import Any
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
-    info = commands.add_parser("info", help="what was built, and what this machine has")
-    info.add_argument("--json", action="store_true", help="print it as JSON")
+    info = commands.add_parser("info", help="show what was built and what this machine has")
+    info.add_argument("--json", action="store_true", help="print as JSON")
     info.set_defaults(run=run)
 
 

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
     top = CommandParser(
         prog="kernomics",
-        description="Train models on gene-expression counts: gene panels with their predictor, "
+        description="Train models on gene-expression counts: gene panels with their predictors, "
         "and representations of cells.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -36,8 +36,8 @@ class CommandParser(argparse.ArgumentParser):
         needed = message.partition("arguments are required: ")[2].split(", ")
         if {"data", "run_or_model", "model"} & set(needed):
             message += (
-                "; the file comes first, since an option that takes several values, such as "
-                "--labels-key, takes all that follow"
+                "; put the file first, because an option that takes several values, such as "
+                "--labels-key, takes everything that follows"
             )
         self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help lists the options)\n")
 

@@ -33,8 +33,8 @@ def add_reading(
     if several:
         command.add_argument(
             "data", nargs="+",
-            help=f"{FILES}; several are put together over the union of their genes, and each is a "
-            "batch by its file's name",
+            help=f"{FILES}; several files are joined over the union of their genes, and each "
+            "file is a batch named after it",
         )  # fmt: skip
     else:
         command.add_argument("data", help=FILES)
@@ -42,27 +42,27 @@ def add_reading(
     group.add_argument("--layer", help="layer that holds the counts (X if not given)")
     group.add_argument(
         "--use-raw", action="store_true",
-        help="take counts and genes from raw, as in files of CELLxGENE",
+        help="take counts and genes from raw, as in CELLxGENE files",
     )  # fmt: skip
     group.add_argument(
         "--gene-names", metavar="COLUMN",
-        help="var column that names the genes, such as feature_name (var_names if not given)",
+        help="var column with the gene names, such as feature_name (var_names if not given)",
     )  # fmt: skip
     group.add_argument("--library-key", help="obs column with each cell's total over all genes")
     group.add_argument(
         "--allow-fractions", action="store_true",
-        help="take counts that are no integers, such as those corrected for ambient RNA",
+        help="accept counts that are not integers, such as counts corrected for ambient RNA",
     )  # fmt: skip
     if keep_empty:
         group.add_argument(
             "--keep-empty", action="store_true",
-            help="keep cells without counts, and represent those without a count of a model's "
-            "genes, all alike; they are refused otherwise",
+            help="keep cells without counts, and cells without counts in a model's genes, which "
+            "all get the same representation; otherwise they are an error",
         )  # fmt: skip
-    group.add_argument("--modality", metavar="NAME", help="which one of an .h5mu file")
+    group.add_argument("--modality", metavar="NAME", help="modality to read from an .h5mu file")
     group.add_argument(
         "--all-features", action="store_true",
-        help="keep features that are no genes by var['feature_types'], such as antibodies",
+        help="keep features that var['feature_types'] says are not genes, such as antibodies",
     )  # fmt: skip
 
 
@@ -112,8 +112,8 @@ def named_paths(paths: Sequence[str]) -> dict[str, str]:
             return dict(zip(names, paths, strict=True))
     twice = [path for path, name in zip(paths, folders, strict=True) if folders.count(name) > 1]
     raise ConfigError(
-        f"{len(twice)} of the {len(paths)} files share their name and their folder's, first "
-        f"{twice[0]} and {twice[1]}: name each file once, or rename one"
+        f"{len(twice)} of the {len(paths)} files have the same name and parent directory as "
+        f"another, first {twice[0]} and {twice[1]}: list each file once, or rename one"
     )
 
 
@@ -121,9 +121,8 @@ def add_label_kinds(command: argparse._ActionsContainer) -> None:
     """Add the option that `label_kinds` reads."""
     command.add_argument(
         "--label-kinds", nargs="+", default=[], metavar="LABEL=KIND",
-        help="what label(s) are, where it is not to be inferred: categorical (classes, such as "
-        "cluster numbers) or continuous (numbers); integers of at most 20 values are taken for "
-        "classes",
+        help="whether a label is categorical (classes, such as cluster numbers) or continuous "
+        "(numbers); by default integers with at most 20 distinct values are classes",
     )  # fmt: skip
 
 
@@ -167,7 +166,7 @@ def add_run(command: argparse.ArgumentParser, *, out: str | None = None) -> None
 def add_machine(command: argparse.ArgumentParser) -> None:
     """Add what a training runs on and shows."""
     command.add_argument(
-        "--log-dir", metavar="DIR", help="write TensorBoard's event files of the training here"
+        "--log-dir", metavar="DIR", help="write TensorBoard event files to this directory"
     )
     command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
@@ -181,36 +180,42 @@ def add_constraints(command: argparse.ArgumentParser) -> None:
     genes.add_argument("--forbid", nargs="+", default=[], metavar="GENE", help="never in the panel")
     genes.add_argument(
         "--exclude", nargs="+", default=[], metavar="PATTERN",
-        help="never in the panel unless forced: mitochondrial, ribosomal, ribosomal_mitochondrial, "
-        "haemoglobin, or regular expressions for the start of a name, such as 'HLA-'",
+        help="never in the panel unless forced: mitochondrial, ribosomal, "
+        "ribosomal_mitochondrial, haemoglobin, or regular expressions matched at the start of a "
+        "gene name, such as 'HLA-'",
     )  # fmt: skip
     genes.add_argument(
         "--min-detection", type=float, default=0.0, metavar="SHARE",
-        help="leave out genes found in a smaller share of the training cells",
+        help="leave out genes detected in a smaller fraction of the training cells",
     )  # fmt: skip
     genes.add_argument(
         "--max-detection", type=float, default=1.0, metavar="SHARE",
-        help="leave out genes found in a larger share of the training cells",
+        help="leave out genes detected in a larger fraction of the training cells",
     )  # fmt: skip
     genes.add_argument(
         "--extend", metavar="PANEL",
-        help="build on this panel: a run directory, a saved model, a panel.csv, or a file with one "
-        "gene per line; --n-genes is the size of the whole",
+        help="build on this panel: a run directory, a saved model, a panel.csv, or a file with "
+        "one gene per line; --n-genes is the total size",
     )  # fmt: skip
     genes.add_argument(
         "--start-from", metavar="PANEL",
-        help="begin with the scores (and network) of this panel, likewise; its genes may go again",
+        help="start from the scores (and network) of this panel, given as for --extend; its "
+        "genes may be dropped",
     )  # fmt: skip
     genes.add_argument(
         "--gene-costs", metavar="COSTS",
-        help="what each gene costs: a .csv file with columns gene and cost, or a column of var",
+        help="cost of each gene: a .csv file with columns gene and cost, or a var column",
     )  # fmt: skip
     genes.add_argument(
-        "--budget", type=float, metavar="TOTAL", help="what the genes of the panel may cost"
+        "--budget",
+        type=float,
+        metavar="TOTAL",
+        help="the most that the genes of the panel may cost in total",
     )
     genes.add_argument(
         "--n-markers-per-class", type=int, default=0, metavar="M",
-        help="every class keeps its M strongest markers; --n-genes counts them",
+        help="always include the M strongest markers of every class; they count towards "
+        "--n-genes",
     )  # fmt: skip
 
 
@@ -290,7 +295,7 @@ def settings(
     for name in found:
         if name not in of_model + of_training:
             raise ConfigError(
-                f"{path} has the setting {name!r}, which is unknown; "
+                f"{path} has the setting {name!r}, which does not exist; "
                 f"{closest(name, of_model + of_training)}"
             )
     parts = tuple(
@@ -301,7 +306,7 @@ def settings(
         for kind, part in zip(kinds, parts, strict=True):
             override(kind, **part)
     except TypeError as error:  # a word where a number belongs
-        raise ConfigError(f"{path}: a setting is of the wrong type: {error}") from error
+        raise ConfigError(f"{path}: a setting has the wrong type: {error}") from error
     return parts[0], parts[1]
 
 

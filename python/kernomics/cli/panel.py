@@ -30,17 +30,17 @@ def add_parser(commands: Any) -> None:
     """Add ``kernomics panel`` to the subcommands."""
     panel = commands.add_parser(
         "panel",
-        help="score a list of genes: how well they predict labels, and which say the same",
-        description="Score a list of genes, however it came about. A logistic (or ridge) "
-        "regression on these genes is trained on 70% of the cells and scored on 20%, as a whole "
-        "and per class. Genes that are exchangeable are grouped, and the genes left out that could "
-        "stand in for each are listed.",
+        help="score a gene list: how well it predicts labels, and which genes are redundant",
+        description="Score any list of genes. A logistic (or ridge) regression on these genes "
+        "is trained on 70% of the cells and scored on 20%, overall and per class. "
+        "Interchangeable genes are grouped, and for each gene the best substitutes outside the "
+        "list are shown.",
         formatter_class=Help,
     )
     panel.add_argument(
         "--genes", nargs="+", required=True, metavar="GENE",
-        help="the genes, or one file of them: a name per line (.txt), or a table with a column "
-        "'gene', else the first (.csv, .tsv), such as the panel.csv of a run",
+        help="the genes, or a file of them: one name per line (.txt), or a table (.csv, .tsv) "
+        "whose column 'gene', else the first, is read, such as the panel.csv of a run",
     )  # fmt: skip
     panel.add_argument(
         "--labels-key", nargs="+", required=True, metavar="COLUMN", help="obs column(s) to predict"
@@ -49,23 +49,26 @@ def add_parser(commands: Any) -> None:
     panel.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     panel.add_argument(
         "--split", choices=("stratified", "random", "group"), default="stratified",
-        help="how cells are divided to train and score the regression",
+        help="how cells are split to train and score the regression",
     )  # fmt: skip
     panel.add_argument("--split-key", metavar="COLUMN", help="obs column of groups (--split group)")
     panel.add_argument(
         "--allow-missing", action="store_true",
-        help="go on without the genes that the data lack; they are listed",
+        help="continue without genes that are missing from the data; they are listed",
     )  # fmt: skip
     panel.add_argument(
         "--random", type=int, default=0, metavar="N",
-        help="score so many random panels of the same size too",
+        help="also score this many random panels of the same size",
     )  # fmt: skip
     panel.add_argument(
         "--threshold", type=float, default=0.7, metavar="R",
-        help="correlation from which two genes are exchangeable",
+        help="correlation above which two genes count as interchangeable",
     )  # fmt: skip
     panel.add_argument(
-        "--seed", type=int, default=0, help="of the split and the random panels (0 if not given)"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the split and the random panels (0 if not given)",
     )
     panel.add_argument(
         "--out", metavar="DIR", help=f"write {EVALUATION} and tables (.csv) to this directory"
@@ -83,7 +86,7 @@ def read_gene_list(given: Sequence[str]) -> list[str]:
     if len(given) > 1 or not (path.suffix.lower() in GENE_FILES or found):
         return list(given)
     if not found:
-        raise DataError(f"there is no file {path} with a list of genes")
+        raise DataError(f"there is no gene list {path}")
     separator = GENE_FILES.get(path.suffix.lower())
     try:
         if separator is None:
@@ -99,7 +102,7 @@ def read_gene_list(given: Sequence[str]) -> list[str]:
         raise DataError(f"{path} cannot be read as a list of genes: {error}") from error
     genes = [gene for gene in genes if gene]
     if not genes:
-        raise DataError(f"{path} lists no gene; write a name per line")
+        raise DataError(f"{path} lists no genes; write one name per line")
     return genes
 
 
@@ -113,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     out = None if args.out is None else Path(args.out)
     if out is not None and (out / EVALUATION).exists() and not args.overwrite:
         raise ConfigError(
-            f"{out} holds an evaluation already; choose another --out, or replace it with "
+            f"{out} already holds an evaluation; choose another --out, or replace it with "
             "--overwrite"
         )
     cells = cli_options.read_cells(
@@ -222,13 +225,13 @@ def _print_panel(
             print(f"           {name:<34}{f1:>10}{row['n_train']:>10,.0f}{row['n_test']:>10,.0f}")
     groups = f"{len(same.groups)} group{'' if len(same.groups) == 1 else 's'}"
     print(
-        f"redundant  {groups} of exchangeable genes, |correlation| ≥ "
-        f"{args.threshold:g} on the training cells"
+        f"redundant  {groups} of interchangeable genes, |correlation| ≥ {args.threshold:g} on "
+        "the training cells"
     )
     for group in same.groups:
         print(f"           {', '.join(group)}")
     if len(same.substitutes):
-        print("instead    the nearest genes that are left out, with their correlation")
+        print("instead    the most correlated genes outside the list")
     for gene, rows in same.substitutes.groupby("gene", sort=False):
         near = "   ".join(
             f"{name} {r:+.2f}"

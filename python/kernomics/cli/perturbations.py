@@ -10,20 +10,18 @@ from kernomics.errors import ConfigError
 
 def add_perturbations(command: argparse.ArgumentParser) -> None:
     """Add the options that name perturbations."""
-    group = command.add_argument_group("of a TxFM, on perturbed cells")
-    group.add_argument(
-        "--perturbation-key", metavar="COLUMN", help="obs column of perturbations to score by"
-    )
+    group = command.add_argument_group("for a TxFM, on perturbed cells")
+    group.add_argument("--perturbation-key", metavar="COLUMN", help="obs column of perturbations")
     group.add_argument(
         "--control",
         metavar="NAME",
         nargs="+",
-        help="the perturbation, or several, of control cells",
+        help="name(s) of the control perturbation(s)",
     )
     group.add_argument(
         "--null", choices=("cells", "groups"), default="cells",
-        help="what a perturbation's cells are compared with: single cells, as in the paper, or "
-        "random groups of as many cells, which finds weaker effects",
+        help="what the cells of a perturbation are compared with: single cells, as in the "
+        "paper, or random groups of the same size, which detects weaker effects",
     )  # fmt: skip
 
 

@@ -15,18 +15,18 @@ def add_parser(commands: Any) -> None:
     """Add ``kernomics pretrain`` to the subcommands."""
     pretrain = commands.add_parser(
         "pretrain",
-        help="learn to represent cells from counts alone (TxFM)",
-        description="Train a masked autoencoder of counts: a transformer sees a random few genes "
-        "of each cell and reconstructs all. No labels are used in training; with --labels-key the "
-        "representation is scored on held-out cells beside PCA and normalised counts. Writes a run "
-        "directory with the model (model/), its history, curves, results.json and a report "
-        "(report.html).",
+        help="learn cell representations from counts alone (TxFM)",
+        description="Train a masked autoencoder of counts: a transformer sees a random subset "
+        "of each cell's genes and reconstructs all genes. No labels are used in training; with "
+        "--labels-key the representation is scored on held-out cells beside PCA and normalised "
+        "counts. Writes a run directory with the model (model/), its history, curves, "
+        "results.json and a report (report.html).",
         formatter_class=Help,
     )
     add_data(pretrain)
     pretrain.add_argument(
         "--size", default="XXS", choices=("XXS", "XS", "S", "B", "L"),
-        help="XXS and XS for laptops; S, B and L are the paper's",
+        help="XXS and XS suit laptops; S, B and L are those of the paper",
     )  # fmt: skip
     vocabulary = pretrain.add_mutually_exclusive_group()
     vocabulary.add_argument(
@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     pretrain.add_argument(
         "--min-cells", type=int, default=3, metavar="N",
-        help="leave out genes that fewer training cells have",
+        help="leave out genes detected in fewer training cells",
     )  # fmt: skip
     add_training(
         pretrain,
@@ -55,17 +55,18 @@ def add_data(command: argparse.ArgumentParser) -> None:
     cli_options.add_run(command)
     command.add_argument(
         "--labels-key", nargs="+", default=[], metavar="COLUMN",
-        help="obs column(s) of classes to score the representation by; never trained on",
+        help="obs column(s) of classes to score the representation by; never used in training",
     )  # fmt: skip
     cli_options.add_label_kinds(command)
     command.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     command.add_argument(
         "--score-epochs", action="store_true",
-        help="score by these classes, on the validation cells, at each validation too",
+        help="also score by these classes at each validation, on the validation cells",
     )  # fmt: skip
     command.add_argument(
         "--split-key", metavar="COLUMN",
-        help="obs column of groups, such as donors, none of which is both trained on and held out",
+        help="obs column of groups, such as donors; a group is never both trained on and held "
+        "out",
     )  # fmt: skip
 
 
@@ -81,14 +82,14 @@ def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: str, 
     command.add_argument("--batch-size", type=int, metavar="N", help="cells per batch")
     command.add_argument(
         "--learning-rate", type=float, metavar="RATE",
-        help=f"the cycle's peak ({rate} if not given)",
+        help=f"peak learning rate of the cycle ({rate} if not given)",
     )  # fmt: skip
-    command.add_argument("--seed", type=int, default=0, help="decides everything random")
+    command.add_argument("--seed", type=int, default=0, help="seed of everything random")
     command.add_argument(
         "--config", metavar="JSON",
-        help="file of settings of TxFMConfig and TrainConfig, such as "
-        '{"loss": "zinb", "precision": "bf16"}, or the config.json of another run; the options of '
-        "this command take precedence",
+        help='JSON file with settings of TxFMConfig and TrainConfig, such as {"loss": "zinb", '
+        '"precision": "bf16"}, or the config.json of another run; the options of this command '
+        "take precedence",
     )  # fmt: skip
     cli_options.add_machine(command)
 

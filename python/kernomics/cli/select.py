@@ -16,9 +16,10 @@ def add_parser(commands: Any) -> None:
     select = commands.add_parser(
         "select",
         help="select a gene panel and train its predictor (YOTO)",
-        description="Select a gene panel that predicts one or several labels. One training gives "
-        "the panel and its predictor. Writes a run directory with the panel (panel.csv), the model "
-        "(model/), the scores on held-out cells (results.json) and a report (report.html).",
+        description="Select a gene panel that predicts one or several labels. A single training "
+        "run gives the panel and its predictor. Writes a run directory with the panel "
+        "(panel.csv), the model (model/), the scores on held-out cells (results.json) and a "
+        "report (report.html).",
         formatter_class=Help,
     )
     select.add_argument(
@@ -28,11 +29,11 @@ def add_parser(commands: Any) -> None:
     select.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     select.add_argument(
         "--task-weights", nargs="+", default=[], metavar="LABEL=WEIGHT",
-        help="weight of a label's loss beside the others' (1 if not given)",
+        help="weight of a label's loss relative to the others (1 if not given)",
     )  # fmt: skip
     select.add_argument(
         "--split", choices=("stratified", "random", "group"), default="stratified",
-        help="how cells are divided into 70%% training, 10%% validation and 20%% test",
+        help="how cells are split into 70%% training, 10%% validation and 20%% test",
     )  # fmt: skip
     select.add_argument(
         "--split-key", metavar="COLUMN", help="obs column of groups (--split group)"
@@ -58,7 +59,7 @@ def add_training(
         "--n-genes", type=int, metavar="K", help=f"panel size ({n_genes} if not given)"
     )
     cli_options.add_run(command, out=out)
-    command.add_argument("--seed", type=int, help="decides everything random (0 if not given)")
+    command.add_argument("--seed", type=int, help="seed of everything random (0 if not given)")
     command.add_argument(
         "--max-epochs", type=int, metavar="N",
         help="passes over the cells (enough for about 2,500 steps if not given)",
@@ -68,22 +69,22 @@ def add_training(
     )
     command.add_argument(
         "--config", metavar="JSON",
-        help="file of settings of YOTOConfig and TrainConfig, such as "
-        '{"relaxation": "neuralsort", "patience": 10}, or the config.json of another run; the '
-        "options of this command take precedence",
+        help='JSON file with settings of YOTOConfig and TrainConfig, such as {"relaxation": '
+        '"neuralsort", "patience": 10}, or the config.json of another run; the options of this '
+        "command take precedence",
     )  # fmt: skip
     command.add_argument(
         "--compare", nargs="*", default=list(compare), metavar="METHOD",
-        help="panels to put beside this one: de, l1, hvg, random, or nothing",
+        help="other panels to compare with: de, l1, hvg, random, or nothing",
     )  # fmt: skip
     command.add_argument(
         "--splits", type=int, default=splits, metavar="N",
-        help="select and compare on so many splits of the cells, this run's included: mean ± "
-        "standard error, and which methods can be told apart",
+        help="select and compare on this many splits of the cells, this run's included: mean ± "
+        "standard error, and which methods differ",
     )  # fmt: skip
     command.add_argument(
         "--stability", type=int, metavar="SEEDS",
-        help="compare the panels of so many seeds, this one's included, and form their consensus",
+        help="compare the panels of this many seeds, this one included, and form their consensus",
     )  # fmt: skip
     command.add_argument(
         "--curve", type=int, nargs="+", default=[], metavar="K",

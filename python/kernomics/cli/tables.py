@@ -60,8 +60,9 @@ def print_selection(result: SelectionResult) -> None:
 
     if result.everywhere:
         print(
-            f"everywhere {', '.join(result.everywhere)}: in nearly every cell of every class; "
-            f"imaging panels avoid such genes; --max-detection {EVERYWHERE:g} leaves them out"
+            f"everywhere {', '.join(result.everywhere)}: detected in nearly every cell of every "
+            f"class; imaging panels avoid such genes, and --max-detection {EVERYWHERE:g} leaves "
+            "them out"
         )
     over = result.comparison
     heads = {"accuracy": "accuracy", "macro_f1": "macro-F1", "r2": "R²", "mae": "MAE"}

@@ -147,25 +147,22 @@ class CountCheck:
             remedy = hint()
             if set(self.faults) == {"fraction"}:
                 if self.largest < LOG_LIKE:
-                    found.append(f"none exceeds {self.largest:.3g}, so they look log-normalised")
+                    found.append(f"the largest is {self.largest:.3g}, so they look log-normalised")
                 else:
-                    remedy += (
-                        "; counts corrected for ambient RNA are taken as they are with "
-                        "allow_fractions=True"
-                    )
+                    remedy += "; for counts corrected for ambient RNA, pass allow_fractions=True"
             raise DataError(f"{self.where} does not hold counts: {'; '.join(found)}; {remedy}")
         if self.n_empty and empty_cells == "error":
             raise DataError(
-                f"{self.n_empty:,} of {self.n_cells:,} cells have no counts in {self.where}, first "
-                f"{named_cells(self.first_empty, cell_names, self.n_empty)}; remove them "
-                "(sc.pp.filter_cells(adata, min_counts=1)), or keep them with empty_cells='keep' "
-                "(no TxFM is trained on them)"
+                f"{self.n_empty:,} of {self.n_cells:,} cells have no counts in {self.where}, "
+                f"first {named_cells(self.first_empty, cell_names, self.n_empty)}; remove them "
+                "(sc.pp.filter_cells(adata, min_counts=1)), or keep them with "
+                "empty_cells='keep' (a TxFM is never trained on them)"
             )
         if self.fractional and self.largest < LOG_LIKE:
             warn(
-                f"{self.where} holds fractions, and none exceeds {self.largest:.3g}: they look "
-                "log-normalised, which allow_fractions=True is not for; counts are expected, "
-                "corrected ones too"
+                f"{self.where} holds fractions of at most {self.largest:.3g}, which look "
+                "log-normalised; allow_fractions=True is meant for corrected counts, not for "
+                "logarithms"
             )
 
 
@@ -179,7 +176,7 @@ def require_amounts(rows: Rows, cell_names: npt.NDArray[Any]) -> None:
     raise DataError(
         f"{wrong.size:,} of {values.size:,} counts read are NaN, infinite or negative, first "
         f"{values[wrong[0]]:.6g} at cell {str(cell_names[row])!r}; the cells were read without "
-        "a check: read them with it, which finds all such counts, and mend them"
+        "checks: read them with checks, which find all such counts, and fix them"
     )
 
 
@@ -245,6 +242,6 @@ def require_library(
             raise DataError(
                 f"obs[{key!r}] {fault} for {np.count_nonzero(mask):,} of {library.size:,} cells, "
                 f"first {library[first]:.6g} at cell {str(cell_names[first])!r} (counts "
-                f"{totals[first]:,.0f}); library_key must name each cell's total over all genes "
-                "measured"
+                f"{totals[first]:,.0f}); library_key must hold each cell's total over all "
+                "measured genes"
             )

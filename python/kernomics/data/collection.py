@@ -41,7 +41,7 @@ def require_empty_cells(choice: str) -> None:
 
 
 class CellCollection:
-    """All cells of a source; made by `from_anndata`.
+    """All cells of a data source; made by `from_anndata`.
 
     Attributes
     ----------
@@ -52,11 +52,11 @@ class CellCollection:
     batch_labels
         The column named by `batch_key`, or None.
     library_rule
-        Where the library sizes come from, and what is known of them; see `LibraryRule`.
+        Where the library sizes come from, and what is known about them; see `LibraryRule`.
     empty_cells
-        ``"keep"`` where cells without counts were asked to be kept, else ``"error"``.
+        ``"keep"`` if cells without counts were to be kept, else ``"error"``.
     fractional
-        Whether the check found counts that are no integers, as `allow_fractions` allows.
+        Whether the check found counts that are not integers, as `allow_fractions` allows.
     """
 
     @checked
@@ -126,13 +126,13 @@ class CellCollection:
             ``.h5mu`` file or a zarr store. Counts may be dense, CSR, CSC (converted, with a
             warning) or dask, of any integer or float type.
         layer
-            Where the counts are; X by default. ``adata.raw`` then gives library sizes at most.
+            Layer with the counts (default: X). ``adata.raw`` then only provides library sizes.
         use_raw
-            Take counts and genes from ``adata.raw``, as in files of CELLxGENE.
+            Take counts and genes from ``adata.raw``, as in CELLxGENE files.
         gene_names
-            Column of var whose values name the genes, such as ``"feature_name"``; ``var_names`` by
-            default. A gene without a name there keeps that of ``var_names``, and genes that share
-            one have it added (``"TBCE_ENSG00000285053"``), with a warning.
+            var column with the gene names, such as ``"feature_name"`` (default: ``var_names``). A
+            gene without a name there keeps its ``var_names`` entry, and genes that share a name
+            have that entry appended (``"TBCE_ENSG00000285053"``), with a warning.
         labels_key
             obs column or columns to learn; see `Labels.from_series`.
         batch_key
@@ -140,37 +140,37 @@ class CellCollection:
         unlabelled_category
             A class that means "unlabelled".
         label_kinds
-            Per label ``"categorical"`` or ``"continuous"``, where the inference is not wanted.
+            For a label, ``"categorical"`` or ``"continuous"``, to override the inferred kind.
         library_key
-            obs column with each cell's total over all genes measured. By default the first of
-            these that is there: the totals of ``raw``, if it holds the same counts over more
-            genes; ``obs["total_counts"]``, ``"n_counts"`` or ``"nCount_RNA"``, if integers (or
-            fractions of fractional counts) and in no cell less than the row total; the row totals
-            over the genes of `adata`, a view's own genes included. Features that are left out
-            count nowhere. `library_source` says which.
+            obs column with each cell's total over all measured genes. By default the first
+            available of: the totals of ``raw``, if it holds the same counts over more genes;
+            ``obs["total_counts"]``, ``"n_counts"`` or ``"nCount_RNA"``, if integers (or fractions
+            of fractional counts) and in no cell less than the row total; the row totals over the
+            genes of `adata`, a view's own genes included. Features that are left out are never
+            counted. `library_source` says which was used.
         modality
-            Which one of a MuData or an ``.h5mu`` file, where it holds several.
+            Which modality of a MuData or an ``.h5mu`` file, if it has several.
         all_features
-            Take features for genes that ``var["feature_types"]`` says are none, such as
-            antibodies. They are left out otherwise, with a warning that counts them.
+            Treat features as genes even if ``var["feature_types"]`` says they are not, such as
+            antibodies. Otherwise they are left out, with a warning that counts them.
         in_memory
             Load a path or a backed AnnData.
         allow_fractions
-            Take counts that are no integers, such as those corrected for ambient RNA; `fractional`
-            then says so. Losses and sampling take them as they are. A gene counts as detected
-            wherever its value is above 0, however little (`min_cells`, `min_detection`).
+            Accept counts that are not integers, such as counts corrected for ambient RNA;
+            `fractional` then says so. Losses and sampling use them unchanged. A gene counts as
+            detected wherever its value is above 0, however small (`min_cells`, `min_detection`).
         empty_cells
-            What to do with cells without counts; models that represent cells keep, of a collection
-            that keeps them, those without a count of the model's genes too.
+            What to do with cells without counts. If a collection keeps them, models that represent
+            cells also keep cells without counts in the model's genes.
         check
-            Check every value. False takes numbers that are no integers and, when the source stays
-            on disk, skips reading it through, unless a total found in it has to be compared with
-            the counts; NaN, infinite and negative numbers are then refused where a batch has them.
+            Check every value. With False, values that are not integers are accepted and a source on
+            disk is not read through first, unless a total in it must be compared with the counts;
+            NaN, infinite and negative values are then an error when a batch has them.
 
         Raises
         ------
         DataError
-            Naming what was found, where, how many and the remedy.
+            The message says what was found, where, how many, and what to do.
         """
         require_empty_cells(empty_cells)
         given = open_input(
@@ -185,7 +185,7 @@ class CellCollection:
         checks.require_unique(
             given.genes,
             "gene names (var_names)",
-            "call adata.var_names_make_unique(), or add up the columns of one gene",
+            "call adata.var_names_make_unique(), or sum the columns of each gene",
         )
         checks.require_unique(
             given.cell_names, "cell names (obs_names)", "call adata.obs_names_make_unique()"
@@ -274,8 +274,8 @@ class CellCollection:
         Raises
         ------
         DataError
-            When rows are neither, or out of range; when numbers that were not checked before are
-            NaN, infinite or negative.
+            If rows are neither, or out of range; if values that were not checked before are NaN,
+            infinite or negative.
         """
         wanted = row_numbers(rows, self.n_cells)
         found = self._source.read(wanted)
@@ -309,8 +309,9 @@ class CellCollection:
         genes, min_gene_overlap
             As in `match_genes`.
         absent
-            What a gene is that the data lack: of count ``"zero"``, or ``"unobserved"``. Where cells
-            have observed some of the genes only, it is unobserved in either case.
+            How to treat a gene missing from the data: as a count of ``"zero"`` or as
+            ``"unobserved"``. If only some genes were measured in each cell, it is unobserved in
+            either case.
         """
         found = columns = match_genes(genes, self.genes, min_gene_overlap, absent=absent)
         if self._columns is not None:
@@ -330,25 +331,25 @@ class CellCollection:
     def with_observed(
         self, panels: ObservedGenes, panel_of_cell: npt.NDArray[np.int32]
     ) -> CellCollection:
-        """Return the same cells, of which each has observed some of the genes only.
+        """Return the same cells, with only some of the genes measured in each.
 
         Parameters
         ----------
         panels
             The sets of genes.
         panel_of_cell
-            int32 [n_cells], which of them each cell has.
+            int32 [n_cells], the set of each cell.
         """
         return self._copy(_observed=panels, _panel_of_cell=panel_of_cell)
 
     @property
     def observed(self) -> ObservedGenes | None:
-        """The sets of genes that cells have observed; None where all have all."""
+        """The sets of genes measured in the cells; None if all genes were measured in all cells."""
         return self._observed
 
     @property
     def panel_of_cell(self) -> npt.NDArray[np.int32] | None:
-        """Which of the sets each cell has observed, int32 [n_cells]; None where `observed` is."""
+        """The set measured in each cell, int32 [n_cells]; None if `observed` is None."""
         return self._panel_of_cell
 
     @property
@@ -366,11 +367,11 @@ class CellCollection:
 
     @property
     def library_is_subset(self) -> bool:
-        """Whether they are totals over a part, known to be one, of the genes measured."""
+        """Whether library sizes are known to be totals over a subset of the measured genes."""
         return bool(self.library_rule.partial)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Cut all rows into ranges that fit in memory with ease."""
+        """Cut all rows into ranges that fit easily in memory."""
         return self._source.blocks()
 
     @checked
@@ -408,8 +409,8 @@ class CellCollection:
         for name, label in labels.items():
             if not isinstance(label, Labels):
                 raise DataError(
-                    f"labels[{name!r}] is {shown(label)}: Labels are needed, such as "
-                    "Labels.from_series makes them"
+                    f"labels[{name!r}] is {shown(label)}: Labels are needed, such as those from "
+                    "Labels.from_series"
                 )
             if len(label) != self.n_cells:
                 raise DataError(
@@ -461,14 +462,16 @@ class CellCollection:
         if self.batch_labels is not None:
             known[self.batch_labels.name] = self.batch_labels
         if name not in known or not known[name].categories:
-            raise DataError(f"{name!r} is no categorical label of this collection: {list(known)}")
+            raise DataError(
+                f"{name!r} is not a categorical label of this collection: {list(known)}"
+            )
         return known[name]
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over shape, names, counts, library sizes and labels.
 
-        The same for the same cells however they are stored; computed on first use, in one pass.
+        Identical for identical cells however they are stored; computed on first use, in one pass.
         """
         if self._fingerprint is None:
             self._fingerprint = fingerprint_of(self, self._batches_of(np.arange(self.n_cells)))

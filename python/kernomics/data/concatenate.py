@@ -84,17 +84,17 @@ def concat(
     unlabelled_category: str | None = None,
     label_kinds: Mapping[str, Kind] | None = None,
 ) -> CellCollection:
-    """Put data sets with different genes together.
+    """Join data sets with different genes.
 
-    Each cell keeps the genes of its own data set as those that are observed: a gene that another
-    set has and this one has not is unknown in its cells, not zero.
+    Each cell keeps track of the genes its own data set measured: a gene that only other data sets
+    have is unknown in its cells, not zero.
 
     Parameters
     ----------
     collections
-        The data sets by name. Names of cells become ``"<data set>:<cell>"``.
+        The data sets by name. Cell names become ``"<data set>:<cell>"``.
     labels_key
-        obs column or columns to take as labels, where a set has them; unlabelled elsewhere.
+        obs column or columns to use as labels; cells of data sets without them are unlabelled.
     unlabelled_category
         A class that means "unlabelled".
     label_kinds
@@ -103,33 +103,33 @@ def concat(
     Returns
     -------
     CellCollection
-        Over the union of the genes, in the order met. ``obs["dataset"]`` names each cell's set, and
-        it is the `batch_labels`. Library sizes stay each set's own.
+        Over the union of the genes, in order of appearance. ``obs["dataset"]`` names each cell's
+        set, and it is the `batch_labels`. Library sizes stay each set's own.
 
     Raises
     ------
     DataError
-        For no collections, anything else than collections, sets that share no gene, or Ensembl ids
-        beside gene symbols.
+        If there are no collections, something is not a collection, a data set shares no genes with
+        the others, or Ensembl ids and gene symbols are mixed.
 
     Warns
     -----
     UserWarning
-        When the union holds an Ensembl id in two versions, as two genes.
+        If the union contains an Ensembl id in two versions, as two genes.
     """
     if not collections:
-        raise DataError("there are no data sets to join")
+        raise DataError("no data sets were given to join")
     for name, part in collections.items():
         if not isinstance(part, CellCollection):
             raise DataError(
-                f"data set {name!r} is of type {type(part).__name__}: read it first, by "
+                f"data set {name!r} is of type {type(part).__name__}: read it first with "
                 "CellCollection.from_anndata(…), which takes an AnnData or a path"
             )
     names, parts = list(collections), list(collections.values())
     kinds = {name: gene_id_kind(part.genes) for name, part in collections.items()}
     if len(set(kinds.values())) > 1:
         told = ", ".join(f"{name} has {kind}" for name, kind in kinds.items())
-        raise DataError(f"the genes of the data sets are named in different ways: {told}")
+        raise DataError(f"the data sets name their genes differently: {told}")
     genes = list(dict.fromkeys(str(gene) for part in parts for gene in part.genes))
     place = {gene: i for i, gene in enumerate(genes)}
     columns = [np.array([place[str(g)] for g in part.genes], np.int64) for part in parts]
@@ -137,8 +137,8 @@ def concat(
         if not np.isin(columns[i], np.concatenate(columns[:i])).any():
             before = list(dict.fromkeys(str(g) for part in parts[:i] for g in part.genes))
             raise DataError(
-                f"{names[i]} shares none of its {parts[i].n_genes:,} genes with the sets before "
-                f"it, first {parts[i].genes[0]!r}"
+                f"{names[i]} shares none of its {parts[i].n_genes:,} genes with the data sets "
+                f"before it, first {parts[i].genes[0]!r}"
                 + (mismatch_cause(parts[i].genes, before, 0) or ": are they of another species?")
             )
     _warn_of_versions(genes)
@@ -193,7 +193,7 @@ def _warn_of_versions(genes: Sequence[str]) -> None:
     if again.size:
         first = genes[int(np.argmax(plain == plain[again[0]]))]
         warn(
-            f"{again.size:,} genes are in the data sets under two names, first {first!r} and "
-            f"{genes[again[0]]!r}, and count as two; to make them one, take the versions off: "
+            f"{again.size:,} genes appear in the data sets under two names, first {first!r} and "
+            f"{genes[again[0]]!r}, and count as two; to merge them, remove the version suffixes: "
             "adata.var_names = adata.var_names.str.split('.').str[0]"
         )

@@ -67,7 +67,7 @@ def canonical(rows: Rows, n_genes: int, first_row: int = 0, where: str = "the ma
         first = first_row + int(np.searchsorted(indptr, outside[0], side="right")) - 1
         raise DataError(
             f"{where} is damaged: {outside.size:,} stored gene indices lie outside 0 … "
-            f"{n_genes - 1:,}, first {int(indices[outside[0]])} in row {first:,}; load it anew"
+            f"{n_genes - 1:,}, first {int(indices[outside[0]])} in row {first:,}; load it again"
         )
     indices = indices.astype(np.int32, copy=False)
     inside = np.ones(indices.size, dtype=bool)  # is this entry in the row of the one before it?
@@ -79,10 +79,10 @@ def canonical(rows: Rows, n_genes: int, first_row: int = 0, where: str = "the ma
         twice = np.flatnonzero((indices[1:] == indices[:-1]) & inside[1:])
         if twice.size:
             raise DataError(
-                f"{twice.size:,} of {indices.size:,} entries of {where} name a gene that their row "
-                f"already holds, first gene {int(indices[twice[0]]):,} in row "
+                f"{twice.size:,} of {indices.size:,} entries of {where} name a gene that their "
+                f"row already holds, first gene {int(indices[twice[0]]):,} in row "
                 f"{first_row + int(row[twice[0]]):,} (counting from 0); call sum_duplicates() on "
-                "the matrix if they are to be added"
+                "the matrix if they should be summed"
             )
     zero = values == 0
     if zero.any():

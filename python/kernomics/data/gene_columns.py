@@ -28,7 +28,7 @@ def find_genes(
     repeated = [name for i, name in enumerate(names) if name in names[:i]]
     if repeated:
         raise DataError(
-            f"{len(repeated)} of {len(names)} genes of the list repeat an earlier one, first "
+            f"{len(repeated)} of {len(names)} genes in the list repeat an earlier one, first "
             f"{repeated[0]!r}; name each gene once"
         )
     there = set(known.tolist())
@@ -37,7 +37,7 @@ def find_genes(
     if missing and not (allow_missing and found):
         remedy = "correct the names"
         if found:
-            remedy += ", or go on with the other genes: allow_missing=True"
+            remedy += ", or continue with the other genes: allow_missing=True"
         raise DataError(
             f"{len(missing)} of {len(names)} genes are not in the data: "
             f"{describe_missing(missing, known)}; {remedy}"
@@ -67,7 +67,9 @@ def _nearest(name: str, by_upper: Mapping[str, str]) -> str:
         return ratio, [*alike, False].index(False)
 
     best = sorted(near, key=likeness, reverse=True)[: 1 if upper in by_upper else 3]
-    return "closest: " + ", ".join(repr(by_upper[one]) for one in best) if best else "none like it"
+    if not best:
+        return "nothing similar"
+    return "closest: " + ", ".join(repr(by_upper[one]) for one in best)
 
 
 def _more(names: Sequence[str]) -> str:

@@ -83,12 +83,12 @@ def match_genes(
     first = ", ".join(repr(gene) for gene in missing[:5]) + (", …" if len(missing) > 5 else "")
     found = (
         f"{n_matched:,} of the model's {n_model:,} genes are in the data, {len(missing):,} are "
-        f"missing ({first}), {len(place) - n_matched:,} further genes of the data are not used"
+        f"missing ({first}), {len(place) - n_matched:,} other genes in the data are not used"
     )
     if n_matched < min_gene_overlap * n_model:
         needed = f"at least {min_gene_overlap:.0%} must match (min_gene_overlap)"
         if min_gene_overlap == 1:  # nobody's choice: a panel needs every gene
-            needed = "all are needed, so take data that have them"
+            needed = "all of them are needed: use data that have them"
         raise DataError(f"{found}; {needed}{mismatch_cause(model_genes, data_genes, n_matched)}")
     warn(f"{found}; missing genes {ABSENT[absent]}")
     return columns

@@ -23,8 +23,8 @@ def grouped(
     missing = np.flatnonzero(~groups.labelled)
     if missing.size:
         raise DataError(
-            f"{missing.size:,} of {len(groups):,} cells have no group in {groups.name!r}, first in "
-            f"row {missing[0]:,}; name their group or drop them"
+            f"{missing.size:,} of {len(groups):,} cells have no group in {groups.name!r}, first "
+            f"in row {missing[0]:,}; assign them a group or drop them"
         )
     n_parts = sum(fraction > 0 for fraction in fractions)
     if groups.n_classes < n_parts:
@@ -167,10 +167,10 @@ def _note(groups: Labels, keep: Sequence[Labels], lost: npt.NDArray[np.bool_], m
     by = groups.name or "groups"
     if mended:
         return (
-            f"dividing by {by!r} as drawn would have left {classes} without a training cell "
-            f"({listed}), so other groups are held out, with which every class keeps some"
+            f"the split by {by!r} first drawn would leave {classes} without training cells "
+            f"({listed}), so other groups are held out, which leaves every class some"
         )
     return (
-        f"every division by {by!r} leaves some class without a training cell, this one {classes}: "
-        f"{listed}; such classes are in too few groups: merge or drop them"
+        f"every split by {by!r} leaves some class without training cells, this one {classes}: "
+        f"{listed}; these classes occur in too few groups: merge or drop them"
     )

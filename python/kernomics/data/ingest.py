@@ -65,7 +65,8 @@ def read_batches(obs: pd.DataFrame, key: str) -> Labels:
     missing = np.flatnonzero(~batches.labelled)
     if missing.size:
         raise DataError(
-            f"obs[{key!r}] is missing for {missing.size:,} of {len(batches):,} cells, first in row "
-            f"{missing[0]:,}; every cell needs a batch: name these cells' batch, or drop them"
+            f"obs[{key!r}] is missing for {missing.size:,} of {len(batches):,} cells, first in "
+            f"row {missing[0]:,}; every cell needs a batch: assign these cells a batch, or drop "
+            "them"
         )
     return batches

@@ -129,7 +129,7 @@ class Labels:
             twice = next(value for i, value in enumerate(names) if value in names[:i])
             raise DataError(
                 f"label {name!r} holds different values that are all written {twice!r} (a number "
-                "and a word?); make them one type with .astype(str)"
+                "and a string?); convert them to one type with .astype(str)"
             )
         used = np.bincount(codes[codes >= 0], minlength=len(names)) > 0
         if unlabelled_category in names:
@@ -190,8 +190,8 @@ class Labels:
         if np.all(labelled == labelled[0]):
             value = self.categories[labelled[0]] if self.categories else f"{labelled[0]:.6g}"
             raise DataError(
-                f"label {self.name!r} has one value, {value!r}, in all {labelled.size:,} labelled "
-                "cells: there is nothing to tell apart; choose another labels_key"
+                f"label {self.name!r} has one value, {value!r}, in all {labelled.size:,} "
+                "labelled cells: there is nothing to predict; choose another labels_key"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -212,7 +212,7 @@ class Labels:
         """Read what `to_dict` wrote."""
         lacking = [name for name in ("name", "kind", "categories", "values") if name not in saved]
         if lacking:
-            raise DataError(f"saved has no {lacking[0]!r}: it is no label that to_dict wrote")
+            raise DataError(f"saved has no {lacking[0]!r}: it was not written by to_dict")
         kind = cast(Kind, saved["kind"])
         if kind == "categorical":
             values: npt.NDArray[Any] = np.array(saved["values"], dtype=np.int64)
@@ -227,12 +227,14 @@ def _refuse_times(series: pd.Series[Any], name: str, kind: Kind | None) -> None:
     """Refuse complex numbers, and dates and durations, which need a unit to be numbers."""
     found = pd.api.types.infer_dtype(series, skipna=True)
     if found == "complex":
-        raise DataError(f"label {name!r} holds complex numbers: choose their size or another part")
+        raise DataError(
+            f"label {name!r} holds complex numbers: take their absolute value or another real part"
+        )
     if found in TIMES and kind != "categorical":
         raise DataError(
-            f"label {name!r} holds {TIMES[found]}, which are no numbers until a unit is chosen: "
-            "make them numbers, such as days, in another column, or take each value for a class "
-            f"with label_kinds={{{name!r}: 'categorical'}}"
+            f"label {name!r} holds {TIMES[found]}, which are not numbers until a unit is chosen: "
+            "convert them to numbers, such as days, in another column, or treat each value as a "
+            f"class with label_kinds={{{name!r}: 'categorical'}}"
         )
 
 
@@ -251,12 +253,12 @@ def _kind_of(series: pd.Series[Any], name: str) -> tuple[Kind, str]:
     if distinct.size > FEW_VALUES:
         told = f"integers of {distinct.size:,} values; {_otherwise(name, 'categorical')} classes"
         return "continuous", told
-    told = f"numbers taken for classes; {_otherwise(name, 'continuous')} a regression"
+    told = f"numbers treated as classes; {_otherwise(name, 'continuous')} a regression"
     if distinct.size > 1:
         warn(
-            f"label {name!r} holds integers of {distinct.size} distinct values, which are taken "
-            f"for classes: pass {_kinds(name, 'continuous')} for a regression, or 'categorical' "
-            "to say that they are classes"
+            f"label {name!r} holds integers of {distinct.size} distinct values, which are "
+            f"treated as classes: pass {_kinds(name, 'continuous')} for a regression, or "
+            "'categorical' to confirm that they are classes"
         )
     return "categorical", told
 
@@ -304,7 +306,9 @@ def read_labels(
     keys = list(keys)
     for name in kinds:
         if name not in keys:
-            raise ConfigError(f"label_kinds names {name!r}, no label; {closest(name, keys)}")
+            raise ConfigError(
+                f"label_kinds names {name!r}, which is not a label; {closest(name, keys)}"
+            )
     for key in keys:
         series = column(obs, key)
         labels[key] = Labels.from_series(series, key, unlabelled_category, kinds.get(key))

@@ -85,16 +85,16 @@ class LibraryRule:
         """Say how a model's library sizes, by their `description`, were others than these."""
         if known.get("partial") and not (self.of_rows and self.n_genes == known["genes"]):
             return (
-                f"the model was trained on library sizes that are totals over {known['genes']:,} "
-                f"genes alone, and these are others: {self.source}"
+                "the model was trained with library sizes that are totals over only "
+                f"{known['genes']:,} genes, and these are different: {self.source}"
             )
         few = self.n_genes < FEW_GENES * known.get("genes", 0)
         fewer = bool(known.get("over_more_genes")) and self.n_genes <= known["genes"]
         if self.of_rows and (few or fewer):
             return (
-                f"library sizes are totals over the {self.n_genes:,} genes of these data, and "
-                f"those the model was trained with over {'more than ' * fewer}{known['genes']:,} "
-                f"({known['source']})"
+                f"library sizes are totals over the {self.n_genes:,} genes of these data, while "
+                "those the model was trained with are totals over "
+                f"{'more than ' * fewer}{known['genes']:,} ({known['source']})"
             )
         return ""
 
@@ -107,10 +107,10 @@ class LibraryRule:
             return
         self.told = True
         told = unlike or (
-            f"library sizes are totals over these {self.n_genes:,} genes, a subset of those "
-            f"measured: {self.partial}"
+            f"library sizes are totals over these {self.n_genes:,} genes, a subset of the "
+            f"measured genes: {self.partial}"
         )
-        warn(f"{told}; pass library_key, the obs column of each cell's total over all genes")
+        warn(f"{told}; pass library_key, the obs column with each cell's total over all genes")
 
 
 def rows_rule(n_genes: int) -> LibraryRule:
@@ -196,7 +196,7 @@ def _share(totals: Totals, library: Totals) -> float:
 
 
 def _of(share: float) -> str:
-    return f"these genes hold {percent(share)} of it"
+    return f"these genes account for {percent(share)} of it"
 
 
 def _named(given: AnnDataInput, key: str, totals: Totals | None) -> Totals:
@@ -234,7 +234,7 @@ def _of_column(
         if mask.any():
             return None, f"{exceeds} {fault} in {mask.sum():,}"
     if np.ptp(library) == 0 and np.ptp(totals) > 0:
-        return None, f"{exceeds} the same in every cell, as after a normalisation"
+        return None, f"{exceeds} the same in every cell, as after normalisation"
     return library.astype(np.float32), ""
 
 
@@ -250,7 +250,7 @@ def _of_genes(library: Totals, name: str, given: AnnDataInput) -> tuple[Totals |
     left_out = given.whole_source.shape[1] - given.shape[1]
     return None, (
         f"obs[{name!r}] is larger in {above:,} of {library.size:,} cells, but may count the "
-        f"{left_out:,} features that are no genes"
+        f"{left_out:,} features that are not genes"
     )
 
 

@@ -70,7 +70,7 @@ class Loader:
         """
         for name, value in (("epoch", epoch), ("start", start)):
             if value < 0:
-                raise ConfigError(f"{name} is {value}: it is counted from 0")
+                raise ConfigError(f"{name} is {value}: counting starts at 0")
         groups = self._groups(epoch, start)
         if self.cells.on_disk and self.read_ahead:
             groups = _ahead(groups, self.read_ahead)

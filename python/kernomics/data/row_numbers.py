@@ -29,8 +29,8 @@ def row_numbers(rows: npt.ArrayLike, n_cells: int) -> npt.NDArray[np.int64]:
     wrong = np.flatnonzero((given < 0) | (given >= n_cells)) if given.size else given
     if wrong.size:
         raise DataError(
-            f"rows {given.min():,} … {given.max():,} asked for; there are {n_cells:,} cells, "
-            f"counted from 0: {wrong.size:,} of the {given.size:,} rows are no cell, first "
-            f"{given[wrong[0]]:,}"
+            f"rows {given.min():,} … {given.max():,} were asked for, but there are {n_cells:,} "
+            f"cells, counted from 0: {wrong.size:,} of the {given.size:,} rows do not exist, "
+            f"first {given[wrong[0]]:,}"
         )
     return given.astype(np.int64, copy=True)

@@ -77,8 +77,8 @@ class Sampler:
             raise ConfigError("there are no rows to draw from")
         if drop_last and self.rows.size < batch_size:
             raise ConfigError(
-                f"{self.rows.size:,} rows fill no batch of {batch_size:,} and drop_last is set; "
-                "lower batch_size"
+                f"{self.rows.size:,} rows do not fill a batch of {batch_size:,}, and drop_last "
+                "is set; lower batch_size"
             )
         self.batch_size, self.seed = batch_size, seed
         self.block_size, self.buffer_blocks = block_size, buffer_blocks
@@ -123,7 +123,9 @@ class Sampler:
     def global_batch(self, epoch: int, i: int) -> npt.NDArray[np.int64]:
         """Return the rows of batch i of all ranks together."""
         if not 0 <= i < self.n_batches:
-            raise ConfigError(f"batch {i} asked for; an epoch has {self.n_batches}, from 0")
+            raise ConfigError(
+                f"batch {i} was asked for, but an epoch has {self.n_batches}, counted from 0"
+            )
         return self.order(epoch)[i * self.batch_size : (i + 1) * self.batch_size]
 
     @checked

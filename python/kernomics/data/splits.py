@@ -23,7 +23,7 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Which cells serve for what.
+    """Which cells are used for training, validation and testing.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Split:
     seed
         What it was drawn with.
     note
-        What was done, or could not be, to keep every class in train; often nothing.
+        What was done, or could not be done, to keep every class in train; often empty.
     """
 
     train: npt.NDArray[np.int64]
@@ -60,7 +60,7 @@ class Split:
         Raises
         ------
         DataError
-            When a part is missing or a row is in two parts.
+            If a part is missing or a row is in two parts.
         """
         missing = [key for key in (*PARTS, "how", "by", "seed") if key not in saved]
         if missing:
@@ -98,8 +98,8 @@ def make_split(
 
     - ``"random"``: sizes are the fractions rounded by largest remainder, train first.
     - ``"stratified"``: the same within each class of `labels`, unlabelled cells being a class of
-      their own. Every class is represented in train, so that classes with few cells go to train
-      first and may be absent elsewhere; a warning names those.
+      their own. Every class is represented in train, so classes with few cells go to train first
+      and may be absent elsewhere; a warning names them.
     - ``"group"``: whole groups (donors, batches) go to one part each, so that sizes only come near
       the fractions. Where the draw would leave a class of `keep` without a training cell, groups
       are drawn again so that every class keeps one, if any division does; a warning says so, and
@@ -112,7 +112,8 @@ def make_split(
     how
         See above.
     fractions
-        Train, validation, test; they sum to 1. A part with a positive fraction is never empty.
+        For train, validation and test; they sum to 1. A part with a positive fraction is never
+        empty.
     labels
         [n_cells], for ``"stratified"``: categorical `Labels`, or one value per cell.
     groups
@@ -126,19 +127,19 @@ def make_split(
     Raises
     ------
     ConfigError
-        When the arguments do not fit together.
+        If the arguments do not fit together.
     DataError
-        When there are too few cells or groups for the parts wanted.
+        If there are too few cells or groups for the requested parts.
 
     Warns
     -----
     UserWarning
-        When a class is too small to be in every part, or groups were drawn again for a class.
+        If a class is too small to be in every part, or groups were drawn again for a class.
     """
     fractions, note = _require_fractions(fractions), ""
     wanted = {"random": (False, False), "stratified": (True, False), "group": (False, True)}
     if how not in wanted:
-        raise ConfigError(f"how={how!r} is no way to split; {closest(how, wanted)}")
+        raise ConfigError(f"how={how!r} is not a way to split; {closest(how, wanted)}")
     for name, value, needed in zip(
         ("labels", "groups"), (labels, groups), wanted[how], strict=True
     ):
@@ -238,8 +239,8 @@ def _stratified(
     if short:
         warn(
             f"{len(short)} of {labels.n_classes} classes of {labels.name or 'labels'!r} have too "
-            f"few cells for every part and went to train first: {', '.join(short[:5])}"
-            f"{', …' if len(short) > 5 else ''}; their scores rest on few cells or none: merge or "
-            "drop them"
+            "few cells for every part, and training got theirs first: "
+            f"{', '.join(short[:5])}{', …' if len(short) > 5 else ''}; their scores rest on few "
+            "or no cells: merge or drop them"
         )
     return part

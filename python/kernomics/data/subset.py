@@ -76,8 +76,8 @@ def select_cells(cells: CellCollection, rows: npt.ArrayLike) -> CellCollection:
     found, times = np.unique(wanted, return_counts=True)
     if len(found) < wanted.size:
         raise DataError(
-            f"rows name {wanted.size - len(found):,} of the {wanted.size:,} cells given once more, "
-            f"first cell {found[times > 1][0]:,}; name each once"
+            f"rows repeats {wanted.size - len(found):,} of its {wanted.size:,} cells, first cell "
+            f"{found[times > 1][0]:,}; list each once"
         )
     batches = cells.batch_labels
     selected = CellCollection(

@@ -31,9 +31,9 @@ def trained_classes(labels: Named, split: Split) -> tuple[dict[str, Labels], lis
             continue
         if split.how == "group" and split.by == name:
             raise DataError(
-                f"label {name!r} is also the split key: no class of a held-out cell is ever in "
-                "training, so nothing can be learnt for it; divide by another column, or choose "
-                "another label"
+                f"label {name!r} is also the split key: the classes of held-out cells never "
+                "occur in training, so nothing can be learnt about them; split by another "
+                "column, or choose another label"
             )
         _require_two(label, split)
         found[name], told = _of_classes(label, split)
@@ -57,31 +57,31 @@ def _of_classes(label: Labels, split: Split) -> tuple[Labels, list[str]]:
     if n_test.sum() and not n_test[known].sum():
         by = f" by {split.by!r}" if split.by else ""
         raise DataError(
-            f"label {label.name!r}: none of its {n_test.sum():,} {part} cells is of a class that "
-            f"training cells have ({_listed(label, n_test, n_test > 0, part)}): the division{by} "
-            "gives each class to one part; divide in another way, or choose another label"
+            f"label {label.name!r}: none of its {n_test.sum():,} {part} cells belongs to a class "
+            f"with training cells ({_listed(label, n_test, n_test > 0, part)}): the split{by} "
+            "puts each class in one part; split differently, or choose another label"
         )
     told = []
     absent = ~known & (_counts(label, np.arange(len(label))) > 0)
     if absent.any():
         told.append(
-            f"label {label.name!r}: {absent.sum()} of {label.n_classes} classes "
-            f"{_have(absent)} no training cell and cannot be predicted: "
-            f"{_listed(label, n_test, absent, part)}; these cells are left out of the scores"
+            f"label {label.name!r}: {absent.sum()} of {label.n_classes} classes {_have(absent)} "
+            f"no training cells and cannot be predicted: {_listed(label, n_test, absent, part)}; "
+            "these cells are left out of the scores"
         )
     few = known & (n_train < FEW_CELLS)
     if few.any():
         told.append(
             f"label {label.name!r}: {few.sum()} of {label.n_classes} classes {_have(few)} fewer "
-            f"than {FEW_CELLS} training cells: {_listed(label, n_train, few, 'training')}; little "
-            "can be learnt of them: merge them, or add cells"
+            f"than {FEW_CELLS} training cells: {_listed(label, n_train, few, 'training')}; "
+            "little can be learnt about them: merge them, or add cells"
         )
     scored = known & (n_test > 0)
     if len(tested) and scored.sum() == 1:
         told.append(
             f"label {label.name!r}: all {part} cells that can be scored are of class "
-            f"{label.categories[int(np.argmax(scored))]!r}, so no AUPRC is defined, and the other "
-            "scores say nothing of telling classes apart"
+            f"{label.categories[int(np.argmax(scored))]!r}, so AUPRC is undefined, and the other "
+            "scores say nothing about distinguishing classes"
         )
     if known.all():
         return label, told

@@ -334,7 +334,7 @@ def _given(data: Any, representations: Any, modality: str | None) -> dict[str, N
         raise ConfigError(f"representations are {shown(representations)}: keys of obsm are names")
     if isinstance(data, CellCollection):
         raise ConfigError(
-            f"a collection has no obsm, in which {keys[0]!r} could be; give representations as a "
+            f"a CellCollection has no obsm to look up {keys[0]!r} in; pass representations as a "
             "dict of arrays, or an AnnData"
         )
     data = anndata_of(data, modality)

@@ -301,16 +301,16 @@ def labels_to_score(
     for part in ("train", "test"):
         if not len(getattr(split, part)):
             raise DataError(
-                f"the split has no {part} cells: representations are scored by classifiers that "
-                "are fitted on its training cells, on its test cells"
+                f"the split has no {part} cells: classifiers are fitted on the training cells "
+                "and scored on the test cells"
             )
     labels = {name: one for name, one in cells.labels.items() if one.kind == "categorical"}
     if not labels:
         raise DataError(
-            "a representation is scored by how well it tells classes apart, and "
+            "a representation is scored by how well it separates classes, but "
             + (
-                f"no label is of classes, {list(cells.labels)} being numbers: name a column of "
-                "classes with labels_key"
+                f"none of the labels is categorical ({list(cells.labels)} are numbers): name a "
+                "column of classes with labels_key"
                 if cells.labels
                 else "the cells have no labels: name a column of classes with labels_key"
             )
@@ -319,15 +319,15 @@ def labels_to_score(
         batches = _batches(cells)
         if np.unique(batches.values[split.test]).size < 2:
             raise DataError(
-                f"all {len(split.test):,} test cells are of one batch of {batches.name!r}: nothing "
-                "can mix; leave batches out, or name another column with batch_key"
+                f"all {len(split.test):,} test cells are of one batch of {batches.name!r}: there "
+                "is nothing to mix; leave out batches, or name another column with batch_key"
             )
     learnable, weak = trained_classes(labels, split)
     for name, label in learnable.items():
         if not label.labelled[split.test].any():
             raise DataError(
-                f"label {name!r}: none of the {len(split.test):,} test cells has a value to score "
-                "by; divide in another way, or leave this label out"
+                f"label {name!r}: none of the {len(split.test):,} test cells has a value to "
+                "score by; split differently, or leave out this label"
             )
     if "top" in metrics and not any(_many(label, split) for label in learnable.values()):
         raise DataError(
@@ -364,7 +364,7 @@ def _check_representation(
                 f"the representation {name!r} is NaN or infinite for {len(wrong):,} of the "
                 f"{len(rows):,} {part} cells, first "
                 f"{named_cells(wrong.tolist(), cells.cell_names, len(wrong))}; leave these cells "
-                "out of the split, or represent them anew"
+                "out of the split, or recompute their representation"
             )
 
 

@@ -60,8 +60,8 @@ class ControlPCA:
         kept = variances > max(n, d) * np.finfo(np.float64).eps * max(variances[0], 0.0)
         if not kept.any():
             raise DataError(
-                f"the {n:,} controls are all alike in all {d:,} dimensions, so they show no "
-                "typical variation; is the representation the right one?"
+                f"the {n:,} controls are identical in all {d:,} dimensions, so they show no "
+                "typical variation; is this the right representation?"
             )
         k = min(int(kept.sum()), n - 1, d if n_components is None else n_components)
         components = vectors[:, :k].T
@@ -203,7 +203,7 @@ def groups(
     if (codes < 0).any():
         raise DataError(
             f"{int((codes < 0).sum()):,} of {n:,} cells have no batch, first in row "
-            f"{int(np.flatnonzero(codes < 0)[0]):,}; name their batch, or leave them out"
+            f"{int(np.flatnonzero(codes < 0)[0]):,}; assign them a batch, or leave them out"
         )
     return is_control, codes.astype(np.int64), [str(name) for name in names]
 
@@ -235,9 +235,9 @@ def require_controls(
     more = f" and {short.size - 5} more" if short.size > 5 else ""
     what = {"centre": "centring", "standardise": "standardising", "tvn": "TVN"}.get(to, to)
     raise DataError(
-        f"{what} is fitted on controls and needs {least} in each batch; "
-        f"{short.size} of {len(names)} batches have fewer: {told}{more}; leave the cells of these "
-        "batches out, name a coarser batch, or name the control rightly"
+        f"{what} is fitted on controls and needs {least} in each batch; {short.size} of "
+        f"{len(names)} batches have fewer: {told}{more}; leave out the cells of these batches, "
+        "use coarser batches, or check the name of the control"
     )
 
 

@@ -211,7 +211,7 @@ def lisi(
     groups, codes = np.unique(codes, return_inverse=True)
     n = len(codes)
     if groups.size < 2:
-        raise DataError(f"all {n:,} cells are of one batch: nothing can mix")
+        raise DataError(f"all {n:,} cells are of one batch: there is nothing to mix")
     if n < 7:
         raise DataError(f"{n} cells are too few for the mixing of batches: at least 7 are needed")
     if not perplexity > 1:

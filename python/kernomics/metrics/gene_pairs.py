@@ -42,7 +42,7 @@ def read_relations(path: str | Path) -> NDArray[Any]:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no table of pairs: {error}") from error
+        raise DataError(f"{path} is not a table of pairs: {error}") from error
     missing = [name for name in ("entity1", "entity2") if name not in table.columns]
     if missing:
         raise DataError(
@@ -51,7 +51,7 @@ def read_relations(path: str | Path) -> NDArray[Any]:
         )
     pairs = np.char.strip(table[["entity1", "entity2"]].to_numpy().astype(str)).astype(object)
     if not len(pairs):
-        raise DataError(f"{path} holds no pair of genes")
+        raise DataError(f"{path} contains no pairs of genes")
     unnamed = (pairs == "").any(axis=1)
     if unnamed.any():
         raise DataError(
@@ -100,7 +100,7 @@ def match_pairs(genes: Sequence[str] | NDArray[Any], relations: Mapping[str, Any
     if len(place) < len(names):
         raise DataError(f"{len(names) - len(place):,} of {len(names):,} genes are named twice")
     if not len(relations):
-        raise DataError("no database of relations was given")
+        raise DataError("no database of relationships was given")
     found: dict[str, NDArray[np.int64]] = {}
     n_given: dict[str, int] = {}
     for database, given in relations.items():
@@ -130,11 +130,11 @@ def _nothing_found(database: str, pairs: set[tuple[str, str]], names: list[str])
     if kinds[0] != kinds[1]:
         return (
             f"{said}; the relations name {kinds[0]} (such as {known[0]!r}), the genes are "
-            f"{kinds[1]} (such as {names[0]!r}): name both alike"
+            f"{kinds[1]} (such as {names[0]!r}): use the same kind of name for both"
         )
     n_alike = len({name.upper() for name in known} & {name.upper() for name in names})
     if n_alike:
-        return f"{said}; {n_alike:,} genes would match without regard to case (another species?)"
+        return f"{said}; {n_alike:,} genes would match if case were ignored (another species?)"
     return f"{said}; relations begin with {known[0]!r}, genes with {names[0]!r}"
 
 

@@ -154,7 +154,7 @@ def _pair(predicted: ArrayLike, observed: Any) -> tuple[NDArray[Any], Any]:
         )
     for name, values in (("predicted", p), ("observed", y)):
         if values.dtype.kind not in "biuf":
-            raise DataError(f"{name} holds {values.dtype}, which are no numbers")
+            raise DataError(f"{name} holds {values.dtype}, which are not numbers")
     wrong = ~np.isfinite(p).all(axis=1)
     if wrong.any():
         raise DataError(

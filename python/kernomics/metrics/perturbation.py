@@ -209,7 +209,7 @@ def perturbation_consistency(
     if n_compared == 0:
         raise DataError(
             f"all {len(drawn):,} cells drawn for the null are of one perturbation, "
-            f"{names[tested[0]]!r}; raise n_null, or give cells of others"
+            f"{names[tested[0]]!r}; raise n_null, or add cells of other perturbations"
         )
     p = (1 + above) / (1 + n_compared)
     table = pd.DataFrame(

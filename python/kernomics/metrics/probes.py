@@ -167,8 +167,8 @@ def linear_top_accuracy(
     n_classes = np.unique(y).size
     if n_classes <= top:
         raise DataError(
-            f"the training cells have {n_classes} classes: the {top} likeliest always hold the "
-            "right one; score them by probe_metrics"
+            f"the training cells have {n_classes} classes: the right one is always among the "
+            f"{top} likeliest; use probe_metrics instead"
         )
     linear = _linear().fit(x, y)
     order = np.argsort(-linear.predict_proba(x_test), axis=1, kind="stable")

@@ -66,8 +66,8 @@ def as_collection(
     given = list(given_options({**reading, **more}))
     if given:
         raise ConfigError(
-            f"{given[0]} was given beside a CellCollection, which has been read already; "
-            "pass it to CellCollection.from_anndata"
+            f"{given[0]} was given with a CellCollection, which has already been read; pass it "
+            "to CellCollection.from_anndata"
         )
     if labels_key is None:
         return adata
@@ -77,7 +77,7 @@ def as_collection(
     for key in keys:
         if key not in adata.labels:
             raise ConfigError(
-                f"labels_key names {key!r}, and the CellCollection was read with "
+                f"labels_key names {key!r}, but the CellCollection was read with "
                 f"{', '.join(map(repr, adata.labels)) or 'no labels'}; read it with "
                 f"CellCollection.from_anndata(…, labels_key={keys!r})"
             )
@@ -108,7 +108,7 @@ def split_cells(
     Groups are divided so that every class of the labels stays in training, where that can be.
     """
     if not isinstance(split, Split | str):
-        raise ConfigError(f"split is {shown(split)}: the name of a way to split, or a Split")
+        raise ConfigError(f"split is {shown(split)}: give the name of a way to split, or a Split")
     if isinstance(split, Split):
         rows = np.concatenate([split.train, split.validation, split.test])
         if rows.size and not 0 <= rows.min() <= rows.max() < cells.n_cells:
@@ -123,7 +123,7 @@ def split_cells(
     groups, keep = None, []
     if split == "group":
         if key is None:
-            raise ConfigError("split='group' needs split_key, the obs column of the groups")
+            raise ConfigError("split='group' needs split_key, the obs column of groups")
         groups = Labels.from_series(column(cells.obs, key), key, kind="categorical")
         keep = [label for name, label in cells.labels.items() if name != key]
     elif key is not None:

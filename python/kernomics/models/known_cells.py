@@ -86,9 +86,10 @@ def _require_counts(view: CellCollection, rows: NDArray[np.int64]) -> None:
     empty = np.concatenate([*found, np.empty(0, np.int64)])
     if empty.size:
         raise DataError(
-            f"{empty.size:,} of {wanted.size:,} cells have no count of the model's "
+            f"{empty.size:,} of {wanted.size:,} cells have no counts in the model's "
             f"{view.n_genes:,} genes, first "
-            f"{named_cells(empty.tolist(), view.cell_names, empty.size)}: nothing tells them "
-            "apart; remove them (those whose counts of model.genes add up to 0), or have them all "
-            "alike with empty_cells='keep', here or in CellCollection.from_anndata"
+            f"{named_cells(empty.tolist(), view.cell_names, empty.size)}: they cannot be "
+            "distinguished; remove them (those whose counts over model.genes sum to 0), or give "
+            "them all the same representation with empty_cells='keep', here or in "
+            "CellCollection.from_anndata"
         )

@@ -48,7 +48,7 @@ def load(path: str | Path) -> Panel | CellEncoder | PhenotypeModel:
     home = HOMES.get(found.rpartition(" ")[0])
     if home is None:
         raise CheckpointError(
-            f"{folder} holds {found!r}, which this version of kernomics does not know; it reads "
+            f"{folder} holds {found!r}, which this version of kernomics cannot read; it reads "
             f"{' and '.join(KINDS.values())}"
         )
     module, name = home

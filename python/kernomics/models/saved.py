@@ -30,7 +30,7 @@ def read_saved(path: str | Path, wanted: str) -> tuple[dict[str, Tensor], dict[s
         found = str(meta.get("format"))
         kinds = KINDS.get(found.rpartition(" ")[0]), KINDS.get(wanted.rpartition(" ")[0])
         if kinds[0] != kinds[1] and None not in kinds:
-            raise CheckpointError(f"{path} holds {kinds[0]}, and this takes {kinds[1]}")
+            raise CheckpointError(f"{path} holds {kinds[0]}, but this takes {kinds[1]}")
         raise CheckpointError(f"{folder} holds {found!r}, not {wanted!r}: is it another model?")
     return tensors, meta
 
@@ -40,13 +40,13 @@ def checked_folder(path: str | Path) -> Path:
     folder = _folder(Path(path))
     if existing(folder).is_file():
         raise CheckpointError(
-            f"{path} is a file; a model is the directory of a run, or the one it was saved to, and "
-            "comes before the data"
+            f"{path} is a file; a model is a run directory or the directory it was saved to, and "
+            "is given before the data"
         )
     if existing(folder).is_dir() and not any((existing(folder) / name).exists() for name in PARTS):
         raise CheckpointError(
             f"{path} is neither a run nor a saved model: it has no config.json and no "
-            f"{PARTS[0]}; give the directory that --out or save(path) named"
+            f"{PARTS[0]}; give the directory passed to --out or save(path)"
         )
     return folder
 

@@ -94,7 +94,7 @@ def make_tasks(
     for name, weight in weights.items():
         if name not in cells.labels:
             raise ConfigError(
-                f"task_weights names {name!r}, no label; {closest(name, cells.labels)}"
+                f"task_weights names {name!r}, which is not a label; {closest(name, cells.labels)}"
             )
         if not 0 <= weight < math.inf:
             raise ConfigError(f"the weight of task {name!r} is {weight}: 0 or more is needed")

@@ -29,11 +29,13 @@ def over_vocabulary(
     With `n_genes`, over so many of the latter, those that vary most.
     """
     if genes is not None and n_genes is not None:
-        raise ConfigError("genes and n_genes both say what the vocabulary is; give one")
+        raise ConfigError("genes and n_genes both define the vocabulary; give one")
     if n_genes is not None:
         n_genes = checked_integer("n_genes", n_genes, 2)
     if checked_integer("min_cells", min_cells, 0) < 1:
-        raise ConfigError(f"min_cells is {min_cells}: a gene no cell has says nothing")
+        raise ConfigError(
+            f"min_cells is {min_cells}: a gene detected in no cell carries no information"
+        )
     if genes is not None:
         names = checked_names(genes)
         _require_genes(cells, names)
@@ -51,11 +53,11 @@ def over_vocabulary(
 
 def _require_genes(cells: CellCollection, genes: Sequence[str]) -> None:
     if not len(genes):
-        raise DataError("genes names no genes: leave it out for all, or name some")
+        raise DataError("genes is empty: leave it out for all genes, or name some")
     repeated = pd.Index(genes)[pd.Index(genes).duplicated()]
     if len(repeated):
         raise DataError(
-            f"genes names {len(repeated):,} of its {len(genes):,} genes twice, first "
+            f"genes names {len(repeated):,} of its {len(genes):,} genes more than once, first "
             f"{repeated[0]!r}; name each once"
         )
     absent = [
@@ -74,7 +76,7 @@ def warn_of_unseen(genes: NDArray[Any], n_known: int, detected: NDArray[Any]) ->
     unseen = genes[n_known:][detected[n_known:] == 0]
     if len(unseen):
         warn(
-            f"{len(unseen):,} of the {len(genes):,} genes of the vocabulary have counts in no "
-            f"training cell, first {unseen[0]!r}; nothing can be learnt of them: leave them out "
-            "of genes"
+            f"{len(unseen):,} of the {len(genes):,} genes of the vocabulary have no counts in "
+            f"any training cell, first {unseen[0]!r}; nothing can be learnt about them: leave "
+            "them out of genes"
         )

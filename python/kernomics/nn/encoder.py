@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         require_rate(stochastic_depth=stochastic_depth)
         if d_model % n_heads:
             raise ConfigError(
-                f"d_model is {d_model} and n_heads {n_heads}: the heads must divide the width"
+                f"d_model is {d_model} and n_heads {n_heads}: d_model must be a multiple of n_heads"
             )
         self.blocks = nn.ModuleList(
             EncoderBlock(d_model, n_heads, layer_scale) for _ in range(n_layers)

@@ -89,8 +89,8 @@ class Draws:
         """Go on from a state that a generator on the same kind of device had."""
         if state.dtype != torch.uint8 or state.shape != self.state().shape:
             raise ConfigError(
-                f"state is {state.dtype} of shape {tuple(state.shape)}: what state() of draws on "
-                "the same kind of device gave is needed"
+                f"state is {state.dtype} of shape {tuple(state.shape)}: a state from state() of "
+                "draws on the same kind of device is needed"
             )
         self.generator.set_state(state)
 

@@ -37,7 +37,7 @@ def confusion_key(n_classes: int) -> str:
         key = "Colour: share of the row; numbers: cells."
     else:
         key = "Colour: share of the row."
-    return f"Rows are true classes with their number of cells, columns what was predicted. {key}"
+    return f"Rows are true classes with their number of cells, columns predicted classes. {key}"
 
 
 @checked

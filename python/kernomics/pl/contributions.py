@@ -123,5 +123,5 @@ def contributions(
     ax.tick_params(axis="x", length=0, colors=colors.ink)
     style.name_ticks(ax.xaxis, columns, rotation=90)
     style.name_ticks(ax.yaxis, rows)
-    scale_legend(ax, mesh, "rise of the loss without the gene", colors)
+    scale_legend(ax, mesh, "increase in the loss without the gene", colors)
     return ax

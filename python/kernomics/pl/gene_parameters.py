@@ -106,7 +106,7 @@ def recall_curve(
     ax.set_xlabel(AXES[by])
     ax.set_ylabel("known pairs recalled")
     ax.set_title(
-        "mean of the databases" if database is None else style.shorten([database], 40)[0],
+        "mean over databases" if database is None else style.shorten([database], 40)[0],
         loc="left",
         fontsize=style.TEXT,
         color=colors.ink,

@@ -57,7 +57,7 @@ def gene_frequency(
     unknown = [gene for gene in shown if gene not in stability.frequency.index]
     if unknown or not shown:
         raise ConfigError(
-            f"{len(unknown)} of {len(shown)} genes were chosen by no seed"
+            f"{len(unknown)} of {len(shown)} genes were not selected by any seed"
             + (f", first {unknown[0]!r}" if unknown else "; name at least one")
         )
     rows = style.shorten(shown, 18)
@@ -82,7 +82,7 @@ def gene_frequency(
     ax.set_xlim(0, 1)
     ax.set_xticks([0, 0.5, 1], ["0", "50%", "100%"])
     ax.set_ylim(max(len(shown), 2) - 0.4, -0.6)
-    ax.set_xlabel("seeds that chose it")
+    ax.set_xlabel("seeds that selected it")
     style.dress(ax, colors, grid="x")
     ax.spines["bottom"].set_visible(False)
     style.name_ticks(ax.yaxis, rows)

@@ -188,7 +188,7 @@ def training_curves(
     panels = training_panels(history)
     if not panels:
         raise ConfigError(
-            f"none of the {len(history)} history records holds a loss or a monitor to draw"
+            f"none of the {len(history)} history records has a loss or a monitored score to draw"
         )
     n_rows = math.ceil(len(panels) / 2)
     figure = style.new_figure(2 * style.PHONE, 2.6 * n_rows, colors)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 METRICS = {
     "categorical": {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "auprc": "AUPRC"},
-    "continuous": {"r2": "R²", "pearson": "Pearson r", "mae": "Mean abs. error"},
+    "continuous": {"r2": "R²", "pearson": "Pearson r", "mae": "Mean absolute error"},
 }
 """Per kind of task the metrics shown, with their names."""
 MAIN_METRIC = {"categorical": "macro_f1", "continuous": "r2"}
@@ -80,9 +80,9 @@ class TaskReport:
                 f"task {self.name!r} is of kind {self.kind!r}; use 'categorical' or 'continuous'"
             )
         if not self.scores:
-            raise ConfigError(f"task {self.name!r} has no scores; give at least the panel's own")
+            raise ConfigError(f"task {self.name!r} has no scores; give at least those of the panel")
         if self.kind == "categorical" and c == 0:
-            raise ConfigError(f"task {self.name!r} is categorical and has no classes")
+            raise ConfigError(f"task {self.name!r} is categorical but has no classes")
         if self.confusion is not None and np.shape(self.confusion) != (c, c):
             raise ConfigError(
                 f"confusion of task {self.name!r} has shape {np.shape(self.confusion)}, "
@@ -121,7 +121,7 @@ class SplitReport:
     def sentence(self) -> str:
         """Describe the split in one sentence."""
         if self.how == "group":
-            how = f"by group, so that no {self.by or 'group'} is in two parts"
+            how = f"by group, so that each {self.by or 'group'} is in one part only"
         elif self.how == "stratified":
             how = (
                 f"cell by cell, stratified by {self.by}" if self.by else "cell by cell, stratified"
@@ -133,7 +133,7 @@ class SplitReport:
         seed = "" if self.seed is None else f" (seed {self.seed})"
         return (
             f"Cells were split {how}{seed}: {self.n_train:,} to train, {self.n_validation:,} to "
-            f"validate, {self.n_test:,} held out for the scores."
+            f"validate, {self.n_test:,} held out for scoring."
         )
 
 
@@ -222,7 +222,7 @@ class ReportData:
     def __post_init__(self) -> None:
         k = len(self.genes)
         if k == 0:
-            raise ConfigError("the panel of the report holds no gene")
+            raise ConfigError("the panel of the report has no genes")
         for name in ("scores", "detection_rate", "mean_count", "everywhere", "marker_for"):
             values = getattr(self, name) if name != "marker_for" else self.marker_for or None
             if values is not None and np.shape(values) != (k,):

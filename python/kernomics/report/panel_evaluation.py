@@ -17,8 +17,8 @@ from kernomics.report.representation_sections import scored
 def render_panel_evaluation(data: ReportData, errors: Mapping[str, Mapping[str, float]]) -> str:
     """Return the report of an evaluation as one HTML document."""
     sentence = (
-        f"All {count(data.n_cells, 'cell')} were predicted by the panel as it is; whether it was "
-        "trained on some of them is not known to this report."
+        f"All {count(data.n_cells, 'cell')} were predicted by the panel without retraining. This "
+        "report does not know whether some of them were used to train it."
     )
     again = shared_sections.reproducibility(
         command=data.command,
@@ -35,7 +35,7 @@ def render_panel_evaluation(data: ReportData, errors: Mapping[str, Mapping[str, 
         head=[
             ("Data set", data.dataset),
             ("Cells", f"{data.n_cells:,}"),
-            ("Genes of the data", f"{data.n_genes:,}"),
+            ("Genes in the data", f"{data.n_genes:,}"),
             ("Panel", _panel_size(data)),
             ("Tasks", ", ".join(task.name for task in data.tasks)),
             ("Date", data.created),
@@ -91,16 +91,16 @@ def _scores(data: ReportData, errors: Mapping[str, Mapping[str, float]], sentenc
                     heads,
                     rows,
                     caption=f"Scores of the panel's own network, {what}. ± is the standard error "
-                    "over these cells, where there is one.",
+                    "over these cells, where it is defined.",
                 )
             )
     parts.append(
         paragraph(
-            "The errors of accuracy and macro-F1 are standard deviations over these cells drawn "
-            "again with replacement. They say how far a score would move with other cells of the "
-            "same kind, not with other donors or laboratories. Macro-F1 is the unweighted mean of "
-            "the F1 scores of the classes that these cells have; cells of classes that the panel "
-            "does not know are left out.",
+            "The errors of accuracy and macro-F1 are bootstrap standard errors over these "
+            "cells. They tell how much a score would vary with other cells of the same kind, "
+            "not with other donors or laboratories. Macro-F1 is the unweighted mean of the F1 "
+            "scores of the classes present in these cells; cells of classes the panel does not "
+            "know are left out.",
             "note",
         )
     )

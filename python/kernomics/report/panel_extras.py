@@ -40,28 +40,28 @@ def embedding(data: ReportData) -> str:
     drawn = cells_drawn(found)
     kept, chance = 100 * found.neighbours_kept, 100 * found.kept_by_chance
     text = (
-        f"Of a cell's 15 nearest neighbours by all genes, the panel keeps {kept:.0f}% on average "
+        f"The panel keeps on average {kept:.0f}% of a cell's 15 nearest neighbours by all genes "
         f"({chance:.1f}% by chance)."
     )
     if found.classes:
         by_all, by_panel = (100 * share for share in found.same_class)
         text += (
-            f" Of the 15, {by_all:.0f}% are of the cell's own {found.label} by all genes, "
-            f"{by_panel:.0f}% by the panel."
+            f" Of the 15 neighbours, {by_all:.0f}% share the cell's {found.label} by all genes "
+            f"and {by_panel:.0f}% by the panel."
         )
     grey = len(found.classes) - len(pl.shown_classes(found))
     note = (
-        f"Each dot is a cell: {drawn}, the same in both maps. All genes: normalised counts, log1p, "
-        "30 principal components; the panel: log1p of its counts"
+        f"Each dot is a cell ({drawn}, the same in both maps). All genes: normalised counts, "
+        "log1p, 30 principal components; the panel: log1p of its counts"
         + (", 30 principal components" if found.n_panel > 30 else "")
-        + ". The shares are counted in these spaces and not on the maps, where far distances mean "
-        "little."
+        + ". The percentages are computed in these spaces, not on the maps, where large "
+        "distances mean little."
     )
     if found.classes and (grey or (found.codes < 0).any()):
         note += " Grey: unlabelled cells and classes without a colour."
     both: tuple[tuple[Literal["all", "panel"], str], ...] = (
         ("all", "all genes"),
-        ("panel", "the panel's genes alone"),
+        ("panel", "the panel's genes only"),
     )
     maps = [
         figure_html(
@@ -121,10 +121,10 @@ def contributions(data: ReportData) -> str:
         return ""
     parts = [
         paragraph(
-            "How much the loss of the panel's own network rises on held-out cells when one gene's "
-            "input is set to its mean over the training cells. Blue: the network needs the gene "
-            "here; orange: it does better without it. Of two genes that say the same, each looks "
-            "dispensable while the other is there."
+            "The increase in the loss of the panel's network on held-out cells when the input "
+            "of one gene is set to its mean over the training cells. Blue: the network needs "
+            "the gene for this class; orange: it does better without it. Of two redundant "
+            "genes, each looks dispensable as long as the other is present."
         )
     ]
     tasks = [task.name for task in data.tasks if task.name in found.loss_without]
@@ -159,14 +159,14 @@ def _contribution_blocks(data: ReportData, task: str | None) -> str:
         drawn.append(
             figure_html(
                 partial(pl.contributions, data.contributions, task, genes, largest=largest),
-                alt=f"Rise of the loss without each of {count(len(genes), 'gene')}, by "
+                alt=f"Increase in the loss without each of {count(len(genes), 'gene')}, by "
                 f"{'task' if task is None else 'class of ' + task}. Largest: {', '.join(tops)}.",
             )
         )
     said = ""
     if n_shown < len(data.genes):
         said = paragraph(
-            f"The {n_shown} best ranked of {len(data.genes)} genes are shown; "
+            f"Only the {n_shown} top-ranked of {len(data.genes)} genes are shown; "
             "kernomics.pl.contributions draws any of them."
         )
     few = [
@@ -178,7 +178,9 @@ def _contribution_blocks(data: ReportData, task: str | None) -> str:
     ]
     if few:
         said += paragraph(
-            f"Fewer than {LEAST_CELLS} held-out cells, so read with care: {', '.join(few)}.", "note"
+            f"Fewer than {LEAST_CELLS} held-out cells, so interpret with caution: "
+            f"{', '.join(few)}.",
+            "note",
         )
     return said + figures(drawn)
 
@@ -197,25 +199,25 @@ def redundancy(data: ReportData) -> str:
     if len(r) > 1:
         one, other = divmod(int(np.abs(np.triu(r, 1)).argmax()), len(r))
         strongest = (
-            f" The most alike are {names[one]} and {names[other]}, r = {_signed(r[one, other])}."
+            f" The most correlated are {names[one]} and {names[other]}, r = "
+            f"{_signed(r[one, other])}."
         )
-    groups = "No two genes of the panel say nearly the same."
+    groups = "No two genes of the panel are redundant."
     if found.groups:
         alike = [found.correlation.loc[group, group].to_numpy() for group in found.groups]
         least = np.floor(100 * min(np.abs(part).min() for part in alike)) / 100
         groups = (
-            f"{count(len(found.groups), 'group')} of genes that say nearly the same, any two of "
-            f"them with |r| ≥ {least:.2f}: "
+            f"{count(len(found.groups), 'group')} of redundant genes, with |r| ≥ {least:.2f}: "
             + "; ".join(", ".join(group) for group in found.groups[:8])
             + ("; …" if len(found.groups) > 8 else "")
             + "."
         )
     heat = figure_html(
         partial(pl.panel_correlation, found),
-        alt=f"Correlations of the panel's {count(len(r), 'gene')}, like genes side by side."
-        f"{strongest}",
-        caption="Correlation of the panel's genes over the training cells, like genes side by side"
-        + ("; frames: the groups." if found.groups else "."),
+        alt=f"Correlations of the panel's {count(len(r), 'gene')}, similar genes side by "
+        f"side.{strongest}",
+        caption="Correlation of the panel's genes over the training cells, similar genes side "
+        "by side" + ("; frames mark the groups." if found.groups else "."),
     )
     return "\n".join([
         paragraph(groups + strongest),
@@ -242,7 +244,7 @@ def _substitute_table(data: ReportData) -> str:
     return table(
         [Cell("Gene"), Cell("Same group"), Cell("Best substitutes outside the panel")],
         rows,
-        caption="Each gene with those of the panel that say nearly the same, and with the most "
-        "correlated genes left out, Pearson's r of log(1 + count).",
+        caption="For each gene, the redundant genes in the panel and the most correlated genes "
+        "outside it (Pearson's r of log(1 + count)).",
         tall=len(rows) > 16,
     )

@@ -36,7 +36,7 @@ def render_report(data: ReportData) -> str:
         head=[
             ("Data set", data.dataset),
             ("Cells", f"{data.n_cells:,}"),
-            ("Genes to choose from", f"{data.n_genes:,}"),
+            ("Candidate genes", f"{data.n_genes:,}"),
             ("Panel", count(len(data.genes), "gene")),
             ("Tasks", ", ".join(task.name for task in data.tasks)),
             ("Date", data.created),
@@ -46,7 +46,7 @@ def render_report(data: ReportData) -> str:
         sections=[
             ("key-figures", "Key figures", sections.key_figures(data)),
             ("panel", "The panel", sections.panel(data)),
-            ("curve", "How many genes", repeat_sections.curve(data)),
+            ("curve", "Panel size", repeat_sections.curve(data)),
             ("stability", "Other seeds", repeat_sections.stability(data)),
             ("expression", "Expression by class", sections.expression(data)),
             ("embedding", "All genes and the panel", panel_sections.embedding(data)),

@@ -30,11 +30,11 @@ def curve(data: ReportData) -> str:
     n_seeds = scores["seed"].nunique()
     parts = [
         paragraph(
-            f"Panels of {', '.join(map(str, sizes))} genes were selected, each "
-            f"with {count(n_seeds, 'seed')}. Suggested: {count(data.curve.suggested, 'gene')}, the "
-            "smallest size whose score on the validation cells is within one standard error of "
-            "the best. The held-out cells took no part in this choice. A dot is one "
-            "training, a line goes through their means."
+            f"Panels of {', '.join(map(str, sizes))} genes were selected with "
+            f"{count(n_seeds, 'seed')} each. Suggested: {count(data.curve.suggested, 'gene')}, "
+            "the smallest size whose score on the validation cells is within one standard error "
+            "of the best. The held-out cells play no part in this choice. Each dot is one "
+            "training run; the lines connect their means."
         )
     ]
     for task in data.tasks:
@@ -99,22 +99,22 @@ def stability(data: ReportData) -> str:
     jaccard = float(overlap[np.triu_indices(n, 1)].mean())
     by_all = int((frequency >= 1).sum())
     text = (
-        f"{count(n, 'seed')} chose {count(len(frequency), 'different gene')}, "
-        f"{by_all} of them by every seed. "
+        f"{count(n, 'seed')} selected {count(len(frequency), 'different gene')}, {by_all} of "
+        "them in every seed. "
     )
     if found.resampled:
-        text += "Each further seed saw 80% of the training cells. "
+        text += "Each additional seed used 80% of the training cells. "
     text += (
-        f"Two panels have a Jaccard index of {show(jaccard, 2)} on average (1: the same genes). "
-        f"Kuncheva's index, the overlap corrected for chance, is {show(found.kuncheva, 2)} "
-        "(1: the same genes, 0: as alike as random panels)."
+        f"On average two panels have a Jaccard index of {show(jaccard, 2)} (1: the same genes). "
+        f"Kuncheva's index, the overlap corrected for chance, is {show(found.kuncheva, 2)} (1: "
+        "the same genes, 0: no more alike than random panels)."
     )
     shown = [str(gene) for gene in frequency.index[:MOST_BARS]]
     blocks = np.array_split(np.array(shown, dtype=object), math.ceil(len(shown) / GENES_PER_FIGURE))
     bars = [
         figure_html(
             partial(pl.gene_frequency, found, block.tolist()),
-            alt="Share of the seeds that chose each gene: "
+            alt="Share of seeds that selected each gene: "
             + ", ".join(f"{gene} {100 * frequency[gene]:.0f}%" for gene in block)
             + ".",
         )
@@ -135,8 +135,8 @@ def stability(data: ReportData) -> str:
             paragraph(text),
             f'<div class="beside">{_seed_table(data)}<div class="stack">{heat}</div></div>',
             paragraph(
-                f"Genes chosen by any seed ({said}): share of the seeds that chose them. In "
-                "colour: the consensus, as many genes as a panel has, the most frequent first."
+                f"Genes selected by any seed ({said}) and the share of seeds that selected them. "
+                "In colour: the consensus panel, the most frequently selected genes."
             ),
             figures(bars),
         ]
@@ -175,4 +175,6 @@ def _seed_table(data: ReportData) -> str:
             Cell("the consensus", small=str(predictor), heads_row=True),
             *(number(scores.get(key, math.nan)) for key, _ in metrics),
         ])  # fmt: skip
-    return table(columns, rows, caption="Scores on held-out cells, each panel by its own network.")
+    return table(
+        columns, rows, caption="Scores on held-out cells, each panel with its own network."
+    )

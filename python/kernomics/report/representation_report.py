@@ -30,9 +30,9 @@ def render_representation_report(data: RepresentationReport) -> str:
         head=[*data.head, ("Date", source.created)],
         sections=[
             ("key-figures", "Key figures", sections.key_figures(data)),
-            ("maps", "TxFM and PCA on a map", sections.maps(data)),
+            ("maps", "Maps of TxFM and PCA", sections.maps(data)),
             ("perturbations", "Perturbations", sections.perturbations(data)),
-            ("relationships", "Known relationships of genes", sections.relationships(data)),
+            ("relationships", "Known relationships between genes", sections.relationships(data)),
             ("training", "Training", trained),
             ("warnings", "Warnings", shared_sections.warning_list(data.warnings)),
             ("reproducibility", "Reproducibility", again),

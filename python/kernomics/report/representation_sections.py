@@ -31,8 +31,8 @@ METRICS = {
     "linear_macro_f1": "Linear macro-F1",
     "knn_accuracy": "kNN accuracy",
     "knn_macro_f1": "kNN macro-F1",
-    "linear_top1": "Right class likeliest",
-    "linear_top5": "Among the 5 likeliest",
+    "linear_top1": "Top-1 accuracy",
+    "linear_top5": "Top-5 accuracy",
     "mlp_accuracy": "Network accuracy",
     "mlp_macro_f1": "Network macro-F1",
     "nmi": "NMI",
@@ -111,10 +111,10 @@ def _score_table(scores: RepresentationScores) -> str:
     return table(
         [Cell("Representation"), *(Cell(METRICS[metric], "number") for metric in shown)],
         rows,
-        caption="How well classes can be read off each representation. Classifiers are fitted on "
-        f"{count(scores.n_train, 'training cell')} and scored on held-out cells. ± is the standard "
-        "error over held-out cells; the best of each label is in bold, whether or not by more than "
-        "that.",
+        caption="How well classes can be predicted from each representation. Classifiers are "
+        f"fitted on {count(scores.n_train, 'training cell')} and scored on held-out cells. ± is "
+        "the standard error over held-out cells; the best score for each label is in bold, even "
+        "where the difference is within that error.",
     )
 
 
@@ -142,41 +142,40 @@ def _difference_table(scores: RepresentationScores) -> str:
     return table(
         [Cell(f"{first} …"), *(Cell(METRICS[metric], "number") for metric in PROBES)],
         rows,
-        caption=f"What {first} has more than each other representation. ± is the standard error of "
-        "the difference, of both scored on the same held-out cells; in bold where it is above "
-        "twice its error.",
+        caption=f"{first} minus each other representation. ± is the standard error of the "
+        "difference, with both scored on the same held-out cells; differences above twice their "
+        "error are in bold.",
     )
 
 
 def _what_scores_tell(data: RepresentationReport, scores: RepresentationScores) -> list[str]:
     said = (
         "Linear: a logistic regression on the representation; kNN: a vote of the nearest cells. "
-        "They say how well these classes can be told apart, and nothing of what else a "
-        "representation holds or lacks. Macro-F1 is the unweighted mean of the F1 scores of the "
+        "They tell how well these classes can be distinguished, and nothing about what else a "
+        "representation captures. Macro-F1 is the unweighted mean of the F1 scores of the "
         "classes, so rare classes count as much as common ones. "
     )
     errors = (
-        "The errors of accuracy and macro-F1 are standard deviations over held-out cells drawn "
-        "again with replacement. They say how far a score would move with other cells of the same "
-        "kind: not with another seed of the training, another division of the cells, or other "
-        "donors and laboratories."
+        "The errors of accuracy and macro-F1 are bootstrap standard errors over held-out cells. "
+        "They tell how much a score would vary with other cells of the same kind, not with "
+        "another training seed, another split of the cells, or other donors or laboratories."
     )
     if data.by_group is not None:
         errors += (
-            f" No {data.by_group} is both trained on and held out, and cells of one "
-            f"{data.by_group} are alike, so over others the scores vary more than ± says."
+            f" Cells of one {data.by_group} are similar, and never both trained on and held out, "
+            f"so on another {data.by_group} the scores may vary more than ± suggests."
         )
     shown = [metric for metric in METRICS if metric in scores.table]
     bare = [METRICS[m] for m in shown if scores.errors[m].isna().all()]
     if "linear_accuracy" in shown:
-        errors += " A score that no draw changes, such as 1, has none."
+        errors += " A score that is the same in every bootstrap sample, such as 1, has no error."
     if bare:
         errors += f" No error is given for {', '.join(bare)}."
     parts = [paragraph(said + errors, "note")]
     if "ilisi" in shown:
         parts.append(
-            paragraph("iLISI: how well batches mix among neighbours, whatever their class; mixing "
-                      "that takes classes apart too is no gain.", "note")
+            paragraph("iLISI: how well batches mix among neighbours, regardless of class; "
+                      "mixing that also breaks up classes is no gain.", "note")
         )  # fmt: skip
     return parts
 
@@ -193,8 +192,8 @@ def maps(data: RepresentationReport) -> str:
     kept, chance = 100 * found.neighbours_kept, 100 * found.kept_by_chance
     parts = [
         paragraph(
-            f"Of a cell's 15 nearest neighbours in PCA, {kept:.0f}% on average are among its 15 "
-            f"nearest in TxFM's representation ({chance:.1f}% by chance)."
+            f"On average {kept:.0f}% of a cell's 15 nearest neighbours in PCA are also among its "
+            f"15 nearest in TxFM's representation ({chance:.1f}% by chance)."
         )
     ]
     for name in found.labels or [pl.LIBRARY_SIZE]:
@@ -209,14 +208,14 @@ def maps(data: RepresentationReport) -> str:
         ]
         parts.append(figures(pairs))
     some = found.part == "all" and data.history is not None
-    trained = " Some of these cells were trained on." if some else ""
+    trained = " Some of these cells were used in training." if some else ""
     note = (
-        f"Each dot is a cell: {drawn}, the same in all maps, which are made with the same seed."
-        f"{trained} PCA: normalised counts, log(1 + x), as many "
-        "components as TxFM has dimensions. The shares are counted in the representations and not "
-        "on the maps. A map shows which cells are neighbours; sizes of clusters and distances "
-        "between them mean little, and clusters that look apart may be told apart no better: the "
-        "scores say that."
+        f"Each dot is a cell ({drawn}, the same in all maps, which use the same seed).{trained} "
+        "PCA: normalised counts, log(1 + x), as many components as TxFM has dimensions. The "
+        "percentages are computed in the representations, not on the maps. A map shows which "
+        "cells are neighbours. The sizes of clusters and the distances between them mean "
+        "little, and clusters that look well separated are not necessarily easier to "
+        "distinguish; see the scores for that."
     )
     if any(_has_grey(label) for label in found.labels.values()):
         note += " Grey: unlabelled cells, and classes beyond the 18 largest."
@@ -241,11 +240,11 @@ def _shares(found: RepresentationMaps, name: str) -> str:
         f"{percent(share)} in {of}" if not math.isnan(share) else f"unknown in {of}"
         for of, share in found.same_class[name].items()
     )
-    text = f"Neighbours that are of the cell's own {name}: {said}."
+    text = f"Neighbours that share the cell's {name}: {said}."
     if name == found.batch:
         text += (
-            " Fewer is better mixed, where batches hold the same kinds of cells; where they do "
-            "not, the difference may be of the cells."
+            " Lower means better mixed if the batches contain the same kinds of cells; if not, "
+            "the difference may come from the cells."
         )
     return paragraph(text)
 
@@ -279,16 +278,16 @@ def perturbations(data: RepresentationReport) -> str:
     parts = [
         paragraph(
             f"{count(found.n_cells, 'cell')} of {count(found.n_perturbations, 'perturbation')}, "
-            f"{found.n_controls:,} of them controls, in "
+            f"including {found.n_controls:,} controls, in "
             f"{count(found.n_batches, 'batch', 'batches')}."
         ),
         table(
             columns,
             rows,
-            caption="Consistent: the share of perturbations whose cells point in one direction "
-            "more than the null's. ± is the standard error √(p(1 − p)/n) over n perturbations, as "
-            "if these were drawn from many; a share of 0 or 1 has none. Spearman and structural "
-            "integrity: how much of the expression can be got back, on "
+            caption="Consistent: the share of perturbations whose cells agree in direction more "
+            "than under the null. ± is the standard error √(p(1 − p)/n) over n perturbations, "
+            "treating them as a sample from many; a share of 0 or 1 has none. Spearman and "
+            "structural integrity: how well expression can be reconstructed, on "
             f"{count(found.n_reconstructed, 'cell')}, without an error.",
         ),
     ]
@@ -306,15 +305,17 @@ def perturbations(data: RepresentationReport) -> str:
         drawn.append(
             figure_html(
                 partial(pl.consistency_null, found.consistencies[first]),
-                alt=f"Histogram of the null's cosines, and each perturbation's statistic, in "
-                f"{first}.",
-                caption=f"{first}: the null's cosines, and below them each perturbation's.",
+                alt="Histogram of the cosines under the null, and the statistic of each "
+                f"perturbation, in {first}.",
+                caption=f"{first}: cosines under the null and, below them, the statistic of each "
+                "perturbation.",
             )
         )
     note = (
-        "Of each representation the alignment with most consistent perturbations is shown, chosen "
-        "on these very cells, which favours all of them a little. A consistent effect is a "
-        "repeatable one: it may be weak, and may be one of handling the cells."
+        "For each representation the alignment with the most consistent perturbations is shown. "
+        "It was chosen on the same cells, which slightly favours all of them. A consistent "
+        "effect is a repeatable one: it may be weak, and it may come from how the cells were "
+        "handled."
     )
     return "\n".join([*parts, figures(drawn), paragraph(note, "note")])
 
@@ -344,20 +345,21 @@ def relationships(data: RepresentationReport) -> str:
     said = ", ".join(f"{name} {n:,}" for name, n in n_pairs.items())
     parts = [
         paragraph(
-            f"{count(found.n_genes, 'gene')} and {count(found.n_cells, 'cell')}. Known pairs of "
-            f"which both genes are there: {said}."
+            f"{count(found.n_genes, 'gene')} and {count(found.n_cells, 'cell')}. Known pairs "
+            f"with both genes present: {said}."
         ),
         table(
             [
-                Cell("Vectors of genes"),
+                Cell("Gene vectors"),
                 Cell("Components", "number"),
                 *(Cell(name, "number") for name in databases),
                 Cell("Mean", "number"),
             ],
             rows,
-            caption="Recall: the share of known pairs that are more alike or more unlike than 90% "
-            "of random pairs; 0.100 by chance. ± is the standard error √(p(1 − p)/n) over n known "
-            "pairs, as if they were independent; pairs share genes, so it is too small.",
+            caption="Recall: the share of known pairs that are more similar or more dissimilar "
+            "than 90% of random pairs; 0.100 by chance. ± is the standard error √(p(1 − p)/n) "
+            "over n known pairs, treating them as independent; pairs share genes, so it is too "
+            "small.",
             tall=len(rows) > 16,
         ),
     ]
@@ -371,9 +373,9 @@ def relationships(data: RepresentationReport) -> str:
             )
         )
     note = (
-        "Recall says that the model's vectors of related genes differ from those of random ones; "
-        "pairs of genes that are merely both highly expressed can be recalled too. Expression "
-        "profiles and PCA of the same cells show how much the counts say without a model."
+        "Recall tells whether the model's vectors of related genes stand out from those of "
+        "random pairs. Pairs of genes that are merely both highly expressed can be recalled "
+        "too. Expression profiles and PCA of the same cells show how much the counts alone tell."
     )
     return "\n".join([*parts, paragraph(note, "note")])
 
@@ -384,8 +386,8 @@ def relationships(data: RepresentationReport) -> str:
 def training(history: Sequence[Mapping[str, Any]]) -> str:
     """Return the curves of the training, and how to read them."""
     return shared_sections.training(history) + paragraph(
-        "The loss is of reconstructing counts, up to a constant, so its level says nothing across "
-        "data sets or losses. Where it falls on the training cells and rises on the validation "
-        "cells, the model learns its cells by heart.",
+        "The loss is that of reconstructing the counts, up to a constant, so its level cannot "
+        "be compared between data sets or losses. If it falls on the training cells and rises "
+        "on the validation cells, the model is overfitting.",
         "note",
     )

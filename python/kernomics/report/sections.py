@@ -56,7 +56,7 @@ def _tile(task: TaskReport) -> str:
     ]
     if others:
         value, method = max(others)
-        lines.append(f"Best of the others: {method}, {show(value)}")
+        lines.append(f"Best other method: {method}, {show(value)}")
     small = "".join(f'<span class="small">{escape(line)}</span>' for line in lines if line)
     return (
         f'<li><span class="task">{escape(task.name)}</span> '
@@ -78,7 +78,7 @@ def _score_table(tasks: Sequence[TaskReport], kind: str) -> str:
         for metric, title in METRICS[kind].items()
         if any(metric in score.metrics for task in tasks for score in task.scores)
     }
-    columns = [Cell("Genes chosen by"), *(Cell(title, "number") for title in names.values())]
+    columns = [Cell("Genes selected by"), *(Cell(title, "number") for title in names.values())]
     rows: list[str | list[Cell]] = []
     for task in tasks:
         on = f"{task.n_splits} splits" if task.over_splits else count(task.n_test, "held-out cell")
@@ -104,8 +104,8 @@ def _score_table(tasks: Sequence[TaskReport], kind: str) -> str:
     return table(
         columns,
         rows,
-        caption=f"Scores on held-out cells, {what}. Below each method: who predicted from its "
-        "genes. The best of each task is in bold."
+        caption=f"Scores on held-out cells, {what}. Below each method is the predictor used on "
+        "its genes. The best score for each task is in bold."
         + (f" ± is the {meaning}." if repeated or over_splits else ""),
     )
 
@@ -121,7 +121,7 @@ def _comparison(task: TaskReport) -> str:
     )
     return figure_html(
         partial(pl.method_comparison, values, metric=title, spread=spread),
-        alt=f"Bars of {title} for task {task.name}: {stated}.",
+        alt=f"Bar chart of {title} for task {task.name}: {stated}.",
         caption=f"{title} of task {task.name}"
         + (f", mean ± standard error over {task.n_splits} splits." if task.over_splits else "."),
     )
@@ -170,7 +170,7 @@ def panel(data: ReportData, over: str = "the training cells") -> str:
     columns += [Cell("Marker for")] if data.marker_for else []
     everywhere = [False] * len(data.genes) if data.everywhere is None else data.everywhere
     why = reasons(data) if data.contributions is not None else None
-    columns += [Cell("Why it is here")] if why is not None else []
+    columns += [Cell("Why it is included")] if why is not None else []
     span = low = 0.0
     if scores is not None and np.isfinite(scores).any():
         finite = scores[np.isfinite(scores)]
@@ -206,15 +206,15 @@ def panel(data: ReportData, over: str = "the training cells") -> str:
         caption += "mean of log(1 + count)"
     if any(everywhere):
         caption += (
-            f"; in nearly every cell: at least {100 * EVERYWHERE:.0f}% of the cells of every "
-            f"class with at least {LEAST_CELLS} have the gene, and imaging panels avoid such genes"
+            f"; in nearly every cell: detected in at least {100 * EVERYWHERE:.0f}% of the cells "
+            f"of every class with at least {LEAST_CELLS} cells; imaging panels avoid such genes"
         )
     if data.marker_for:
-        caption += "; marker for: the classes whose own markers it was kept as, as asked"
+        caption += "; marker for: the classes it was included for as a marker"
     if why is not None:
         caption += (
-            "; why it is here: where the loss of the panel's network rises most without the gene, "
-            f"and by how much (classes with at least {LEAST_CELLS} held-out cells)"
+            "; why it is included: where the loss of the panel's network rises most without the "
+            f"gene, and by how much (classes with at least {LEAST_CELLS} held-out cells)"
         )
     omitted = "".join(paragraph(sentence, "note") for sentence in data.omitted)
     return table(columns, rows, caption=caption + ".", tall=len(rows) > 16) + omitted
@@ -263,12 +263,13 @@ def _dot_blocks(data: ReportData, expression: ClassExpression) -> str:
 def expression(data: ReportData) -> str:
     """Return a dot plot per task, in blocks of genes that fit a screen."""
     if not data.expression:
-        return paragraph("No task has classes, so there is nothing to compare between classes.")
+        return paragraph("No task has classes to compare.")
     parts = [
         paragraph(
-            "A larger dot means that more cells of the class have at least one count of the gene; "
-            "a stronger colour means a higher mean. Genes are ordered by the class they are "
-            "highest in." + (" Over the training cells." if data.split.how != "not" else "")
+            "A larger dot means that the gene is detected in more cells of the class; a "
+            "stronger colour means higher mean expression. Genes are ordered by the class in "
+            "which they are highest."
+            + (" Computed over the training cells." if data.split.how != "not" else "")
         )
     ]
     for table_ in data.expression:
@@ -276,7 +277,7 @@ def expression(data: ReportData) -> str:
         if _n_shown(table_) < len(data.genes):
             parts.append(
                 paragraph(
-                    f"The {_n_shown(table_)} best ranked of {len(data.genes)} genes are shown; "
+                    f"The {_n_shown(table_)} top-ranked of {len(data.genes)} genes are shown; "
                     "kernomics.pl.dot_plot draws any of them."
                 )
             )
@@ -297,7 +298,7 @@ def _confusion_alt(task: TaskReport, counts: NDArray[np.int64]) -> str:
     if wrong.any():
         row, column = divmod(int(wrong.argmax()), wrong.shape[1])
         text += (
-            f" The most frequent error: {task.classes[row]} taken for {task.classes[column]}, "
+            f" The most frequent error: {task.classes[row]} predicted as {task.classes[column]}, "
             f"{count(int(wrong[row, column]), 'cell')}."
         )
     return text
@@ -321,7 +322,7 @@ def _class_table(task: TaskReport, counts: NDArray[np.int64], scored: str) -> st
             number(2 * right / (truth[c] + predicted[c]) if truth[c] else None),
         ]
         rows.append(row)
-    inner = table(columns, rows, caption=f"Every class of {task.name}, by its full name.")
+    inner = table(columns, rows, caption=f"All classes of {task.name}, with their full names.")
     return f"<details><summary>{escape(task.name)}, class by class</summary>{inner}</details>"
 
 

@@ -76,7 +76,7 @@ def reproducibility(
     packages = table(
         [Cell("Package"), Cell("Version")],
         [[Cell(name, heads_row=True), Cell(v)] for name, v in versions.items()],
-        caption="The packages that ran.",
+        caption="Package versions.",
     )
     parts = [
         "<h3>Command</h3>",
@@ -87,7 +87,7 @@ def reproducibility(
         ranked = "\n".join(genes)
         parts += [
             "<h3>Genes, ranked</h3>",
-            paragraph("One click selects the list.", "note"),
+            paragraph("Click to select the list.", "note"),
             f'<pre class="copy" tabindex="0">{escape(ranked)}</pre>',
         ]
     if config:

@@ -75,14 +75,14 @@ def select_genes(
     -------
     YOTO
         The trained model. Added to `adata`: ``var["yoto_selected"]`` (bool), ``var["yoto_score"]``
-        (float; +inf forced, −inf never usable), ``var["yoto_rank"]`` (int, from 1; 0 for features
-        that are no genes) and
-        ``uns["yoto"]`` with the panel, the scores on held-out cells, parameters, seed and version.
+        (float; +inf forced, −inf excluded), ``var["yoto_rank"]`` (int, from 1; 0 for features that
+        are not genes) and ``uns["yoto"]`` with the panel, the scores on held-out cells, parameters,
+        seed and version.
 
     Raises
     ------
     DataError, ConfigError
-        As in :class:`kernomics.models.YOTO`; `adata` is then as it was.
+        As in :class:`kernomics.models.YOTO`; `adata` is then unchanged.
     """
     require_anndata(adata, "select_genes")
     reading, _ = divided_options(options)
@@ -136,7 +136,7 @@ def evaluate_panel(
     key_added: str = "panel_evaluation",
     **reading: Unpack[ReadOptions],
 ) -> PanelEvaluation:
-    """Score a given list of genes by how well they tell the labels apart.
+    """Score a given gene list by how well it predicts the labels.
 
     Parameters
     ----------
@@ -149,8 +149,8 @@ def evaluate_panel(
     label_kinds
         As in :class:`kernomics.models.YOTO`.
     split, split_key, seed
-        How cells are divided to train and test the judge, as in :class:`kernomics.models.YOTO`;
-        with the same arguments it is the same split.
+        How cells are split to train and test the classifier, as in :class:`kernomics.models.YOTO`;
+        the same arguments give the same split.
     n_random, allow_missing
         As in :func:`kernomics.evaluation.panels.evaluate_panel`.
     key_added
@@ -168,7 +168,7 @@ def evaluate_panel(
     Raises
     ------
     DataError, ConfigError
-        As in :func:`kernomics.evaluation.panels.evaluate_panel`; `adata` is then as it was.
+        As in :func:`kernomics.evaluation.panels.evaluate_panel`; `adata` is then unchanged.
     """
     require_anndata(adata, "evaluate_panel")
     cells = CellCollection.from_anndata(
@@ -212,7 +212,7 @@ def panel_redundancy(
     key_added: str = "panel_redundancy",
     **reading: Unpack[ReadOptions],
 ) -> Redundancy:
-    """Find genes of a panel that say the same, and others that could stand in for them.
+    """Find redundant genes in a panel, and substitutes for them.
 
     Parameters
     ----------
@@ -221,8 +221,8 @@ def panel_redundancy(
     genes
         The panel: names in ``var_names``.
     rows
-        Which cells, numbers or a mask; all by default. For a panel still to be scored, the training
-        cells alone.
+        Which cells, numbers or a mask (default: all). For a panel that will be scored, use the
+        training cells only.
     threshold, n_substitutes
         As in :func:`kernomics.evaluation.panels.redundancy`.
     key_added
@@ -235,13 +235,13 @@ def panel_redundancy(
     -------
     Redundancy
         The result. Added to `adata`: ``uns["panel_redundancy"]`` with ``genes``, ``group`` (int64
-        [k]: the group of exchangeable genes that each belongs to, −1 for none), ``correlation``
-        (float64 [k, k]), ``substitutes`` and parameters.
+        [k]: each gene's group of interchangeable genes, −1 for none), ``correlation`` (float64 [k,
+        k]), ``substitutes`` and parameters.
 
     Raises
     ------
     DataError, ConfigError
-        As in :func:`kernomics.evaluation.panels.redundancy`; `adata` is then as it was.
+        As in :func:`kernomics.evaluation.panels.redundancy`; `adata` is then unchanged.
     """
     require_anndata(adata, "panel_redundancy")
     how: ReadOptions = {"empty_cells": "keep", **reading}
@@ -271,23 +271,23 @@ def panel_contributions(
     key_added: str = "panel_contributions",
     **reading: Unpack[ReadOptions],
 ) -> Contributions:
-    """Measure what each gene of a trained panel does for each label and class.
+    """Measure what each gene of a trained panel contributes to each label and class.
 
     Parameters
     ----------
     adata
         Cells with raw counts of the panel's genes, and its labels in obs.
     panel_or_model
-        A panel, or a model trained on these very cells, whose split then says which cells are held
+        A panel, or a model trained on these same cells, whose split then says which cells are held
         out and which are the background.
     rows, background_rows
-        Held-out cells to measure on, and training cells whose mean stands in for a gene left out:
-        numbers or masks. A `Panel` does not know them, so both must be given with one.
+        Held-out cells to measure on, and training cells whose mean replaces a gene left out:
+        numbers or masks. A `Panel` does not know them, so both must be given with it.
     key_added
         Name of the result.
     **reading
-        How to read the cells, as in :meth:`kernomics.models.Panel.predict`; a model has read its
-        cells already.
+        How to read the cells, as in :meth:`kernomics.models.Panel.predict`; a model has already
+        read its cells.
 
     Returns
     -------
@@ -299,10 +299,10 @@ def panel_contributions(
     Raises
     ------
     ConfigError
-        When `rows` or `background_rows` is missing beside a `Panel`, or a model was trained on
-        other cells, or options of reading are given beside one.
+        If `rows` or `background_rows` is missing with a `Panel`, a model was trained on other
+        cells, or reading options are given with a model.
     DataError
-        As in :func:`kernomics.evaluation.panels.contributions`; `adata` is then as it was.
+        As in :func:`kernomics.evaluation.panels.contributions`; `adata` is then unchanged.
     """
     require_anndata(adata, "panel_contributions")
     if isinstance(panel_or_model, YOTO):
@@ -311,13 +311,14 @@ def panel_contributions(
         given = list(given_options(reading))
         if given:
             raise ConfigError(
-                f"{given[0]} was given beside a model, which has read its cells already; leave it "
+                f"{given[0]} was given with a model, which has already read its cells; leave it "
                 "out, or pass model.panel"
             )
         if adata.obs_names.tolist() != cells.cell_names.tolist():
             raise ConfigError(
-                f"the model was trained on {cells.n_cells:,} other cells than the {adata.n_obs:,} "
-                "given, so its split does not apply; pass model.panel with rows and background_rows"
+                f"the model was trained on {cells.n_cells:,} cells, not on the {adata.n_obs:,} "
+                "given, so its split does not apply; pass model.panel with rows and "
+                "background_rows"
             )
         rows = split.test if rows is None else rows
         background_rows = split.train if background_rows is None else background_rows

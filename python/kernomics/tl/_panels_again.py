@@ -35,7 +35,7 @@ def panel_stability(
     progress: bool = True,
     **options: Unpack[SelectOptions],
 ) -> Stability:
-    """Select with several seeds, to see how alike the panels are and what they agree on.
+    """Select with several seeds, to see how similar the panels are and what they agree on.
 
     Parameters
     ----------
@@ -46,11 +46,11 @@ def panel_stability(
     resample
         As in :func:`kernomics.evaluation.panels.panel_stability`.
     seed
-        The first; it also makes the split, which all share.
+        The first seed; it also determines the split, which all share.
     key_added
         Name of the result.
     progress
-        Whether to show a bar over the trainings.
+        Whether to show a progress bar over the training runs.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def panel_stability(
     Raises
     ------
     DataError, ConfigError
-        As in :func:`kernomics.evaluation.panels.panel_stability`; `adata` is then as it was.
+        As in :func:`kernomics.evaluation.panels.panel_stability`; `adata` is then unchanged.
     """
     model = _untrained("panel_stability", adata, labels_key, n_genes, max_epochs, seed, options)
     found = panels.panel_stability(
@@ -123,11 +123,11 @@ def panel_curve(
     n_seeds
         How many seeds for each size.
     seed
-        The first; it also makes the split, which all share.
+        The first seed; it also determines the split, which all share.
     key_added
         Name of the result.
     progress
-        Whether to show a bar over the trainings.
+        Whether to show a progress bar over the training runs.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def panel_curve(
     Raises
     ------
     DataError, ConfigError
-        As in :func:`kernomics.evaluation.panels.panel_curve`; `adata` is then as it was.
+        As in :func:`kernomics.evaluation.panels.panel_curve`; `adata` is then unchanged.
     """
     sizes = list(n_genes)
     first = min(sizes, default=1)

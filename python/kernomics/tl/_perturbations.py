@@ -32,7 +32,7 @@ def evaluate_perturbations(
     key_added: str = "perturbation_evaluation",
     **options: Any,
 ) -> PerturbationScores:
-    """Score how well representations tell perturbations apart, as in TxFM's evaluation.
+    """Score how consistent perturbations are in representations, as in TxFM's evaluation.
 
     Parameters
     ----------
@@ -40,17 +40,17 @@ def evaluate_perturbations(
         Cells with raw counts.
     model
         A trained TxFM, or the path of a run or a saved model; without one, PCA, normalised counts
-        and what ``representations`` names in obsm are scored.
+        and the ``representations`` in obsm are scored.
     perturbation_key, batch_key
-        obs columns; one batch by default.
+        obs columns; by default all cells are one batch.
     control
-        The name of the control in `perturbation_key`, or several.
+        Name(s) of the control in `perturbation_key`.
     seed
-        Decides everything random.
+        Seed of everything random.
     key_added
         Name of the result.
     **options
-        Of :func:`kernomics.evaluation.perturbations.evaluate_perturbations`, such as
+        Options of :func:`kernomics.evaluation.perturbations.evaluate_perturbations`, such as
         ``representations`` or ``layer``.
 
     Returns
@@ -63,8 +63,8 @@ def evaluate_perturbations(
     Raises
     ------
     DataError, ConfigError
-        As in :func:`kernomics.evaluation.perturbations.evaluate_perturbations`; `adata` is then as
-        it was.
+        As in :func:`kernomics.evaluation.perturbations.evaluate_perturbations`; `adata` is then
+        unchanged.
     """
     require_anndata(adata, "evaluate_perturbations")
     if isinstance(model, (str, Path)):

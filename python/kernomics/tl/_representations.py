@@ -37,7 +37,7 @@ def represent_cells(
     progress: bool = True,
     **options: Any,
 ) -> None:
-    """Represent cells by a trained TxFM.
+    """Compute the representations of cells with a trained TxFM.
 
     Parameters
     ----------
@@ -46,11 +46,11 @@ def represent_cells(
     model
         A trained TxFM, or the path of a run or a saved model.
     key_added
-        First part of the names of what is added.
+        Prefix of the names of the results.
     progress
         Whether to show a progress bar.
     **options
-        Of `CellEncoder.get_latent_representation`, such as ``layer`` or ``use_raw``, but for
+        Options of `CellEncoder.get_latent_representation`, such as ``layer`` or ``use_raw``, except
         `rows`: all cells are represented.
 
     Adds
@@ -58,7 +58,7 @@ def represent_cells(
     ``obsm["X_" + key_added]``
         float32 [n_obs, d].
     ``varm[key_added + "_encoder"]``, ``varm[key_added + "_decoder"]``
-        float32 [n_vars, d − 1] and [n_vars, d]: what the model knows of each gene; NaN for genes
+        float32 [n_vars, d − 1] and [n_vars, d]: the model's embedding of each gene; NaN for genes
         outside its vocabulary.
     ``uns[key_added]["params"]``
         Version, seed, options, and ``library``: where the library sizes come from.
@@ -66,8 +66,8 @@ def represent_cells(
     require_anndata(adata, "represent_cells")
     if "rows" in options:
         raise ConfigError(
-            "rows was given, and obsm has a row for every cell: represent a part of the cells, "
-            "such as adata[rows].copy()"
+            "rows was given, but obsm has a row for every cell: pass a subset of the cells "
+            "instead, such as adata[rows].copy()"
         )
     if isinstance(model, (str, Path)):
         model = CellEncoder.load(model)
@@ -88,7 +88,7 @@ def add_representation(
     key_added: str = "txfm",
     **params: Any,
 ) -> None:
-    """Put a representation, and the model's gene embeddings, where `represent_cells` says."""
+    """Store a representation and the model's gene embeddings as `represent_cells` does."""
     adata.obsm[f"X_{key_added}"] = representation
     names = gene_names_in_var(adata, reading)
     columns = names.get_indexer(pd.Index(encoder.genes))
@@ -122,16 +122,16 @@ def relationship_recall(
     seed: int = 0,
     **options: Any,
 ) -> RelationshipRecall:
-    """Score vectors of the genes by the known relationships that they recall.
+    """Score gene vectors by the known relationships that they recall.
 
     Parameters
     ----------
     adata
-        Genes with vectors, such as `represent_cells` adds, or ``varm["PCs"]`` of scanpy.
+        Data with gene vectors, such as those from `represent_cells` or scanpy's ``varm["PCs"]``.
     relations
-        Per database pairs of names [n, 2], as from `kernomics.metrics.read_relations`.
+        For each database, pairs of names [n, 2], as from `kernomics.metrics.read_relations`.
     varm_key
-        Which vectors; genes of which one entry is NaN are left out.
+        Which vectors; genes with a NaN entry are left out.
     n_components
         As in `kernomics.metrics.relationship_recall`; the paper keeps 32 for encoder tokens and
         256 for decoder weights. None for all.
@@ -153,7 +153,7 @@ def relationship_recall(
     Raises
     ------
     DataError
-        When there are no such vectors, or a database has no pair of which both genes are there.
+        If there are no such vectors, or a database has no pair with both genes present.
     """
     if varm_key not in adata.varm:
         raise DataError(f"varm has no {varm_key!r}; {closest(varm_key, adata.varm)}")

@@ -174,7 +174,7 @@ def read_directory(path: Path, *, kind: str) -> dict[str, bytes]:
         if len(data) != entry["bytes"]:
             faults.append(f"{name} has {len(data):,} bytes instead of {entry['bytes']:,}")
         elif hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            faults.append(f"{name} was altered: its sha256 is not the one in {MANIFEST}")
+            faults.append(f"{name} was changed: its sha256 is not the one in {MANIFEST}")
         contents[name] = data
     if faults:
         raise CheckpointError(f"{path} is damaged: " + "; ".join(faults))
@@ -191,7 +191,7 @@ def read_manifest(path: Path, *, kind: str) -> dict[str, dict[str, Any]]:
         manifest = json.loads(text)
         digest = manifest.pop("digest")
         if digest != _digest(manifest):
-            raise ValueError("its own digest does not match")
+            raise ValueError("its digest does not match")
         found, version, files = manifest["kind"], manifest["version"], manifest["files"]
     except (ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path / MANIFEST} is damaged: {error}") from None

@@ -78,7 +78,7 @@ def save_checkpoint(root: Path, step: int, parts: Mapping[str, Any], *, keep: in
         else.
     """
     if keep < 2:
-        raise CheckpointError(f"keep is {keep}: at least 2 checkpoints have to be kept")
+        raise CheckpointError(f"keep is {keep}: at least 2 checkpoints must be kept")
     path = root / f"step-{step:08d}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -87,8 +87,8 @@ def save_checkpoint(root: Path, step: int, parts: Mapping[str, Any], *, keep: in
         storage.replace_file(root / LATEST, f"{path.name}\n".encode())
     except OSError as error:
         raise CheckpointError(
-            f"cannot save the checkpoint of step {step} in {root}: {error}; the checkpoints saved "
-            "before are untouched: remedy the cause and resume the run"
+            f"cannot save the checkpoint of step {step} in {root}: {error}; earlier checkpoints "
+            "are untouched: fix the cause and resume the run"
         ) from error
     _prune(root, step, keep)
     return path
@@ -185,7 +185,7 @@ def save_model_dir(
         storage.write_directory(path, files(), kind=MODEL)
     except OSError as error:
         raise CheckpointError(
-            f"cannot save the model in {path}: {error}; a model saved there before is untouched"
+            f"cannot save the model in {path}: {error}; any model saved there before is untouched"
         ) from error
 
 

@@ -143,7 +143,7 @@ class TrainConfig:
         for name in ("warmup", "restart_at"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}: it is a share of all steps, 0 to 1"
+                    f"{name} is {getattr(self, name)!r}: it is a fraction of all steps, from 0 to 1"
                 )
 
 
@@ -257,7 +257,7 @@ def more_epochs(
         return None
     asked = f"max_epochs was {before} and is now {now}"
     if now < before:
-        return f"{asked}, which is fewer: begin another run in another directory"
+        return f"{asked}, which is fewer: start a new run in another directory"
     laid_out = []
     if given.get("schedule") != "constant":
         laid_out.append("the learning rate goes through one cycle")
@@ -268,8 +268,8 @@ def more_epochs(
     if not laid_out:
         return None
     return (
-        f"{asked}, but this run was laid out for {before} epochs: {', and '.join(laid_out)}. "
+        f"{asked}, but this run was planned for {before} epochs: {', and '.join(laid_out)}. "
         f"Finish it with max_epochs={before} and train its model further (fine-tune a TxFM, or "
-        "start another selection from this panel with start_from), or begin a run of "
-        f"{now} epochs in another directory"
+        f"start another selection from this panel with start_from), or start a run of {now} "
+        "epochs in another directory"
     )

@@ -21,8 +21,8 @@ def usable_device(name: str | torch.device) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= count:
         raise ConfigError(
-            f"device {str(name)!r} was asked for, but torch {torch.__version__} sees {count} GPUs; "
-            "use device='cpu', or look at `kernomics info`"
+            f"device {str(name)!r} was asked for, but torch {torch.__version__} sees {count} "
+            "GPUs; use device='cpu', or see `kernomics info`"
         )
     if not build_info()["cuda_kernels"]:
         raise ConfigError(
@@ -41,7 +41,7 @@ def require_precision(device: torch.device, precision: str) -> None:
             return
     major, minor = torch.cuda.get_device_capability(device)
     raise ConfigError(
-        f"precision='bf16' was asked for, and {str(device)!r} has no bfloat16: it is a "
+        f"precision='bf16' was asked for, but {str(device)!r} has no bfloat16: it is a "
         f"{torch.cuda.get_device_name(device)} of compute capability {major}.{minor}, and 8.0 is "
         "needed; use precision='float32'"
     )

@@ -72,7 +72,7 @@ def check_losses(losses: Any) -> None:
                 "a scalar tensor"
             )
     if not losses["loss"].requires_grad:
-        raise ConfigError("the loss does not depend on any parameter that is to be trained")
+        raise ConfigError("the loss does not depend on any trainable parameter")
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -88,7 +88,7 @@ def draws_of(module: nn.Module) -> Draws | None:
         if isinstance(layer, _DropoutNd) and layer.p > 0:
             raise ConfigError(
                 f"the layer {name!r} is a torch.nn.{type(layer).__name__}, which draws from the "
-                "random numbers of the whole process: use kernomics.nn.Dropout with draws that "
-                "stand as module.draws"
+                "process's global random numbers: use kernomics.nn.Dropout with the draws in "
+                "module.draws"
             )
     return getattr(module, "draws", None)

@@ -43,7 +43,7 @@ class Interrupts:
     ) -> None:
         self._restore()
         if self.received is not None and error is None:
-            self.leave("training was interrupted when it had finished")
+            self.leave("training was interrupted after it had finished")
 
     def leave(self, message: str) -> None:
         """Put the previous handlers back, and end as the signal asked."""

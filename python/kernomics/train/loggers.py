@@ -151,7 +151,7 @@ def opened(loggers: Sequence[Any], log_dir: str | Path | None) -> list[Logger]:
         else:
             raise ConfigError(
                 f"loggers holds a {type(logger).__name__}: a logger has the methods log, config "
-                "and close (kernomics.train.Logger), or is one of Lightning's"
+                "and close (kernomics.train.Logger), or is a Lightning logger"
             )
     if log_dir is not None:
         found.append(TensorBoard(log_dir))

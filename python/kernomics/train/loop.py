@@ -118,7 +118,7 @@ def fit(
     if batches.n_batches < 1:
         raise ConfigError("there are no batches to train on: fewer cells than batch_size?")
     if config.patience is not None and validate is None:
-        raise ConfigError(f"patience is {config.patience}, but there is no validation to watch")
+        raise ConfigError(f"patience is {config.patience}, but there is no validation to monitor")
     if resume:
         require_run(run_dir)
     compile_step = getattr(module, "compile_step", None)
@@ -302,11 +302,11 @@ class _Run:
         ids = torch.cat([batch.cell_ids for batch in batches]).tolist()
         shown = ", ".join(str(i) for i in ids[:5]) + (", …" if len(ids) > 5 else "")
         spoilt = [n for n, p in self.module.named_parameters() if torch.isnan(p).any()]
-        advice = "look at these cells, lower the learning rate or set max_grad_norm"
+        advice = "check these cells, lower the learning rate or set max_grad_norm"
         if spoilt:
             advice = (
-                f"the parameter {spoilt[0]!r} held NaN before this step already, so an earlier "
-                "gradient was not finite: set max_grad_norm to have every gradient checked"
+                f"the parameter {spoilt[0]!r} already held NaN before this step, so an earlier "
+                "gradient was not finite: set max_grad_norm to check every gradient"
             )
         raise TrainingError(
             f"{what} is {value} in step {self.state.step + 1} (epoch {self.state.epoch}), over "
@@ -365,7 +365,7 @@ class _Run:
             name = name.removeprefix("validation_")
         if name not in figures:
             raise ConfigError(
-                f"monitor is {config.monitor!r}, which the validation did not return; "
+                f"monitor is {config.monitor!r}, which validation did not return; "
                 f"{closest(config.monitor, figures)}"
             )
         value = figures[name]

@@ -64,7 +64,7 @@ class DirectoryLock:
             ) from None
         except OSError as error:
             warn(
-                f"{path} cannot be locked ({error.strerror}): see to it that no other process "
+                f"{path} cannot be locked ({error.strerror}): make sure that no other process "
                 "uses it"
             )
         os.ftruncate(descriptor, 0)
@@ -197,7 +197,7 @@ class RunDirectory:
         """
         path = Path(path)
         if resume and overwrite:
-            raise ConfigError("resume and overwrite cannot both be asked for: choose one")
+            raise ConfigError("resume and overwrite cannot be combined: choose one")
         refuse_foreign(path)
         if resume and not (path / CONFIG).exists():
             raise CheckpointError(no_run(path))
@@ -294,7 +294,7 @@ def no_run(path: Path) -> str:
     runs = [found.parent.name for found in sorted(beside.glob(f"*/{CONFIG}"))]
     near = f"; {closest(path.name, runs)}" if runs else ""
     return (
-        f"there is no run in {path} to resume{near}; leave out resume=True (--resume) to begin one"
+        f"there is no run in {path} to resume{near}; leave out resume=True (--resume) to start one"
     )
 
 
@@ -335,12 +335,12 @@ def _read_config(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise CheckpointError(
-            f"{path / CONFIG} is not valid JSON ({error}): if this is a run of kernomics, remove "
+            f"{path / CONFIG} is not valid JSON ({error}): if this is a kernomics run, remove "
             "the directory by hand"
         ) from None
     if not isinstance(content, dict) or content.get("kind") != RUN:
         raise CheckpointError(
-            f"{path} is not a kernomics run: its {CONFIG} was written by something else; nothing "
+            f"{path} is not a kernomics run: its {CONFIG} was not written by kernomics; nothing "
             "was changed, choose another directory"
         )
     return content

@@ -10,7 +10,7 @@ from kernomics.errors import ConfigError
 def _progress(step: float, total: int) -> float:
     """Return how far `step` is on the way from step 0 to step `total` − 1, from 0 to 1."""
     if total < 1:
-        raise ConfigError(f"a schedule over {total} steps makes no sense: at least 1 is needed")
+        raise ConfigError(f"a schedule over {total} steps is impossible: at least 1 is needed")
     if total == 1:
         return 1.0
     return min(max(step / (total - 1), 0.0), 1.0)
@@ -91,7 +91,7 @@ def one_cycle(
     Source: L. N. Smith, N. Topin, "Super-Convergence", 2018.
     """
     if total < 1:
-        raise ConfigError(f"a schedule over {total} steps makes no sense: at least 1 is needed")
+        raise ConfigError(f"a schedule over {total} steps is impossible: at least 1 is needed")
     peak = max(warmup * total - 1.0, 0.0)
     last = float(total - 1)
     if step < peak:

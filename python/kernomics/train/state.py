@@ -186,7 +186,7 @@ class Keeper:
             if torch.isnan(parameter).any():
                 raise TrainingError(
                     f"the parameter {name!r} holds NaN after step {state.step}, so no checkpoint "
-                    f"was saved; set max_grad_norm to have every gradient checked, or lower the "
+                    "was saved; set max_grad_norm to check every gradient, or lower the "
                     f"learning rate; {self.last_good}"
                 )
         random = {} if self.draws is None else {self.device.type: self.draws.state()}

@@ -33,7 +33,7 @@ def training_report(
     maps, omitted = _maps(encoder, cells, split, model.seed, n_tokens=n_tokens)
     if scores is None:
         why = "there are no labels" if not cells.labels else "no cells were held out"
-        omitted.insert(0, f"The representation is not scored: {why}.")
+        omitted.insert(0, f"The representation was not scored: {why}.")
     head = _head(encoder, cells, dataset)
     head += [("Training", duration(seconds)), ("Seed", str(model.seed))]
     if model.start is not None:
@@ -70,12 +70,12 @@ def evaluation_report(
     `representing` is how cells are represented, as in `representation_maps`; `notes` are warnings.
     """
     maps, omitted = _maps(model, cells, split, seed, **representing)
-    unknown = "Whether the model was trained on some of these cells is not known to this report."
+    unknown = "This report cannot tell whether the model was trained on some of these cells."
     return RepresentationReport(
         title=f"{model!r}, on {dataset}",
         head=[
             *_head(model, cells, dataset),
-            ("Genes of the data", f"{cells.n_genes:,}"),
+            ("Genes in the data", f"{cells.n_genes:,}"),
             ("Seed", str(seed)),
         ],
         sentence=unknown if split is None else f"{_split_sentence(split)} {unknown}",
@@ -95,7 +95,7 @@ def _head(model: CellEncoder, cells: CellCollection, dataset: str) -> list[tuple
     return [
         ("Data set", dataset),
         ("Cells", f"{cells.n_cells:,}"),
-        ("Genes of the model", f"{len(model.genes):,}"),
+        ("Genes in the model", f"{len(model.genes):,}"),
         ("Blocks", str(config.n_layers)),
         ("Width", str(config.d_model)),
         ("Genes revealed in training", f"{min(config.n_tokens, len(model.genes)):,}"),
@@ -119,7 +119,7 @@ def _maps(
     try:
         return representation_maps(model, cells, split, seed=seed, **representing), []
     except (ImportError, DataError) as error:
-        return None, [f"No map of the cells is drawn: {error}."]
+        return None, [f"The cells were not mapped: {error}."]
 
 
 def _warnings(cells: CellCollection, split: Split | None) -> list[str]:

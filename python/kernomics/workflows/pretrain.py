@@ -68,7 +68,7 @@ def run_pretraining(
     **training: Any,
 ) -> PretrainingResult:
     """Train a model in a run directory, save it, and score it where there are labels."""
-    require_extra("matplotlib", purpose="the plots of a training")
+    require_extra("matplotlib", purpose="the plots of a training run")
     where = usable_device(device)
     model.configure(**training)
     require_precision(where, model.training.precision)
@@ -142,12 +142,12 @@ def accuracy_metrics(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:
     split = model.split
     labels = {k: v.values for k, v in model.cells.labels.items() if v.kind == "categorical"}
     if not labels or not len(split.validation):
-        what = "validation cells" if labels else "labels of classes: name them with labels_key"
-        raise ConfigError(f"the epochs cannot be scored: there are no {what}")
+        what = "validation cells" if labels else "categorical labels: name them with labels_key"
+        raise ConfigError(f"cannot score the epochs: there are no {what}")
     for name, codes in labels.items():
         if not (codes[split.validation] >= 0).any():
             raise ConfigError(
-                f"the epochs cannot be scored: none of the {len(split.validation):,} validation "
+                f"cannot score the epochs: none of the {len(split.validation):,} validation "
                 f"cells has a value of {name!r}"
             )
 

@@ -174,7 +174,7 @@ def _findings(
     try:
         embedding = panel_embedding(cells, model.genes, split, seed=model.seed)
     except (ImportError, DataError) as error:
-        omitted.append(f"No map of the cells is drawn: {error}.")
+        omitted.append(f"The cells were not mapped: {error}.")
     try:
         effects = contributions(model.trained, cells, split.test, background_rows=split.train)
     except DataError as error:

@@ -238,7 +238,9 @@ def test_cells_that_the_panel_cannot_be_measured_on_are_refused(panel, cells):
         ask(collection(COUNTS, {"kind": TYPES}, ["A", "B", "C"]))
     with pytest.raises(DataError, match=r"1 of the panel's 3 genes is missing from the data: 'C'"):
         ask(collection([row[:2] for row in COUNTS], {"type": TYPES}, ["A", "B"]))
-    with pytest.raises(DataError, match="none of the 4 cells of rows has a label that the panel"):
+    with pytest.raises(
+        DataError, match="none of the 4 cells of rows has a label known to the panel"
+    ):
         ask(collection(COUNTS, {"type": [*[None] * 4, *TYPES[4:]]}, ["A", "B", "C"]))
     with pytest.raises(DataError, match="'type' is continuous in the cells and categorical in the"):
         ask(collection(COUNTS, {"type": np.linspace(0, 1, 8)}, ["A", "B", "C"]))
@@ -250,7 +252,7 @@ def test_cells_that_the_panel_cannot_be_measured_on_are_refused(panel, cells):
 
 def test_classes_that_the_panel_does_not_know_are_left_out_with_a_warning(panel, cells):
     other = collection(COUNTS, {"type": [*TYPES[:3], "z", *TYPES[4:]]}, ["A", "B", "C"])
-    with pytest.warns(UserWarning, match="1 of 4 labelled cells are of classes that the panel"):
+    with pytest.warns(UserWarning, match="1 of 4 labelled cells have classes unknown to the panel"):
         found = contributions(panel, other, HELD_OUT, background_rows=BACKGROUND)
     same = contributions(panel, cells, [0, 1, 2], background_rows=BACKGROUND)
     np.testing.assert_allclose(found.loss_without, same.loss_without)

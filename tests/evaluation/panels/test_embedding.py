@@ -157,7 +157,7 @@ def test_map_is_turned_and_mirrored_but_not_stretched() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label": "cell_typo"}, "'cell_typo' is no categorical label of this collection"),
+        ({"label": "cell_typo"}, "'cell_typo' is not a categorical label of this collection"),
         ({"genes": ["gene_0", "gene_x"]}, "gene_x"),
     ],
 )

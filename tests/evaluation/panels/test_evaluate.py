@@ -122,7 +122,7 @@ def test_test_part_of_one_class_has_scores_and_no_f1_for_the_other_classes():
 @FEW
 def test_class_without_training_cells_is_left_out_of_the_scores():
     cells, split = tiny(["x", "x", "x", "z", "z", "z", "x", "z", "y"], [[9, 1]] * 3 + [[1, 1]] * 6)
-    with pytest.warns(UserWarning, match=r"1 of 3 classes has no training cell .* 'y' \(1 test"):
+    with pytest.warns(UserWarning, match=r"1 of 3 classes has no training cells .* 'y' \(1 test"):
         found = evaluate_panel(cells, ["A", "B"], split)
     table = found.per_class["type"]
     assert table.loc["y", ["n_train", "n_test"]].tolist() == [0, 1]
@@ -187,7 +187,8 @@ def test_closest_names_ignore_case_and_prefer_a_shared_beginning():
     known = np.array(["CHD3", "CDV3", "CD3D", "Cd3e", "CDK3", "CD3G"], dtype=object)
     said = describe_missing(["CD3X", "cd3d", "qqqq"], known)
     assert said == (
-        "'CD3X' (closest: 'CD3G', 'Cd3e', 'CD3D'), 'cd3d' (closest: 'CD3D'), 'qqqq' (none like it)"
+        "'CD3X' (closest: 'CD3G', 'Cd3e', 'CD3D'), 'cd3d' (closest: 'CD3D'), 'qqqq' (nothing "
+        "similar)"
     )
 
 
@@ -212,7 +213,7 @@ def test_ensembl_ids_for_symbols_are_told_and_a_long_list_is_cut(cells, split):
 @pytest.mark.parametrize(
     ("genes", "message"),
     [
-        (["gene_1", "gene_2", "gene_1"], "1 of 3 genes of the list repeat .* first 'gene_1'"),
+        (["gene_1", "gene_2", "gene_1"], "1 of 3 genes in the list repeat .* first 'gene_1'"),
         ([], "the list of genes is empty"),
     ],
 )

@@ -357,7 +357,7 @@ def test_damaged_record_is_named(cells, tmp_path):
         (1, "seeds is 1: at least 2 are needed"),
         ([7], r"seeds is \[7\]: at least 2 are needed"),
         (-3, "at least 2"),
-        ([4, 5, 4], "1 of 3 seeds occur twice, first 4"),
+        ([4, 5, 4], "1 of 3 seeds are repeated, first 4"),
         ([1, 2.5], "it must be an integer or a list of integers"),
         (2.0, "it must be an integer or a list of integers"),
         (True, "it must be an integer or a list of integers"),
@@ -369,7 +369,9 @@ def test_seeds_that_make_no_sense_are_refused(model, seeds, said):
 
 
 def test_models_that_hold_out_other_cells_are_refused(cells, trainings):
-    with pytest.raises(ConfigError, match="made for seed 1 holds out other cells than the first"):
+    with pytest.raises(
+        ConfigError, match="made for seed 1 holds out different cells from the first"
+    ):
         panel_stability(lambda seed: untrained(cells, seed=seed, max_epochs=1), 2, progress=False)
     assert trainings == [0]
 

@@ -13,7 +13,7 @@ from kernomics.models import TxFMConfig
         ({"activation": "soft"}, "activation is 'soft'; closest: 'soft"),
         (
             {"loss": "zinb", "activation": "relu"},
-            "loss is 'zinb' and activation 'relu', which gives counts a mean of 0.*'softplus'",
+            "loss is 'zinb' and activation 'relu', which can give counts a mean of 0.*'softplus'",
         ),
         ({"activation": "softmax", "normalise": False}, "'softmax' and normalise false.*to true"),
     ],

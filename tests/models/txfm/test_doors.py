@@ -58,7 +58,7 @@ def test_no_rows_are_an_empty_result_of_the_same_form(adata, read, rows):
     [
         ({"rows": [True, False]}, DataError, r"mask of shape \(2,\) for 60 cells"),
         ({"rows": [-1]}, DataError, "first -1"),
-        ({"rows": [3, 60]}, DataError, "1 of the 2 rows are no cell, first 60"),
+        ({"rows": [3, 60]}, DataError, "1 of the 2 rows do not exist, first 60"),
         ({"rows": [1.0]}, DataError, "of type float64"),
         ({"rows": ["cell_1"]}, DataError, "first .*'cell_1'"),
         ({"batch_size": 0}, ConfigError, "batch_size is 0: at least 1 is needed"),
@@ -112,11 +112,11 @@ def test_one_gene_may_come_by_itself(adata, trained):
     np.testing.assert_allclose(twice, whole[:, [7, 1, 7]], **LIKE)
     for genes, message in (
         ("gene_39", "1 of the 1 genes asked for are not among the model's 30, first 'gene_39'"),
-        ([], "genes names no genes"),
+        ([], "genes is empty"),
     ):
         with pytest.raises(DataError, match=message):
             trained.get_normalized_expression(adata, genes=genes)
-    with pytest.raises(ConfigError, match=r"genes is .3.: it must be a text or a list of names"):
+    with pytest.raises(ConfigError, match=r"genes is .3.: it must be a string or a list of names"):
         trained.get_normalized_expression(adata, genes=[3])
     with pytest.raises(DataError, match="1 of the 1 genes asked for are not in the data, first 'X"):
         TxFM(adata, "XS", genes="XYZ", **TINY)
@@ -142,8 +142,8 @@ def silent(adata, rows):
 
 
 TOLD = (
-    r"7 of 60 cells have no count of the model's 30 genes, first 'cell_4' \(row 4\), .*'cell_8' "
-    r"\(row 8\), …: nothing tells them apart; remove them .*empty_cells='keep', here or in"
+    r"7 of 60 cells have no counts in the model's 30 genes, first 'cell_4' \(row 4\), .*'cell_8' "
+    r"\(row 8\), …: they cannot be distinguished; remove them .*empty_cells='keep', here or in"
 )
 
 
@@ -198,7 +198,7 @@ def test_a_model_is_scored_on_what_it_was_trained_on(adata, tmp_path):
     options = {"max_epochs": 1, "batch_size": 32, "progress": False}
     found = run_pretraining(model, tmp_path / "run", dataset="x", score_epochs=True, **options)
     assert np.isfinite(found.scores.table).all().all()
-    with pytest.raises(DataError, match="2 of 60 cells have no count of the model's 30 genes"):
+    with pytest.raises(DataError, match="2 of 60 cells have no counts in the model's 30 genes"):
         model.get_latent_representation()
 
 

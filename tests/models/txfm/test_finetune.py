@@ -90,7 +90,7 @@ def test_a_new_gene_is_added_from_min_cells_training_cells_on(first, other):
     assert fewer.start.new == expected
     with pytest.raises(
         ConfigError,
-        match=f"new_genes is {n + 1}, and {n} genes that {limit} training cells have are new to "
+        match=f"new_genes is {n + 1}, and {n} genes detected in {limit} training cells are new to "
         f"the model: ask for at most {n}, or lower min_cells",
     ):
         TxFM.from_pretrained(first, other, new_genes=n + 1, min_cells=limit)
@@ -346,7 +346,7 @@ def test_several_data_sets_reveal_and_score_their_own_genes(first, adata):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"d_model": 32}, "d_model is 32, and the model was trained with 16, on which its weights"),
+        ({"d_model": 32}, "d_model is 32, but the model was trained with 16, on which its weights"),
         ({"target_sum": 1e4}, "a fine-tuning may change n_tokens, masking_power, loss"),
         ({"n_token": 5}, "no setting 'n_token'; closest: 'n_tokens'"),
         ({"min_cells": 0}, "min_cells is 0"),
@@ -357,8 +357,8 @@ def test_several_data_sets_reveal_and_score_their_own_genes(first, adata):
         ({"new_genes": np.True_}, "it must be an integer"),
         ({"new_genes": 2.0}, "new_genes is 2.0: it must be an integer"),
         ({"new_genes": "all"}, "new_genes is 'all': it must be an integer"),
-        ({"new_genes": -1}, "new_genes is -1: it is how many genes to add"),
-        ({"new_genes": 11}, "have are new to the model: ask for at most 10, or lower min_cells"),
+        ({"new_genes": -1}, "new_genes is -1: the number of genes to add"),
+        ({"new_genes": 11}, "cells are new to the model: ask for at most 10, or lower min_cells"),
         ({"validation": 1.0}, "validation is 1.0"),
     ],
 )
@@ -378,7 +378,7 @@ def test_few_known_genes_are_told_and_too_few_refused(first, adata):
     with pytest.warns(
         UserWarning,
         match=r"20 of the model's 50 genes are in the data, 30 are missing \('gene_0', .*, and "
-        r"10 genes that 3 training cells have are new to the model \('gene_50', .*: 67% of the "
+        r"10 genes detected in 3 training cells are new to the model \('gene_50', .*: 67% of the "
         "fewer of the two are known",
     ):
         TxFM.from_pretrained(first, adata[:, 30:].copy())

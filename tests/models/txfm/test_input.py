@@ -85,8 +85,11 @@ def test_a_data_set_with_too_few_genes_is_named(adata):
 @pytest.mark.parametrize(
     ("genes", "message"),
     [
-        ([], "genes names no genes"),
-        (["gene_1", "gene_2", "gene_1"], "genes names 1 of its 3 genes twice, first 'gene_1'"),
+        ([], "genes is empty"),
+        (
+            ["gene_1", "gene_2", "gene_1"],
+            "genes names 1 of its 3 genes more than once, first 'gene_1'",
+        ),
         (["gene_1", "gen_2"], "1 of the 2 genes asked for are not in the data, first 'gen_2'; clo"),
         (
             ["ENSG00000000003"],
@@ -106,7 +109,7 @@ def test_genes_that_no_training_cell_has_are_named(adata):
     model = TxFM(cells, "XS", genes=list(adata.var_names), **TINY)
     with pytest.warns(
         UserWarning,
-        match="2 of the 60 genes of the vocabulary have counts in no training cell, first 'gene_5'",
+        match="genes of the vocabulary have no counts in any training cell, first 'gene_5'",
     ):
         model.train(1, batch_size=32, progress=False)
 
@@ -146,8 +149,8 @@ def test_log_normalised_data_are_recognised_and_named(adata, tmp_path):
     logged.write_h5ad(tmp_path / "logged.h5ad")
     with pytest.raises(
         DataError,
-        match=r"^X of 'logged.h5ad' does not hold counts: .* not integers, .*; none exceeds [\d.]+,"
-        " so they look log-normalised; no other layer .* load the raw counts",
+        match=r"^X of 'logged.h5ad' does not hold counts: .* not integers, .*; the largest is "
+        r"[\d.]+, so they look log-normalised; no other layer .* load the raw counts",
     ):
         TxFM(tmp_path / "logged.h5ad", "XS", **TINY)
     scaled = adata.copy()
@@ -175,7 +178,7 @@ def test_a_split_of_other_data_and_options_beside_a_collection_are_refused(adata
     cells = CellCollection.from_anndata(adata)
     for use in (lambda **o: TxFM(cells, "XS", **TINY, **o), trained.get_latent_representation):
         options = {"adata": cells} if use == trained.get_latent_representation else {}
-        with pytest.raises(ConfigError, match="library_key was given beside a CellCollection"):
+        with pytest.raises(ConfigError, match="library_key was given with a CellCollection"):
             use(library_key="total", **options)
 
 
@@ -195,7 +198,7 @@ def test_a_gpu_without_bfloat16_is_refused_and_named(monkeypatch):
         with pytest.raises(ConfigError) as caught:
             require_precision(device, "bf16")
     assert str(caught.value) == (
-        "precision='bf16' was asked for, and 'cuda:0' has no bfloat16: it is a Tesla T4 of compute "
+        "precision='bf16' was asked for, but 'cuda:0' has no bfloat16: it is a Tesla T4 of compute "
         "capability 7.5, and 8.0 is needed; use precision='float32'"
     )
 

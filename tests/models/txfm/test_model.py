@@ -237,7 +237,11 @@ def test_masking_weights_follow_how_often_genes_are_seen(adata):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"genes": ["gene_1", "gene_1"]}, DataError, "1 of its 2 genes twice, first 'gene_1'"),
+        (
+            {"genes": ["gene_1", "gene_1"]},
+            DataError,
+            "1 of its 2 genes more than once, first 'gene_1'",
+        ),
         ({"genes": ["none"]}, DataError, "none"),
         ({"min_cells": 0}, ConfigError, "min_cells is 0"),
         ({"min_cells": 10_000}, DataError, "no gene is in 10,000"),

@@ -113,8 +113,8 @@ COSTS = {"A": 1, "B": 2, "C": 3, "D": 4, "E": 5}
         ({**COSTS, "C": -3}, 9, DataError, "1 of 5 usable genes have a cost that is below 0 or not "
          "finite, first 'C' with -3"),
         ({**COSTS, "E": np.inf}, 9, DataError, "first 'E' with inf"),
-        ({**COSTS, "E": None}, 9, DataError, "the cost of gene 'E' is None, which is no number"),
-        ({**COSTS, "E": 1e-13}, 9, DataError, "costs go from 1e-13 to 4, too far apart"),
+        ({**COSTS, "E": None}, 9, DataError, "the cost of gene 'E' is None, which is not a number"),
+        ({**COSTS, "E": 1e-13}, 9, DataError, "costs go from 1e-13 to 4, a range too wide"),
     ],
 )  # fmt: skip
 def test_costs_and_budgets_that_cannot_be_used_are_named(costs, limit, error, message):
@@ -148,7 +148,7 @@ def test_costs_are_read_from_files_and_columns(tmp_path, adata):
     [
         ("name,cost\nA,1\n", "has no column 'gene'; it needs gene and cost, and has 'name'"),
         ("gene,cost\nA,1\nB,1\nA,2\n", "names 1 genes more than once, first 'A'"),
-        ("gene,cost\nA,dear\n", "the cost of gene 'A' is 'dear', which is no number"),
+        ("gene,cost\nA,dear\n", "the cost of gene 'A' is 'dear', which is not a number"),
     ],
 )  # fmt: skip
 def test_files_that_hold_no_costs_are_named(tmp_path, text, message):
@@ -165,7 +165,7 @@ def test_files_that_hold_no_costs_are_named(tmp_path, text, message):
         ({"gene_costs": {"gene_1": 1}}, "budget is missing"),
         (
             {"gene_costs": "price", "budget": 3},
-            "'price', a column of var, and a CellCol",
+            "'price', a var column, but a CellCol",
         ),
     ],
 )

@@ -21,7 +21,7 @@ from kernomics.models.yoto.config import default_training
         ({"dropout": True}, "dropout is True: it must be a number"),
         ({"private_encoders": 1}, "private_encoders is 1: it must be true or false"),
         ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"shrink_until": 1.5}, "shrink_until is 1.5: it is a share, 0 to 1"),
+        ({"shrink_until": 1.5}, "shrink_until is 1.5: it is a fraction, from 0 to 1"),
         ({"noise_end": -1}, "noise_end is -1: it must be 0 or more"),
         ({"start_genes": 3, "n_genes": 4}, "start_genes is 3, below n_genes = 4"),
         ({"start_genes": "all"}, "start_genes is 'all': it must be an integer"),

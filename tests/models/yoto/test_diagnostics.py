@@ -29,7 +29,7 @@ def test_sound_training_gives_no_warning():
 
 def test_scores_that_never_parted_are_noticed_when_there_was_a_choice():
     (found,) = training_warnings(history(variance=1e-12, type=0.3), [TYPE])
-    assert "gene scores are all alike (standard deviation 1.0e-06)" in found
+    assert "gene scores are nearly all the same (standard deviation 1.0e-06)" in found
     assert training_warnings(history(variance=0, type=0.3), [TYPE], free=False) == []
 
 
@@ -52,6 +52,6 @@ def test_task_of_weight_0_is_not_expected_to_learn():
 
 def test_model_keeps_the_warnings_and_gives_them(adata):
     model = YOTO(adata, "cell_type", 8, score_learning_rate=1e-9, marker_prior=0.0)
-    with pytest.warns(TrainingWarning, match="gene scores are all alike") as given:
+    with pytest.warns(TrainingWarning, match="gene scores are nearly all the same") as given:
         model.train(max_epochs=2, progress=False)
     assert [str(warning.message) for warning in given] == model.warnings

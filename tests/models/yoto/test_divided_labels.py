@@ -40,7 +40,7 @@ def test_a_class_that_no_training_cell_has_is_unknown_to_the_panel(adata, tmp_pa
     donor = adata.obs["donor"].astype(int).to_numpy()
     rows = [np.flatnonzero(part) for part in (donor < 4, donor == 4, donor == 5)]
     split = Split(*rows, "group", "donor", 0)
-    said = r"'cell_type': 1 of 4 classes has no training cell .* 'rare' \(15 test cells\)"
+    said = r"'cell_type': 1 of 4 classes has no training cells .* 'rare' \(15 test cells\)"
     with pytest.warns(UserWarning, match=said):
         model = YOTO(adata, "cell_type", 6, split=split, hidden=(16,))
     quickly(model)
@@ -89,8 +89,8 @@ def test_a_label_that_follows_the_split_key_is_refused(adata):
         YOTO(adata, ["cell_type", "donor"], 6, **options)
     adata.obs["patient"] = ("p" + adata.obs["donor"].astype(str)).to_numpy()
     with (
-        pytest.warns(UserWarning, match="every division by 'donor' leaves some class"),
-        pytest.raises(DataError, match=r"none of its .* the division by 'donor' gives each class"),
+        pytest.warns(UserWarning, match="every split by 'donor' leaves some class"),
+        pytest.raises(DataError, match=r"none of its .* the split by 'donor' puts each class"),
     ):
         YOTO(adata, ["cell_type", "patient"], 6, **options)
 
@@ -105,7 +105,7 @@ def test_cluster_numbers_with_missing_ones_are_classes_and_the_panel_keeps_that(
     panel = Panel.load(tmp_path / "model")
     said = panel.info["labels"]["cluster"]
     assert said["kind"] == "categorical"
-    assert said["description"].startswith("3 classes (numbers taken for classes; label_kinds=")
+    assert said["description"].startswith("3 classes (numbers treated as classes; label_kinds=")
     # Integers, floats and words are the same classes to the panel, without asking again.
     scores = panel.evaluate(adata)
     adata.obs["cluster"] = adata.obs["cluster"].astype("Int64")
@@ -151,7 +151,9 @@ def test_txfm_of_a_subset_uses_the_totals_in_the_data(adata):
     np.testing.assert_array_equal(model.get_latent_representation(cut), whole)
     del cut.obs["total_counts"]
     cut.var["highly_variable"] = True
-    with pytest.warns(UserWarning, match="totals over these 20 genes, a subset of those measured"):
+    with pytest.warns(
+        UserWarning, match="totals over these 20 genes, a subset of the measured genes"
+    ):
         other = model.get_latent_representation(cut)
     assert not np.allclose(other, whole, atol=1e-3)
     with pytest.warns(UserWarning, match="totals over these 20 genes, a subset"):

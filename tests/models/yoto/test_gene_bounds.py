@@ -102,15 +102,15 @@ def test_pattern_that_matches_nothing_warns():
     ("options", "message"),
     [
         ({"exclude_patterns": ["*MT"]}, "exclude_patterns: '*MT' is no regular exp"),
-        ({"min_detection": 2}, "min_detection is 2: it is a share of the cells, 0 to 1"),
+        ({"min_detection": 2}, "min_detection is 2: it is a fraction of the cells, from 0 to 1"),
         ({"max_detection": True}, "max_detection is True: it is a share"),
         ({"max_detection": float("nan")}, "max_detection is nan"),
         ({"min_detection": 0.5, "max_detection": 0.1}, "min_detection is 0.5, above max"),
         (
             {"n_genes": 4, "exclude_patterns": ["MT", "ribosomal"], "min_detection": 0.1},
-            "n_genes = 4 but only 2 of 8 genes are usable: 0 are forbidden, 1 are seen in fewer "
-            "than 1 training cells, 3 match 'MT', 1 match 'ribosomal' and 2 are detected in less "
-            "than 0.1 of the cells; lower n_genes or exclude fewer",
+            "n_genes = 4 but only 2 of 8 genes are usable: 0 are forbidden, 1 are detected in "
+            "fewer than 1 training cells, 3 match 'MT', 1 match 'ribosomal' and 2 are detected "
+            "in less than 0.1 of the cells; lower n_genes or exclude fewer",
         ),
     ],
 )  # fmt: skip

@@ -107,7 +107,7 @@ def test_costs_kept_are_those_of_filling_each_gene_in_turn(two_tasks):
 def test_cost_of_several_is_the_score_of_cells_that_lack_them_all(two_tasks, simulated):
     gone = two_tasks.genes[:3]
     cost = two_tasks.cost_of_missing(gone)
-    with pytest.warns(UserWarning, match="That is each gene alone; together it may be more"):
+    with pytest.warns(UserWarning, match="That is for each gene alone; together it may be more"):
         found = two_tasks.evaluate(
             without(held_out(two_tasks, simulated), gone), allow_missing=True
         )
@@ -135,7 +135,7 @@ def test_genes_outside_the_panel_have_no_cost(two_tasks):
 def test_training_without_held_out_cells_says_that_the_cost_is_not_known(adata, train_quickly):
     model = train_quickly(adata, fractions=(0.8, 0.2, 0.0))
     assert model.panel.info["without"] == {}
-    with pytest.warns(UserWarning, match="held-out cells of the training is not known"):
+    with pytest.warns(UserWarning, match="held-out cells of the training data is not known"):
         model.predict(without(adata, model.genes[:1]), allow_missing=True)
 
 
@@ -148,7 +148,7 @@ def test_panel_that_holds_no_means_fills_nothing(two_tasks, simulated):
     whole = two_tasks.panel
     panel = Panel(whole.network, whole.genes, whole.ranking.index, whole.ranking["score"], {})
     pd.testing.assert_frame_equal(panel.predict(simulated), whole.predict(simulated))
-    with pytest.raises(DataError, match="does not hold what to fill them with"):
+    with pytest.raises(DataError, match="does not hold their means"):
         panel.predict(without(simulated, whole.genes[:1]), allow_missing=True)
 
 

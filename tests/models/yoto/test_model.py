@@ -103,7 +103,8 @@ def test_genes_in_no_training_cell_are_never_chosen(adata, train_quickly):
 def test_panel_of_one_gene_and_of_all_genes(adata, train_quickly, k):
     model = train_quickly(adata, n_genes=k)
     assert len(model.genes) == k
-    assert not any("scores are all alike" in warning for warning in model.warnings[: k == 120])
+    told = model.warnings[: k == 120]
+    assert not any("scores are nearly all the same" in warning for warning in told)
     assert len(model.predict(adata)) == 400
 
 

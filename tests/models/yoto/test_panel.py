@@ -192,7 +192,9 @@ def test_lognorm_panel_asks_for_library_sizes_when_genes_are_fewer(adata, train_
 def test_lognorm_warns_when_totals_are_known_to_be_partial(adata):
     adata.uns["kernomics"] = {"genes_are_subset": True}
     adata.obs["total"] = np.asarray(adata.X.sum(axis=1)).ravel() * 2
-    with pytest.warns(UserWarning, match="totals over these 120 genes, a subset of those measured"):
+    with pytest.warns(
+        UserWarning, match="totals over these 120 genes, a subset of the measured genes"
+    ):
         YOTO(adata, "cell_type", 8, transform="lognorm")
     YOTO(adata, "cell_type", 8, transform="lognorm", library_key="total")
 

@@ -128,7 +128,7 @@ def test_network_is_taken_over_and_predicts_as_before(adata, before):
 )
 def test_network_of_another_shape_stays_out_with_a_warning(adata, before, options, message):
     options = {"labels_key": "cell_type", "n_genes": 8, "start_from": before.panel, **options}
-    with pytest.warns(UserWarning, match=f"taken over, but not its network: .*{message}"):
+    with pytest.warns(UserWarning, match=f"reused, but not its network: .*{message}"):
         model = YOTO(adata, **options)
     module = model._module()
     chosen = module.selector(8).indices.numpy()

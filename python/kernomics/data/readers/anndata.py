@@ -94,12 +94,12 @@ class AnnDataInput:
         if use_raw:
             if layer is not None:
                 raise ConfigError(
-                    f"layer={layer!r} and use_raw=True name two places of the counts; give one"
+                    f"layer={layer!r} and use_raw=True name two sources of counts; give one"
                 )
             if has.raw_var is None:
                 raise DataError(
-                    "the AnnData has no raw, in which use_raw=True looks for counts; leave it out, "
-                    f"or name a layer: {closest('counts', has.layers)}"
+                    "the AnnData has no raw for use_raw=True to read; leave it out, or name a "
+                    f"layer: {closest('counts', has.layers)}"
                 )
             return "raw/X"
         if layer is None:
@@ -157,7 +157,7 @@ def _said_subset(flagged: bool, var: pd.DataFrame) -> str:
         return 'uns["kernomics"]["genes_are_subset"] says so'
     chosen = var["highly_variable"] if "highly_variable" in var.columns else None
     if chosen is not None and len(chosen) and chosen.dtype == bool and bool(chosen.all()):
-        return 'var["highly_variable"] is true of all'
+        return 'var["highly_variable"] is True for all'
     return ""
 
 

@@ -144,8 +144,8 @@ class ObjectContents:
             renamed = not wanted.isin(index).all()
         if renamed or not index.is_unique:
             raise DataError(
-                f"the {what} names of this view of the backed file {self.file_name!r} do not tell "
-                "which rows of the file it means (renamed or repeated); pass view.to_memory()"
+                f"the {what} names of this view of the backed file {self.file_name!r} do not "
+                "identify its rows in the file (renamed or repeated); pass view.to_memory()"
             )
         places: npt.NDArray[np.int64] = index.get_indexer(wanted)
         return places
@@ -163,8 +163,8 @@ def open_h5(path: Path) -> Any:
         return h5py.File(path, "r")
     except OSError as error:
         raise DataError(
-            f"'{path}' is an HDF5 file that cannot be opened: {error}; it is cut short, damaged or "
-            "still being written: copy or download it again"
+            f"'{path}' is an HDF5 file that cannot be opened: {error}; it is truncated, damaged "
+            "or still being written: copy or download it again"
         ) from error
 
 

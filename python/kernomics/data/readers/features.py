@@ -28,8 +28,8 @@ def names_of(index: Any, what: str) -> npt.NDArray[Any]:
     if missing.any():
         raise DataError(
             f"{np.count_nonzero(missing):,} of {len(names):,} {what} are missing (NaN or empty), "
-            f"first at position {int(np.argmax(missing)):,}, counting from 0; name them, or leave "
-            "them out"
+            f"first at position {int(np.argmax(missing)):,}, counting from 0; name them, or "
+            "remove them"
         )
     return names
 
@@ -68,15 +68,15 @@ def named_genes(table: pd.DataFrame, var: pd.DataFrame, gene_names: str | None) 
     if missing.any():
         told.append(
             f"{np.count_nonzero(missing):,} of {len(names):,} genes have no name in "
-            f"var[{gene_names!r}], first {by_index[np.argmax(missing)]!r}, and keep theirs in "
+            f"var[{gene_names!r}], first {by_index[np.argmax(missing)]!r}, and keep the one in "
             "var_names"
         )
     if shared.any():
         first = int(np.argmax(shared))
         told.append(
             f"{np.count_nonzero(shared):,} of {len(names):,} genes share a name in "
-            f"var[{gene_names!r}] with another, first {names[first]!r}, and have that of var_names "
-            f"added: '{names[first]}_{by_index[first]}'"
+            f"var[{gene_names!r}] with another, first {names[first]!r}, so the name in var_names "
+            f"is appended: '{names[first]}_{by_index[first]}'"
         )
     warn("; ".join(told))
     names[missing] = by_index[missing]
@@ -108,11 +108,12 @@ def gene_features(table: pd.DataFrame, var: pd.DataFrame) -> npt.NDArray[np.int6
     told = ", ".join(f"{n:,} of type {kind!r}" for kind, n in counts.items())
     if other.all():
         raise DataError(
-            f"none of the {len(kinds):,} features is a gene by var['feature_types']: {told}; load "
-            "the gene expression, or take these features for genes with all_features=True"
+            f"none of the {len(kinds):,} features is a gene according to var['feature_types']: "
+            f"{told}; load the gene expression, or treat these features as genes with "
+            "all_features=True"
         )
     warn(
-        f"{np.count_nonzero(other):,} of {len(kinds):,} features are no genes by "
+        f"{np.count_nonzero(other):,} of {len(kinds):,} features are not genes according to "
         f"var['feature_types'] and are left out: {told}; keep them with all_features=True"
     )
     return np.flatnonzero(~other)

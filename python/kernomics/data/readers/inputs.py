@@ -142,8 +142,8 @@ def require_anndata(adata: Any, function: str) -> None:
     else:
         remedy = "pass the AnnData"
     raise DataError(
-        f"{_what(adata)} where kernomics.tl.{function} wants an AnnData, to which it adds its "
-        f"results; {remedy}, or use the class or function behind it, which adds nothing"
+        f"{_what(adata)} where kernomics.tl.{function} wants an AnnData, to add its results to; "
+        f"{remedy}, or use the class or function behind it, which adds nothing"
     )
 
 
@@ -188,7 +188,7 @@ def _of_path(path: Path, modality: str | None) -> FileContents | ObjectContents:
         if path.stat().st_size == 0:
             raise DataError(f"'{path}' is empty: copy or download it again")
         raise DataError(
-            f"'{path}' is not an HDF5 file, so it is no .h5ad; or it is damaged"
+            f"'{path}' is not an HDF5 file, so it is not an .h5ad file, or it is damaged"
             + READERS.get(path.suffix.lower(), "")
         )
     with open_h5(path) as file:
@@ -205,13 +205,13 @@ def _of_path(path: Path, modality: str | None) -> FileContents | ObjectContents:
 
 
 READERS = {
-    ".h5": "; it looks like a file of Cell Ranger: read it with scanpy.read_10x_h5(path)",
+    ".h5": "; it looks like a Cell Ranger file: read it with scanpy.read_10x_h5(path)",
     ".loom": "; it looks like a .loom file: read it with anndata.io.read_loom(path)",
     ".csv": "; read a table with anndata.io.read_csv(path)",
     ".tsv": "; read a table with anndata.io.read_text(path)",
     ".txt": "; read a table with anndata.io.read_text(path)",
     ".mtx": "; read a matrix market file with anndata.io.read_mtx(path)",
-    ".rds": "; write the R object as .h5ad first",
+    ".rds": "; save the R object as .h5ad first",
     ".gz": "; unpack it first",
     ".zip": "; unpack it first",
 }
@@ -234,8 +234,8 @@ def _zarr_folder(path: Path, modality: str | None) -> Path:
     """Return the folder of the AnnData in a zarr store."""
     if not any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs")):
         raise DataError(
-            f"'{path}' is a directory and no zarr store; give an .h5ad file or a zarr store (a "
-            "directory of Cell Ranger is read with scanpy.read_10x_mtx(path))"
+            f"'{path}' is a directory, not a zarr store; give an .h5ad file or a zarr store "
+            "(read a Cell Ranger directory with scanpy.read_10x_mtx(path))"
         )
     mods = path / "mod"
     if mods.is_dir():
@@ -260,8 +260,8 @@ def _of_mudata(mdata: Any, modality: str | None) -> ObjectContents:
     adata = mdata.mod[_chosen(list(mdata.mod), modality, "the MuData")]
     if adata.isbacked:
         raise DataError(
-            "the MuData is backed by a file; give the path of that file, of which no more is read "
-            "than is needed"
+            "the MuData is backed by a file; give the path of that file, and only what is "
+            "needed is read"
         )
     contents = ObjectContents(adata)
     contents.obs = _with_common(contents.obs, mdata.obs)
@@ -281,7 +281,7 @@ def _chosen(names: list[str], modality: str | None, where: str) -> str:
         if len(names) == 1:
             return names[0]
         raise DataError(
-            f"{where} holds {len(names)} modalities; name the one with the counts of genes with "
+            f"{where} holds {len(names)} modalities; name the one with the gene counts with "
             f"modality=…: {_listed(names)}"
         )
     if modality not in names:
@@ -324,19 +324,19 @@ def _what(given: Any) -> str:
 
 def _remedy(given: Any) -> str:
     if _is_a(given, "kernomics", "CellCollection"):
-        return "; it has been read already: use it as it is"
+        return "; it has already been read: use it directly"
     if _is_a(given, "anndata", "Raw"):
         return "; pass the AnnData itself, with use_raw=True"
     if isinstance(given, pd.DataFrame):
         return "; for a table of cells by genes pass anndata.AnnData(table), with labels in obs"
     if isinstance(given, list | tuple | dict):
         return (
-            "; read several data sets one by one, by CellCollection.from_anndata(…), and put them "
-            "together with kernomics.data.concat"
+            "; read several data sets one by one with CellCollection.from_anndata(…), and join "
+            "them with kernomics.data.concat"
         )
     if given is not None and len(getattr(given, "shape", ())) == 2:
         return (
-            "; a bare matrix has no names of genes: pass anndata.AnnData(X, obs, var), with "
-            "genes in var and labels in obs"
+            "; a bare matrix has no gene names: pass anndata.AnnData(X, obs, var), with genes "
+            "in var and labels in obs"
         )
     return ""

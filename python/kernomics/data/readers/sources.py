@@ -297,6 +297,6 @@ def _require_numeric(dtype: np.dtype[Any], where: str) -> None:
 
 def _warn_converted(form: str, where: str) -> None:
     warn(
-        f"{where} is stored as {form.upper()}, which cannot be read cell by cell; it is converted "
-        "to CSR in a copy (store it with .tocsr() to save time and memory)"
+        f"{where} is stored as {form.upper()}, which cannot be read cell by cell; a copy is "
+        "converted to CSR (store it with .tocsr() to save time and memory)"
     )

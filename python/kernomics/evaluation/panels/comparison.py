@@ -157,14 +157,14 @@ class SplitComparison:
         groups = (
             ("ahead of ", found[apart & (found["difference"] > 0)]),
             ("behind ", found[apart & (found["difference"] < 0)]),
-            ("not to be told from ", found[~apart]),
+            ("not distinguishable from ", found[~apart]),
         )
         said = "; ".join(word + listed(rows) for word, rows in groups if len(rows))
         main = "macro-F1" if "macro_f1" in set(self._metrics(task)) else "R²"
         return (
-            f"Over {self.n_splits} splits of these cells the panel is {said}: difference in {main} "
-            "by the same regression ± its standard error, told apart where 0 is outside the 95% "
-            "confidence interval."
+            f"Over {self.n_splits} splits of these cells the panel is {said}: difference in "
+            f"{main} by the same regression ± its standard error; methods differ where 0 is "
+            "outside the 95% confidence interval."
         )
 
     def _metrics(self, task: str) -> Sequence[str]:
@@ -206,8 +206,8 @@ def check_splits(model: YOTO, n_splits: int) -> None:
         raise ConfigError(f"splits is {n_splits!r}: give a whole number, 1 or more")
     if n_splits > 1 and model.division is None:
         raise ConfigError(
-            "splits is above 1, but the model was given its split, and no other can be drawn "
-            "like it; pass how to divide the cells (split='stratified') in its place"
+            "splits is above 1, but the model was given a fixed Split, so no other can be "
+            "drawn; pass how to split the cells (split='stratified') instead"
         )
     if n_splits > 1 and not len(model.split.test):
         raise ConfigError(
@@ -399,7 +399,8 @@ def certainty(scores: Sequence[MethodScore], n_test: int) -> str:
         return ""
     error = math.sqrt(accuracy * (1 - accuracy) / n_test)
     return (
-        f"One split with {n_test:,} held-out cells: their number alone gives an accuracy a "
-        f"standard error of {error:.3f}, so smaller differences between methods tell nothing. "
-        "Several splits tell more: --splits 5 in the command, the argument splits in Python."
+        f"One split with {n_test:,} held-out cells: with this number alone accuracy has a "
+        f"standard error of {error:.3f}, so smaller differences between methods mean nothing. "
+        "Several splits tell more: --splits 5 on the command line, the argument splits in "
+        "Python."
     )

@@ -151,8 +151,8 @@ def _targets(
         n, n_known = int(label.labelled.sum()), int(known.labelled.sum())
         if n_known < n:
             warn(
-                f"label {task.name!r}: {n - n_known:,} of {n:,} labelled cells are of classes that "
-                "the panel does not know; they are left out"
+                f"label {task.name!r}: {n - n_known:,} of {n:,} labelled cells have classes "
+                "unknown to the panel; they are left out"
             )
         found[task.name] = known.values
         n_labelled += n_known
@@ -163,7 +163,7 @@ def _targets(
         )
     if not n_labelled:
         raise DataError(
-            f"none of the {len(rows):,} cells of rows has a label that the panel knows, of "
+            f"none of the {len(rows):,} cells of rows has a label known to the panel, of "
             f"{list(found)}; choose other rows"
         )
     return found

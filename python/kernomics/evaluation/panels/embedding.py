@@ -155,7 +155,7 @@ def _classes(
 ) -> tuple[str, NDArray[np.int64], tuple[str, ...]]:
     known = {name: labels for name, labels in cells.labels.items() if labels.categories}
     if label is not None and label not in known:
-        raise DataError(f"{label!r} is no categorical label of this collection: {list(known)}")
+        raise DataError(f"{label!r} is not a categorical label of this collection: {list(known)}")
     if not known:
         return "", np.full(cells.n_cells, -1, dtype=np.int64), ()
     name = next(iter(known)) if label is None else label

@@ -108,7 +108,7 @@ def evaluate_panel(
         raise ConfigError(f"n_random is {n_random}: 0 or more random panels can be drawn")
     for part in ("train", "test"):
         if not len(getattr(split, part)):
-            raise ConfigError(f"the split has no {part} cells; give that part a share above 0")
+            raise ConfigError(f"the split has no {part} cells; give that part a fraction above 0")
     known, weak = trained_classes(cells.labels, split)
     for told in weak:
         warn(told)
@@ -153,8 +153,8 @@ def _random_panels(
     pool = cells.genes[cells.summary(split.train).n_expressing > 0]
     if k > len(pool):
         raise ConfigError(
-            f"random panels of {k:,} genes cannot be drawn from the {len(pool):,} genes that a "
-            "training cell has; set n_random=0"
+            f"random panels of {k:,} genes cannot be drawn from the {len(pool):,} genes detected "
+            "in training cells; set n_random=0"
         )
     # numpy takes no negative seed.
     seeds = [seed % 2**63 + i for i in range(n_random)]

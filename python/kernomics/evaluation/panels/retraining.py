@@ -121,8 +121,8 @@ def check_seeds(model: YOTO | None, seeds: int | Sequence[int], least: int) -> l
     twice = [seed for i, seed in enumerate(found) if seed in found[:i]]
     if twice:
         raise ConfigError(
-            f"{len(twice)} of {len(found)} seeds occur twice, first {twice[0]}; a seed gives the "
-            "same panel each time"
+            f"{len(twice)} of {len(found)} seeds are repeated, first {twice[0]}; a seed gives "
+            "the same panel each time"
         )
     return found
 
@@ -307,6 +307,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(
-            f"{path} is not valid JSON ({error}); remove it, and its training is repeated"
+            f"{path} is not valid JSON ({error}); remove it to repeat its training"
         ) from None
     return found

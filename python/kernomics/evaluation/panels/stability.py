@@ -346,8 +346,8 @@ def _require_same_held_out(first: YOTO, other: YOTO, seed: int) -> None:
     )
     if not same:
         raise ConfigError(
-            f"the model made for seed {seed} holds out other cells than the first, so their scores "
-            "cannot be compared; give all the same Split with split="
+            f"the model made for seed {seed} holds out different cells from the first, so their "
+            "scores cannot be compared; give all models the same Split with split="
         )
 
 

@@ -46,7 +46,7 @@ class CellEncoder:
     genes : numpy.ndarray
         The vocabulary, object array of str [G].
     info : dict
-        How it came about: training settings, seed, version, cells.
+        How it was made: training settings, seed, version, cells.
     """
 
     @checked
@@ -87,43 +87,43 @@ class CellEncoder:
         Parameters
         ----------
         adata
-            AnnData, path of an ``.h5ad`` file of any size, or a collection; not modified. Its
-            genes are matched by name; those of the vocabulary that it lacks are not revealed.
+            AnnData, path of an ``.h5ad`` file of any size, or a collection; not modified. Genes are
+            matched by name; genes of the vocabulary that are missing are not revealed.
         rows
-            Which cells, int [n] in any order, or bool with one value per cell; all by default.
+            Which cells, int [n] in any order, or bool with one value per cell (default: all).
         n_tokens
-            How many genes to reveal, chosen by the seed and the cell's name, wherever the cell
-            stands and whatever file it is in; cells of equal names get equal choices. None for
-            all, whose time grows with their square; as many as a cell has, or more, are all too.
+            How many genes to reveal, drawn by the seed and the cell's name, whatever its position
+            or file; cells with the same name get the same draw. None, or at least as many as a cell
+            has, reveals all, in time that grows with the square of their number.
         n_draws
-            With `n_tokens`, how many choices of genes to average over.
+            With `n_tokens`, how many draws of genes to average over.
         block
-            After which block, from 1; the last by default.
+            Take the representation after this block, counting from 1 (default: the last).
         batch_size
-            Cells at a time; by default what keeps a layer's activations near 32 MB.
+            Cells per batch; by default as many as keep a layer's activations near 32 MB.
         min_gene_overlap
-            The share of the vocabulary that the data must have.
+            The fraction of the vocabulary that the data must have.
         progress
             Whether to show a progress bar.
         **reading
             How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
-            ``layer="counts"``. `library_key` is by default that of the training, where the data
-            have it. `empty_cells` is about cells that have no count of the vocabulary:
-            ``"keep"`` represents them, all alike. It may come with a collection too; one read with
+            ``layer="counts"``. `library_key` defaults to the one used in training, if the data have
+            it. `empty_cells` concerns cells without counts in the vocabulary: ``"keep"`` gives them
+            all the same representation. It may also be given with a collection; one read with
             ``"keep"`` keeps them in either case.
 
         Returns
         -------
         numpy.ndarray
-            float32 [n, d]. The same for any batch size up to float rounding.
+            float32 [n, d]. Independent of the batch size up to rounding.
 
         Raises
         ------
         DataError
-            When too few genes match, the counts are none, `rows` are no cells, or a cell has no
-            count of the vocabulary.
+            If too few genes match, the data are not counts, `rows` are not cells, or a cell has no
+            counts in the vocabulary.
         ConfigError
-            When a number makes no sense.
+            If a number is out of range.
         """
         n_draws = checked_integer("n_draws", n_draws)
         if block is not None:
@@ -186,13 +186,13 @@ class CellEncoder:
     ) -> NDArray[np.float32]:
         """Return the reconstructed expression x̂ = log(1 + L·rate), float32 [n, genes].
 
-        The rate is the count to expect as a share of the cell's counts, whatever the loss; of a
-        zero-inflated one after the loss of counts.
+        The rate is the expected count as a fraction of the cell's counts, whatever the loss; for a
+        zero-inflated loss it includes the dropout of counts.
 
         Parameters
         ----------
         genes
-            Which genes of the vocabulary, by name, or the name of one; all by default.
+            Which genes of the vocabulary, by name, or the name of one (default: all).
 
         The other parameters are those of `get_latent_representation`.
         """
@@ -225,7 +225,7 @@ class CellEncoder:
     def read(
         self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
     ) -> CellCollection:
-        """Read cells with library sizes like those of the training, where the data have them.
+        """Read cells with the same kind of library sizes as in training, if the data have them.
 
         The parameters are those of `get_latent_representation`.
         """
@@ -250,7 +250,7 @@ class CellEncoder:
     def _columns(self, genes: str | Sequence[str]) -> NDArray[np.int64]:
         names = checked_names(genes)
         if not names:
-            raise DataError("genes names no genes: leave it out for all, or name some")
+            raise DataError("genes is empty: leave it out for all genes, or name some")
         columns: NDArray[np.int64] = pd.Index(self.genes).get_indexer(pd.Index(names))
         absent = [gene for gene, column in zip(names, columns, strict=True) if column < 0]
         if absent:
@@ -306,7 +306,7 @@ class CellEncoder:
         Parameters
         ----------
         path
-            A directory: new, empty, or one that holds a saved model, which is then replaced.
+            A directory: new, empty, or holding a saved model, which is replaced.
 
         Raises
         ------
@@ -333,7 +333,7 @@ class CellEncoder:
         Raises
         ------
         CheckpointError
-            If there is none, it is damaged, or it is no TxFM.
+            If there is none, it is damaged, or it is not a TxFM.
         """
         tensors, meta = read_saved(path, FORMAT)
         with drawing_from(0):  # overwritten at once, but the caller's generator must stay

@@ -140,8 +140,9 @@ class TxFMConfig:
                 raise ConfigError(f"{name} is {value!r}: it must be a number above 0")
         if not _is_number(self.masking_power) or not abs(self.masking_power) <= MOST_POWER:
             raise ConfigError(
-                f"masking_power is {self.masking_power!r}: it must be a number from {-MOST_POWER} "
-                f"to {MOST_POWER}, beyond which weights of rare genes leave float32's range"
+                f"masking_power is {self.masking_power!r}: it must be a number from "
+                f"{-MOST_POWER} to {MOST_POWER}, beyond which the weights of rare genes are out "
+                "of float32's range"
             )
         if not _is_number(self.stochastic_depth) or not 0 <= self.stochastic_depth < 1:
             raise ConfigError(
@@ -151,7 +152,8 @@ class TxFMConfig:
             raise ConfigError(f"normalise is {self.normalise!r}: it must be true or false")
         if self.d_model % self.n_heads:
             raise ConfigError(
-                f"d_model is {self.d_model} and n_heads {self.n_heads}: the heads must divide it"
+                f"d_model is {self.d_model} and n_heads {self.n_heads}: d_model must be a "
+                "multiple of n_heads"
             )
         kinds = {
             "activation": Activation,
@@ -165,9 +167,9 @@ class TxFMConfig:
                 raise ConfigError(f"{name} is {value!r}; {closest(str(value), options)}")
         if self.loss in NEGATIVE_BINOMIALS and self.phi in RECTIFIED:
             raise ConfigError(
-                f"loss is {self.loss!r} and activation {self.activation!r}, which gives counts a "
-                "mean of 0, where every count above 0 is impossible; set activation to 'softplus', "
-                "'softmax' or None"
+                f"loss is {self.loss!r} and activation {self.activation!r}, which can give "
+                "counts a mean of 0, under which any count above 0 is impossible; set "
+                "activation to 'softplus', 'softmax' or None"
             )
         if self.phi == "softmax" and not self.normalise:
             raise ConfigError(

@@ -60,8 +60,8 @@ def fine_tuned_config(config: TxFMConfig, **overrides: Any) -> TxFMConfig:
         before = getattr(config, name)
         if name not in CHANGEABLE and value != before:
             raise ConfigError(
-                f"{name} is {value!r}, and the model was trained with {before!r}, on which its "
-                f"weights depend; a fine-tuning may change {', '.join(CHANGEABLE)}"
+                f"{name} is {value!r}, but the model was trained with {before!r}, on which its "
+                f"weights depend; fine-tuning may change {', '.join(CHANGEABLE)}"
             )
     return changed
 
@@ -112,7 +112,9 @@ class Pretrained:
         """Find the model's genes in the data, and new ones; see `TxFM.from_pretrained`."""
         n_new = _checked_new_genes(new_genes)
         if min_cells < 1:
-            raise ConfigError(f"min_cells is {min_cells}: a gene no cell has says nothing")
+            raise ConfigError(
+                f"min_cells is {min_cells}: a gene detected in no cell carries no information"
+            )
         if not 0 <= min_gene_overlap <= 1:
             raise ConfigError(f"min_gene_overlap is a fraction from 0 to 1, not {min_gene_overlap}")
         here = np.isin(encoder.genes, cells.genes)
@@ -122,23 +124,24 @@ class Pretrained:
         possible = min(len(encoder.genes), len(kept) + len(new))
         found = (
             f"{len(kept):,} of the model's {len(encoder.genes):,} genes are in the data, "
-            f"{len(dropped):,} are missing{_first(dropped)}, and {len(new):,} genes that "
-            f"{min_cells:,} training cells have are new to the model{_first(new)}"
+            f"{len(dropped):,} are missing{_first(dropped)}, and {len(new):,} genes detected in "
+            f"{min_cells:,} training cells are new to the model{_first(new)}"
         )
         cause = mismatch_cause(encoder.genes, cells.genes, len(kept))
         if not kept or len(kept) < min_gene_overlap * possible:
             needed = max(1, math.ceil(min_gene_overlap * possible))
             raise DataError(
-                f"{found}; at least {needed:,} must be known, {min_gene_overlap:.0%} of the fewer "
-                f"of the two (min_gene_overlap){cause}"
+                f"{found}; at least {needed:,} must be known to the model, "
+                f"{min_gene_overlap:.0%} of the fewer of the two (min_gene_overlap){cause}"
             )
         if len(kept) < WELL_KNOWN * possible:
             share = f"{percent(len(kept) / possible)} of the fewer of the two"
-            warn(f"{found}: {share} are known, little to build on{cause}")
+            warn(f"{found}: {share} are known to the model, which is little to build on{cause}")
         if n_new > len(new):
             raise ConfigError(
-                f"new_genes is {n_new:,}, and {len(new):,} genes that {min_cells:,} training cells "
-                f"have are new to the model: ask for at most {len(new):,}, or lower min_cells"
+                f"new_genes is {n_new:,}, and {len(new):,} genes detected in {min_cells:,} "
+                f"training cells are new to the model: ask for at most {len(new):,}, or lower "
+                "min_cells"
             )
         if n_new < len(new):
             of_new = cells.with_genes(new, 1.0)
@@ -214,7 +217,7 @@ class Pretrained:
 
 def _checked_new_genes(new_genes: int) -> int:
     """Return how many genes to add, if it is a number of genes."""
-    what = "it is how many genes to add that the model does not know, those that vary most"
+    what = "the number of genes to add, the most variable of those the model does not know"
     if isinstance(new_genes, bool | np.bool_) or not isinstance(new_genes, int | np.integer):
         raise ConfigError(f"new_genes is {new_genes!r}: {what}; 0 adds none")
     if new_genes < 0:

@@ -45,29 +45,32 @@ VALIDATION_DRAW = -1
 
 
 class TxFM:
-    """Learn to represent cells by reconstructing all genes from a random few.
+    """Learn cell representations by reconstructing all genes from a random subset.
 
     Parameters
     ----------
     adata
-        AnnData, path of an ``.h5ad`` file, or a `CellCollection`. Never modified.
+        AnnData, path of an ``.h5ad`` file, or a `CellCollection`. It is not modified.
     size
-        ``"XXS"`` or ``"XS"`` (ours, for laptops and some thousand cells), ``"S"``, ``"B"`` or
-        ``"L"`` (the paper's, for a GPU and many); see `TxFMConfig`.
+        ``"XXS"`` or ``"XS"`` (ours, for laptops and a few thousand cells), ``"S"``, ``"B"`` or
+        ``"L"`` (the paper's, for a GPU and many cells); see `TxFMConfig`.
     genes
-        The vocabulary, by name; by default every gene that `min_cells` training cells have.
+        The vocabulary, by name; by default every gene detected in at least `min_cells` training
+        cells.
     n_genes
-        Instead, how many: those whose log expression varies most over the training cells.
+        Instead, the number of genes: those whose log expression varies most over the training
+        cells.
     min_cells
-        How many training cells must have a gene. (Paper: 1,000 of 1.4 million.)
+        Number of training cells in which a gene must be detected. (Paper: 1,000 of 1.4 million.)
     validation
-        Share of the cells, or of the groups, to validate on.
+        Fraction of the cells, or of the groups, used for validation.
     split_key
-        obs column of groups, such as donors or batches, none of which is on both sides.
+        obs column of groups, such as donors or batches; each group is on one side of the split
+        only.
     split
-        A division made already, instead of the two before.
+        An existing split, instead of the two parameters before.
     seed
-        Of the division, the initial weights, the order of the cells and the masks.
+        Seed of the split, the initial weights, the order of the cells and the masks.
     config
         Settings.
     **options
@@ -84,12 +87,12 @@ class TxFM:
     encoder : CellEncoder
         The trained model.
     start : Pretrained or None
-        What the training begins with; see `from_pretrained`.
+        What training starts from; see `from_pretrained`.
 
     Raises
     ------
     DataError, ConfigError
-        Naming what was found, where, how many and the remedy.
+        The message says what was found, where, how many, and what to do.
     """
 
     @checked
@@ -150,46 +153,46 @@ class TxFM:
         seed: int = 0,
         **options: Unpack[TxFMOptions],
     ) -> TxFM:
-        """Return a TxFM whose `train` begins with the weights of a trained one: fine-tuning.
+        """Return a TxFM that continues training from a trained one: fine-tuning.
 
-        Its vocabulary are the model's genes that the data have, in the model's order, then as many
-        genes as asked for that are new to the model. What is copied and how a new gene begins is
-        said at `Pretrained`; by what settings it trains at `fine_tuning`.
+        Its vocabulary consists of the model's genes that the data have, in the model's order,
+        followed by the requested number of genes new to the model. `Pretrained` describes what is
+        copied and how new genes are initialised; `fine_tuning` describes the training settings.
 
         Parameters
         ----------
         model
-            A trained TxFM, a run directory or a saved model. Never modified.
+            A trained TxFM, a run directory or a saved model. It is not modified.
         adata
             The cells to fine-tune on, as for `TxFM`. Genes are matched by name.
         new_genes
-            How many genes to add that the model does not know: those whose log expression varies
-            most over the training cells. (Ours: none.) `n_tokens` grows with them, so that as many
+            How many genes unknown to the model to add: those whose log expression varies most over
+            the training cells. (Our default: none.) `n_tokens` grows with them, so that as many
             known genes are revealed as before.
         min_cells
-            How many training cells must have a new gene. (Ours: 3.)
+            Number of training cells in which a new gene must be detected. (Our default: 3.)
         min_gene_overlap
-            The share of the genes that must be known, of the model's genes or of those that the
-            data would bring, whichever are fewer. (Ours.)
+            The fraction of genes that must match, of the model's genes or of those in the data,
+            whichever are fewer. (Our choice.)
         validation, split_key, split, seed
             As for `TxFM`.
         **options
             How to read the cells, as for `TxFM`; and settings of `TxFMConfig` on masks and loss.
-            Those of the network stay the model's.
+            Settings of the network cannot be changed.
 
         Raises
         ------
         DataError
-            When too few genes are known, with the likely cause; and as `TxFM`.
+            If too few genes are known, with the likely cause; and as for `TxFM`.
         ConfigError
-            When a setting of the network is to change, or there are fewer new genes.
+            If a setting of the network would change, or there are fewer new genes.
         CheckpointError
-            When there is no model at a path.
+            If there is no model at a path.
 
         Warns
         -----
         UserWarning
-            When fewer than 80 % of those genes are known.
+            If fewer than 80 % of those genes are known.
         """
         encoder = model.trained if isinstance(model, TxFM) else model
         if not isinstance(encoder, CellEncoder):
@@ -228,30 +231,32 @@ class TxFM:
         metrics: Callable[[CellEncoder], Mapping[str, float]] | None = None,
         **overrides: Any,
     ) -> TxFM:
-        """Train; afterwards `encoder` is there.
+        """Train; `encoder` is then the trained model.
 
         Parameters
         ----------
         max_epochs
             Passes over the training cells; by default 100 up to a width of 128 and 200 beyond, or
-            50 from a trained model.
+            50 when fine-tuning.
         run_dir
             Where to keep checkpoints and history.
         resume
-            Continue the run in `run_dir`; the result is the same as had it never stopped. Where
-            there is none, that is an error.
+            Continue the run in `run_dir`; the result is the same as if it had never stopped. It is
+            an error if there is none.
         device
             Where to train, ``"cpu"`` or ``"cuda"``.
         callbacks
-            Called after each epoch with its number, from 0, and the module; true ends the training.
+            Called after each epoch with its number, from 0, and the module; returning True ends the
+            training.
         loggers, log_dir
-            What else takes the records of the history; see `kernomics.train.opened`.
+            Where else to log the history; see `kernomics.train.opened`.
         metrics
-            Called at each validation with the model as it is then; what it returns stands beside
-            the validation's loss in the history, and `monitor` may name it.
+            Called at each validation with the current model; the values it returns are recorded in
+            the history beside the validation loss, and `monitor` may name one of them.
         **overrides
-            Settings of :class:`kernomics.train.TrainConfig`. Without `weight_decay` it is the
-            paper's, 1/(learning rate · steps), or that by which the model at the start was trained.
+            Settings of :class:`kernomics.train.TrainConfig`. `weight_decay` defaults to the
+            paper's, 1/(learning rate · steps), or when fine-tuning to that of the original
+            training.
         """
         usable_device(device)  # before the settings are changed
         if max_epochs is not None:
@@ -276,7 +281,7 @@ class TxFM:
         return self
 
     def configure(self, **overrides: Any) -> None:
-        """Change settings of the training, and with them the weight decay that follows from them.
+        """Change training settings, and with them the weight decay that depends on them.
 
         Parameters
         ----------
@@ -373,7 +378,7 @@ class TxFM:
     def get_latent_representation(
         self, adata: AnnData | str | Path | CellCollection | None = None, **options: Any
     ) -> NDArray[np.float32]:
-        """Represent cells, by default those trained on; see `CellEncoder`."""
+        """Return cells' representations, by default of the training data; see `CellEncoder`."""
         return self.trained.get_latent_representation(
             self.cells if adata is None else adata, **options
         )
@@ -382,13 +387,13 @@ class TxFM:
     def get_normalized_expression(
         self, adata: AnnData | str | Path | CellCollection | None = None, **options: Any
     ) -> NDArray[np.float32]:
-        """Reconstruct expression, by default of the cells trained on; see `CellEncoder`."""
+        """Reconstruct expression, by default of the training data; see `CellEncoder`."""
         return self.trained.get_normalized_expression(
             self.cells if adata is None else adata, **options
         )
 
     def get_gene_embeddings(self, *args: Any) -> NDArray[np.float32]:
-        """Return what the model knows of each gene; see `CellEncoder`."""
+        """Return the model's gene embeddings; see `CellEncoder`."""
         return self.trained.get_gene_embeddings(*args)
 
     @checked
@@ -399,5 +404,5 @@ class TxFM:
     @staticmethod
     @checked
     def load(path: str | Path) -> CellEncoder:
-        """Load a saved model, which represents and reconstructs; see `CellEncoder.load`."""
+        """Load a saved model; see `CellEncoder.load`."""
         return CellEncoder.load(path)

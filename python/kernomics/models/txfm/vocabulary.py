@@ -37,7 +37,7 @@ def divide(
 ) -> Split:
     """Divide the cells into those to train and to validate on, or check the division given."""
     if not 0 <= validation < 1:
-        raise ConfigError(f"validation is {validation}: it is a share, 0 to below 1")
+        raise ConfigError(f"validation is {validation}: it is a fraction, from 0 to below 1")
     how: How = "random" if key is None else "group"
     return split_cells(cells, split or how, key, (1 - validation, validation, 0.0), seed)
 

@@ -148,7 +148,7 @@ def make_budget(
     paid = values[usable][values[usable] > 0]
     if len(paid) and paid.max() > SPAN * paid.min():
         raise DataError(
-            f"costs go from {paid.min():g} to {paid.max():g}, too far apart to be weighed against "
+            f"costs go from {paid.min():g} to {paid.max():g}, a range too wide to weigh against "
             "each other; set the smallest to 0"
         )
     free = np.setdiff1d(usable, forced)
@@ -157,7 +157,7 @@ def make_budget(
     if cheapest > limit * (1 + ROUNDING / 2):  # what is left is for costs rounded to float32
         raise ConfigError(
             f"budget is {limit:,g}, but the cheapest {n_genes:,} usable genes cost {cheapest:,g}"
-            + (f", the {len(forced):,} forced ones included" if len(forced) else "")
+            + (f", including the {len(forced):,} forced ones" if len(forced) else "")
             + "; raise the budget or lower n_genes"
         )
     return Budget(float(limit), values, forced, forbidden, n_genes)
@@ -199,5 +199,5 @@ def _number(value: Any, gene: object) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise DataError(
-            f"the cost of gene {str(gene)!r} is {value!r}, which is no number"
+            f"the cost of gene {str(gene)!r} is {value!r}, which is not a number"
         ) from None

@@ -105,6 +105,6 @@ def _note(per_class: int, short: Sequence[str]) -> str:
     which = "1 class has" if len(short) == 1 else f"{len(short)} classes have"
     return (
         f"n_markers_per_class = {per_class}: {which} fewer markers than that among the usable "
-        f"genes (Welch's t of {LEAST_T:g} or more on the training cells): {', '.join(short[:5])}"
-        f"{more}; those there are, are kept"
+        f"genes (Welch's t of {LEAST_T:g} or more on the training cells): "
+        f"{', '.join(short[:5])}{more}; all they have are included"
     )

@@ -104,9 +104,13 @@ class YOTOConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be above 0")
         for name in ("shrink_until", "noise_until", "fix_panel_at"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}: it is a share, 0 to 1")
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}: it is a fraction, from 0 to 1"
+                )
         if self.min_cells < 1:
-            raise ConfigError(f"min_cells is {self.min_cells}: a gene no cell has says nothing")
+            raise ConfigError(
+                f"min_cells is {self.min_cells}: a gene detected in no cell carries no information"
+            )
         for name in ("noise_start", "noise_end", "marker_prior"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}: it must be 0 or more")

@@ -32,7 +32,7 @@ def read_cells(
     """Read the cells to select from; parameters as in `as_collection`."""
     cells = as_collection(adata, reading, **more)
     if not cells.labels:
-        raise ConfigError(f"labels_key names nothing to predict; {closest('', cells.obs.columns)}")
+        raise ConfigError(f"labels_key is empty; {closest('', cells.obs.columns)}")
     return cells
 
 
@@ -199,7 +199,7 @@ def _costs(
     if isinstance(gene_costs, str):
         if isinstance(adata, CellCollection):
             raise ConfigError(
-                f"gene_costs is {gene_costs!r}, a column of var, and a CellCollection has no var; "
+                f"gene_costs is {gene_costs!r}, a var column, but a CellCollection has no var; "
                 "give the costs by gene name"
             )
         return costs_of_column(adata, gene_costs, reading)

@@ -26,8 +26,8 @@ def training_warnings(history: History, tasks: Sequence[Task], *, free: bool = T
     spread = records[-1]["score_variance"] ** 0.5
     if free and spread < ALIKE:
         found.append(
-            f"The gene scores are all alike (standard deviation {spread:.1e}), so the panel is "
-            "close to arbitrary: train longer, or raise score_learning_rate."
+            f"The gene scores are nearly all the same (standard deviation {spread:.1e}), so the "
+            "panel is close to arbitrary: train longer, or raise score_learning_rate."
         )
     ratios = {
         task.name: records[-1][f"loss/{task.name}"] / records[0][f"loss/{task.name}"]
@@ -40,11 +40,12 @@ def training_warnings(history: History, tasks: Sequence[Task], *, free: bool = T
         found.append(
             f"Task {stuck[0]!r} did not learn (its loss went to {ratios[stuck[0]]:.0%} of the "
             f"first) while {best!r} did ({ratios[best]:.0%}): one task may dominate; raise the "
-            "other's weight with task_weights, if these genes tell it at all."
+            "weight of the other with task_weights, if it can be predicted from these genes at "
+            "all."
         )
     elif stuck:
         found.append(
-            f"The loss of {', '.join(map(repr, stuck))} did not fall: train longer, or look "
-            "whether these labels can be told from the counts at all."
+            f"The loss of {', '.join(map(repr, stuck))} did not fall: train longer, or check "
+            "whether these labels can be predicted from the counts at all."
         )
     return found

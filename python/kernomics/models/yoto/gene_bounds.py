@@ -84,7 +84,7 @@ def gene_bounds(
     both = [name for name in named["forced"] if name in named["forbidden"]]
     if both:
         raise ConfigError(
-            f"{_genes(both)} both forced and forbidden, first {both[0]!r}; take each out of one "
+            f"{_genes(both)} both forced and forbidden, first {both[0]!r}; remove each from one "
             "list"
         )
     if len(named["forced"]) > n_genes:
@@ -98,7 +98,7 @@ def gene_bounds(
     )
     rules = {
         "are forbidden": outside,
-        f"are seen in fewer than {min_cells} training cells": np.flatnonzero(
+        f"are detected in fewer than {min_cells} training cells": np.flatnonzero(
             n_expressing < min_cells
         ),
         **_matching(genes, _listed(exclude_patterns)),
@@ -146,7 +146,7 @@ def _outside_detection(
     """Find the genes that too few or too many cells have; the limits themselves are allowed."""
     for name, value in (("min_detection", least), ("max_detection", most)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ConfigError(f"{name} is {value!r}: it is a share of the cells, 0 to 1")
+            raise ConfigError(f"{name} is {value!r}: it is a fraction of the cells, from 0 to 1")
     if least > most:
         raise ConfigError(f"min_detection is {least}, above max_detection = {most}: no gene fits")
     found = {}

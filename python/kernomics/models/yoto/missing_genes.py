@@ -62,9 +62,9 @@ def checked_absent(
         raise ConfigError(f"allow_missing is {allow!r}: it must be True or False")
     absent = absent_genes(genes, cells)
     if len(absent) == len(genes):
-        remedy = "without any there is nothing to predict from"
+        remedy = "without any of them there is nothing to predict from"
     elif means is None:
-        remedy = "this panel does not hold what to fill them with; only one of a training does"
+        remedy = "this panel does not hold their means; only a panel from training does"
     else:
         remedy = "allow_missing=True fills them with their mean over the training cells"
     if not allow or means is None or len(absent) == len(genes):
@@ -164,16 +164,16 @@ def missing_warning(genes: Sequence[str], absent: Sequence[str], info: Mapping[s
         if task["with"] is not None and (after := task["without"].get(gene)) is not None
     ]
     if not changes:
-        return f"{said}; what that cost on held-out cells of the training is not known"
+        return f"{said}; the cost of that on held-out cells of the training data is not known"
     changes.sort(key=lambda change: change[0])
     shown = "; ".join(text for _, text in changes[:COSTS_SHOWN])
     more = len(changes) - COSTS_SHOWN
     shown += f"; and {more:,} smaller changes" if more > 0 else ""
-    said = f"{said}. On {known['cells']:,} held-out cells of the training, {shown}"
+    said = f"{said}. On {known['cells']:,} held-out cells of the training data, {shown}"
     if len(absent) > 1:
         said += (
-            ". That is each gene alone; together it may be more, which, in Python, the model's "
-            "cost_of_missing tells from the training's cells"
+            ". That is for each gene alone; together it may be more, which the model's "
+            "cost_of_missing computes from the training data in Python"
         )
     return said
 

@@ -48,51 +48,52 @@ class YOTO:
     ----------
     adata
         AnnData, MuData, path of an ``.h5ad`` or ``.h5mu`` file or a zarr store, or a
-        `CellCollection`, which has its own labels and library sizes. Never modified.
+        `CellCollection`, which has its own labels and library sizes. It is not modified.
     labels_key
-        obs column or columns to predict; cells may lack any of them. Of a `CellCollection`, which
-        of its labels; all by default.
+        obs column or columns to predict; cells may lack any of them. For a `CellCollection`, which
+        of its labels (default: all).
     n_genes
-        k, the size of the panel, forced genes included.
+        k, the size of the panel, including forced genes.
     unlabelled_category, label_kinds
         As in `CellCollection.from_anndata`.
     split
-        ``"stratified"`` (by the first categorical label), ``"random"``, ``"group"`` (no group of
-        `split_key`, such as a donor, in two parts, and every class in training where some division
-        allows it), or a `Split`. Classes without a training cell are left out, their cells being
-        unlabelled from then on, with a warning.
+        ``"stratified"`` (by the first categorical label), ``"random"``, ``"group"`` (each group of
+        `split_key`, such as a donor, in one part only, and every class in training where possible),
+        or a `Split`. Classes without training cells are left out with a warning, and their cells
+        treated as unlabelled.
     split_key
-        obs column of the groups.
+        obs column of groups.
     fractions
-        Shares of cells to train, validate and test on. Genes are chosen on the training cells.
+        Fractions of cells for training, validation and testing. Genes are selected on the training
+        cells.
     forced_genes, forbidden_genes
-        Names of genes always, never in the panel.
+        Names of genes that are always, or never, in the panel.
     exclude_patterns
         Genes never in the panel unless forced: ``"mitochondrial"``, ``"ribosomal"``,
-        ``"ribosomal_mitochondrial"``, ``"haemoglobin"``, or regular expressions, matched from the
-        start of a name without regard to case.
+        ``"ribosomal_mitochondrial"``, ``"haemoglobin"``, or regular expressions, matched at the
+        start of a name, ignoring case.
     min_detection, max_detection
-        Genes detected in a smaller or larger share of the training cells are not usable, unless
+        Genes detected in a smaller or larger fraction of the training cells are not used, unless
         forced.
     extend
-        A panel to build upon: all its genes are forced, and `n_genes` is the size of the whole. A
-        `Panel`, names of genes, or the path of a saved model, a ``panel.csv`` or a text file with
-        one gene per line.
+        A panel to extend: all its genes are forced, and `n_genes` is the total size. A `Panel`,
+        names of genes, or the path of a saved model, a ``panel.csv`` or a text file with one gene
+        per line.
     start_from
-        A panel to begin with, likewise; its genes may be left out again. It gives the first scores
-        and, where labels and widths agree, the network; see `WarmStart`. The subset then begins
-        with 4 k genes, unless `config` says otherwise.
+        A panel to start from, given in the same way; its genes may be dropped. It provides the
+        initial scores and, if labels and widths agree, the network; see `WarmStart`. The subset
+        then starts with 4 k genes, unless `config` says otherwise.
     gene_costs, budget
-        What each gene costs, by name or as a column of var, and what the panel may cost. It still
-        has `n_genes` genes; see `Budget`. Scores are then those less price times cost.
+        The cost of each gene, by name or as a var column, and the most the panel may cost in total.
+        It still has `n_genes` genes; see `Budget`. Scores are then reduced by price times cost.
     n_markers_per_class
-        Every class of every categorical label keeps so many of its own markers, the strongest on
-        the training cells (`class_markers`): they are forced, and `n_genes` counts them. Forced
-        genes that are such markers count; of a class with fewer a warning tells.
+        Include this many markers for every class of every categorical label, the strongest on the
+        training cells (`class_markers`): they are forced, and count towards `n_genes`. Forced genes
+        that are such markers count too; a warning names classes with fewer.
     task_weights
-        Weight of each label's loss, 1 where not given.
+        Weight of each label's loss (default: 1).
     seed
-        Of the split, the initial weights, the order of the cells and the noise.
+        Seed of the split, the initial weights, the order of the cells and the noise.
     config
         Settings.
     **options
@@ -109,21 +110,21 @@ class YOTO:
     history : History
         One record per epoch and validation.
     division : tuple or None
-        How the split was drawn (how, split_key, fractions), so that others can be drawn like it;
-        None where it was given.
+        How the split was drawn (how, split_key, fractions), so that others can be drawn in the same
+        way; None if a split was given.
     options : dict
         The arguments on genes, costs, start and task weights, as read: with the same cells, split
         and config, ``YOTO(cells, seed=…, **options)`` is the same selection by another seed.
     panel : Panel
         The panel with its predictor (after training).
     warnings : list of str
-        What is weak in the division of the labels (given as `UserWarning` too), and what the
-        monitors of scores and task losses noticed (`TrainingWarning`, by `train`).
+        Weaknesses in how the labels are split (also raised as `UserWarning`), and what the monitors
+        of scores and task losses noticed (`TrainingWarning`, in `train`).
 
     Raises
     ------
     DataError, ConfigError
-        Naming what was found, where, how many and the remedy.
+        The message says what was found, where, how many, and what to do.
     """
 
     @checked
@@ -233,25 +234,26 @@ class YOTO:
         log_dir: str | Path | None = None,
         **overrides: Any,
     ) -> YOTO:
-        """Train; afterwards the panel and its predictor are there.
+        """Train the panel and its predictor.
 
         Parameters
         ----------
         max_epochs
-            Passes over the training cells; by default about 2,500 steps' worth.
+            Passes over the training cells; by default enough for about 2,500 steps.
         run_dir
             Where to keep checkpoints and history.
         resume
-            Continue the run in `run_dir`; the result is the same as had it never stopped. Where
-            there is none, that is an error.
+            Continue the run in `run_dir`; the result is the same as if it had never stopped. It is
+            an error if there is none.
         device
-            Where to train, ``"cpu"`` or ``"cuda"``. On the CPU the same seed gives the same bits at
-            the same number of threads; at another number torch's own matrix products may round
-            differently.
+            Where to train, ``"cpu"`` or ``"cuda"``. On the CPU the same seed gives bit-identical
+            results with the same number of threads; with another number torch's own matrix products
+            may round differently.
         callbacks
-            Called after each epoch with its number, from 0, and the module; true ends the training.
+            Called after each epoch with its number, from 0, and the module; returning True ends the
+            training.
         loggers, log_dir
-            What else takes the records of the history; see `kernomics.train.opened`.
+            Where else to log the history; see `kernomics.train.opened`.
         **overrides
             Settings of :class:`kernomics.train.TrainConfig`.
         """
@@ -445,17 +447,17 @@ class YOTO:
         Parameters
         ----------
         genes
-            Genes of the panel, filled together as `predict` with ``allow_missing=True`` does.
+            Genes of the panel, all filled at once as by `predict` with ``allow_missing=True``.
 
         Returns
         -------
         dict
-            Per label the scores ``with`` all genes and ``without`` these.
+            For each label, the scores ``with`` all genes and ``without`` these.
 
         Raises
         ------
         DataError
-            When one is not in the panel.
+            If one of them is not in the panel.
         ConfigError
             Before `train`, when the split has no test cells, or no gene is named.
         """

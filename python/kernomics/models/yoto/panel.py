@@ -37,25 +37,25 @@ CELLS_AT_A_TIME = 4096
 class Panel:
     """A trained panel: genes, scores, tasks and predictor.
 
-    Made by `YOTO.train` or `Panel.load`. It reads the k columns of its genes and, unless its
-    transform is ``"lognorm"``, nothing else of the data.
+    Made by `YOTO.train` or `Panel.load`. It reads only the k columns of its genes, unless its
+    transform is ``"lognorm"``.
 
     Attributes
     ----------
     genes : list of str
         The panel, best first.
     ranking : pandas.DataFrame
-        All genes it was selected from, by score: columns ``score`` (+inf forced, −inf never
-        usable), ``selected``, ``rank`` (from 1).
+        All candidate genes by score: columns ``score`` (+inf forced, −inf excluded), ``selected``,
+        ``rank`` (from 1).
     tasks : tuple of Task
         What is predicted.
     info : dict
-        How it came about: configuration, seed, version, split, kinds of the labels, and
-        ``library``, the rule of the library sizes, and ``without``, what each gene costs when it
-        is missing (`missing_genes.costs_without`).
+        How it was made: configuration, seed, version, split, kinds of labels, ``library`` (the rule
+        for library sizes) and ``without`` (what each missing gene costs,
+        `missing_genes.costs_without`).
     input_means : Tensor or None
-        float32 [k], the network's input of each gene in the mean over the training cells, which
-        stands in for a gene that data lack; None where that is not known.
+        float32 [k], each gene's mean input over the training cells, which replaces genes missing
+        from the data; None if unknown.
     """
 
     @checked
@@ -107,14 +107,14 @@ class Panel:
         cells
             A collection that has the panel's genes.
         rows
-            Which cells, int [n] or bool [n_cells]; all by default.
+            Which cells, int [n] or bool [n_cells] (default: all).
         allow_missing
-            As in `predict`, which also says what is raised and warned of.
+            As in `predict`, with the same errors and warnings.
 
         Returns
         -------
         dict
-            Per task, probabilities float32 [n, classes] or numbers float32 [n].
+            For each task, probabilities float32 [n, classes] or numbers float32 [n].
         """
         absent = checked_absent(self.genes, cells, self.input_means, allow=allow_missing)
         if absent:
@@ -152,38 +152,37 @@ class Panel:
         allow_missing: bool = False,
         **reading: Unpack[ReadOptions],
     ) -> pd.DataFrame:
-        """Predict the labels of cells, which need the panel's genes alone.
+        """Predict the labels of cells; only the panel's genes are needed.
 
         Parameters
         ----------
         adata
             AnnData, path of an ``.h5ad`` file or collection; not modified.
         allow_missing
-            Go on where the data lack genes of the panel: the network takes each for as high as in
-            the mean of the training cells, which says nothing about a cell.
+            Continue if the data lack genes of the panel: each is set to its mean over the training
+            cells, which carries no information about a cell.
         **reading
             How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
             ``layer="counts"``. Cells without counts are kept by default. For
-            ``transform="lognorm"`` `library_key` is by default that of the training, where the
-            data have it.
+            ``transform="lognorm"`` `library_key` defaults to the one used in training, if the data
+            have it.
 
         Returns
         -------
         pandas.DataFrame
-            One row per cell: per label a column of its name, and for classes
-            ``<label>_probability``.
+            One row per cell: a column for each label, and for classes ``<label>_probability``.
 
         Raises
         ------
         DataError
-            When genes of the panel are missing from the data and `allow_missing` does not hold, or
-            all are; it names them.
+            If genes of the panel are missing from the data and `allow_missing` is False, or all are
+            missing; the message names them.
 
         Warns
         -----
         UserWarning
-            When genes are filled: their names, and how much the score on the held-out cells of the
-            training falls without each.
+            If genes are filled: their names, and how much the score on the held-out cells of the
+            training data falls without each.
         """
         cells = self.read(adata, **reading)
         table: dict[str, Any] = {}
@@ -214,27 +213,26 @@ class Panel:
         adata, allow_missing, **reading
             As in `predict`.
         labels
-            obs column of a task, where it has another name than in training.
+            obs column of a task, if its name differs from the one in training.
 
         Returns
         -------
         dict
-            Per task found in the data, accuracy, macro-F1 and AUPRC, or R², MAE and Pearson.
+            For each task found in the data, accuracy, macro-F1 and AUPRC, or R², MAE and Pearson.
 
         Raises
         ------
         DataError
-            When no task's label is in the data, a column given is not, or no cell has a class that
-            the panel knows; or genes are missing, as in `predict`.
+            If none of the tasks' labels or a given column is not in the data, or no cell has a
+            class known to the panel; or if genes are missing, as in `predict`.
         ConfigError
-            When `labels` names something that is no task.
+            If `labels` names something that is not a task.
 
         Warns
         -----
         UserWarning
-            When cells have classes that the panel does not know, which are left out of the scores;
-            when all that remain are of one class.
-            When genes are filled, as in `predict`.
+            If cells have classes unknown to the panel, which are left out of the scores; if all
+            that remain are of one class. When genes are filled, as in `predict`.
         """
         cells = self.read(adata, **reading)
         found = self.labelled_outputs(cells, labels, allow_missing=allow_missing)
@@ -252,12 +250,12 @@ class Panel:
         *,
         allow_missing: bool = False,
     ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-        """Return what `evaluate` scores: each task's truth [n] and what `outputs` gives for it.
+        """Return what `evaluate` scores: the truth [n] and the outputs of each task.
 
         Parameters
         ----------
         cells, labels, allow_missing
-            As in `evaluate`, which says what is raised and warned of.
+            As in `evaluate`, with the same errors and warnings.
 
         Returns
         -------
@@ -291,7 +289,7 @@ class Panel:
     def read(
         self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
     ) -> CellCollection:
-        """Read cells as `predict` does, whose parameters are these."""
+        """Read cells as `predict` does, with the same parameters."""
         lognorm, known = self.network.transform == "lognorm", self.info.get("library", {})
         if not isinstance(adata, CellCollection):
             # A cell may have none of the panel's genes, and a panel-only data set such cells.
@@ -312,7 +310,7 @@ class Panel:
         Parameters
         ----------
         path
-            A directory: new, empty, or one that holds a saved model, which is then replaced.
+            A directory: new, empty, or holding a saved model, which is replaced.
 
         Raises
         ------
@@ -346,7 +344,7 @@ class Panel:
         Raises
         ------
         CheckpointError
-            If there is none, it is damaged, or it is no panel.
+            If there is none, it is damaged, or it is not a panel.
         """
         tensors, meta = read_saved(path, FORMAT)
         tasks = [
@@ -373,14 +371,14 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
     if not labels.labelled.any():
         raise DataError(
             f"label {task.name!r}: none of the {len(labels.labelled):,} cells has a value in obs "
-            f"column {str(values.name)!r}, so there is nothing to score; name another column with "
-            "labels={label: column}"
+            f"column {str(values.name)!r}, so there is nothing to score; name another column "
+            "with labels={label: column}"
         )
     if task.kind == "continuous":
         if np.unique(labels.values[labels.labelled]).size == 1:
             warn(
                 f"label {task.name!r}: all cells to score have the value "
-                f"{labels.values[labels.labelled][0]:g}, so R² and the correlation are not defined"
+                f"{labels.values[labels.labelled][0]:g}, so R² and the correlation are undefined"
             )
         return labels.values
     counts = labels.counts()
@@ -393,15 +391,15 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
     if unknown:
         cells = sum(counts[name] for name in unknown)
         warn(
-            f"label {task.name!r}: {cells:,} of {int(labels.labelled.sum()):,} labelled cells are "
-            f"of {len(unknown)} {'class' if len(unknown) == 1 else 'classes'} that the panel does "
-            f"not know, first {unknown[0]!r}; they are left out of the scores"
+            f"label {task.name!r}: {cells:,} of {int(labels.labelled.sum()):,} labelled cells "
+            f"are of {len(unknown)} {'class' if len(unknown) == 1 else 'classes'} unknown to the "
+            f"panel, first {unknown[0]!r}; they are left out of the scores"
         )
     known = [name for name in counts if name in task.classes]
     if len(known) == 1 < len(task.classes):
         warn(
-            f"label {task.name!r}: all cells to score are of one class, {known[0]!r}; that says "
-            "nothing of how the classes are told apart"
+            f"label {task.name!r}: all cells to score are of one class, {known[0]!r}; the scores "
+            "say nothing about distinguishing classes"
         )
     return labels.aligned(task.classes).values
 

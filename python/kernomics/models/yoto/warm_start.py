@@ -63,7 +63,7 @@ def _read_names(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise DataError(f"{path} is no text: one gene per line is needed") from None
+        raise DataError(f"{path} is not a text file: one gene per line is needed") from None
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -123,7 +123,7 @@ class WarmStart:
                 f"first {absent[0]!r}; the selection starts from the others"
             )
         if misfit := self.misfit(tasks, hidden, transform):
-            warn(f"start_from: the panel's scores are taken over, but not its network: {misfit}")
+            warn(f"start_from: the panel's scores are reused, but not its network: {misfit}")
 
     def scores(self, genes: NDArray[Any], cold: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the initial scores of genes by name, given those of a cold start, float32 [G]."""
