@@ -23,7 +23,7 @@ def relabelled(adata, **columns):
         ({"n_genes": 0}, ConfigError, "n_genes is 0: a panel needs at least 1 gene"),
         ({"n_genes": 2.0}, ConfigError, "n_genes is 2.0: it must be an integer"),
         ({"labels_key": "celltype"}, DataError, "no column 'celltype'; closest: 'cell_type'"),
-        ({"labels_key": None}, ConfigError, "labels_key names nothing to predict; there are: 'cel"),
+        ({"labels_key": None}, ConfigError, "labels_key is empty; there are: 'cel"),
         ({"labels_key": "same"}, DataError, "'same' has one value, 'x', in all 400 labelled cells"),
         ({"labels_key": "none"}, DataError, "'none': all 400 cells are unlabelled"),
         (
@@ -48,7 +48,11 @@ def relabelled(adata, **columns):
         ({"split_key": "donor"}, ConfigError, "split='stratified' uses no groups"),
         ({"split": "groups"}, ConfigError, "split is 'groups'; closest: 'group'"),
         ({"fractions": (0.5, 0.1, 0.1)}, ConfigError, "sum to 0.7"),
-        ({"task_weights": {"cell": 1.0}}, ConfigError, "task_weights names 'cell', no label"),
+        (
+            {"task_weights": {"cell": 1.0}},
+            ConfigError,
+            "task_weights names 'cell', which is not a label",
+        ),
         ({"task_weights": {"cell_type": -1}}, ConfigError, "weight of task 'cell_type' is -1"),
         ({"task_weights": {"cell_type": math.nan}}, ConfigError, "'cell_type' is nan"),
         ({"label_kinds": {"age": "categorical"}}, ConfigError, "label_kinds names 'age'"),

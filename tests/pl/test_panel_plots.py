@@ -279,7 +279,7 @@ def test_frequency_bars_have_the_shares_and_mark_the_consensus() -> None:
 
 
 def test_gene_that_no_seed_chose_is_named() -> None:
-    with pytest.raises(ConfigError, match="1 of 2 genes were chosen by no seed, first 'z'"):
+    with pytest.raises(ConfigError, match="1 of 2 genes were not selected by any seed, first 'z'"):
         pl.gene_frequency(stability(), ["a", "z"])
     with pytest.raises(ConfigError, match="name at least one"):
         pl.gene_frequency(stability(), [])

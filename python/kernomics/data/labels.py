@@ -46,7 +46,7 @@ class Labels:
     categories
         Names of the classes in the order of their codes; empty for a continuous label.
     inferred
-        Where numbers left the kind open: what they were taken for, and how to say otherwise.
+        If numbers left the kind open: how they were interpreted, and how to override that.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Labels:
     ) -> Labels:
         """Read a column.
 
-        Words, truth values and categories are classes. Numbers are classes when all are integers
-        with at most 20 distinct values, in whatever type they are stored and whether or not some
-        are missing; other numbers are continuous. `kind` says otherwise. Classes are those that
-        occur, in the order of a categorical dtype, else sorted (numbers by value); integers are
-        written without a point. Missing values are unlabelled.
+        Strings, booleans and categories are classes. Numbers are classes if all are integers with
+        at most 20 distinct values, whatever their type and whether or not some are missing; other
+        numbers are continuous. `kind` overrides this. Classes are those that occur, in the order of
+        a categorical dtype, else sorted (numbers by value); integers are written without a decimal
+        point. Missing values are unlabelled.
 
         Parameters
         ----------
@@ -89,12 +89,12 @@ class Labels:
         Raises
         ------
         DataError
-            When the column cannot be read as that kind, or holds dates or durations.
+            If the column cannot be read as that kind, or holds dates or durations.
 
         Warns
         -----
         UserWarning
-            When numbers are taken for classes and `kind` does not say so.
+            If numbers are treated as classes and `kind` does not say so.
         """
         if not isinstance(series, pd.Series):
             raise DataError(f"series is {shown(series)}: a pandas Series is needed")
@@ -170,9 +170,9 @@ class Labels:
 
     @checked
     def aligned(self, categories: Iterable[str]) -> Labels:
-        """Return the labels coded by another list of classes, that of a trained model.
+        """Return the labels coded by another list of classes, such as a trained model's.
 
-        Cells of a class that the list lacks become unlabelled.
+        Cells of classes not in the list become unlabelled.
         """
         target = tuple(categories)
         code = {category: i for i, category in enumerate(target)}

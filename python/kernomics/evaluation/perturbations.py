@@ -51,7 +51,8 @@ class PerturbationScores:
     consistencies : dict
         By representation, with its best alignment, the `PerturbationConsistency`.
     n_cells, n_controls, n_batches, n_perturbations : int
-        What they were computed on; perturbations with two cells or more, without the control.
+        What the scores were computed on; perturbations with at least two cells, without the
+        control.
     n_reconstructed : int
         Cells that Spearman's correlation and structural integrity were computed on.
     """
@@ -109,11 +110,11 @@ def evaluate_perturbations(
     """Score representations of perturbed cells, as in TxFM's evaluation (arXiv 2605.31562).
 
     Scored are the CLS token of a TxFM after each block, PCA of the log-normalised counts of these
-    very cells, the log-normalised counts of their most variable genes, and whatever is given in
-    `representations`. Each is aligned in each way and keeps the best, as in the paper: its score
-    is the largest share of perturbations that are consistent (`perturbation_consistency`).
-    A TxFM and PCA also reconstruct expression, which is scored by `spearman_inversion` and
-    `structural_integrity` on the genes that data and model share.
+    same cells, the log-normalised counts of their most variable genes, and any `representations`
+    given. Each is aligned in every way and the best is kept, as in the paper: its score is the
+    largest share of perturbations that are consistent (`perturbation_consistency`). A TxFM and PCA
+    also reconstruct expression, which is scored by `spearman_inversion` and `structural_integrity`
+    on the genes that data and model share.
 
     Parameters
     ----------
@@ -121,44 +122,44 @@ def evaluate_perturbations(
         AnnData, path of an ``.h5ad`` file, or a collection; not modified. Cells without a
         perturbation are left out.
     model
-        A trained TxFM; without one, baselines and `representations` alone are scored.
+        A trained TxFM; without one, only baselines and `representations` are scored.
     perturbation_key, batch_key
-        obs columns; one batch by default.
+        obs columns; by default all cells are one batch.
     control
-        The name of the control in `perturbation_key`, or several, which become one; each batch
-        needs two cells of it.
+        Name(s) of the control in `perturbation_key`; several become one. Each batch needs two
+        control cells.
     representations
         Float [n_cells, d] by name, or keys of ``obsm``.
     blocks
-        Of the TxFM: ``"all"`` or the ``"last"`` alone.
+        Of the TxFM: ``"all"`` or only the ``"last"``.
     n_components
         Of PCA, one number or several; by default the model's width, else 64. Normalised counts
         have as many genes as the largest.
     alignments
-        Which of `align`'s ways to choose the best from.
+        Which of the alignments of `align` to choose the best from.
     null, n_null, threshold
         As in `perturbation_consistency`.
     n_tokens, n_draws, min_gene_overlap
         As in `CellEncoder.get_latent_representation`.
     n_reconstructed
-        Score reconstruction on so many random cells at most, whose expression is held in memory.
+        Score reconstruction on at most this many random cells, whose expression is held in memory.
         At least one control of each batch is among them.
     seed
-        Of the null, of the choice of reconstructed cells and of PCA.
+        Seed of the null, the choice of reconstructed cells and PCA.
     **reading
         How to read an AnnData or a file, as in `kernomics.data.ReadOptions`.
 
     Returns
     -------
     PerturbationScores
-        Tables of scores, and what became of each perturbation.
+        Tables of scores, and the result for each perturbation.
 
     Raises
     ------
     DataError
         If there are no controls, too few in a batch, or a column or key is missing.
     ConfigError
-        If a number or a choice makes no sense.
+        If a number or an option is invalid.
 
     Warns
     -----

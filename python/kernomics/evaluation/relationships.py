@@ -44,7 +44,7 @@ ENCODER, DECODER, LOADINGS, PROFILES = (
 
 @dataclass(frozen=True, eq=False)
 class RelationshipScores:
-    """Recall of known relationships by several vectors of the same genes.
+    """Recall of known relationships by several gene vectors.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class RelationshipScores:
         variance, and how much of it the genes' ``mean``, ``variance`` and ``both`` explain
         (`moments_explained`).
     n_genes, n_cells : int
-        Genes with a vector in each representation, and cells that PCA and profiles are made of.
+        Genes with a vector in each representation, and cells used for PCA and profiles.
     """
 
     table: pd.DataFrame
@@ -103,7 +103,8 @@ def compare_relationships(
 ) -> RelationshipScores:
     """Score a model's gene parameters by known relationships, beside PCA on some cells.
 
-    The genes are those of the vocabulary that some of these cells have, the same for all:
+    The genes are those of the vocabulary that are detected in some of these cells, the same for
+    all:
 
     - the encoder's tokens and the decoder's weights: standardised, principal components, cosine;
     - the loadings of a PCA of the cells' log-normalised counts (centred, not scaled), its first
@@ -113,7 +114,7 @@ def compare_relationships(
       TxFM's genes start with ``gene_start="components"``;
     - the genes' own log-normalised expression over the cells, by Pearson's correlation.
 
-    All are judged by the same random pairs; see `kernomics.metrics.relationship_recall`.
+    All are scored against the same random pairs; see `kernomics.metrics.relationship_recall`.
 
     Parameters
     ----------
@@ -122,23 +123,22 @@ def compare_relationships(
     cells
         Where the counts are.
     rows
-        int [n], which cells, all for None; for a comparison on equal terms those that the model
-        was trained on.
+        int [n], which cells (None: all); for a fair comparison, those the model was trained on.
     relations
-        Per database pairs of names [n, 2], as from `kernomics.metrics.read_relations`.
+        For each database, pairs of names [n, 2], as from `kernomics.metrics.read_relations`.
     n_components
-        Numbers of components to score; more than there are means all.
+        Numbers of components to score; larger numbers mean all components.
     min_gene_overlap
-        Share of the model's genes that the cells must have.
+        Fraction of the model's genes that the cells must have.
     seed
-        Of the random pairs and of the PCA.
+        Seed of the random pairs and the PCA.
     n_null_draws, n_null_pairs
         As in `kernomics.metrics.relationship_recall`.
 
     Raises
     ------
     DataError
-        When a database has no pair of which both genes are there.
+        If a database has no pair with both genes present.
     """
     if rows is None:
         rows = np.arange(cells.n_cells)

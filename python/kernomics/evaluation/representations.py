@@ -60,13 +60,13 @@ class RepresentationScores:
     n_train, n_test : int
         Cells the classifiers were fitted and scored on.
     errors : pandas.DataFrame
-        Standard errors of `table`, of the same shape, over held-out cells drawn again: of the
-        probes by the bootstrap, of other shares of cells √(p(1 − p)/n), NaN for scores that are no
-        mean over cells. They say nothing of other trainings or other donors.
+        Standard errors of `table`, of the same shape, over held-out cells: from a bootstrap for the
+        probes, √(p(1 − p)/n) for other shares of cells, NaN for scores that are not a mean over
+        cells. They say nothing about other training runs or donors.
     differences : pandas.DataFrame
         One row per ``label``, other ``representation`` and ``metric`` of the probes: the first
-        representation's score minus the other's, as ``difference``, and its ``error``, both scored
-        on the same draws. Empty without ``"probes"``.
+        representation's score minus the other's, as ``difference``, and its ``error``, both from
+        the same bootstrap samples. Empty without ``"probes"``.
     """
 
     table: pd.DataFrame
@@ -90,23 +90,23 @@ class RepresentationScores:
 
 @checked
 def batch_split(cells: CellCollection, *, train: float = 0.75, seed: int = 0) -> Split:
-    """Divide cells by batch, three quarters to fit on and a quarter to score on.
+    """Split cells by batch, three quarters to fit on and a quarter to score on.
 
-    The paper's division for probes (TxFM, arXiv 2605.31562): no batch is on both sides.
+    The paper's split for probes (TxFM, arXiv 2605.31562): no batch is on both sides.
 
     Parameters
     ----------
     cells
         Cells read with ``batch_key``.
     train
-        Share of the cells to fit on, as nearly as whole batches allow.
+        Fraction of the cells to fit on, as closely as whole batches allow.
     seed
-        Of the division.
+        Seed of the split.
 
     Raises
     ------
     DataError
-        When the cells have no batches, or one alone.
+        If the cells have no batches, or only one.
     """
     return make_split(
         cells.n_cells,
@@ -158,19 +158,19 @@ def compare_representations(
     n_tokens, n_draws, min_gene_overlap, empty_cells
         As in `CellEncoder.get_latent_representation`.
     seed
-        Of the PCA, scVI, probes and clusters.
+        Seed of the PCA, scVI, probes and clusters.
     others
-        Further models by name, of which the cells need not have all genes, nor counts of any.
+        Further models by name; the cells need not have all their genes, or counts in any of them.
     blocks
-        Score the representation after these blocks too, from 1, as ``"TxFM, block 1"``.
+        Also score the representation after these blocks, counting from 1, as ``"TxFM, block 1"``.
     n_components, n_variable
-        Further numbers of principal components and of genes, as in `baseline_representations`.
+        Additional numbers of principal components and of genes, as in `baseline_representations`.
     scvi
         Whether to train scVI on the same cells, with as many dimensions as the model's.
     metrics
-        What to score by, as in `score_representations`.
+        Which scores to compute, as in `score_representations`.
     progress
-        Whether to say on stderr what is done.
+        Whether to report progress on stderr.
     """
     labels_to_score(metrics, cells, split)
     for block in blocks:
@@ -235,19 +235,19 @@ def score_representations(
         Which cells are which.
     metrics
         ``"probes"``: the columns of `probe_metrics`. ``"top"``: those of `linear_top_accuracy`; NaN
-        for labels of five classes and fewer. ``"mlp"``: those of `mlp_probe`. ``"clusters"``:
+        for labels with five classes or fewer. ``"mlp"``: those of `mlp_probe`. ``"clusters"``:
         ``nmi``, ``ari`` and ``asw`` of the test cells (`clustering_scores`). ``"ilisi"``: how well
         batches mix in the test cells (`ilisi`), the same for every label.
     seed
-        Of the network and the clusters.
+        Seed of the network and the clusters.
 
     Raises
     ------
     DataError
-        When the cells have no categorical label, or the split leaves nothing to learn of one; for
-        ``"ilisi"`` no batches; for ``"top"`` no label of more than five classes; when the split
-        has no training or no test cells; when a representation has another shape, or numbers that
-        are not finite.
+        If the cells have no categorical label, or the split leaves nothing to learn for one; for
+        ``"ilisi"``, without batches; for ``"top"``, without a label of more than five classes; if
+        the split has no training or no test cells; if a representation has the wrong shape, or
+        values that are not finite.
     ConfigError
         For an unknown metric.
     """

@@ -94,7 +94,7 @@ def test_methods_are_told_apart_where_zero_is_outside_the_interval():
     said = found.verdict("t")
     assert said.startswith("Over 5 splits of these cells the panel is ahead of worse (+")
     assert "; behind better (−" in said
-    assert "; not to be told from alike (+" in said
+    assert "; not distinguishable from alike (+" in said
 
 
 def test_first_split_is_the_models_own_and_each_is_what_a_model_of_that_seed_gives(adata):

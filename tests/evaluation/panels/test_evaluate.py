@@ -179,7 +179,7 @@ def test_missing_genes_are_an_error_that_names_each_with_the_closest(cells, spli
         evaluate_panel(cells, wrong, split)
     text = str(caught.value)
     assert text.startswith("2 of 3 genes are not in the data: 'gene_111' (closest: 'gene_11', ")
-    assert "'GENE_7' (closest: 'gene_7'); correct the names, or go on" in text
+    assert "'GENE_7' (closest: 'gene_7'); correct the names, or continue" in text
     assert "allow_missing=True" in text
 
 

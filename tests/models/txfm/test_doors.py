@@ -153,7 +153,7 @@ def test_cells_without_a_count_of_the_models_genes_are_refused_and_named(adata, 
     for source in (cells, tmp_path / "cells.h5ad", CellCollection.from_anndata(cells)):
         with pytest.raises(DataError, match=TOLD):
             read(source)
-    with pytest.raises(DataError, match=r"1 of 2 cells .*first 'cell_10' \(row 10\): nothing"):
+    with pytest.raises(DataError, match=r"1 of 2 cells .*first 'cell_10' \(row 10\): they"):
         read(cells, rows=[10, 3, 10])
     rest = np.delete(np.arange(60), range(4, 11))
     np.testing.assert_allclose(read(cells, rows=rest), read(adata)[rest], **LIKE)
@@ -179,7 +179,7 @@ def test_they_are_represented_all_alike_if_kept(adata, read):
 def test_a_set_that_has_none_of_the_models_genes_is_refused_cell_by_cell(adata, trained):
     parts = {"known": adata[:50].copy(), "unknown": adata[50:, 30:].copy()}
     joined = concat({name: CellCollection.from_anndata(part) for name, part in parts.items()})
-    with pytest.raises(DataError, match=r"10 of 60 cells have no count .*'unknown:cell_50'"):
+    with pytest.raises(DataError, match=r"10 of 60 cells have no counts .*'unknown:cell_50'"):
         trained.get_latent_representation(joined)
     found = trained.get_latent_representation(joined, empty_cells="keep")
     assert np.isfinite(found).all()

@@ -347,7 +347,7 @@ def test_several_data_sets_reveal_and_score_their_own_genes(first, adata):
     ("options", "message"),
     [
         ({"d_model": 32}, "d_model is 32, but the model was trained with 16, on which its weights"),
-        ({"target_sum": 1e4}, "a fine-tuning may change n_tokens, masking_power, loss"),
+        ({"target_sum": 1e4}, "fine-tuning may change n_tokens, masking_power, loss"),
         ({"n_token": 5}, "no setting 'n_token'; closest: 'n_tokens'"),
         ({"min_cells": 0}, "min_cells is 0"),
         ({"min_gene_overlap": 50}, "fraction from 0 to 1, not 50"),
@@ -384,7 +384,7 @@ def test_few_known_genes_are_told_and_too_few_refused(first, adata):
         TxFM.from_pretrained(first, adata[:, 30:].copy())
     with pytest.raises(
         DataError,
-        match=r"5 of the model's 50 genes .* at least 8 must be known, 50% of the fewer of the two",
+        match=r"5 of the model's 50 genes .* at least 8 must be known to the model, 50% of the fewer of the two",
     ):
         TxFM.from_pretrained(first, adata[:, 45:].copy())
     with pytest.warns(UserWarning, match="33% of the fewer"):

@@ -278,7 +278,7 @@ def test_a_panel_is_no_cell_encoder(adata, tmp_path):
     panel = YOTO(adata, "cell_type", 5, start_genes=20).train(2, batch_size=50, progress=False)
     panel.save(tmp_path / "panel")
     with pytest.raises(
-        CheckpointError, match=r"holds a gene panel \(YOTO\), and this takes a TxFM"
+        CheckpointError, match=r"holds a gene panel \(YOTO\), but this takes a TxFM"
     ):
         CellEncoder.load(tmp_path / "panel")
 

@@ -108,7 +108,7 @@ def test_another_kind_of_model_is_refused(tmp_path):
     from kernomics.train import save_model_dir
 
     save_model_dir(tmp_path / "other", {"w": torch.zeros(2)}, {"format": "kernomics txfm 1"})
-    with pytest.raises(CheckpointError, match="other holds a TxFM, and this takes a gene"):
+    with pytest.raises(CheckpointError, match="other holds a TxFM, but this takes a gene"):
         Panel.load(tmp_path / "other")
     save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"no readable manifest.json"):

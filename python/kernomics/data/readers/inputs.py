@@ -23,28 +23,29 @@ if TYPE_CHECKING:
 
 
 class ReadOptions(TypedDict, total=False):
-    """How to read cells: the same keyword arguments wherever an AnnData or a path is taken.
+    """How to read cells: the same keyword arguments wherever an AnnData or a path is accepted.
 
     Attributes
     ----------
     layer
-        Where the counts are; X by default.
+        Layer with the counts (default: X).
     use_raw
-        Take counts and genes from ``adata.raw``, as in files of CELLxGENE.
+        Take counts and genes from ``adata.raw``, as in CELLxGENE files.
     gene_names
-        Column of var whose values name the genes, such as ``"feature_name"``; ``var_names`` by
-        default. Genes that share a name there have their ``var_names`` entry added.
+        var column with the gene names, such as ``"feature_name"`` (default: ``var_names``). Genes
+        that share a name there have their ``var_names`` entry appended.
     library_key
-        obs column with each cell's total over all genes measured. By default the row total over
-        the genes at hand.
+        obs column with each cell's total over all measured genes. By default the row total over the
+        genes at hand.
     allow_fractions
-        Take counts that are no integers, such as those corrected for ambient RNA.
+        Accept counts that are not integers, such as counts corrected for ambient RNA.
     empty_cells
         What to do with cells without counts: ``"error"`` or ``"keep"``.
     modality
-        Which one of a MuData or an ``.h5mu`` file.
+        Which modality of a MuData or an ``.h5mu`` file.
     all_features
-        Take features for genes that ``var["feature_types"]`` says are none, such as antibodies.
+        Treat features as genes even if ``var["feature_types"]`` says they are not, such as
+        antibodies.
     """
 
     layer: str | None

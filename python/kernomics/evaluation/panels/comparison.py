@@ -65,7 +65,7 @@ class SplitComparison:
     test_share
         Held-out cells per training cell, for the standard error of a difference.
     warnings
-        What went wrong in a further training, or could not be scored.
+        What went wrong in an additional training run, or could not be scored.
     """
 
     table: pd.DataFrame
@@ -108,9 +108,9 @@ class SplitComparison:
         Returns
         -------
         pandas.DataFrame
-            Index method: ``difference`` (ours − theirs in macro-F1, or R² of a number; mean over
-            the splits), its ``standard_error``, and ``told_apart``, whether 0 lies outside the
-            95% confidence interval.
+            Index method: ``difference`` (ours − theirs in macro-F1, or R² for continuous labels;
+            mean over the splits), its ``standard_error``, and ``told_apart``, whether 0 lies
+            outside the 95% confidence interval.
 
         Notes
         -----
@@ -227,20 +227,20 @@ def compare_over_splits(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> SplitComparison:
-    """Select and compare again on further splits of the same cells.
+    """Repeat the selection and comparison on further splits of the same cells.
 
     Parameters
     ----------
     model
         Trained; its split is the first.
     scores
-        Per task what `score_panels` found on that split.
+        For each task, the scores from `score_panels` on that split.
     n_splits
-        How many splits in all. Number i is drawn, and trained on, with the model's seed + i.
+        Total number of splits. Split i is drawn, and trained on, with the model's seed + i.
     compare
         Methods, as for `score_panels`.
     folder
-        A run directory, where each training is kept, so that a resumed comparison repeats none.
+        A run directory that keeps each training run, so that a resumed comparison repeats none.
     device, progress
         Where to train, and whether to show a bar.
 
@@ -317,29 +317,29 @@ def score_panels(
 ) -> tuple[dict[str, list[MethodScore]], list[str]]:
     """Score a panel and those of other methods on the test cells, per label.
 
-    The panel is judged twice: by its own network, and by the logistic (or ridge) regression that
-    also judges the other panels, on the same cells with the same input.
+    The panel is scored twice: with its own network, and with the logistic (or ridge) regression
+    that also scores the other panels, on the same cells with the same input.
 
     Parameters
     ----------
     model
-        Whose cells, split and tasks are used; it need not be trained.
+        Its cells, split and tasks are used; it need not be trained.
     genes
         The panel that was selected on the training cells.
     own_scores
-        Per task what the panel's own network reached on the test cells.
+        For each task, the scores of the panel's own network on the test cells.
     compare
-        ``"de"``, ``"l1"``, ``"hvg"``, ``"random"``: chosen on the same training cells.
+        ``"de"``, ``"l1"``, ``"hvg"``, ``"random"``: selected on the same training cells.
     progress
-        Whether to say on stderr what is done.
+        Whether to report progress on stderr.
 
     Returns
     -------
     scores : dict
-        Per label one entry per panel and predictor; empty without test cells.
+        For each label, one entry per panel and predictor; empty without test cells.
     unscored : list of str
-        A sentence on each comparison that these cells do not allow, such as one without a labelled
-        test cell.
+        A sentence about each comparison that these cells do not allow, such as one without labelled
+        test cells.
     """
     scores: dict[str, list[MethodScore]] = {}
     unscored: list[str] = []

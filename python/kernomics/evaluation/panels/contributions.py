@@ -32,11 +32,11 @@ class Contributions:
     Attributes
     ----------
     loss_without
-        float64 [gene, label]: rise of the mean loss of a label. NaN for a label that none of the
-        cells has.
+        float64 [gene, label]: increase in the mean loss of a label. NaN for a label that none of
+        the cells has.
     by_class
-        Per categorical label float64 [gene, class]: rise of the mean loss of the cells of one
-        class; NaN for a class without cells.
+        For each categorical label, float64 [gene, class]: increase in the mean loss of the cells of
+        a class; NaN for a class without cells.
     """
 
     loss_without: pd.DataFrame
@@ -50,13 +50,13 @@ def contributions(
     """Measure what each gene of a panel contributes to its network's predictions.
 
     A gene is left out by setting its input, after the transform, to the mean over the background
-    cells, in all cells; the network is not trained again. Its contribution is the mean over the
-    cells of L(without it) − L(with it). L is the cross-entropy of the true class in nats, or, for a
-    number, the squared error in units of the training cells' standard deviation. The mean per label
-    weighs classes as its training did (`Task.class_weights`), the mean per class does not.
+    cells, in all cells; the network is not retrained. Its contribution is the mean over the cells
+    of L(without it) − L(with it). L is the cross-entropy of the true class in nats, or, for a
+    continuous label, the squared error in units of the training cells' standard deviation. The mean
+    per label weights classes as in training (`Task.class_weights`), the mean per class does not.
 
-    The contributions do not sum to the total. Of two genes that say the same, each can be left out
-    at little cost, so both show a small contribution although the pair matters: see `redundancy`. A
+    The contributions do not sum to the total. Of two redundant genes, each can be left out at
+    little cost, so both show a small contribution although the pair matters; see `redundancy`. A
     gene that the network does not read contributes exactly 0.
 
     The first layer is computed once: leaving gene j out subtracts (x_j − mean_j)·w_j from it. The
@@ -71,7 +71,7 @@ def contributions(
     rows
         Held-out cells to measure on: int [n], or a mask over all.
     background_rows
-        Cells whose mean stands in for a gene left out: the training cells.
+        Cells whose mean replaces a gene left out: the training cells.
 
     Returns
     -------
@@ -81,13 +81,13 @@ def contributions(
     Raises
     ------
     DataError
-        When a gene of the panel is missing, `cells` have none of its labels or one of another kind,
+        If a gene of the panel is missing, `cells` have none of its labels or one of another kind,
         no cell of `rows` is labelled, or one of the two lists is empty.
 
     Warns
     -----
     UserWarning
-        When cells have classes that the panel does not know; they are left out.
+        If cells have classes unknown to the panel; they are left out.
     """
     measured = rows_of("rows", rows, cells.n_cells)
     background = rows_of("background_rows", background_rows, cells.n_cells)

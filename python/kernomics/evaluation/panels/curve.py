@@ -40,14 +40,13 @@ class PanelCurve:
         or the independent regression), ``metric``, ``value``, ``part`` (``"validation"`` or
         ``"test"``).
     summary
-        Index n_genes: ``value``, the figure by which a size is chosen, and its
-        ``standard_error``.
+        Index n_genes: ``value``, the score by which a size is chosen, and its ``standard_error``.
     suggested
         The smallest size within one standard error of the best; see `suggested_size`.
     chosen
-        Per size the genes of the first seed, best first.
+        For each size, the genes of the first seed, best first.
     warnings
-        What went wrong in a further training.
+        What went wrong in an additional training run.
     """
 
     table: pd.DataFrame
@@ -85,29 +84,29 @@ def panel_curve(
 ) -> PanelCurve:
     """Select panels of several sizes and suggest one.
 
-    A size is chosen by its panels' own networks on the validation cells: macro-F1, or R² of a
-    number, meant over tasks and seeds. Its standard error is that of a bootstrap over these cells
-    (all panels see the same 200 resamples). The spread over seeds is not what counts: it tells
-    nothing for one or two seeds, and with many their mean becomes certain, though the validation
-    cells stay as few as they are. The test cells take no part in the choice.
+    A size is chosen by its panels' own networks on the validation cells: macro-F1, or R² for
+    continuous labels, averaged over tasks and seeds. Its standard error is that of a bootstrap over
+    these cells (all panels see the same 200 resamples). The spread over seeds is not used: it is
+    uninformative for one or two seeds, and with many seeds their mean becomes certain although the
+    validation cells remain few. The test cells play no part in the choice.
 
     Parameters
     ----------
     model
-        What to select. If trained, its panel serves for its size and seed; the model itself is
-        not changed.
+        What to select. If trained, its panel is used for its size and seed; the model itself is not
+        changed.
     n_genes
         The sizes.
     seeds
         How many for each size, the model's own first and then those after it; or a list of them.
     folder, device, progress
-        As in `panel_stability`, whose trainings are shared.
+        As in `panel_stability`, with which training runs are shared.
 
     Raises
     ------
     ConfigError
-        Before anything is trained: a size that these genes cannot give, seeds that make no sense,
-        or a split without validation cells.
+        Before any training: for a size these genes cannot give, invalid seeds, or a split without
+        validation cells.
     ImportError
         Without scikit-learn (extra ``report``).
     """

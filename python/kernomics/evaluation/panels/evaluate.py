@@ -21,24 +21,25 @@ from kernomics.errors import ConfigError, DataError
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PanelEvaluation:
-    """What a logistic (or ridge) regression on the panel's genes reaches on the test cells.
+    """Test scores of a logistic (or ridge) regression on the panel's genes.
 
     Attributes
     ----------
     genes
         The panel that was scored.
     scores
-        Per label, ``accuracy``, ``macro_f1`` and ``auprc``, or ``r2``, ``mae`` and ``pearson``.
+        For each label, ``accuracy``, ``macro_f1`` and ``auprc``, or ``r2``, ``mae`` and
+        ``pearson``.
     per_class
-        Per categorical label a table with index ``class`` and columns ``f1`` (NaN for a class
-        without a test or without a training cell), ``n_train``, ``n_test`` (cells of the class).
+        For each categorical label, a table with index ``class`` and columns ``f1`` (NaN for a class
+        without test or training cells), ``n_train``, ``n_test`` (cells of the class).
     n_train, n_test
         Cells of the two parts, whether labelled or not.
     missing
-        Genes asked for that the data lack.
+        Requested genes that are missing from the data.
     random
-        Per label a table with index ``metric`` and columns ``mean``, ``sd`` over random panels of
-        the same size; sd is NaN for a single one. Empty when none was asked for.
+        For each label, a table with index ``metric`` and columns ``mean``, ``sd`` over random
+        panels of the same size; sd is NaN for a single one. Empty if none were requested.
     """
 
     genes: list[str]
@@ -60,27 +61,27 @@ def evaluate_panel(
     seed: int = 0,
     allow_missing: bool = False,
 ) -> PanelEvaluation:
-    """Score a list of genes, however it came about, for every label of the cells.
+    """Score any list of genes for every label of the cells.
 
-    The judge is `kernomics.metrics.evaluate_genes` (for numbers `evaluate_genes_regression`):
-    trained on the training cells with log1p of the counts of these genes alone, scored on the test
-    cells. It is the judge that also compares panels in the report of a selection.
+    The predictor is `kernomics.metrics.evaluate_genes` (`evaluate_genes_regression` for continuous
+    labels), trained on the training cells with only log1p of the counts of these genes, and scored
+    on the test cells. The same predictor compares panels in the report of a selection.
 
     Parameters
     ----------
     cells
-        Cells with one label or more; on disk, only blocks of cells are read at a time.
+        Cells with at least one label; data on disk are read in blocks of cells.
     genes
-        Names, each once, of genes in the data.
+        Names of genes in the data, without repeats.
     split
         Its training and test cells are used.
     n_random
-        So many random panels of the same size are scored beside it. They are drawn from the genes
-        that a training cell has.
+        Also score this many random panels of the same size, drawn from the genes detected in
+        training cells.
     seed
-        Of the random panels: number i has the seed ``seed + i``.
+        Seed of the random panels: number i has the seed ``seed + i``.
     allow_missing
-        Leave out genes that the data lack instead of raising an error.
+        Leave out genes missing from the data instead of raising an error.
 
     Returns
     -------
@@ -90,8 +91,8 @@ def evaluate_panel(
     Raises
     ------
     DataError
-        When a gene is named twice or is not in the data, a part has no labelled cell, or the
-        split leaves nothing to learn of a label; see `trained_classes`.
+        If a gene is repeated or not in the data, a part has no labelled cells, or the split leaves
+        nothing to learn for a label; see `trained_classes`.
     ConfigError
         Without labels, training or test cells, or with too few genes for random panels.
     ImportError
@@ -100,7 +101,7 @@ def evaluate_panel(
     Warns
     -----
     UserWarning
-        When a class has no training cell (its test cells are left out) or few.
+        If a class has no training cells (its test cells are left out) or few.
     """
     if not cells.labels:
         raise ConfigError("the cells have no label to predict; read them with labels_key")

@@ -23,13 +23,13 @@ class Redundancy:
     Attributes
     ----------
     groups
-        Genes of the panel that are exchangeable: any two of a group have |r| ≥ the threshold. Each
-        group has two genes or more; both they and their genes are in the order of the panel.
+        Interchangeable genes of the panel: any two genes of a group have |r| ≥ the threshold. Each
+        group has at least two genes; groups and their genes are in panel order.
     correlation
         float64 [k, k], Pearson's r of log(1 + count) between the genes of the panel.
     substitutes
-        Columns ``gene``, ``substitute``, ``correlation``: for each gene of the panel the left-out
-        genes with the largest |r|, best first, with the sign of r.
+        Columns ``gene``, ``substitute``, ``correlation``: for each gene of the panel, the genes
+        outside it with the largest |r|, best first, with the sign of r.
     """
 
     groups: list[list[str]]
@@ -46,12 +46,12 @@ def redundancy(
     threshold: float = 0.7,
     n_substitutes: int = 3,
 ) -> Redundancy:
-    """Find genes of a panel that say the same, and left-out genes that could stand in for them.
+    """Find redundant genes in a panel, and genes outside it that could replace them.
 
-    Pearson's r of log(1 + count) over the cells. Groups come of complete linkage on 1 − |r|, cut at
-    1 − `threshold`, so that every pair of a group passes, not only neighbours in a chain. A gene
+    Pearson's r of log(1 + count) over the cells. Groups come from complete linkage on 1 − |r|, cut
+    at 1 − `threshold`, so that every pair in a group passes, not only neighbours in a chain. A gene
     that is constant over these cells has r = 0 with every other gene, and 1 with itself; pairs with
-    r = 0 are no substitutes.
+    r = 0 are not substitutes.
 
     The sums are taken over blocks of cells, from the non-zeros: with k genes in the panel and G in
     all, memory holds 8·G·k bytes and a dense [4096, k] block, never the dense cells × genes.
@@ -61,14 +61,14 @@ def redundancy(
     cells
         In memory or on disk.
     genes
-        The panel: names, each once, of genes in the data.
+        The panel: names of genes in the data, without repeats.
     rows
-        Which cells: int [n], two or more, or a mask over all. To design a panel, its training
+        Which cells: int [n], at least two, or a mask over all. To design a panel, use its training
         cells.
     threshold
-        |r| from which two genes are exchangeable, above 0 and at most 1.
+        |r| from which two genes count as interchangeable, above 0 and at most 1.
     n_substitutes
-        How many left-out genes to list for each gene at most.
+        Maximum number of substitutes to list for each gene.
 
     Returns
     -------
@@ -78,9 +78,9 @@ def redundancy(
     Raises
     ------
     DataError
-        When a gene is named twice or is not in the data, or there are fewer than two cells.
+        If a gene is repeated or not in the data, or there are fewer than two cells.
     ConfigError
-        When `threshold` or `n_substitutes` is out of range.
+        If `threshold` or `n_substitutes` is out of range.
     """
     if not 0 < threshold <= 1:
         raise ConfigError(f"threshold is {threshold}: |r| lies above 0 and up to 1")

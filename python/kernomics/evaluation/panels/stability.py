@@ -36,35 +36,35 @@ REGRESSION = "independent regression"
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """Panels of several seeds, how alike they are, and what they agree on.
+    """Panels of several seeds, how similar they are, and what they agree on.
 
     Attributes
     ----------
     panels
-        Per seed its genes, best first.
+        For each seed, its genes, best first.
     scores
         Index seed, one column per ``task/metric``: each panel's own network on the held-out cells.
         Without columns if none are held out.
     regression_scores
-        The same of an independent logistic or ridge regression.
+        The same for an independent logistic or ridge regression.
     overlap
         Jaccard index of each pair of panels, [seed, seed].
     kuncheva
         Mean overlap corrected for chance, see `kuncheva_index`, over the genes that were free to
         be chosen.
     frequency
-        Per gene chosen by any seed, the share of seeds that chose it, largest first.
+        For each gene selected by any seed, the share of seeds that selected it, largest first.
     consensus
         As many genes as a panel has, by frequency, ties by mean rank; forced genes are in it.
     consensus_panel
-        They with a predictor of their own; None if it was not asked for.
+        The consensus genes with their own predictor; None if not requested.
     consensus_scores
         Of that panel on the held-out cells: index ``"its own network"`` and
         ``"independent regression"``, columns as in `scores`.
     resampled
         Whether the seeds also differ in their training cells.
     warnings
-        What went wrong in the training of a further seed, or with the consensus.
+        What went wrong in training an additional seed, or with the consensus.
     """
 
     panels: dict[int, list[str]]
@@ -141,30 +141,30 @@ def panel_stability(
     Parameters
     ----------
     model
-        What to select. A trained model's panel serves as that of its seed; the model itself is not
-        changed. Or a function that makes an untrained model from a seed; those must hold out the
-        same cells.
+        What to select. If trained, its panel is used for its seed; the model itself is not changed.
+        Or a function that makes an untrained model from a seed; all models must hold out the same
+        cells.
     seeds
         How many, at least 2, the model's own first and then those after it; or a list of them.
     resample
-        Let each further seed see 80 % of the training cells only, drawn with the seed: the panels
-        then also tell how much the choice hangs on the very cells (stability selection after
-        Meinshausen and Bühlmann, J. R. Stat. Soc. B 72, 2010, who draw half).
+        Train each additional seed on only 80 % of the training cells, drawn with the seed: the
+        panels then also show how much the choice depends on the particular cells (stability
+        selection after Meinshausen and Bühlmann, J. R. Stat. Soc. B 72, 2010, who draw half).
     predictor
         Train a predictor for the consensus as well.
     folder
-        Where to keep each finished training (``trainings/``) and the consensus panel
-        (``consensus/``), such as a run directory. What is found there is not trained again, and
-        the result is the same.
+        Where to keep each finished training run (``trainings/``) and the consensus panel
+        (``consensus/``), such as a run directory. Runs found there are not repeated, and the result
+        is the same.
     device
         Where to train.
     progress
-        Whether to show a bar over the trainings.
+        Whether to show a progress bar over the training runs.
 
     Raises
     ------
     ConfigError
-        When the seeds make no sense, or a function's models hold out different cells.
+        If the seeds are invalid, or a function's models hold out different cells.
     ImportError
         Without scikit-learn (extra ``report``).
     """
