@@ -23,25 +23,25 @@ def pbmc68k() -> AnnData:
     """Return 700 blood cells × 765 genes as counts; no network is needed.
 
     These are the cells of ``scanpy.datasets.pbmc68k_reduced()`` (10x Genomics, fresh 68k PBMCs,
-    donor A), which comes with scanpy. Its ``raw`` holds r = log1p(10⁴·n/N) to three decimals, with
+    donor A), which ships with scanpy. Its ``raw`` holds r = log1p(10⁴·n/N) to three decimals, with
     n the counts and N the cell's total ``obs["n_counts"]``, so that n = round(expm1(r)·N/10⁴). Two
-    things are required before they are handed out: that these counts reproduce r, and that they
-    equal the integers that follow from each cell's smallest step alone, without N.
+    things are verified first: that these counts reproduce r, and that they equal the integers that
+    follow from each cell's smallest step alone, without N.
 
     Returns
     -------
     anndata.AnnData
         X and ``layers["counts"]``: float32 CSR [700, 765], integers. obs: ``bulk_labels`` (10 cell
-        types; the same as ``cell_type``), ``n_counts`` (total over all genes measured, which is
-        taken for the library size), and what else scanpy's file has. ``uns["kernomics"]``: what to
-        know about the data, among it that the genes are a subset of those measured.
+        types; the same as ``cell_type``), ``n_counts`` (total over all measured genes, used as the
+        library size), and the other columns of scanpy's file. ``uns["kernomics"]``: notes on the
+        data, such as that the genes are a subset of those measured.
 
     Raises
     ------
     ImportError
-        Without scanpy, which the extra ``report`` brings.
+        Without scanpy, which the extra ``report`` installs.
     DataError
-        When scanpy's file is not the one these rules were made for.
+        If scanpy's file is not the expected one.
     """
     try:
         import scanpy

@@ -43,7 +43,7 @@ class Curation:
     cells, genes : numpy.ndarray
         Bool [n_cells], [n_genes]: what is kept.
     min_genes, min_cells : int
-        Genes that a cell, and cells that a gene must have.
+        Minimum genes per cell and cells per gene.
     genes_of_cell : numpy.ndarray
         int64 [n_cells]: genes with a count, of all genes.
     cells_of_gene : numpy.ndarray
@@ -102,16 +102,17 @@ def curate(
     """Find cells with enough genes, then genes in enough of those cells.
 
     The defaults are those of TxFM's corpus (arXiv 2605.31562), whose sets have 10,000 to 500,000
-    cells. Both are absolute numbers: a set that is small, shallow or of few genes needs lower ones.
+    cells. Both are absolute numbers: data sets that are small, shallow or have few genes need lower
+    ones.
 
     Parameters
     ----------
     data
         AnnData, path of an ``.h5ad`` file, or a collection; not modified.
     min_genes
-        Genes with a count that a cell must have, of all genes.
+        Minimum number of genes with a count in a cell, of all genes.
     min_cells
-        Of the cells kept, how many must have a count of a gene.
+        Minimum number of kept cells with a count of a gene.
     **reading
         How to read an AnnData or a file, as in `kernomics.data.ReadOptions`. Cells without counts
         are kept by default.
@@ -119,12 +120,12 @@ def curate(
     Returns
     -------
     Curation
-        What is kept; ``str()`` of it says what is removed, `Curation.apply` does it.
+        What is kept; its ``str()`` says what is removed, and `Curation.apply` removes it.
 
     Raises
     ------
     DataError
-        If no cell or no gene is left; it says what half of them have.
+        If no cell or no gene is left; the message says what half of them have.
     ConfigError
         If a number is negative.
 
@@ -238,21 +239,22 @@ def select_phenoprints(
 ) -> Phenoprints:
     """Keep the perturbations that have a consistent effect under an earlier model.
 
-    A perturbation without effect teaches a model no more than a control does. So are the K562
-    cells of TxFM's corpus chosen: by p < 0.1 of `perturbation_consistency` (arXiv 2605.31562).
+    A perturbation without effect teaches a model no more than a control does. The K562 cells of
+    TxFM's corpus were selected in this way, by p < 0.1 of `perturbation_consistency` (arXiv
+    2605.31562).
 
     Parameters
     ----------
     data
         AnnData, path of an ``.h5ad`` file, or a collection; not modified. Only obs and obsm are
-        looked at, unless a function makes the representation.
+        used, unless a function makes the representation.
     representation
         That of the earlier model: float [n, d], a key of ``obsm``, or a function of the
         collection, such as ``model.get_latent_representation``.
     perturbation_key, batch_key
-        obs columns; one batch by default.
+        obs columns; by default all cells are one batch.
     control
-        The name of the control in `perturbation_key`, or several, which become one and are kept.
+        Name(s) of the control in `perturbation_key`; several become one. They are kept.
     p
         Perturbations with p below this are kept.
     how

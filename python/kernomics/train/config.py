@@ -38,11 +38,11 @@ class TrainConfig:
     Attributes
     ----------
     max_epochs
-        Epochs to train at most.
+        Maximum number of epochs.
     batch_size
         Cells per batch; used by whoever makes the sampler, recorded here.
     learning_rate
-        The peak of the schedule.
+        Peak learning rate of the schedule.
     weight_decay
         Decoupled weight decay, multiplied by the learning rate.
     optimizer
@@ -50,44 +50,44 @@ class TrainConfig:
     schedule
         ``"constant"``, or ``"one_cycle"``: a cosine up during the warm-up, then a cosine down.
     warmup
-        The share of all steps spent warming up, from 0 to 1; only for ``"one_cycle"``.
+        Fraction of all steps spent warming up, from 0 to 1; only for ``"one_cycle"``.
     restart_at
-        The share of all steps after which ``"one_cycle"`` begins anew, 0 for never: for training
-        in two parts.
+        Fraction of all steps after which ``"one_cycle"`` restarts, 0 for never: for training in two
+        parts.
     accumulate
-        Batches whose gradients are added up before each optimiser step.
+        Number of batches whose gradients are accumulated before each optimiser step.
     max_grad_norm
         The norm above which the gradient of all parameters together is scaled down.
     precision
         ``"float32"``, or ``"bf16"`` for autocast to bfloat16 (the weights stay float32).
     compile
-        Compile the step by torch.compile, for modules that have ``compile_step()``. Takes minutes
+        Compile the step with torch.compile, for modules that have ``compile_step()``. Takes minutes
         before the first step.
     validate_every
-        Epochs between two validations; the last epoch is always validated.
+        Epochs between validations; the last epoch is always validated.
     validate_start
-        Whether the weights that the training begins with are validated too, before its first step.
-        With `patience` they are what remains where no later ones are better.
+        Whether to validate the initial weights too, before the first step. With `patience` they are
+        kept if no later weights are better.
     monitor
-        The validation figure that early stopping watches: its name in what the validation
-        returns, with or without ``validation_`` in front.
+        The validation score that early stopping monitors: its name among those that validation
+        returns, with or without a ``validation_`` prefix.
     mode
-        Whether a ``"min"`` or a ``"max"`` of it is best.
+        Whether the ``"min"`` or the ``"max"`` of it is best.
     patience
         Validations without improvement before training stops; the best weights are then
         restored. ``None`` trains all epochs and keeps the last weights.
     min_delta
         How much better a value must be to count as an improvement.
     checkpoint_every_epochs
-        Epochs between two checkpoints; the end of training is always saved.
+        Epochs between checkpoints; the end of training is always saved.
     checkpoint_every_seconds
-        Save also in the middle of an epoch, when that much time has passed.
+        Also save in the middle of an epoch when this much time has passed.
     keep_checkpoints
         How many checkpoints to keep, at least 2.
     log_every_steps
-        Log also the mean over every so many optimiser steps, as records of split ``"step"``.
+        Also log the mean over this many optimiser steps, as records of split ``"step"``.
     seed
-        Seeds torch's random numbers for the run.
+        Seed of the run's random numbers.
     progress
         Whether to show a progress bar.
     """

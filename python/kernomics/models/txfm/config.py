@@ -50,7 +50,7 @@ XXS is for some thousand cells, of which one block learns more in the same time 
 
 @dataclass(frozen=True)
 class TxFMConfig:
-    """How TxFM masks, encodes and decodes.
+    """Settings of how TxFM masks, encodes and decodes.
 
     Defaults are the paper's (arXiv 2605.31562) where it gives a value; the others are marked
     "ours". `of_size` gives the settings of a size.
@@ -60,37 +60,38 @@ class TxFMConfig:
     d_model, n_layers, n_heads
         Width, blocks and attention heads of the encoder.
     n_tokens
-        K, the genes revealed to the encoder; all others are masked. Where it is not given, and the
-        cells have no more genes than the size's, a quarter of them.
+        K, the number of genes revealed to the encoder; all others are masked. If not given, and the
+        cells have no more genes than the size's default, a quarter of them.
     masking_power
-        τ: a gene is drawn with weight m^τ, m the share of the training cells that have it
-        (ablation); 0 draws uniformly, and −4 to 4 are possible (ours).
+        τ: a gene is drawn with weight m^τ, where m is the fraction of training cells in which it is
+        detected (ablation); 0 draws uniformly, and −4 to 4 are possible (ours).
     target_sum
         L: counts are scaled to this total per cell before the logarithm.
     normalise
         Whether they are scaled at all (ablation: log(1 + count) of raw counts).
     decoder_layers
-        Residual layers between the CLS token and the last linear layer; 0 for that layer alone.
+        Residual layers between the CLS token and the last linear layer; 0 for only that layer.
     activation
         From the decoder's output to log-normalised expression: ``"rectified_tanh"``,
         α·relu(tanh(z/4e)) with α = log(L + 1); ``"relu"``; ``"clamped_relu"``, at most α;
         ``"softmax"`` (ablations), log(1 + L·softmax(z)) over the genes of the cell's data set;
-        ``"softplus"`` (ours), log(1 + e^z). None for the one of the loss: the rectified tanh, and
-        softplus for the negative binomials, whose means must not be 0.
+        ``"softplus"`` (ours), log(1 + e^z). None for the default of the loss: the rectified tanh,
+        or softplus for the negative binomials, whose means must not be 0.
     loss
         ``"poisson"`` (Eq. 2); ``"mse"``, ``"smooth_l1"``, ``"negative_binomial"`` or ``"zinb"``
         (ablations). The last two are of raw counts with mean (library/L)·(e^x̂ − 1) and one inverse
-        dispersion per gene; the last also learns how likely each count is lost.
+        dispersion per gene; the last also learns the probability that each count is lost.
     stochastic_depth
-        Rate of the last block's branches; those before have less, linearly.
+        Rate of the last block's branches; earlier blocks have lower rates, linearly.
     gene_start
-        Where genes start: ``"random"``, embeddings N(0, 1) and rows of the decoder N(0, 0.02²); or
-        ``"components"`` (ours), both along the principal components of the training cells' log
-        expression, which a few thousand cells cannot teach anew; see `gene_components`.
+        How gene embeddings are initialised: ``"random"``, embeddings N(0, 1) and rows of the
+        decoder N(0, 0.02²); or ``"components"`` (ours), both along the principal components of the
+        training cells' log expression, which cannot be learnt from a few thousand cells; see
+        `gene_components`.
     layer_scale
-        Where LayerScale starts. Ours: 0.1.
+        Initial LayerScale. Ours: 0.1.
     recompute
-        What to compute again in backward, to save memory: ``"nothing"``, the ``"feed_forward"``
+        What to recompute in the backward pass to save memory: ``"nothing"``, the ``"feed_forward"``
         layers, a twelfth of a step's products for two fifths of what blocks keep, or whole
         ``"blocks"``.
     """

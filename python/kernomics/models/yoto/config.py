@@ -16,16 +16,17 @@ from kernomics.train import TrainConfig
 
 @dataclass(frozen=True)
 class YOTOConfig:
-    """How YOTO selects and predicts.
+    """Settings of how YOTO selects and predicts.
 
-    The paper gives the method but few figures; a value marked "ours" is our choice.
+    The paper gives the method but few values; those marked "ours" are our choice.
 
     Attributes
     ----------
     n_genes
-        k, the size of the panel, forced genes included.
+        k, the size of the panel, including forced genes.
     relaxation
-        Whose gradient the mask gets: ``"softsort"`` (ours), ``"neuralsort"``, ``"softmax"``.
+        The relaxation whose gradient the mask gets: ``"softsort"`` (ours), ``"neuralsort"``,
+        ``"softmax"``.
     tau_start, tau_end
         Temperature τ, annealed exponentially (paper). Ours: the values.
     start_genes
@@ -33,38 +34,39 @@ class YOTOConfig:
         progress, without a definition). Ours: 64 k, at most the usable genes. Set it to `n_genes`
         for a constant size.
     shrink_until
-        Share of the steps after which the subset has its final size. Ours.
+        Fraction of the steps after which the subset has its final size. Ours.
     noise_start, noise_end, noise_until
-        Scale of the Gumbel noise, changed linearly over that share of the steps. Ours: noise at
-        full scale to the end costs accuracy.
+        Scale of the Gumbel noise, changed linearly over that fraction of the steps. Ours: full
+        noise to the end costs accuracy.
     marker_prior
-        How far the scores start apart: a gene that is the r-th best marker of some class (from 0)
-        starts at −marker_prior · log(1 + r); 0 for all alike. Ours; see `marker_scores`.
+        How far apart the initial scores are: a gene that is the r-th best marker of some class
+        (from 0) starts at −marker_prior · log(1 + r); 0 for equal scores. Ours; see
+        `marker_scores`.
     fix_panel_at
-        Share of the steps after which the panel stays as it is and a second network
-        learns from it alone. The schedules above are over the steps before. Ours; 0 selects to the
-        end.
+        Fraction of the steps after which the panel is fixed and a second network learns from it
+        alone. The schedules above cover the steps before. Ours; 0 selects to the end.
     hidden
-        Widths of the shared encoder; 128, 128 as in the ablation's network.
+        Widths of the shared encoder; 128, 128 as in the network of the paper's ablations.
     dropout
-        In the encoder, in training. Ours.
+        Dropout rate in the encoder during training. Ours.
     private_encoders
-        With several labels, the panel's network has beside the shared encoder a small one for each
-        label: one encoder alone predicts each a little worse than a training for that label
-        would. Ours; the selection has the shared one alone, as in the paper.
+        With several labels, the panel's network has a small encoder for each label beside the
+        shared one: with only a shared encoder each label is predicted slightly worse than by a
+        training run of its own. Ours; the selection uses only the shared one, as in the paper.
     label_smoothing
-        Of the class labels, in training: without it the losses, and with them the gradients of the
-        scores, vanish on a few thousand cells. Ours.
+        Smoothing of the class labels during training: without it the losses, and with them the
+        gradients of the scores, vanish on a few thousand cells. Ours.
     transform
-        Input of the network: ``"log1p"`` and ``"binary"`` need the panel's counts alone,
+        Input of the network: ``"log1p"`` and ``"binary"`` need only the panel's counts,
         ``"lognorm"`` (paper) also each cell's library size, a total over all genes.
     class_weights
-        ``"sqrt"`` weighs a cell by one over the square root of its class's size, so that rare types
-        count without their false positives (ours); ``"balanced"`` by one over the size; None not.
+        ``"sqrt"`` weights a cell by one over the square root of its class size, so that rare types
+        count without too many false positives (ours); ``"balanced"`` by one over the size; None
+        gives equal weights.
     score_learning_rate
-        Of the gene scores; the network uses ``learning_rate`` of the training. Ours.
+        Learning rate of the gene scores; the network uses the training's ``learning_rate``. Ours.
     min_cells
-        Genes seen in fewer training cells are not usable.
+        Genes detected in fewer training cells are not used.
     """
 
     n_genes: int = 64
