@@ -1,4 +1,4 @@
-"""A run's report: one HTML file that needs nothing beside it."""
+"""A run's report: one self-contained HTML file."""
 
 from kernomics.metrics.panel_score import MethodScore
 from kernomics.report.data import ReportData, SplitReport, TaskReport
