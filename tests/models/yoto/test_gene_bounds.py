@@ -103,7 +103,7 @@ def test_pattern_that_matches_nothing_warns():
     [
         ({"exclude_patterns": ["*MT"]}, "exclude_patterns: '*MT' is no regular exp"),
         ({"min_detection": 2}, "min_detection is 2: it is a fraction of the cells, from 0 to 1"),
-        ({"max_detection": True}, "max_detection is True: it is a share"),
+        ({"max_detection": True}, "max_detection is True: it is a fraction"),
         ({"max_detection": float("nan")}, "max_detection is nan"),
         ({"min_detection": 0.5, "max_detection": 0.1}, "min_detection is 0.5, above max"),
         (
