@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # for yoto_lines
+sys.path.insert(0, str(Path(__file__).parent))  # for what several folders share
 
 
 def pytest_configure(config: pytest.Config) -> None:
