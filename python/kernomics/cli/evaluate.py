@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=Help,
     )
     evaluate.add_argument("run_or_model", help="a run directory, or a saved model")
-    cli_options.add_reading(evaluate)
+    cli_options.add_reading(evaluate, trained=True)
     evaluate.add_argument(
         "--label", nargs="+", default=[], metavar="TASK=COLUMN",
         help="obs column of a label, where it is not called as in training",
@@ -93,6 +93,8 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(jsonable(scores), indent=1))
         return
     print(f"panel      {len(panel.genes)} genes")
+    for line in cli_options.as_in_training(args, cells):
+        print(line)
     for task, found in scores.items():
         of = f"{int(found['n_cells']):,} of {cells.n_cells:,} cells"
         scored = "   ".join(f"{k} {value:.4g}" for k, value in found.items() if k != "n_cells")

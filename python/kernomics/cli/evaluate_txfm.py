@@ -117,6 +117,9 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
         unlabelled_category=args.unlabelled,
         label_kinds=cli_options.label_kinds(args),
     )
+    if not args.json:
+        for line in cli_options.as_in_training(args, cells):
+            print(line)
     found: dict[str, Any] = {}
     scores = perturbed = split = None
     if args.labels_key:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -25,11 +26,18 @@ READING = (
     "all_features",
 )
 
+NONE = {"layer": "X", "gene_names": "var_names", "library_key": "auto"}
+"""What the command calls the None of Python."""
+
 
 def add_reading(
-    command: argparse.ArgumentParser, *, several: bool = False, keep_empty: bool = True
+    command: argparse.ArgumentParser,
+    *,
+    several: bool = False,
+    keep_empty: bool = True,
+    trained: bool = False,
 ) -> None:
-    """Add the data and the options that `reading` reads."""
+    """Add the data and the options that `reading` reads; `trained` for a model that reads."""
     if several:
         command.add_argument(
             "data", nargs="+",
@@ -38,19 +46,32 @@ def add_reading(
         )  # fmt: skip
     else:
         command.add_argument("data", help=FILES)
-    group = command.add_argument_group("how to read the data")
-    group.add_argument("--layer", help="layer that holds the counts (X if not given)")
+    group = command.add_argument_group(
+        "how to read the data",
+        "What is not given is as the model was trained." if trained else None,
+    )
+    flag: Any = argparse.BooleanOptionalAction if trained else "store_true"
+
+    def unless(default: str) -> str:
+        return "" if trained else f" ({default} if not given)"
+
+    group.add_argument("--layer", help=f"layer that holds the counts, or X{unless('X')}")
     group.add_argument(
-        "--use-raw", action="store_true",
+        "--use-raw", action=flag, default=None,
         help="take counts and genes from raw, as in files of CELLxGENE",
     )  # fmt: skip
     group.add_argument(
         "--gene-names", metavar="COLUMN",
-        help="var column that names the genes, such as feature_name (var_names if not given)",
+        help="var column that names the genes, such as feature_name, or var_names"
+        + unless("var_names"),
     )  # fmt: skip
-    group.add_argument("--library-key", help="obs column with each cell's total over all genes")
     group.add_argument(
-        "--allow-fractions", action="store_true",
+        "--library-key", metavar="COLUMN",
+        help="obs column with each cell's total over all genes, or auto: found in the data"
+        + unless("auto"),
+    )  # fmt: skip
+    group.add_argument(
+        "--allow-fractions", action=flag, default=None,
         help="take counts that are no integers, such as those corrected for ambient RNA",
     )  # fmt: skip
     if keep_empty:
@@ -61,7 +82,7 @@ def add_reading(
         )  # fmt: skip
     group.add_argument("--modality", metavar="NAME", help="which one of an .h5mu file")
     group.add_argument(
-        "--all-features", action="store_true",
+        "--all-features", action=flag, default=None,
         help="keep features that are no genes by var['feature_types'], such as antibodies",
     )  # fmt: skip
 
@@ -71,21 +92,35 @@ def reading(args: argparse.Namespace) -> ReadOptions:
     asked = {name: getattr(args, name) for name in READING}
     if getattr(args, "keep_empty", False):
         asked["empty_cells"] = "keep"
-    return {name: value for name, value in asked.items() if value}  # type: ignore[return-value]
+    return {
+        name: None if value == NONE.get(name) else value
+        for name, value in asked.items()
+        if value is not None
+    }  # type: ignore[return-value]
+
+
+def as_in_training(args: argparse.Namespace, cells: CellCollection) -> list[str]:
+    """Say in one line, or none, by which options a model read cells that nobody gave."""
+    found = {name: value for name, value in cells.reading.items() if name not in reading(args)}
+    said = [
+        "--" + name.replace("_", "-") + ("" if value is True else f" {shlex.quote(str(value))}")
+        for name, value in found.items()
+    ]
+    return [f"read       as in training, {' '.join(said)}"] if said else []
 
 
 def read_cells(
     args: argparse.Namespace, *, model: CellEncoder | None = None, **labels: Any
 ) -> CellCollection:
     """Read the command's data, one file or several."""
-    from kernomics.data import CellCollection, concat
-    from kernomics.models.base import same_library_key
-
-    known = {} if model is None else model.info.get("library", {})
+    from kernomics.data import concat
+    from kernomics.models.base import as_collection
+    from kernomics.models.reading import read_as_trained
 
     def read(path: str, **more: Any) -> CellCollection:
-        how = same_library_key(path, known, reading(args))
-        return CellCollection.from_anndata(path, **how, **more)
+        if model is None:
+            return as_collection(path, reading(args), **more)
+        return read_as_trained(path, reading(args), model.info, model.genes, **more)
 
     paths = data_paths(args)
     if len(paths) == 1:

@@ -49,9 +49,9 @@ def add_parser(commands: Any) -> None:
     pretrain.set_defaults(run=run)
 
 
-def add_data(command: argparse.ArgumentParser) -> None:
-    """Add what a training reads and where it writes."""
-    cli_options.add_reading(command, several=True, keep_empty=False)
+def add_data(command: argparse.ArgumentParser, *, trained: bool = False) -> None:
+    """Add what a training reads, `trained` if a model reads it, and where it writes."""
+    cli_options.add_reading(command, several=True, keep_empty=False, trained=trained)
     cli_options.add_run(command)
     command.add_argument(
         "--labels-key", nargs="+", default=[], metavar="COLUMN",

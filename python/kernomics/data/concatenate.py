@@ -16,6 +16,7 @@ from kernomics.data.csr import Rows, canonical, gather
 from kernomics.data.genes import gene_id_kind, mismatch_cause
 from kernomics.data.labels import Kind, Labels, read_labels
 from kernomics.data.library import joined_rule
+from kernomics.data.readers.inputs import shared_options
 from kernomics.errors import DataError
 from kernomics.ops import ObservedGenes
 
@@ -104,7 +105,8 @@ def concat(
     -------
     CellCollection
         Over the union of the genes, in the order met. ``obs["dataset"]`` names each cell's set, and
-        it is the `batch_labels`. Library sizes stay each set's own.
+        it is the `batch_labels`. Library sizes stay each set's own. `reading` holds what all were
+        read with.
 
     Raises
     ------
@@ -162,6 +164,7 @@ def concat(
         ),
         empty_cells="keep" if any(part.empty_cells == "keep" for part in parts) else "error",
         fractional=any(part.fractional for part in parts),
+        reading=shared_options([part.reading for part in parts]),
     )
     return joined.with_observed(*_observed(parts, columns, len(genes)))
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from kernomics._arguments import checked
 from kernomics._warnings import warn
@@ -92,6 +93,18 @@ def match_genes(
         raise DataError(f"{found}; {needed}{mismatch_cause(model_genes, data_genes, n_matched)}")
     warn(f"{found}; missing genes {ABSENT[absent]}")
     return columns
+
+
+def column_of_genes(var: pd.DataFrame, genes: Sequence[str] | npt.NDArray[Any]) -> str | None:
+    """Return the column of var that holds most of some genes, if any holds half of them."""
+    wanted = {str(gene) for gene in genes}
+    found = {
+        str(name): len(wanted.intersection(map(str, column)))
+        for name, column in var.items()
+        if not pd.api.types.is_numeric_dtype(column.dtype)
+    }
+    best = max(found, key=found.__getitem__, default=None)
+    return best if best is not None and 2 * found[best] >= len(wanted) else None
 
 
 def id_mismatch(

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from kernomics._arguments import shown, words_of
 from kernomics.data import CellCollection, Labels, Sampler, Split, make_split
 from kernomics.data.labels import column
-from kernomics.data.readers.inputs import ReadOptions, given_options, obs_columns
+from kernomics.data.readers.inputs import ReadOptions, given_options, outline_of
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError
 from kernomics.nn import drawing_from
@@ -91,7 +91,7 @@ def same_library_key(
     key = known.get("key")
     if key is None or isinstance(adata, CellCollection) or reading.get("library_key") is not None:
         return reading
-    if key not in obs_columns(adata, reading.get("modality")):
+    if key not in outline_of(adata, reading.get("modality")).obs_columns:
         return reading
     return {**reading, "library_key": key}
 

@@ -112,6 +112,8 @@ class AnnDataInput:
             return "X"
         if layer not in has.layers:
             remedy = closest(layer, has.layers)
+            if layer == "X":
+                remedy += "; X itself is layer=None"
             if has.raw_var is not None:
                 remedy += "; adata.raw is read with use_raw=True"
             raise DataError(f"there is no layer {layer!r}; {remedy}")

@@ -174,8 +174,8 @@ class TxFM:
         validation, split_key, split, seed
             As for `TxFM`.
         **options
-            How to read the cells, as for `TxFM`; and settings of `TxFMConfig` on masks and loss.
-            Those of the network stay the model's.
+            How to read the cells, as for `TxFM`, by default as those of the model were; and
+            settings of `TxFMConfig` on masks and loss. Those of the network stay the model's.
 
         Raises
         ------
@@ -351,6 +351,7 @@ class TxFM:
             "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
             "trained_on": {"cells": len(self.split.train), "genes": len(self.genes)},
             "library": self.cells.library_rule.description,
+            "reading": self.cells.reading,
             **({} if self.start is None else {"fine_tuned_from": self.start.description}),
         }
 

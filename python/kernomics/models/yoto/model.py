@@ -382,6 +382,7 @@ class YOTO:
                 "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
                 "trained_on": {"cells": len(self.split.train), "genes": self.cells.n_genes},
                 "library": self.cells.library_rule.description,
+                "reading": self.cells.reading,
                 "labels": {
                     name: {"kind": label.kind, "description": label.description}
                     for name, label in self.cells.labels.items()
