@@ -190,6 +190,36 @@ def test_collections_keep_how_they_were_read(adata):
     assert concat({"a": cells, "b": other}).reading == READ
 
 
+def test_the_column_that_holds_the_names_is_told(plain, adata):
+    panel = YOTO(plain, "cell_type", 6, hidden=(16,)).train(**QUICK).trained
+    encoder = TxFM(plain, seed=1, **TINY).train(**QUICK).trained
+    genes = panel.genes[:2]
+    said = r"var\['symbol'\] holds gene symbols: pass gene_names='symbol'"
+    for read in (
+        lambda: panel.predict(adata, layer="counts"),
+        lambda: encoder.get_latent_representation(adata, layer="counts"),
+        lambda: TxFM.from_pretrained(encoder, adata, layer="counts"),
+        lambda: TxFM(adata, genes=genes, layer="counts"),
+        lambda: YOTO(adata, "cell_type", 6, forced_genes=genes, layer="counts"),
+        lambda: YOTO(adata, "cell_type", 6, start_from=genes, layer="counts"),
+        lambda: tl.evaluate_panel(adata, genes, "cell_type", layer="counts"),
+    ):
+        with pytest.raises(DataError, match=said):
+            read()
+    renamed = plain.copy()
+    renamed.var["gene"] = renamed.var_names.to_numpy()
+    renamed.var_names = [f"x{name}" for name in renamed.var_names]
+    with pytest.raises(DataError, match=r"var\['gene'\] holds more of .* gene_names='gene'"):
+        panel.predict(renamed)
+
+
+def test_a_fine_tuning_warns_of_library_sizes_of_another_kind(plain):
+    encoder = TxFM(plain, seed=1, **TINY).train(**QUICK).trained
+    few = plain[:, :14].copy()
+    with pytest.warns(UserWarning, match=r"totals over the 14 genes of these data, .* over 30"):
+        TxFM.from_pretrained(encoder, few, min_gene_overlap=0.1)
+
+
 def test_models_of_before_read_by_the_defaults(plain, panel):
     before = Panel(panel.network, panel.genes, panel.ranking.index, panel.ranking["score"], {})
     pd.testing.assert_frame_equal(before.predict(plain), panel.predict(plain, layer=None))

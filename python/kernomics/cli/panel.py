@@ -205,7 +205,7 @@ def _print_panel(
         asked = len(found.genes) + len(found.missing)
         print(
             f"missing    {len(found.missing)} of {asked} genes are not in the data: "
-            f"{describe_missing(found.missing, cells.genes)}"
+            f"{describe_missing(found.missing, cells.genes, cells.var)}"
         )
     for label, scores in found.scores.items():
         judge = "logistic" if label in found.per_class else "ridge"

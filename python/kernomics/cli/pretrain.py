@@ -156,6 +156,8 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
     print(f"seconds    {result.seconds:.1f}")
     if result.scores is not None:
         tables.print_scores(result.scores)
+    elif not args.labels_key:
+        print("scores     none; with --labels-key the representation is scored on held-out cells")
     print(f"model      {Path(args.out) / 'model'}")
     print(f"report     {result.report}")
 

@@ -57,6 +57,8 @@ class CellCollection:
         ``"keep"`` where cells without counts were asked to be kept, else ``"error"``.
     fractional
         Whether the check found counts that are no integers, as `allow_fractions` allows.
+    var
+        The table of genes of what was read, where there is one.
     reading
         By which of the options that `ReadOptions` has on counts and names of genes it was read,
         those not as by default; a model trained on it keeps them.
@@ -77,6 +79,7 @@ class CellCollection:
         empty_cells: EmptyCells = "error",
         fractional: bool = False,
         checked: bool = True,
+        var: pd.DataFrame | None = None,
         reading: Mapping[str, Any] | None = None,
     ) -> None:
         self._source = source
@@ -94,6 +97,7 @@ class CellCollection:
         self.empty_cells: EmptyCells = empty_cells
         self.fractional = fractional
         self.reading: ReadOptions = counts_options(reading or {})
+        self.var = var
         self._checked = checked
 
     @classmethod
@@ -226,6 +230,7 @@ class CellCollection:
             empty_cells=empty_cells,
             fractional=fractional,
             checked=check,
+            var=given.var,
             reading={
                 "layer": layer,
                 "use_raw": use_raw,
@@ -326,7 +331,9 @@ class CellCollection:
             What a gene is that the data lack: of count ``"zero"``, or ``"unobserved"``. Where cells
             have observed some of the genes only, it is unobserved in either case.
         """
-        found = columns = match_genes(genes, self.genes, min_gene_overlap, absent=absent)
+        found = columns = match_genes(
+            genes, self.genes, min_gene_overlap, absent=absent, var=self.var
+        )
         if self._columns is not None:
             columns = np.where(columns >= 0, self._columns[columns], -1)
         same = np.array_equal(columns, np.arange(self._source.shape[1]))

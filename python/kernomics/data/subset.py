@@ -91,6 +91,7 @@ def select_cells(cells: CellCollection, rows: npt.ArrayLike) -> CellCollection:
         library_rule=cells.library_rule,
         empty_cells=cells.empty_cells,
         fractional=cells.fractional,
+        var=cells.var,
         reading=cells.reading,
     )
     if cells.observed is None or cells.panel_of_cell is None:

@@ -28,12 +28,15 @@ class MethodScore:
     spread
         What stands behind ± for some of these metrics: the standard deviation over random panels,
         or the standard error over splits.
+    n_panels
+        Over how many panels of one split the scores are means.
     """
 
     method: str
     predictor: str = ""
     metrics: Mapping[str, float]
     spread: Mapping[str, float] = field(default_factory=dict)
+    n_panels: int = 1
 
 
 def shared_ranks(scores: ArrayLike) -> NDArray[np.int64]:

@@ -380,7 +380,13 @@ def score_panels(
             if len(judged) > 1:
                 spread = {key: float(np.std([one[key] for one in judged], ddof=1)) for key in mean}
             found.append(
-                MethodScore(method=method, predictor=predictor, metrics=mean, spread=spread)
+                MethodScore(
+                    method=method,
+                    predictor=predictor,
+                    metrics=mean,
+                    spread=spread,
+                    n_panels=len(judged),
+                )
             )
         scores[task.name] = found
     return scores, unscored

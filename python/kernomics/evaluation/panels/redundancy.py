@@ -86,7 +86,7 @@ def redundancy(
         raise ConfigError(f"threshold is {threshold}: |r| lies above 0 and up to 1")
     if n_substitutes < 0:
         raise ConfigError(f"n_substitutes is {n_substitutes}: 0 or more can be listed")
-    panel, _ = find_genes(genes, cells.genes)
+    panel, _ = find_genes(genes, cells)
     wanted = rows_of("rows", rows, cells.n_cells)
     if len(wanted) < 2:
         raise DataError("rows names one cell; a correlation needs at least two")

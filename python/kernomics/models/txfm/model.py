@@ -189,7 +189,8 @@ class TxFM:
         Warns
         -----
         UserWarning
-            When fewer than 80 % of those genes are known.
+            When fewer than 80 % of those genes are known, or library sizes are of another kind
+            than those of the model's training.
         """
         encoder = model.trained if isinstance(model, TxFM) else model
         if not isinstance(encoder, CellEncoder):
@@ -197,6 +198,7 @@ class TxFM:
         reading, settings = divided_options(options)
         config = fine_tuned_config(encoder.config, **settings)
         cells = encoder.read(adata, **reading)
+        cells.library_rule.tell(encoder.info.get("library"))
         split = divide(cells, split, validation, split_key, checked_seed(seed))
         start = Pretrained.match(
             encoder,

@@ -137,6 +137,7 @@ def make_constraints(
         exclude_patterns=patterns,
         min_detection=min_detection,
         max_detection=max_detection,
+        var=cells.var,
     )
     costs = _costs(gene_costs, budget, adata, reading)
     limit = _limit(costs, budget, cells, bounds, config.n_genes)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from kernomics._warnings import warn
@@ -66,6 +67,7 @@ def gene_bounds(
     exclude_patterns: str | Sequence[str] = (),
     min_detection: float = 0.0,
     max_detection: float = 1.0,
+    var: pd.DataFrame | None = None,
 ) -> GeneBounds:
     """Work out the bounds of a selection."""
     place = {gene: i for i, gene in enumerate(genes)}
@@ -79,7 +81,7 @@ def gene_bounds(
             raise DataError(
                 f"{len(absent)} of {len(names)} {what} genes are not in the data, first "
                 f"{absent[0]!r}; {closest(absent[0], genes)}"
-                f"{id_mismatch('the list has', absent, genes)}"
+                f"{id_mismatch('the list has', absent, genes, var)}"
             )
     both = [name for name in named["forced"] if name in named["forbidden"]]
     if both:

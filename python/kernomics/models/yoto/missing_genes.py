@@ -39,7 +39,7 @@ def require_genes(genes: Sequence[str], cells: CellCollection, *, remedy: str = 
         raise DataError(
             f"{len(absent):,} of the panel's {len(genes):,} genes {_are(absent)} missing from the "
             f"data: {listed(absent)}; {closest(absent[0], cells.genes)}"
-            f"{mismatch_cause(genes, cells.genes, len(genes) - len(absent))}"
+            f"{mismatch_cause(genes, cells.genes, len(genes) - len(absent), cells.var)}"
             + (f"; {remedy}" if remedy else "")
         )
 

@@ -201,7 +201,11 @@ class YOTO:
         self.options = {**self.constraints.options, "task_weights": weights}
         if self.constraints.start is not None:
             self.constraints.start.check(
-                self.cells.genes, self.tasks, self.config.hidden, self.config.transform
+                self.cells.genes,
+                self.tasks,
+                self.config.hidden,
+                self.config.transform,
+                self.cells.var,
             )
         if self.config.transform == "lognorm":
             self.cells.library_rule.tell()

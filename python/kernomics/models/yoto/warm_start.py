@@ -107,6 +107,7 @@ class WarmStart:
         tasks: Sequence[Task],
         hidden: Sequence[int],
         transform: Transform,
+        var: pd.DataFrame | None = None,
     ) -> None:
         """Compare the start with what is to be selected."""
         known = set(genes)
@@ -115,7 +116,7 @@ class WarmStart:
             raise DataError(
                 f"none of the {len(absent)} genes of start_from is in the data, first "
                 f"{absent[0]!r}; {closest(absent[0], genes)}"
-                f"{id_mismatch('that panel has', absent, genes)}"
+                f"{id_mismatch('that panel has', absent, genes, var)}"
             )
         if absent:
             warn(
