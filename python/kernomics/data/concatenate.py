@@ -24,17 +24,7 @@ SOURCE_COLUMN = "dataset"
 
 
 class JointSource:
-    """Rows of several collections, one after the other, over common columns.
-
-    Parameters
-    ----------
-    parts
-        The collections.
-    columns
-        Per part int64 [its genes]: the common column of each.
-    n_genes
-        Common columns.
-    """
+    """Rows of several collections, one after the other; `columns` are the common ones of each."""
 
     def __init__(
         self,
@@ -159,9 +149,7 @@ def concat(
         labels=read_labels(obs, keys, unlabelled_category, label_kinds),
         batch_labels=Labels.from_series(obs[SOURCE_COLUMN], SOURCE_COLUMN, kind="categorical"),
         library=np.concatenate(libraries),
-        library_rule=joined_rule(
-            {name: part.library_rule for name, part in collections.items()}, len(genes)
-        ),
+        library_rule=joined_rule({name: part.library_rule for name, part in collections.items()}),
         empty_cells="keep" if any(part.empty_cells == "keep" for part in parts) else "error",
         fractional=any(part.fractional for part in parts),
         reading=shared_options([part.reading for part in parts]),

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection, gene_id_kind
+from kernomics.data.expression import as_csr
 from kernomics.data.genes import id_mismatch
+from kernomics.data.row_numbers import parts
 from kernomics.errors import DataError
 
-CELLS_AT_A_TIME = 4096
 NAMES_SHOWN = 5
 
 
@@ -78,12 +79,9 @@ def _more(names: Sequence[str]) -> str:
 
 
 def count_blocks(cells: CellCollection, rows: NDArray[np.int64]) -> Iterator[sparse.csr_matrix]:
-    """Read cells in blocks of at most `CELLS_AT_A_TIME`, each CSR float32 [b, n_genes]."""
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        batch = cells.batch(rows[start : start + CELLS_AT_A_TIME])
-        yield sparse.csr_matrix(
-            (batch.values.numpy(), batch.indices.numpy(), batch.indptr.numpy()), shape=batch.shape
-        )
+    """Read cells block by block, each CSR float32 [b, n_genes]."""
+    for part in parts(len(rows)):
+        yield as_csr(cells.batch(rows[part]))
 
 
 def counts_of(cells: CellCollection, rows: NDArray[np.int64]) -> sparse.csr_matrix:

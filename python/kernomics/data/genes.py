@@ -38,6 +38,12 @@ def gene_id_kind(genes: Iterable[object]) -> str:
     return "Ensembl ids" if 2 * n_ensembl > len(names) else "gene symbols"
 
 
+def places_of(genes: Names, known: Names) -> npt.NDArray[np.int64]:
+    """Return where genes stand among others that hold them all, int64 [k]."""
+    place = {gene: i for i, gene in enumerate(known)}
+    return np.array([place[gene] for gene in genes], dtype=np.int64)
+
+
 @checked
 def match_genes(
     model_genes: Sequence[str] | npt.NDArray[Any],

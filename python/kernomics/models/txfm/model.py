@@ -18,6 +18,7 @@ from kernomics._arguments import checked
 from kernomics._version import __version__
 from kernomics.data import CellCollection, Loader, Split
 from kernomics.data.readers.inputs import divided_options
+from kernomics.data.row_numbers import parts
 from kernomics.errors import ConfigError
 from kernomics.models.base import as_collection, checked_seed, sampler_of, train_module
 from kernomics.models.known_cells import require_counts
@@ -198,7 +199,6 @@ class TxFM:
         reading, settings = divided_options(options)
         config = fine_tuned_config(encoder.config, **settings)
         cells = encoder.read(adata, **reading)
-        cells.library_rule.tell(encoder.info.get("library"))
         split = divide(cells, split, validation, split_key, checked_seed(seed))
         start = Pretrained.match(
             encoder,
@@ -208,6 +208,7 @@ class TxFM:
             min_cells=min_cells,
             min_gene_overlap=min_gene_overlap,
         )
+        cells.library_rule.tell(encoder.info.get("library"))
         if "n_tokens" not in settings:
             config = override(config, n_tokens=start.n_tokens)
         made = cls(cells, genes=start.genes, split=split, seed=seed, config=config)
@@ -341,8 +342,8 @@ class TxFM:
     def _validate(self, module: TxFMModule) -> dict[str, float]:
         rows, device = self.split.validation, next(module.parameters()).device
         total = 0.0
-        for start in range(0, len(rows), CELLS_AT_A_TIME):
-            cells = self.cells.batch(rows[start : start + CELLS_AT_A_TIME]).to(device)
+        for part in parts(len(rows), CELLS_AT_A_TIME):
+            cells = self.cells.batch(rows[part]).to(device)
             total += float(module.reconstruction_loss(cells, VALIDATION_DRAW)) * len(cells)
         return {"loss": total / len(rows)}
 

@@ -31,27 +31,12 @@ GENE_SETS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, eq=False)
 class GeneBounds:
-    """Genes that are not free to be chosen or left out.
-
-    Attributes
-    ----------
-    forced
-        int64, indices of genes always in the panel.
-    forbidden
-        int64, indices of genes never in it: named as such, excluded by a rule, or seen in too few
-        training cells.
-    forbidden_names
-        The forbidden genes alone.
-    usable
-        How many genes the panel can be chosen from, the forced ones included.
-    excluded
-        How many genes each rule names, forced ones included; a gene counts for every rule.
-    """
+    """Genes that are not free to be chosen or left out, by index."""
 
     forced: NDArray[np.int64]
-    forbidden: NDArray[np.int64]
-    forbidden_names: tuple[str, ...]
-    usable: int
+    forbidden: NDArray[np.int64]  # named as such, excluded by a rule, or in too few training cells
+    forbidden_names: tuple[str, ...]  # those named as such
+    usable: int  # how many there are to choose from, those forced included
     excluded: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -18,7 +18,7 @@ from kernomics._warnings import warn
 from kernomics.data import CellCollection, Labels
 from kernomics.data.labels import column
 from kernomics.data.readers.inputs import ReadOptions
-from kernomics.data.row_numbers import row_numbers
+from kernomics.data.row_numbers import parts, row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.reading import read_as_trained
 from kernomics.models.saved import read_saved
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 FORMAT = "kernomics panel 1"
-CELLS_AT_A_TIME = 4096
 
 
 class Panel:
@@ -131,9 +130,9 @@ class Panel:
         wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
         found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
         with torch.inference_mode():
-            for part in _blocks(wanted):
+            for part in parts(len(wanted)):
                 outputs = self.network.outputs(
-                    panel_input(self.network, view, part, present, self.input_means)
+                    panel_input(self.network, view, wanted[part], present, self.input_means)
                 )
                 for task, output in zip(self.tasks, outputs, strict=True):
                     found[task.name].append(read_outputs(task, output))
@@ -141,9 +140,7 @@ class Panel:
             task.name: np.empty((0, task.n_out) if task.classes else 0, np.float32)
             for task in self.tasks
         }
-        return {
-            name: np.concatenate(parts) if parts else empty[name] for name, parts in found.items()
-        }
+        return {name: np.concatenate(some) if some else empty[name] for name, some in found.items()}
 
     @checked
     def predict(
@@ -410,8 +407,3 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
 def _first(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
-
-
-def _blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        yield rows[start : start + CELLS_AT_A_TIME]
