@@ -28,12 +28,7 @@ def add_parser(commands: Any) -> None:
     cli_options.add_reading(embed, trained=True)
     embed.add_argument("--out", required=True, metavar="FILE", help=".h5ad, .csv or .npy")
     embed.add_argument("--overwrite", action="store_true", help="replace the file in --out")
-    embed.add_argument(
-        "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
-    )
-    embed.add_argument(
-        "--n-draws", type=int, default=1, metavar="N", help="with --n-tokens, choices to average"
-    )
+    cli_options.add_revealed(embed)
     embed.add_argument(
         "--block",
         type=int,
@@ -41,10 +36,6 @@ def add_parser(commands: Any) -> None:
         help="after which block, from 1 (the last if not given)",
     )
     embed.add_argument("--batch-size", type=int, metavar="N", help="cells at a time")
-    embed.add_argument(
-        "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
-        help="share of the model's genes that the data must have",
-    )  # fmt: skip
     embed.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     embed.add_argument("--quiet", action="store_true", help="no progress bar")
     embed.set_defaults(run=run)

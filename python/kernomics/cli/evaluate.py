@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,6 @@ def run(args: argparse.Namespace) -> None:
     from kernomics.models import Panel
     from kernomics.models.saved import saved_format
     from kernomics.models.txfm.cell_encoder import FORMAT
-    from kernomics.train.atomic import jsonable
 
     cli_options.use_threads(args.threads)
     _check_report(args.report)
@@ -90,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     if args.report is not None:
         _report(args, panel, labels)
     if args.json:
-        print(json.dumps(jsonable(scores), indent=1))
+        cli_options.print_json(scores)
         return
     print(f"panel      {len(panel.genes)} genes")
     for line in cli_options.as_in_training(args, cells):
