@@ -18,8 +18,9 @@ from kernomics.data import CellCollection, Cells
 from kernomics.data.collection import require_empty_cells
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models.base import as_collection, checked_integer, checked_names, same_library_key
+from kernomics.models.base import checked_integer, checked_names
 from kernomics.models.known_cells import KnownCells
+from kernomics.models.reading import read_as_trained
 from kernomics.models.saved import read_saved
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.module import Tokens, TxFMModule
@@ -46,7 +47,8 @@ class CellEncoder:
     genes : numpy.ndarray
         The vocabulary, object array of str [G].
     info : dict
-        How it came about: training settings, seed, version, cells.
+        How it came about: training settings, seed, version, cells, and ``reading``, the options by
+        which they were read.
     """
 
     @checked
@@ -106,9 +108,11 @@ class CellEncoder:
         progress
             Whether to show a progress bar.
         **reading
-            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
-            ``layer="counts"``. `library_key` is by default that of the training, where the data
-            have it. `empty_cells` is about cells that have no count of the vocabulary:
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`. What is not given
+            is as it was in training, ``info["reading"]``; what is given holds, so ``layer=None`` is
+            X and ``gene_names=None`` are ``var_names``, which are taken too where they know more
+            of the vocabulary than the column does; ``library_key=None`` looks for the sizes in the
+            data. `empty_cells` is about cells that have no count of the vocabulary:
             ``"keep"`` represents them, all alike. It may come with a collection too; one read with
             ``"keep"`` keeps them in either case.
 
@@ -121,7 +125,8 @@ class CellEncoder:
         ------
         DataError
             When too few genes match, the counts are none, `rows` are no cells, or a cell has no
-            count of the vocabulary.
+            count of the vocabulary; when the data have no counts, names of genes or library sizes
+            where those of the training had them, and nothing else is given.
         ConfigError
             When a number makes no sense.
         """
@@ -225,14 +230,13 @@ class CellEncoder:
     def read(
         self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
     ) -> CellCollection:
-        """Read cells with library sizes like those of the training, where the data have them.
+        """Read cells as those of the training were read, but for what is given.
 
         The parameters are those of `get_latent_representation`.
         """
-        how = same_library_key(adata, self.info.get("library", {}), reading)
         if isinstance(adata, CellCollection):  # whose cells without counts are told of elsewhere
-            require_empty_cells(how.pop("empty_cells", "error"))
-        return as_collection(adata, how)
+            require_empty_cells(reading.pop("empty_cells", "error"))
+        return read_as_trained(adata, reading, self.info, self.genes)
 
     def checked_block(self, block: int) -> int:
         """Return the number of a block, from 1, if this model has it.

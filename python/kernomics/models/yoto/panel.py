@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -18,9 +18,9 @@ from kernomics._warnings import warn
 from kernomics.data import CellCollection, Labels
 from kernomics.data.labels import column
 from kernomics.data.readers.inputs import ReadOptions
-from kernomics.data.row_numbers import row_numbers
+from kernomics.data.row_numbers import parts, row_numbers
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models.base import as_collection, same_library_key
+from kernomics.models.reading import read_as_trained
 from kernomics.models.saved import read_saved
 from kernomics.models.tasks import Task, read_outputs, score_task
 from kernomics.models.yoto.missing_genes import checked_absent, missing_warning, panel_input
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 FORMAT = "kernomics panel 1"
-CELLS_AT_A_TIME = 4096
 
 
 class Panel:
@@ -51,8 +50,9 @@ class Panel:
         What is predicted.
     info : dict
         How it came about: configuration, seed, version, split, kinds of the labels, and
-        ``library``, the rule of the library sizes, and ``without``, what each gene costs when it
-        is missing (`missing_genes.costs_without`).
+        ``library``, the rule of the library sizes, ``reading``, the options by which the cells were
+        read, and ``without``, what each gene costs when it is missing
+        (`missing_genes.costs_without`).
     input_means : Tensor or None
         float32 [k], the network's input of each gene in the mean over the training cells, which
         stands in for a gene that data lack; None where that is not known.
@@ -130,9 +130,9 @@ class Panel:
         wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
         found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
         with torch.inference_mode():
-            for part in _blocks(wanted):
+            for part in parts(len(wanted)):
                 outputs = self.network.outputs(
-                    panel_input(self.network, view, part, present, self.input_means)
+                    panel_input(self.network, view, wanted[part], present, self.input_means)
                 )
                 for task, output in zip(self.tasks, outputs, strict=True):
                     found[task.name].append(read_outputs(task, output))
@@ -140,9 +140,7 @@ class Panel:
             task.name: np.empty((0, task.n_out) if task.classes else 0, np.float32)
             for task in self.tasks
         }
-        return {
-            name: np.concatenate(parts) if parts else empty[name] for name, parts in found.items()
-        }
+        return {name: np.concatenate(some) if some else empty[name] for name, some in found.items()}
 
     @checked
     def predict(
@@ -162,10 +160,11 @@ class Panel:
             Go on where the data lack genes of the panel: the network takes each for as high as in
             the mean of the training cells, which says nothing about a cell.
         **reading
-            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
-            ``layer="counts"``. Cells without counts are kept by default. For
-            ``transform="lognorm"`` `library_key` is by default that of the training, where the
-            data have it.
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`. What is not given
+            is as it was in training, ``info["reading"]``; what is given holds, so ``layer=None`` is
+            X and ``gene_names=None`` are ``var_names``, which are taken too where they know more
+            of the panel's genes than the column does. `library_key` counts for
+            ``transform="lognorm"`` alone. Cells without counts are kept by default.
 
         Returns
         -------
@@ -177,7 +176,8 @@ class Panel:
         ------
         DataError
             When genes of the panel are missing from the data and `allow_missing` does not hold, or
-            all are; it names them.
+            all are; it names them. When the data have no counts or names of genes where those of
+            the training had them, and nothing else is given.
 
         Warns
         -----
@@ -296,9 +296,7 @@ class Panel:
         if not isinstance(adata, CellCollection):
             # A cell may have none of the panel's genes, and a panel-only data set such cells.
             reading = {"empty_cells": "keep", **reading}
-        if lognorm:
-            reading = same_library_key(adata, known, reading)
-        cells = as_collection(adata, reading)
+        cells = read_as_trained(adata, reading, self.info, self.genes, library=lognorm)
         if lognorm:
             cells.library_rule.tell(known)
         return cells
@@ -409,8 +407,3 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
 def _first(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
-
-
-def _blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        yield rows[start : start + CELLS_AT_A_TIME]
