@@ -13,7 +13,7 @@ import pytest
 import torch
 
 TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # for bench, and for yoto_lines
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # for bench, and for what several folders share
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -85,11 +85,11 @@ def test_rows_are_numbers_or_a_mask() -> None:
     assert rows_of("rows", [2, 0], 3).tolist() == [2, 0]
     assert rows_of("rows", np.array([True, False, True]), 3).tolist() == [0, 2]
     for wrong, message in (
-        ([True], r"rows is a mask of shape \(1,\) for 3 cells"),
+        ([True], r"rows are a mask of shape \(1,\) for 3 cells"),
         ([], "rows names no cell"),
-        ([0.5], "rows holds float64"),
-        ([0, -1, 3], "rows names 2 of 3 rows outside 0 … 2, first -1 at position 1"),
-        (3, "rows is 3: row numbers or a mask are needed"),
+        ([0.5], "rows are of type float64"),
+        ([0, -1, 3], "there are 3 cells, counted from 0: 2 of the 3 rows are no cell, first -1"),
+        ([[1]], r"rows have shape \(1, 1\): give one list"),
     ):
         with pytest.raises(DataError, match=message):
             rows_of("rows", wrong, 3)

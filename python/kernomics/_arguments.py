@@ -121,27 +121,32 @@ def rows_of(
     name: str, values: Any, n: int, *, least: int = 1, what: str = "cells"
 ) -> NDArray[np.int64]:
     """Return which of n rows are named, by number or by a mask over all of them, int64 [m]."""
-    given = np.asarray(values)
-    if given.ndim != 1:
-        raise DataError(f"{name} is {shown(values)}: row numbers or a mask are needed")
+    given, one = np.asarray(values), what[:-1]
     if given.dtype == bool:
         if given.shape != (n,):
             raise DataError(
-                f"{name} is a mask of shape {given.shape} for {n:,} {what}; one entry for each "
-                "is needed"
+                f"{name} are a mask of shape {given.shape} for {n:,} {what}: give one value for "
+                f"each {one}, or the {what}' numbers"
             )
         given = np.flatnonzero(given)
+    if given.ndim > 1:
+        raise DataError(f"{name} have shape {given.shape}: give one list of numbers, or a mask")
+    given = given.reshape(-1)
     if given.size < least:
-        raise DataError(f"{name} names no {what[:-1]}; at least one is needed")
+        raise DataError(f"{name} names no {one}; at least one is needed")
     if given.size and given.dtype.kind not in "iu":
-        raise DataError(f"{name} holds {given.dtype}: row numbers are integers")
-    outside = np.flatnonzero((given < 0) | (given >= n))
-    if outside.size:
         raise DataError(
-            f"{name} names {outside.size:,} of {given.size:,} rows outside 0 … {n - 1:,}, first "
-            f"{int(given[outside[0]])} at position {int(outside[0])}"
+            f"{name} are of type {given.dtype}, first {given[0]!r}: give the {what}' numbers as "
+            "integers, or a mask of bool"
         )
-    return given.astype(np.int64, copy=False)
+    wrong = np.flatnonzero((given < 0) | (given >= n)) if given.size else given
+    if wrong.size:
+        raise DataError(
+            f"{name} {given.min():,} … {given.max():,} were asked for, but there are {n:,} {what}, "
+            f"counted from 0: {wrong.size:,} of the {given.size:,} {name} do not exist, first "
+            f"{given[wrong[0]]:,}"
+        )
+    return given.astype(np.int64, copy=True)
 
 
 def columns_of(name: str, values: Any) -> NDArray[np.int64]:

@@ -128,15 +128,23 @@ def test_select_prints_what_it_wrote(run):
     assert "task       cell_type: 3 classes\nlibrary    row totals over 60 genes\n" in text
     assert f"panel      {', '.join(results['genes'])}\n" in text
     assert f"report     {out / 'report.html'}\n" in text
-    printed = re.findall(r"^           (.+?)\s+([\d.]+)\s+([\d.]+)$", text, re.MULTILINE)
+    number = r"([\d.]+(?: ± [\d.]+)?)"
+    printed = re.findall(rf"^           (.+?)\s+{number}\s+{number}$", text, re.MULTILINE)
+
+    def shown(score, metric):
+        spread = score["spread"].get(metric)
+        return f"{score['metrics'][metric]:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
+
+    of = {1: "", 5: " (mean ± sd of 5 panels)"}
     written = [
         (
-            f"{score['method']}, {score['predictor']}",
-            f"{score['metrics']['accuracy']:.3f}",
-            f"{score['metrics']['macro_f1']:.3f}",
+            f"{score['method']}{of[score['n_panels']]}, {score['predictor']}",
+            shown(score, "accuracy"),
+            shown(score, "macro_f1"),
         )
         for score in results["scores"]["cell_type"]
     ]
+    assert sum("±" in row[1] for row in written) == 1
     assert printed == written
     assert len(written) == 4
     (seconds,) = re.findall(r"^seconds    ([\d.]+) for the selection$", text, re.MULTILINE)

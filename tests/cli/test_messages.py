@@ -27,6 +27,12 @@ READERS = (
     tl.panel_contributions, tl.panel_stability, tl.panel_curve, tl.represent_cells,
     tl.evaluate_perturbations, perturbations.evaluate_perturbations, pp.curate,
 )  # fmt: skip
+READERS_OF_MODELS = (
+    TxFM.from_pretrained, Panel.predict, Panel.evaluate, tl.panel_contributions, tl.represent_cells,
+    CellEncoder.get_latent_representation, CellEncoder.get_block_representations,
+    CellEncoder.get_normalized_expression, tl.evaluate_perturbations,
+    perturbations.evaluate_perturbations,
+)  # fmt: skip
 READING_COMMANDS = ("select", "panel", "evaluate", "pretrain", "finetune", "embed")
 
 FORWARDED = {
@@ -41,6 +47,7 @@ PRINTED_BY = {
     "data/checks.py": (READERS, READING_COMMANDS),
     "data/readers/features.py": (READERS, READING_COMMANDS),
     "data/readers/inputs.py": (READERS, READING_COMMANDS),
+    "models/reading.py": (READERS_OF_MODELS, ("evaluate", "embed", "finetune")),
     "data/genes.py": (READERS, READING_COMMANDS),
     "data/labels.py": ((CellCollection.from_anndata, *SELECT), ("select", "panel")),
     "data/splits.py": (DIVIDE, ()),
@@ -162,6 +169,8 @@ def test_the_messages_looked_at_are_those_of_reading():
         ("drop them, or take nothing=True", "drop them"),
         ("take nothing=True", "take nothing=True (in Python)"),
         ("by sc.pp.filter(adata, layer='a')", "by sc.pp.filter(adata, layer='a')"),
+        ("pass layer=None for X", "pass --layer X for X"),
+        ("gene_names=None or library_key=None", "--gene-names var_names or --library-key auto"),
         ("obs['library_key'] of layer 'x'", "obs['library_key'] of layer 'x'"),
     ],
 )

@@ -67,7 +67,19 @@ def test_a_corpus_of_log_values_with_counts_in_raw_takes_one_command_line(folder
     capsys.readouterr()
     scoring = ["evaluate", str(tmp_path / "run"), str(folder / "corpus.h5ad"), "--json"]
     assert main([*scoring, *RAW]) == 0
-    assert json.loads(capsys.readouterr().out)["cell_type"]["accuracy"] > 0.5
+    scores = capsys.readouterr().out
+    assert json.loads(scores)["cell_type"]["accuracy"] > 0.5
+    assert main(scoring) == 0
+    assert capsys.readouterr().out == scores
+    assert main(scoring[:-1]) == 0
+    said = "read       as in training, --use-raw --gene-names feature_name\n"
+    assert said in capsys.readouterr().out
+    assert main([*scoring, "--no-use-raw"]) == 2
+    assert "X of 'corpus.h5ad' does not hold counts" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "run"), str(folder / "one.h5ad")]) == 2
+    assert "say where theirs are, with --layer X for X" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "run"), str(folder / "one.h5ad"), "--layer", "X"]) == 0
+    capsys.readouterr()
     judging = ["panel", str(folder / "corpus.h5ad"), "--labels-key", "cell_type", "--json"]
     assert main([*judging, "--genes", *panel.genes, *RAW]) == 0
     assert json.loads(capsys.readouterr().out)["missing"] == []
@@ -86,6 +98,11 @@ def test_several_files_are_pretrained_on_together_and_embedded_by_symbol(folder,
     out = tmp_path / "out.h5ad"
     embed = ["embed", str(run), str(folder / "corpus.h5ad"), "--out", str(out), "--quiet", *RAW]
     assert main(embed) == 0
+    assert "read       as in training" not in capsys.readouterr().out  # all was given
+    assert main(embed) == 2
+    assert f"{out} is there already; choose another --out" in capsys.readouterr().err
+    assert main([*embed[:-3], "--use-raw", "--overwrite"]) == 0
+    assert "read       as in training, --gene-names feature_name\n" in capsys.readouterr().out
     found = anndata.read_h5ad(out)
     assert found.obsm["X_txfm"].shape[0] == N
     assert not np.isnan(found.varm["txfm_encoder"]).any()
@@ -121,3 +138,7 @@ def test_every_command_that_reads_takes_every_option_of_reading(line):
     }  # fmt: skip
     assert ReadOptions.__optional_keys__ == {*found, "empty_cells"}
     assert reading(parser().parse_args(line)) == {}
+    words = ["--layer", "X", "--gene-names", "var_names", "--library-key", "auto"]
+    assert reading(parser().parse_args([*line, *words])) == {
+        "layer": None, "gene_names": None, "library_key": None
+    }  # fmt: skip

@@ -208,7 +208,15 @@ def test_a_chunk_of_a_file_is_embedded_as_the_whole(folder, run, tmp_path):
     cells[25:].copy().write_h5ad(tmp_path / "chunk.h5ad")
     found = []
     for source in (folder / "other.h5ad", tmp_path / "chunk.h5ad"):
-        line = ["embed", str(run), str(source), "--out", str(tmp_path / "x.npy"), "--quiet"]
+        line = [
+            "embed",
+            str(run),
+            str(source),
+            "--out",
+            str(tmp_path / "x.npy"),
+            "--quiet",
+            "--overwrite",
+        ]
         assert main([*line, "--n-tokens", "10"]) == 0
         found.append(np.load(tmp_path / "x.npy"))
     np.testing.assert_allclose(found[1], found[0][25:], rtol=1e-5, atol=1e-6)

@@ -6,8 +6,8 @@ import pytest
 from example_cells import csr, make
 
 from kernomics.data import CellCollection
-from kernomics.data.readers.inputs import obs_columns
-from kernomics.models.base import same_library_key
+from kernomics.data.readers.inputs import outline_of
+from kernomics.models.reading import as_trained, read_as_trained
 
 COUNTS = np.random.default_rng(1).poisson(2.0, (30, 12)).astype(np.float32) + 1
 GENES = COUNTS[:, :9]
@@ -92,10 +92,14 @@ def test_the_column_of_a_training_is_looked_for_in_whatever_is_handed_over(tmp_p
     adata = make(csr(COUNTS), depth=COUNTS.sum(axis=1) + 3)
     adata.write_h5ad(tmp_path / "a.h5ad")
     adata.write_zarr(tmp_path / "a.zarr")
-    known = {"key": "depth"}
+    info = {"library": {"key": "depth"}}
     for given in (adata, tmp_path / "a.h5ad", tmp_path / "a.zarr"):
-        assert obs_columns(given) == ["depth"]
-        assert same_library_key(given, known, {"layer": None})["library_key"] == "depth"
-        assert same_library_key(given, known, {"library_key": "own"})["library_key"] == "own"
-        assert "library_key" not in same_library_key(given, {"key": "total"}, {})
-    assert same_library_key(read(adata), known, {}) == {}
+        assert outline_of(given).obs_columns == ["depth"]
+        assert as_trained(given, {"layer": None}, info, [])["library_key"] == "depth"
+        assert as_trained(given, {"library_key": "own"}, info, [])["library_key"] == "own"
+        assert as_trained(given, {"library_key": None}, info, []) == {"library_key": None}
+        assert "library_key" not in as_trained(given, {}, {"library": {"key": "total"}}, [])
+        read_again = read_as_trained(given, {}, info, [])
+        assert read_again.library_source == "obs['depth'], as named"
+        assert read_again.reading == {}
+    assert read_as_trained(read(adata), {}, info, []).reading == {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernomics.nn.philox import STREAM_DEPTH, uniforms
+from kernomics.nn.philox import STREAM_DEPTH, uniforms, uniforms_at
 from kernomics.ops.reference import philox_words
 
 
@@ -31,3 +31,13 @@ def test_a_row_gets_the_same_numbers_in_any_batch():
     whole = uniforms(seed, torch.arange(10), 6, STREAM_DEPTH)
     part = uniforms(seed, torch.tensor([7, 2]), 6, STREAM_DEPTH)
     assert torch.equal(part, whole[[7, 2]])
+
+
+def test_numbers_at_pairs_are_those_of_the_columns():
+    seed = torch.tensor([2**40 + 3, 7])
+    rows = torch.tensor([0, 5, 2**47])
+    table = uniforms(seed, rows, 40, 3)
+    columns = torch.tensor([9, 0, 4])
+    found = uniforms_at(seed, rows, columns, 3)
+    for i, column in enumerate(columns.tolist()):
+        assert torch.equal(found[i], table[i, 4 * column : 4 * column + 4])

@@ -192,6 +192,23 @@ def test_class_with_few_held_out_cells_is_no_reason_and_is_named(small: Any) -> 
     assert "Fewer than 10 held-out cells, so interpret with caution: class 2." in text
 
 
+def test_task_at_chance_is_no_reason(example: Any) -> None:
+    data = example.report_data(n_genes=2, n_classes=2, regression=True, further=True)
+    guessed, known = np.array([[25, 25], [25, 25]]), np.array([[45, 5], [5, 45]])
+
+    def tasks_of(confusion: Any, r2: float) -> list[str]:
+        classes, number = data.tasks
+        score = replace(number.scores[0], metrics={"r2": r2})
+        tasks = [replace(classes, confusion=confusion), replace(number, scores=[score])]
+        reasons = panel_sections.reasons(replace(data, tasks=tasks))
+        return sorted({reason.partition(":")[0].partition(",")[0] for reason in reasons.values()})
+
+    assert tasks_of(guessed, -0.1) == ["–"]
+    assert "age" not in tasks_of(known, -0.1)
+    assert "cell_type" in tasks_of(known, -0.1)
+    assert set(tasks_of(guessed, 0.5)) <= {"age", "–"}
+
+
 def test_reasons_hold_numbers_a_dash_for_none_and_skip_what_is_missing(example: Any) -> None:
     data = example.report_data(n_genes=2, n_classes=2, regression=True, further=True)
     first, second = data.genes

@@ -110,7 +110,7 @@ def attribute(
     engine: str = "grad_x_delta",
     contrast: Contrast = "pairs",
     output: str = "logits",
-    normalise: bool = True,
+    normalise: bool = False,
     n_tokens: int | None = None,
     min_gene_overlap: float = 0.8,
     seed: int = 0,

@@ -160,7 +160,8 @@ def _within(
             "strata is 0 for every gene"
         )
         return total
-    return total / np.sqrt(size)
+    combined: NDArray[np.float64] = total / np.sqrt(size)
+    return combined
 
 
 # -- truths ----------------------------------------------------------------------------------------

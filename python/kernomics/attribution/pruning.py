@@ -21,7 +21,7 @@ from kernomics.data.readers.inputs import ReadOptions
 from kernomics.data.rng import Stream, permutation
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics import class_scores
-from kernomics.models import PhenotypeModel, PolyGene
+from kernomics.models import YOTO, Panel, PhenotypeModel, PolyGene
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -75,7 +75,7 @@ class Pruning:
 @checked
 def prune(
     adata: AnnData | str | Path | CellCollection,
-    model: PolyGene | PhenotypeModel | str | Path,
+    model: PolyGene | PhenotypeModel | Panel | YOTO | str | Path,
     rankings: Mapping[str, Any],
     *,
     target: str,
@@ -96,7 +96,7 @@ def prune(
     adata
         The cells, as for `attribute`.
     model
-        A PolyGene. (A panel has been pruned already.)
+        A PolyGene. A panel, which has been pruned already, is refused.
     rankings
         Per name a score of each gene of the model, a Series by gene or an array [G] in the model's
         order; the highest are kept longest. Ties are broken by chance, by the seed.

@@ -110,7 +110,7 @@ def attribute_pairs(
     other: int | None = None,
     engine: str = "grad_x_delta",
     contrast: Contrast = "pairs",
-    normalise: bool = True,
+    normalise: bool = False,
     progress: bool = False,
 ) -> GeneScores:
     """Attribute pairs of cells and reduce the scores to genes.
@@ -132,6 +132,7 @@ def attribute_pairs(
         genes, for its own class, by gradient times features.
     normalise
         Divide a pair's scores by their L2 norm, as the paper does, so that every pair counts alike.
+        Ours: not, so that a pair counts by how far the genes move the output.
     progress
         Whether to show a progress bar.
 

@@ -111,27 +111,13 @@ def l1_panel(
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """Labelled cells in scaled features.
+    """Labelled cells in scaled features."""
 
-    Attributes
-    ----------
-    x
-        float64 CSR [cells, genes], each gene with standard deviation 1, or without values.
-    sides
-        Booleans [cells], one array per class to tell from the rest; a single one for two classes.
-    codes
-        int64 [cells].
-    difference
-        float64 [genes], Σ over ``sides`` of |mean in the class − mean of the rest|.
-    first_c
-        The C at which the first gene enters.
-    """
-
-    x: sparse.csr_matrix
-    sides: list[NDArray[np.bool_]]
-    codes: NDArray[np.int64]
-    difference: NDArray[np.float64]
-    first_c: float
+    x: sparse.csr_matrix  # CSR [cells, genes], of standard deviation 1
+    sides: list[NDArray[np.bool_]]  # per class to tell from the rest, bool [cells]
+    codes: NDArray[np.int64]  # [cells]
+    difference: NDArray[np.float64]  # [genes], Σ over sides of |difference of means|
+    first_c: float  # the C at which the first gene enters
 
     @classmethod
     def scaled(cls, values: sparse.csr_matrix, codes: NDArray[np.int64]) -> _Cells:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 
 from kernomics._optional import require_extra
 from kernomics._warnings import quietly, warn
 from kernomics.data import CellCollection, Split
-from kernomics.data.expression import genes_by_variance, log_expression
+from kernomics.data.expression import as_csr, genes_by_variance, log_expression
 from kernomics.errors import ConfigError, DataError
 
 Representations = dict[str, tuple[NDArray[Any], NDArray[Any]]]
@@ -92,9 +91,7 @@ def scvi_representation(
     from anndata import AnnData
 
     def counts(rows: NDArray[np.int64]) -> AnnData:
-        batch = cells.batch(rows)
-        parts = (batch.values.numpy(), batch.indices.numpy(), batch.indptr.numpy())
-        return AnnData(sparse.csr_matrix(parts, shape=(len(batch), cells.n_genes)))
+        return AnnData(as_csr(cells.batch(rows)))
 
     train, test = counts(split.train), counts(split.test)
     before = scvi.settings.seed, np.random.get_state(), random.getstate()

@@ -25,18 +25,10 @@ def add_parser(commands: Any) -> None:
         formatter_class=Help,
     )
     embed.add_argument("run_or_model", help="a run directory or a saved model")
-    cli_options.add_reading(embed)
+    cli_options.add_reading(embed, trained=True)
     embed.add_argument("--out", required=True, metavar="FILE", help=".h5ad, .csv or .npy")
-    embed.add_argument(
-        "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
-    )
-    embed.add_argument(
-        "--n-draws",
-        type=int,
-        default=1,
-        metavar="N",
-        help="with --n-tokens, the number of draws to average",
-    )
+    embed.add_argument("--overwrite", action="store_true", help="replace the file in --out")
+    cli_options.add_revealed(embed)
     embed.add_argument(
         "--block",
         type=int,
@@ -44,10 +36,6 @@ def add_parser(commands: Any) -> None:
         help="take the representation after this block, counting from 1 (the last if not given)",
     )
     embed.add_argument("--batch-size", type=int, metavar="N", help="cells per batch")
-    embed.add_argument(
-        "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
-        help="fraction of the model's genes that the data must have",
-    )  # fmt: skip
     embed.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     embed.add_argument("--quiet", action="store_true", help="no progress bar")
     embed.set_defaults(run=run)
@@ -58,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from kernomics.data.readers.inputs import anndata_of
+    from kernomics.data.readers.inputs import ReadOptions, anndata_of
     from kernomics.models import CellEncoder
 
     cli_options.use_threads(args.threads)
@@ -68,6 +56,10 @@ def run(args: argparse.Namespace) -> None:
     if out.exists() and out.samefile(args.data):
         raise ConfigError(
             f"--out is the data file {args.data}, which is not overwritten: choose another name"
+        )
+    if out.exists() and not args.overwrite:
+        raise ConfigError(
+            f"{out} already exists; choose another --out, or replace it with --overwrite"
         )
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out is {args.out!r}, but there is no directory {str(out.parent)!r}")
@@ -87,11 +79,13 @@ def run(args: argparse.Namespace) -> None:
     else:
         from kernomics.tl._representations import add_representation
 
-        reading = cli_options.reading(args)
+        reading: ReadOptions = {**cli_options.reading(args), **cells.reading}
         adata = anndata_of(args.data, reading.get("modality"))
         params = {name: getattr(args, name) for name in OF_EMBEDDING}
         add_representation(adata, model, found, reading, library=cells.library_source, **params)
         adata.write_h5ad(out)
     print(f"cells      {len(found):,}   dimensions {found.shape[1]}")
+    for line in cli_options.as_in_training(args, cells):
+        print(line)
     print(f"library    {cells.library_source}")
     print(f"written    {out}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=Help,
     )
     evaluate.add_argument("run_or_model", help="a run directory or a saved model")
-    cli_options.add_reading(evaluate)
+    cli_options.add_reading(evaluate, trained=True)
     evaluate.add_argument(
         "--label", nargs="+", default=[], metavar="TASK=COLUMN",
         help="obs column of a label, if its name differs from the one in training",
@@ -55,7 +54,6 @@ def run(args: argparse.Namespace) -> None:
     from kernomics.models import Panel
     from kernomics.models.saved import saved_format
     from kernomics.models.txfm.cell_encoder import FORMAT
-    from kernomics.train.atomic import jsonable
 
     cli_options.use_threads(args.threads)
     _check_report(args.report)
@@ -92,9 +90,11 @@ def run(args: argparse.Namespace) -> None:
     if args.report is not None:
         _report(args, panel, labels)
     if args.json:
-        print(json.dumps(jsonable(scores), indent=1))
+        cli_options.print_json(scores)
         return
     print(f"panel      {len(panel.genes)} genes")
+    for line in cli_options.as_in_training(args, cells):
+        print(line)
     for task, found in scores.items():
         of = f"{int(found['n_cells']):,} of {cells.n_cells:,} cells"
         scored = "   ".join(f"{k} {value:.4g}" for k, value in found.items() if k != "n_cells")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,30 +29,13 @@ OF_TXFM = (
 def add_evaluation(command: argparse.ArgumentParser) -> None:
     """Add the options of ``kernomics evaluate`` that a TxFM needs."""
     group = command.add_argument_group("for a TxFM")
-    group.add_argument(
-        "--labels-key", nargs="+", default=[], metavar="COLUMN", help="obs column(s) of classes"
-    )
-    cli_options.add_label_kinds(group)
-    group.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
+    cli_options.add_labels(group, "obs column(s) of classes", need=False)
     group.add_argument(
         "--split-key", metavar="COLUMN",
         help="obs column of groups, such as batches; cells of one group are never both fitted "
         "and scored on",
     )  # fmt: skip
-    group.add_argument(
-        "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
-    )
-    group.add_argument(
-        "--n-draws",
-        type=int,
-        default=1,
-        metavar="N",
-        help="with --n-tokens, the number of draws to average",
-    )
-    group.add_argument(
-        "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
-        help="fraction of the model's genes that the data must have",
-    )  # fmt: skip
+    cli_options.add_revealed(group)
     group.add_argument(
         "--metrics", nargs="+", metavar="NAME", default=["probes"], choices=METRICS,
         help="scores of the representation: probes (nearest neighbours, logistic regression), "
@@ -112,17 +94,14 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[str]) -> None:
     from kernomics.models import CellEncoder
-    from kernomics.train.atomic import jsonable
 
     model = CellEncoder.load(args.run_or_model)
     cells = cli_options.read_cells(
-        args,
-        model=model,
-        labels_key=args.labels_key,
-        batch_key=args.batch_key,
-        unlabelled_category=args.unlabelled,
-        label_kinds=cli_options.label_kinds(args),
+        args, model=model, batch_key=args.batch_key, **cli_options.labels_of(args)
     )
+    if not args.json:
+        for line in cli_options.as_in_training(args, cells):
+            print(line)
     found: dict[str, Any] = {}
     scores = perturbed = split = None
     if args.labels_key:
@@ -163,7 +142,7 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
         )  # fmt: skip
         write_representation_report(args.report, shown)
     if args.json:
-        print(json.dumps(jsonable(found), indent=1))
+        cli_options.print_json(found)
     elif args.report is not None:
         print(f"report     {args.report}")
 

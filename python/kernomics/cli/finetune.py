@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=Help,
     )
     finetune.add_argument("model", help="the model: a run directory or a saved model")
-    pretrain.add_data(finetune)
+    pretrain.add_data(finetune, trained=True)
     finetune.add_argument(
         "--new-genes", type=int, default=0, metavar="N",
         help="of the genes the model does not know, add the N that vary most over the training "
@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
         **settings,
     )
     assert model.start is not None
+    for line in cli_options.as_in_training(args, cells):
+        print(line)
     print(f"from       {args.model}: {genes_taken(model.start)}")
     pretrain.run_training(args, model, training)
     if model.history.best_epoch is not None:

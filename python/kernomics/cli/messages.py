@@ -10,6 +10,9 @@ from typing import NoReturn
 
 ARGUMENTS = {
     "empty_cells='keep'": "--keep-empty",
+    "layer=None": "--layer X",
+    "gene_names=None": "--gene-names var_names",
+    "library_key=None": "--library-key auto",
     "unlabelled_category": "--unlabelled",
     "forced_genes": "--force",
     "forbidden_genes": "--forbid",
@@ -46,8 +49,12 @@ def options_of(parser: argparse.ArgumentParser, command: str) -> dict[str, str]:
     """Return the options of a command, such as ``"--use-raw"``, by the argument each stands for."""
     found = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     actions = [action for action in found.choices[command]._actions if action.option_strings]
-    own = {action.dest: action.option_strings[-1] for action in actions}
-    return own | {name: option for name, option in ARGUMENTS.items() if option in own.values()}
+    own = {
+        action.dest: next((o for o in action.option_strings if o.startswith("--")), "")
+        for action in actions
+    }
+    known = set(own.values())
+    return own | {name: opt for name, opt in ARGUMENTS.items() if opt.partition(" ")[0] in known}
 
 
 def as_options(message: str, options: Mapping[str, str]) -> str:

@@ -1,10 +1,11 @@
-"""Options and settings that commands share, and those on which genes a panel may hold."""
+"""Options and settings that commands share."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from kernomics.errors import ConfigError, closest
 
 if TYPE_CHECKING:
-    from kernomics.data import CellCollection, ReadOptions
-    from kernomics.data.labels import Kind
-    from kernomics.models import YOTO, CellEncoder
+    from kernomics.data import CellCollection, ReadOptions, Split
+    from kernomics.models import CellEncoder
 
 
 FILES = "an .h5ad or .h5mu file, or a zarr store, with raw counts"
@@ -25,11 +25,18 @@ READING = (
     "all_features",
 )
 
+NONE = {"layer": "X", "gene_names": "var_names", "library_key": "auto"}
+"""What the command calls the None of Python."""
+
 
 def add_reading(
-    command: argparse.ArgumentParser, *, several: bool = False, keep_empty: bool = True
+    command: argparse.ArgumentParser,
+    *,
+    several: bool = False,
+    keep_empty: bool = True,
+    trained: bool = False,
 ) -> None:
-    """Add the data and the options that `reading` reads."""
+    """Add the data and the options that `reading` reads; `trained` for a model that reads."""
     if several:
         command.add_argument(
             "data", nargs="+",
@@ -38,19 +45,32 @@ def add_reading(
         )  # fmt: skip
     else:
         command.add_argument("data", help=FILES)
-    group = command.add_argument_group("how to read the data")
-    group.add_argument("--layer", help="layer that holds the counts (X if not given)")
+    group = command.add_argument_group(
+        "how to read the data",
+        "Options not given are as in the model's training." if trained else None,
+    )
+    flag: Any = argparse.BooleanOptionalAction if trained else "store_true"
+
+    def unless(default: str) -> str:
+        return "" if trained else f" ({default} if not given)"
+
+    group.add_argument("--layer", help=f"layer that holds the counts, or X{unless('X')}")
     group.add_argument(
-        "--use-raw", action="store_true",
+        "--use-raw", action=flag, default=None,
         help="take counts and genes from raw, as in CELLxGENE files",
     )  # fmt: skip
     group.add_argument(
         "--gene-names", metavar="COLUMN",
-        help="var column with the gene names, such as feature_name (var_names if not given)",
+        help="var column with the gene names, such as feature_name, or var_names"
+        + unless("var_names"),
     )  # fmt: skip
-    group.add_argument("--library-key", help="obs column with each cell's total over all genes")
     group.add_argument(
-        "--allow-fractions", action="store_true",
+        "--library-key", metavar="COLUMN",
+        help="obs column with each cell's total over all genes, or auto: found in the data"
+        + unless("auto"),
+    )  # fmt: skip
+    group.add_argument(
+        "--allow-fractions", action=flag, default=None,
         help="accept counts that are not integers, such as counts corrected for ambient RNA",
     )  # fmt: skip
     if keep_empty:
@@ -61,7 +81,7 @@ def add_reading(
         )  # fmt: skip
     group.add_argument("--modality", metavar="NAME", help="modality to read from an .h5mu file")
     group.add_argument(
-        "--all-features", action="store_true",
+        "--all-features", action=flag, default=None,
         help="keep features that var['feature_types'] says are not genes, such as antibodies",
     )  # fmt: skip
 
@@ -71,21 +91,35 @@ def reading(args: argparse.Namespace) -> ReadOptions:
     asked = {name: getattr(args, name) for name in READING}
     if getattr(args, "keep_empty", False):
         asked["empty_cells"] = "keep"
-    return {name: value for name, value in asked.items() if value}  # type: ignore[return-value]
+    return {
+        name: None if value == NONE.get(name) else value
+        for name, value in asked.items()
+        if value is not None
+    }  # type: ignore[return-value]
+
+
+def as_in_training(args: argparse.Namespace, cells: CellCollection) -> list[str]:
+    """Say in one line, or none, by which options a model read cells that nobody gave."""
+    found = {name: value for name, value in cells.reading.items() if name not in reading(args)}
+    said = [
+        "--" + name.replace("_", "-") + ("" if value is True else f" {shlex.quote(str(value))}")
+        for name, value in found.items()
+    ]
+    return [f"read       as in training, {' '.join(said)}"] if said else []
 
 
 def read_cells(
     args: argparse.Namespace, *, model: CellEncoder | None = None, **labels: Any
 ) -> CellCollection:
     """Read the command's data, one file or several."""
-    from kernomics.data import CellCollection, concat
-    from kernomics.models.base import same_library_key
-
-    known = {} if model is None else model.info.get("library", {})
+    from kernomics.data import concat
+    from kernomics.models.base import as_collection
+    from kernomics.models.reading import read_as_trained
 
     def read(path: str, **more: Any) -> CellCollection:
-        how = same_library_key(path, known, reading(args))
-        return CellCollection.from_anndata(path, **how, **more)
+        if model is None:
+            return as_collection(path, reading(args), **more)
+        return read_as_trained(path, reading(args), model.info, model.genes, **more)
 
     paths = data_paths(args)
     if len(paths) == 1:
@@ -117,40 +151,90 @@ def named_paths(paths: Sequence[str]) -> dict[str, str]:
     )
 
 
-def add_label_kinds(command: argparse._ActionsContainer) -> None:
-    """Add the option that `label_kinds` reads."""
+def add_labels(
+    command: argparse._ActionsContainer,
+    what: str = "obs column(s) to predict",
+    *,
+    need: bool = True,
+) -> None:
+    """Add the labels, of which the help says `what`, and what `labels_of` reads."""
+    given: dict[str, Any] = {"required": True} if need else {"default": []}
+    command.add_argument("--labels-key", nargs="+", metavar="COLUMN", help=what, **given)
     command.add_argument(
         "--label-kinds", nargs="+", default=[], metavar="LABEL=KIND",
         help="whether a label is categorical (classes, such as cluster numbers) or continuous "
         "(numbers); by default integers with at most 20 distinct values are classes",
     )  # fmt: skip
+    command.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
 
 
-def label_kinds(args: argparse.Namespace) -> dict[str, Kind]:
-    """Return the kinds that the option names."""
-    found: dict[str, Kind] = {}
-    for pair in args.label_kinds:
-        name, equals, kind = pair.rpartition("=")
-        if not equals or kind not in ("categorical", "continuous"):
+def labels_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options of `add_labels` ask for, as arguments of `read_cells`."""
+    kinds = pairs_of(args, "label_kinds", "LABEL=categorical or LABEL=continuous")
+    for name, kind in kinds.items():
+        if kind not in ("categorical", "continuous"):
             raise ConfigError(
-                f"--label-kinds {pair!r}: write LABEL=categorical or LABEL=continuous"
+                f"--label-kinds '{name}={kind}': write LABEL=categorical or LABEL=continuous"
             )
-        found[name] = kind
+    return {
+        "labels_key": args.labels_key,
+        "unlabelled_category": args.unlabelled,
+        "label_kinds": kinds,
+    }
+
+
+def pairs_of(args: argparse.Namespace, option: str, form: str) -> dict[str, str]:
+    """Read the pairs name=value that an option took."""
+    found = {}
+    for pair in getattr(args, option):
+        name, equals, value = pair.rpartition("=")
+        if not (name and equals):
+            raise ConfigError(f"--{option.replace('_', '-')} {pair!r}: write {form}")
+        found[name] = value
     return found
 
 
-def task_weights(args: argparse.Namespace) -> dict[str, float]:
-    """Return the weights that the option names."""
-    found: dict[str, float] = {}
-    for pair in args.task_weights:
-        name, _, weight = pair.rpartition("=")
-        try:
-            found[name] = float(weight)
-        except ValueError:
-            name = ""
-        if not name:
-            raise ConfigError(f"--task-weights {pair!r}: write LABEL=WEIGHT, such as disease=3")
-    return found
+def add_split(command: argparse.ArgumentParser, what: str) -> None:
+    """Add how cells are divided, to do `what`."""
+    command.add_argument(
+        "--split", choices=("stratified", "random", "group"), default="stratified",
+        help=f"how cells are split {what}",
+    )  # fmt: skip
+    command.add_argument(
+        "--split-key", metavar="COLUMN", help="obs column of groups (--split group)"
+    )
+
+
+def add_revealed(command: argparse._ActionsContainer) -> None:
+    """Add by which of its genes a TxFM represents a cell."""
+    command.add_argument(
+        "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
+    )
+    command.add_argument(
+        "--n-draws", type=int, default=1, metavar="N",
+        help="with --n-tokens, the number of draws to average",
+    )  # fmt: skip
+    command.add_argument(
+        "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
+        help="fraction of the model's genes that the data must have",
+    )  # fmt: skip
+
+
+def print_cells(n_cells: int, n_genes: int, dataset: str, split: Split) -> None:
+    """Print what was read, and how it is divided."""
+    parts = [(split.train, "to train"), (split.validation, "to validate"), (split.test, "held out")]
+    print(f"cells      {n_cells:,}   genes {n_genes:,}   {dataset}")
+    print(
+        f"split      {split.how}{f' by {split.by}' if split.by else ''}: "
+        + ", ".join(f"{len(rows):,} {what}" for rows, what in parts)
+    )
+
+
+def print_json(found: Any) -> None:
+    """Print as JSON, NaN as null."""
+    from kernomics.train.atomic import jsonable
+
+    print(json.dumps(jsonable(found), indent=1))
 
 
 def add_run(command: argparse.ArgumentParser, *, out: str | None = None) -> None:
@@ -171,101 +255,6 @@ def add_machine(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
-
-
-def add_constraints(command: argparse.ArgumentParser) -> None:
-    """Add the options that `constraints` reads."""
-    genes = command.add_argument_group("which genes")
-    genes.add_argument("--force", nargs="+", default=[], metavar="GENE", help="always in the panel")
-    genes.add_argument("--forbid", nargs="+", default=[], metavar="GENE", help="never in the panel")
-    genes.add_argument(
-        "--exclude", nargs="+", default=[], metavar="PATTERN",
-        help="never in the panel unless forced: mitochondrial, ribosomal, "
-        "ribosomal_mitochondrial, haemoglobin, or regular expressions matched at the start of a "
-        "gene name, such as 'HLA-'",
-    )  # fmt: skip
-    genes.add_argument(
-        "--min-detection", type=float, default=0.0, metavar="SHARE",
-        help="leave out genes detected in a smaller fraction of the training cells",
-    )  # fmt: skip
-    genes.add_argument(
-        "--max-detection", type=float, default=1.0, metavar="SHARE",
-        help="leave out genes detected in a larger fraction of the training cells",
-    )  # fmt: skip
-    genes.add_argument(
-        "--extend", metavar="PANEL",
-        help="build on this panel: a run directory, a saved model, a panel.csv, or a file with "
-        "one gene per line; --n-genes is the total size",
-    )  # fmt: skip
-    genes.add_argument(
-        "--start-from", metavar="PANEL",
-        help="start from the scores (and network) of this panel, given as for --extend; its "
-        "genes may be dropped",
-    )  # fmt: skip
-    genes.add_argument(
-        "--gene-costs", metavar="COSTS",
-        help="cost of each gene: a .csv file with columns gene and cost, or a var column",
-    )  # fmt: skip
-    genes.add_argument(
-        "--budget",
-        type=float,
-        metavar="TOTAL",
-        help="the most that the genes of the panel may cost in total",
-    )
-    genes.add_argument(
-        "--n-markers-per-class", type=int, default=0, metavar="M",
-        help="always include the M strongest markers of every class; they count towards "
-        "--n-genes",
-    )  # fmt: skip
-
-
-def constraints(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the options say as arguments of `kernomics.models.YOTO`."""
-    from kernomics.models.yoto.budget import costs_of_column, read_costs
-
-    costs = None
-    if args.gene_costs is not None:
-        path = Path(args.gene_costs)
-        # A shell's <(…) is a pipe.
-        is_file = path.suffix.lower() == ".csv" or path.is_file() or path.is_fifo()
-        costs = (
-            read_costs(args.gene_costs)
-            if is_file
-            else costs_of_column(args.data, args.gene_costs, reading(args))
-        )
-    return {
-        "forced_genes": args.force,
-        "forbidden_genes": args.forbid,
-        "exclude_patterns": args.exclude,
-        "min_detection": args.min_detection,
-        "max_detection": args.max_detection,
-        "extend": args.extend,
-        "start_from": args.start_from,
-        "gene_costs": costs,
-        "budget": args.budget,
-        "n_markers_per_class": args.n_markers_per_class,
-    }
-
-
-def excluded(model: YOTO) -> list[str]:
-    """Say in one line, or none, how many genes the rules asked for leave."""
-    if len(model.bounds.excluded) > 2:  # forbidden and rare genes are always counted
-        rules = ", ".join(f"{count:,} {rule}" for rule, count in model.bounds.excluded.items())
-        return [f"usable     {model.bounds.usable:,} of {model.cells.n_genes:,} genes: {rules}"]
-    return []
-
-
-def spent(model: YOTO) -> list[str]:
-    """Say in one line, or none, what a trained panel costs."""
-    costs = model.trained.info.get("costs")
-    return [f"costs      {costs['total']:,g} of {costs['budget']:,g}"] if costs else []
-
-
-def kept_markers(model: YOTO) -> list[str]:
-    """Say in one line, or none, which genes of a panel were kept for which classes."""
-    found = zip(model.genes, model.constraints.marker_for(model.genes), strict=True)
-    said = [f"{gene} ({classes})" for gene, classes in found if classes]
-    return [f"markers    {', '.join(said)}"] if said else []
 
 
 def check_run(args: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ HEADS = {
     "r2": "R²", "mae": "MAE", "pearson": "Pearson",
 }  # fmt: skip
 EVALUATION = "evaluation.json"
-GENE_FILES = {".txt": None, ".csv": ",", ".tsv": "\t"}
 
 
 def add_parser(commands: Any) -> None:
@@ -42,16 +40,8 @@ def add_parser(commands: Any) -> None:
         help="the genes, or a file of them: one name per line (.txt), or a table (.csv, .tsv) "
         "whose column 'gene', else the first, is read, such as the panel.csv of a run",
     )  # fmt: skip
-    panel.add_argument(
-        "--labels-key", nargs="+", required=True, metavar="COLUMN", help="obs column(s) to predict"
-    )
-    cli_options.add_label_kinds(panel)
-    panel.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
-    panel.add_argument(
-        "--split", choices=("stratified", "random", "group"), default="stratified",
-        help="how cells are split to train and score the regression",
-    )  # fmt: skip
-    panel.add_argument("--split-key", metavar="COLUMN", help="obs column of groups (--split group)")
+    cli_options.add_labels(panel)
+    cli_options.add_split(panel, "to train and score the regression")
     panel.add_argument(
         "--allow-missing", action="store_true",
         help="continue without genes that are missing from the data; they are listed",
@@ -81,26 +71,15 @@ def add_parser(commands: Any) -> None:
 
 def read_gene_list(given: Sequence[str]) -> list[str]:
     """Read genes given by name, or the one file that lists them."""
+    from kernomics.data.gene_lists import TABLES, read_genes
+
     path = Path(given[0])
     found = path.is_file() or path.is_fifo()  # a shell's <(…) is a pipe
-    if len(given) > 1 or not (path.suffix.lower() in GENE_FILES or found):
+    if len(given) > 1 or not (path.suffix.lower() in (".txt", *TABLES) or found):
         return list(given)
     if not found:
         raise DataError(f"there is no gene list {path}")
-    separator = GENE_FILES.get(path.suffix.lower())
-    try:
-        if separator is None:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            genes = [line.partition("#")[0].strip() for line in lines]
-        else:
-            import pandas as pd
-
-            table = pd.read_csv(path, sep=separator, dtype=str, encoding="utf-8-sig")
-            column = "gene" if "gene" in table.columns else table.columns[0]
-            genes = [str(gene).strip() for gene in table[column].dropna()]
-    except ValueError as error:  # no UTF-8, or no table
-        raise DataError(f"{path} cannot be read as a list of genes: {error}") from error
-    genes = [gene for gene in genes if gene]
+    genes = read_genes(path)
     if not genes:
         raise DataError(f"{path} lists no genes; write one name per line")
     return genes
@@ -110,7 +89,6 @@ def run(args: argparse.Namespace) -> None:
     """Score a list of genes."""
     from kernomics.evaluation.panels import evaluate_panel, redundancy
     from kernomics.models.base import split_cells
-    from kernomics.train.atomic import jsonable
 
     genes = read_gene_list(args.genes)
     out = None if args.out is None else Path(args.out)
@@ -119,12 +97,7 @@ def run(args: argparse.Namespace) -> None:
             f"{out} already holds an evaluation; choose another --out, or replace it with "
             "--overwrite"
         )
-    cells = cli_options.read_cells(
-        args,
-        labels_key=args.labels_key,
-        unlabelled_category=args.unlabelled,
-        label_kinds=cli_options.label_kinds(args),
-    )
+    cells = cli_options.read_cells(args, **cli_options.labels_of(args))
     split = split_cells(cells, args.split, args.split_key, (0.7, 0.1, 0.2), args.seed)
     found = evaluate_panel(
         cells, genes, split,
@@ -133,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
     same = redundancy(cells, found.genes, split.train, threshold=args.threshold)
     result = _as_json(found, same, split, args.threshold)
     if args.json:
-        print(json.dumps(jsonable(result), indent=1))
+        cli_options.print_json(result)
     else:
         _print_panel(cells, cli_options.data_name(args), split, found, same, args)
     if out is not None:
@@ -208,7 +181,7 @@ def _print_panel(
         asked = len(found.genes) + len(found.missing)
         print(
             f"missing    {len(found.missing)} of {asked} genes are not in the data: "
-            f"{describe_missing(found.missing, cells.genes)}"
+            f"{describe_missing(found.missing, cells.genes, cells.var)}"
         )
     for label, scores in found.scores.items():
         judge = "logistic" if label in found.per_class else "ridge"

@@ -49,16 +49,12 @@ def add_parser(commands: Any) -> None:
     pretrain.set_defaults(run=run)
 
 
-def add_data(command: argparse.ArgumentParser) -> None:
-    """Add what a training reads and where it writes."""
-    cli_options.add_reading(command, several=True, keep_empty=False)
+def add_data(command: argparse.ArgumentParser, *, trained: bool = False) -> None:
+    """Add what a training reads, `trained` if a model reads it, and where it writes."""
+    cli_options.add_reading(command, several=True, keep_empty=False, trained=trained)
     cli_options.add_run(command)
-    command.add_argument(
-        "--labels-key", nargs="+", default=[], metavar="COLUMN",
-        help="obs column(s) of classes to score the representation by; never used in training",
-    )  # fmt: skip
-    cli_options.add_label_kinds(command)
-    command.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
+    what = "obs column(s) of classes to score the representation by; never used in training"
+    cli_options.add_labels(command, what, need=False)
     command.add_argument(
         "--score-epochs", action="store_true",
         help="also score by these classes at each validation, on the validation cells",
@@ -96,13 +92,12 @@ def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: str, 
 
 def run(args: argparse.Namespace) -> None:
     """Train a TxFM."""
+    from kernomics.data.gene_lists import read_genes
     from kernomics.models import TxFM, TxFMConfig
 
     cli_options.use_threads(args.threads)
     settings, training = training_settings(args, TxFMConfig.of_size(args.size))
-    genes = None
-    if args.genes is not None:
-        genes = Path(args.genes).read_text(encoding="utf-8").split()
+    genes = None if args.genes is None else read_genes(args.genes)
     cells, split = read_divided(args)
     model = TxFM(
         cells, args.size, genes=genes, n_genes=args.n_genes, min_cells=args.min_cells,
@@ -114,13 +109,7 @@ def run(args: argparse.Namespace) -> None:
 
 def read_divided(args: argparse.Namespace, model: Any = None) -> tuple[Any, Any]:
     """Read cells, for a trained model if any, and divide them; with labels a fifth is held out."""
-    cells = cli_options.read_cells(
-        args,
-        model=model,
-        labels_key=args.labels_key,
-        unlabelled_category=args.unlabelled,
-        label_kinds=cli_options.label_kinds(args),
-    )
+    cells = cli_options.read_cells(args, model=model, **cli_options.labels_of(args))
     held_out = 0.2 if cells.labels else 0.0
     return cells, cli_options.divide(
         cells, args.split_key, (0.9 - held_out, 0.1, held_out), args.seed
@@ -131,12 +120,8 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
     """Train a TxFM in its run directory, and print what it is and what it gave."""
     from kernomics.workflows.pretrain import run_pretraining
 
-    dataset, split, config = cli_options.data_name(args), model.split, model.config
-    print(f"cells      {model.cells.n_cells:,}   genes {len(model.genes):,}   {dataset}")
-    print(
-        f"split      {split.how}{f' by {split.by}' if split.by else ''}: {len(split.train):,} to "
-        f"train, {len(split.validation):,} to validate, {len(split.test):,} held out"
-    )
+    dataset, config = cli_options.data_name(args), model.config
+    cli_options.print_cells(model.cells.n_cells, len(model.genes), dataset, model.split)
     print(
         f"model      {config.n_layers} block{'s' * (config.n_layers > 1)}, width "
         f"{config.d_model}, {config.n_heads} heads; "
@@ -157,6 +142,8 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
     print(f"seconds    {result.seconds:.1f}")
     if result.scores is not None:
         tables.print_scores(result.scores)
+    elif not args.labels_key:
+        print("scores     none; with --labels-key the representation is scored on held-out cells")
     print(f"model      {Path(args.out) / 'model'}")
     print(f"report     {result.report}")
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from kernomics.cli import constraints as cli_constraints
 from kernomics.cli import options as cli_options
 from kernomics.cli import tables
 from kernomics.cli.messages import Help
@@ -22,24 +23,14 @@ def add_parser(commands: Any) -> None:
         "report (report.html).",
         formatter_class=Help,
     )
-    select.add_argument(
-        "--labels-key", nargs="+", required=True, metavar="COLUMN", help="obs column(s) to predict"
-    )
-    cli_options.add_label_kinds(select)
-    select.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
+    cli_options.add_labels(select)
     select.add_argument(
         "--task-weights", nargs="+", default=[], metavar="LABEL=WEIGHT",
         help="weight of a label's loss relative to the others (1 if not given)",
     )  # fmt: skip
-    select.add_argument(
-        "--split", choices=("stratified", "random", "group"), default="stratified",
-        help="how cells are split into 70%% training, 10%% validation and 20%% test",
-    )  # fmt: skip
-    select.add_argument(
-        "--split-key", metavar="COLUMN", help="obs column of groups (--split group)"
-    )
+    cli_options.add_split(select, "into 70%% training, 10%% validation and 20%% test")
     cli_options.add_reading(select)
-    cli_options.add_constraints(select)
+    cli_constraints.add_constraints(select)
     add_training(select)
     select.set_defaults(run=run)
 
@@ -96,12 +87,7 @@ def add_training(
 def run(args: argparse.Namespace) -> None:
     """Select."""
     settings = settings_of(args)  # a mistake there is told before the data are read
-    cells = cli_options.read_cells(
-        args,
-        labels_key=args.labels_key,
-        unlabelled_category=args.unlabelled,
-        label_kinds=cli_options.label_kinds(args),
-    )
+    cells = cli_options.read_cells(args, **cli_options.labels_of(args))
     select(
         args,
         settings,
@@ -110,8 +96,8 @@ def run(args: argparse.Namespace) -> None:
         [],
         split=args.split,
         split_key=args.split_key,
-        task_weights=cli_options.task_weights(args),
-        **cli_options.constraints(args),
+        task_weights=cli_constraints.task_weights(args),
+        **cli_constraints.constraints(args),
     )
 
 
@@ -129,13 +115,8 @@ def select(
 
     selecting, training = settings
     model = YOTO(cells, seed=training["seed"], **options, **selecting)
-    split = model.split
-    print(f"cells      {cells.n_cells:,}   genes {cells.n_genes:,}   {dataset}")
-    print(
-        f"split      {split.how}{f' by {split.by}' if split.by else ''}: {len(split.train):,} to "
-        f"train, {len(split.validation):,} to validate, {len(split.test):,} held out"
-    )
-    for line in cli_options.excluded(model):
+    cli_options.print_cells(cells.n_cells, cells.n_genes, dataset, model.split)
+    for line in cli_constraints.excluded(model):
         print(line)
     for task in model.tasks:
         print(f"task       {task.name}: {model.cells.labels[task.name].description}")
@@ -156,7 +137,7 @@ def select(
         **training,
     )
     print(f"panel      {', '.join(model.genes)}")
-    for line in [*cli_options.kept_markers(model), *cli_options.spent(model)]:
+    for line in [*cli_constraints.kept_markers(model), *cli_constraints.spent(model)]:
         print(line)
     tables.print_selection(result)
     if result.stability is not None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kernomics.metrics.panel_score import MethodScore
     from kernomics.workflows.select import SelectionResult
+
+PROTEIN = re.compile(r"totalseq|[_-](ab|adt|prot|protein)$|^(adt|ab|anti)[_-]", re.IGNORECASE)
+"""Names that antibodies go by."""
 
 HEADS = {
     "knn_accuracy": "kNN acc.",
@@ -59,22 +63,27 @@ def print_selection(result: SelectionResult) -> None:
     from kernomics.metrics.expression import EVERYWHERE
 
     if result.everywhere:
+        proteins = result.model.cells.reading.get("all_features") or any(
+            map(PROTEIN.search, result.everywhere)
+        )
         print(
             f"everywhere {', '.join(result.everywhere)}: detected in nearly every cell of every "
-            f"class; imaging panels avoid such genes, and --max-detection {EVERYWHERE:g} leaves "
-            "them out"
-        )
+            "class"
+            + ("; antibodies, as these seem to be, bind all cells a little" if proteins else
+               "; imaging panels avoid such genes, and "
+               f"--max-detection {EVERYWHERE:g} leaves them out")
+        )  # fmt: skip
     over = result.comparison
     heads = {"accuracy": "accuracy", "macro_f1": "macro-F1", "r2": "R²", "mae": "MAE"}
     for task, of_split in result.scores.items():
         found = of_split if over is None else over.scores(task)
         keys = [key for key in heads if key in found[0].metrics]
-        width = 10 if over is None else 16
-        names = [f"{score.method}, {score.predictor}" for score in found]
+        width = 16 if any(score.spread for score in found) else 10
+        names = [f"{score.method}{_of(score)}, {score.predictor}" for score in found]
         longest = max(34, *map(len, names))
         print(f"held out   {task:<{longest}}" + "".join(f"{heads[key]:>{width}}" for key in keys))
         for name, score in zip(names, found, strict=True):
-            cells = (_with_error(score, key, over is not None) for key in keys)
+            cells = (_with_error(score, key) for key in keys)
             print(f"           {name:<{longest}}" + "".join(f"{cell:>{width}}" for cell in cells))
         labelled = int(result.model.cells.labels[task].labelled[result.model.split.test].sum())
         said = certainty(of_split, labelled) if over is None else over.verdict(task)
@@ -82,6 +91,10 @@ def print_selection(result: SelectionResult) -> None:
             print(textwrap.fill(said, 96, initial_indent=" " * 11, subsequent_indent=" " * 11))
 
 
-def _with_error(score: MethodScore, key: str, shown: bool) -> str:
-    error = f" ± {score.spread[key]:.3f}" if shown and key in score.spread else ""
+def _of(score: MethodScore) -> str:
+    return f" (mean ± sd of {score.n_panels} panels)" if score.n_panels > 1 else ""
+
+
+def _with_error(score: MethodScore, key: str) -> str:
+    error = f" ± {score.spread[key]:.3f}" if key in score.spread else ""
     return f"{score.metrics[key]:.3f}{error}"

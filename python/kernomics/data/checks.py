@@ -72,20 +72,7 @@ def named_cells(rows: Sequence[int], cell_names: npt.NDArray[Any], total: int) -
 
 
 class CountCheck:
-    """Collects the faults of a matrix block by block, then reports them all at once.
-
-    Parameters
-    ----------
-    where
-        What to call the matrix: ``"X"`` or ``"layer 'counts'"``.
-    allow_fractions
-        Whether counts may be other numbers than integers; they are no fault then.
-
-    Attributes
-    ----------
-    fractional
-        Whether some are, where they may be.
-    """
+    """Collects the faults of a matrix block by block, then reports them all at once."""
 
     def __init__(self, where: str, allow_fractions: bool = False) -> None:
         self.where = where

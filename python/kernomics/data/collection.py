@@ -21,7 +21,7 @@ from kernomics.data.genes import Absent, match_genes
 from kernomics.data.ingest import read_batches, read_through
 from kernomics.data.labels import Kind, Labels, read_labels
 from kernomics.data.library import LibraryRule, find_library, rows_rule
-from kernomics.data.readers.inputs import open_input
+from kernomics.data.readers.inputs import ReadOptions, counts_options, open_input
 from kernomics.data.readers.sources import CsrSource, Source
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError
@@ -57,6 +57,11 @@ class CellCollection:
         ``"keep"`` if cells without counts were to be kept, else ``"error"``.
     fractional
         Whether the check found counts that are not integers, as `allow_fractions` allows.
+    var
+        The table of genes of what was read, if there is one.
+    reading
+        The options of `ReadOptions` on counts and gene names that it was read with, except those
+        at their defaults; a model trained on it keeps them.
     """
 
     @checked
@@ -74,6 +79,8 @@ class CellCollection:
         empty_cells: EmptyCells = "error",
         fractional: bool = False,
         checked: bool = True,
+        var: pd.DataFrame | None = None,
+        reading: Mapping[str, Any] | None = None,
     ) -> None:
         self._source = source
         self._obs = obs
@@ -89,6 +96,8 @@ class CellCollection:
         self.library_rule = library_rule or rows_rule(len(genes))
         self.empty_cells: EmptyCells = empty_cells
         self.fractional = fractional
+        self.reading: ReadOptions = counts_options(reading or {})
+        self.var = var
         self._checked = checked
 
     @classmethod
@@ -221,6 +230,16 @@ class CellCollection:
             empty_cells=empty_cells,
             fractional=fractional,
             checked=check,
+            var=given.var,
+            reading={
+                "layer": layer,
+                "use_raw": use_raw,
+                "gene_names": gene_names,
+                "library_key": library_key,
+                "allow_fractions": allow_fractions,
+                "modality": modality,
+                "all_features": all_features,
+            },
         )
 
     def __len__(self) -> int:
@@ -313,7 +332,9 @@ class CellCollection:
             ``"unobserved"``. If only some genes were measured in each cell, it is unobserved in
             either case.
         """
-        found = columns = match_genes(genes, self.genes, min_gene_overlap, absent=absent)
+        found = columns = match_genes(
+            genes, self.genes, min_gene_overlap, absent=absent, var=self.var
+        )
         if self._columns is not None:
             columns = np.where(columns >= 0, self._columns[columns], -1)
         same = np.array_equal(columns, np.arange(self._source.shape[1]))

@@ -16,6 +16,7 @@ from kernomics.data.csr import Rows, canonical, gather
 from kernomics.data.genes import gene_id_kind, mismatch_cause
 from kernomics.data.labels import Kind, Labels, read_labels
 from kernomics.data.library import joined_rule
+from kernomics.data.readers.inputs import shared_options
 from kernomics.errors import DataError
 from kernomics.ops import ObservedGenes
 
@@ -23,17 +24,7 @@ SOURCE_COLUMN = "dataset"
 
 
 class JointSource:
-    """Rows of several collections, one after the other, over common columns.
-
-    Parameters
-    ----------
-    parts
-        The collections.
-    columns
-        Per part int64 [its genes]: the common column of each.
-    n_genes
-        Common columns.
-    """
+    """Rows of several collections, one after the other; `columns` are the common ones of each."""
 
     def __init__(
         self,
@@ -104,7 +95,8 @@ def concat(
     -------
     CellCollection
         Over the union of the genes, in order of appearance. ``obs["dataset"]`` names each cell's
-        set, and it is the `batch_labels`. Library sizes stay each set's own.
+        set, and it is the `batch_labels`. Library sizes stay each set's own. `reading` holds the
+        options that all sets were read with.
 
     Raises
     ------
@@ -157,11 +149,10 @@ def concat(
         labels=read_labels(obs, keys, unlabelled_category, label_kinds),
         batch_labels=Labels.from_series(obs[SOURCE_COLUMN], SOURCE_COLUMN, kind="categorical"),
         library=np.concatenate(libraries),
-        library_rule=joined_rule(
-            {name: part.library_rule for name, part in collections.items()}, len(genes)
-        ),
+        library_rule=joined_rule({name: part.library_rule for name, part in collections.items()}),
         empty_cells="keep" if any(part.empty_cells == "keep" for part in parts) else "error",
         fractional=any(part.fractional for part in parts),
+        reading=shared_options([part.reading for part in parts]),
     )
     return joined.with_observed(*_observed(parts, columns, len(genes)))
 

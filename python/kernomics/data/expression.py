@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -10,11 +11,18 @@ from scipy import sparse
 
 from kernomics.data.cells import Cells
 from kernomics.data.collection import CellCollection
+from kernomics.data.row_numbers import parts
 from kernomics.errors import DataError
 
 TARGET_SUM = 1e4
 """Counts per cell before the logarithm: the usual choice for PCA and variable genes."""
 CELLS_AT_A_TIME = 8192
+
+
+def as_csr(batch: Cells, values: NDArray[np.floating[Any]] | None = None) -> sparse.csr_matrix:
+    """Return the counts, or other values in their places, as CSR [B, G]."""
+    held = batch.values.numpy() if values is None else values
+    return sparse.csr_matrix((held, batch.indices.numpy(), batch.indptr.numpy()), batch.shape)
 
 
 def log_expression(
@@ -25,8 +33,8 @@ def log_expression(
         raise DataError("there are no library sizes to normalise by")
     scale = target_sum / batch.library.double().clamp_min(1.0).numpy()
     of_count = np.repeat(scale, batch.indptr.diff().numpy())
-    values = np.log1p(batch.values.double().numpy() * of_count).astype(dtype, copy=False)
-    return sparse.csr_matrix((values, batch.indices.numpy(), batch.indptr.numpy()), batch.shape)
+    values = np.log1p(batch.values.double().numpy() * of_count)
+    return as_csr(batch, values.astype(dtype, copy=False))
 
 
 def gene_panels(batch: Cells) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -38,14 +46,14 @@ def gene_panels(batch: Cells) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
 
 
 def gene_moments(
-    parts: Iterable[tuple[Cells, sparse.csr_matrix]],
+    batches: Iterable[tuple[Cells, sparse.csr_matrix]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean and variance of each gene's log expression, float64 [G].
 
     They are over the cells whose data set has the gene; 0 for a gene that none has.
     """
     total = squares = cells = np.zeros(1)
-    for batch, x in parts:
+    for batch, x in batches:
         panels, panel_of_cell = gene_panels(batch)
         total = total + np.asarray(x.sum(axis=0)).ravel()
         squares = squares + np.asarray(x.multiply(x).sum(axis=0)).ravel()
@@ -68,8 +76,7 @@ def expression_moments(
     cells: CellCollection, rows: NDArray[np.int64], target_sum: float = TARGET_SUM
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return `gene_moments` of some cells, which are read in parts."""
-    starts = range(0, len(rows), CELLS_AT_A_TIME)
-    batches = (cells.batch(rows[start : start + CELLS_AT_A_TIME]) for start in starts)
+    batches = (cells.batch(rows[part]) for part in parts(len(rows), CELLS_AT_A_TIME))
     return gene_moments((b, log_expression(b, target_sum, np.float64)) for b in batches)
 
 

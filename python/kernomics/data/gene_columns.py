@@ -7,21 +7,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection, gene_id_kind
+from kernomics.data.expression import as_csr
 from kernomics.data.genes import id_mismatch
+from kernomics.data.row_numbers import parts
 from kernomics.errors import DataError
 
-CELLS_AT_A_TIME = 4096
 NAMES_SHOWN = 5
 
 
 def find_genes(
-    genes: str | Sequence[str], known: NDArray[Any], *, allow_missing: bool = False
+    genes: str | Sequence[str], cells: CellCollection, *, allow_missing: bool = False
 ) -> tuple[list[str], list[str]]:
-    """Look a list of genes up by exact name."""
+    """Look a list of genes up by exact name: those that the cells have, and the others."""
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     if not names:
         raise DataError("the list of genes is empty; name at least one")
@@ -31,7 +33,7 @@ def find_genes(
             f"{len(repeated)} of {len(names)} genes in the list repeat an earlier one, first "
             f"{repeated[0]!r}; name each gene once"
         )
-    there = set(known.tolist())
+    there = set(cells.genes.tolist())
     missing = [name for name in names if name not in there]
     found = [name for name in names if name in there]
     if missing and not (allow_missing and found):
@@ -40,17 +42,19 @@ def find_genes(
             remedy += ", or continue with the other genes: allow_missing=True"
         raise DataError(
             f"{len(missing)} of {len(names)} genes are not in the data: "
-            f"{describe_missing(missing, known)}; {remedy}"
+            f"{describe_missing(missing, cells.genes, cells.var)}; {remedy}"
         )
     return found, missing
 
 
-def describe_missing(missing: Sequence[str], known: NDArray[Any]) -> str:
+def describe_missing(
+    missing: Sequence[str], known: NDArray[Any], var: pd.DataFrame | None = None
+) -> str:
     """List genes that were not found, with the names nearest to each."""
     kinds = gene_id_kind(missing), gene_id_kind(known)
     if kinds[0] != kinds[1]:
         listed = ", ".join(repr(name) for name in missing[:NAMES_SHOWN])
-        return f"{listed}{_more(missing)}{id_mismatch('the list has', missing, known)}"
+        return f"{listed}{_more(missing)}{id_mismatch('the list has', missing, known, var)}"
     by_upper = {str(name).upper(): str(name) for name in known}
     said = [f"{name!r} ({_nearest(name, by_upper)})" for name in missing[:NAMES_SHOWN]]
     return ", ".join(said) + _more(missing)
@@ -77,12 +81,9 @@ def _more(names: Sequence[str]) -> str:
 
 
 def count_blocks(cells: CellCollection, rows: NDArray[np.int64]) -> Iterator[sparse.csr_matrix]:
-    """Read cells in blocks of at most `CELLS_AT_A_TIME`, each CSR float32 [b, n_genes]."""
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        batch = cells.batch(rows[start : start + CELLS_AT_A_TIME])
-        yield sparse.csr_matrix(
-            (batch.values.numpy(), batch.indices.numpy(), batch.indptr.numpy()), shape=batch.shape
-        )
+    """Read cells block by block, each CSR float32 [b, n_genes]."""
+    for part in parts(len(rows)):
+        yield as_csr(cells.batch(rows[part]))
 
 
 def counts_of(cells: CellCollection, rows: NDArray[np.int64]) -> sparse.csr_matrix:

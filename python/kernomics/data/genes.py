@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from kernomics._arguments import checked
 from kernomics._warnings import warn
@@ -15,6 +16,8 @@ from kernomics.errors import ConfigError, DataError
 
 Absent: TypeAlias = Literal["zero", "unobserved"]
 """What a gene of a model counts as in data that lack it."""
+
+Names: TypeAlias = Sequence[str] | npt.NDArray[Any]
 
 ABSENT = {"zero": "are taken as 0 counts", "unobserved": "count as not observed, not as 0"}
 
@@ -35,6 +38,12 @@ def gene_id_kind(genes: Iterable[object]) -> str:
     return "Ensembl ids" if 2 * n_ensembl > len(names) else "gene symbols"
 
 
+def places_of(genes: Names, known: Names) -> npt.NDArray[np.int64]:
+    """Return where genes stand among others that hold them all, int64 [k]."""
+    place = {gene: i for i, gene in enumerate(known)}
+    return np.array([place[gene] for gene in genes], dtype=np.int64)
+
+
 @checked
 def match_genes(
     model_genes: Sequence[str] | npt.NDArray[Any],
@@ -42,6 +51,7 @@ def match_genes(
     min_gene_overlap: float = 0.8,
     *,
     absent: Absent = "zero",
+    var: pd.DataFrame | None = None,
 ) -> npt.NDArray[np.int64]:
     """Find each of a model's genes among the data's genes, by exact name.
 
@@ -55,6 +65,8 @@ def match_genes(
         Fraction of the model's genes that must be found, 0 … 1.
     absent
         What the caller takes missing genes for, as the warning says.
+    var
+        The data's table of genes, one of whose columns may hold the names that are looked for.
 
     Returns
     -------
@@ -89,34 +101,51 @@ def match_genes(
         needed = f"at least {min_gene_overlap:.0%} must match (min_gene_overlap)"
         if min_gene_overlap == 1:  # nobody's choice: a panel needs every gene
             needed = "all of them are needed: use data that have them"
-        raise DataError(f"{found}; {needed}{mismatch_cause(model_genes, data_genes, n_matched)}")
+        raise DataError(
+            f"{found}; {needed}{mismatch_cause(model_genes, data_genes, n_matched, var)}"
+        )
     warn(f"{found}; missing genes {ABSENT[absent]}")
     return columns
 
 
-def id_mismatch(
-    whose: str,
-    asked: Sequence[str] | npt.NDArray[Any],
-    known: Sequence[str] | npt.NDArray[Any],
-) -> str:
+def column_of_genes(var: pd.DataFrame | None, genes: Names) -> str | None:
+    """Return the column of var that holds most of some genes, if any holds half of them."""
+    wanted = {str(gene) for gene in genes}
+    found = {
+        str(name): len(wanted.intersection(map(str, column)))
+        for name, column in ({} if var is None else var).items()
+        if not pd.api.types.is_numeric_dtype(column.dtype)
+    }
+    best = max(found, key=found.__getitem__, default=None)
+    return best if best is not None and 2 * found[best] >= len(wanted) else None
+
+
+def id_mismatch(whose: str, asked: Names, known: Names, var: pd.DataFrame | None = None) -> str:
     """Say that names are Ensembl ids where the data hold symbols, or the reverse."""
     kind, there = gene_id_kind(asked), gene_id_kind(known)
     if kind == there or not len(known):
         return ""
+    column = column_of_genes(var, asked)
     return (
         f"; {whose} {kind} (such as {str(asked[0])!r}), the data hold {there} (such as "
-        f"{str(known[0])!r}): if a column of var holds {kind}, name it with gene_names='…'"
+        f"{str(known[0])!r}): "
+        + (
+            f"if a column of var holds {kind}, name it with gene_names='…'"
+            if column is None
+            else f"var[{column!r}] holds {kind}: pass gene_names={column!r}"
+        )
     )
 
 
 def mismatch_cause(
-    model_genes: Sequence[str] | npt.NDArray[Any],
-    data_genes: Sequence[str] | npt.NDArray[Any],
-    n_matched: int,
+    model_genes: Names, data_genes: Names, n_matched: int, var: pd.DataFrame | None = None
 ) -> str:
     """Say what would make more genes match, if anything obvious would."""
-    if other := id_mismatch("the model knows", model_genes, data_genes):
+    if other := id_mismatch("the model knows", model_genes, data_genes, var):
         return other
+    column = column_of_genes(var, model_genes) if 2 * n_matched < len(model_genes) else None
+    if column is not None:
+        return f"; var[{column!r}] holds more of them: pass gene_names={column!r}"
     variants = (
         ("without version suffixes ('.1')", lambda name: name.split(".")[0]),
         ("if upper and lower case were ignored (another species?)", str.upper),

@@ -118,7 +118,7 @@ def rows_rule(n_genes: int) -> LibraryRule:
     return LibraryRule(f"row totals over {n_genes:,} genes", n_genes, whole_genes=n_genes)
 
 
-def joined_rule(rules: Mapping[str, LibraryRule], n_genes: int) -> LibraryRule:
+def joined_rule(rules: Mapping[str, LibraryRule]) -> LibraryRule:
     """Return one rule for several data sets by name, over the union of their genes."""
     parts = list(rules.values())
     sources = [rule.source for rule in parts]

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
-from kernomics.errors import DataError
+from kernomics._arguments import rows_of
+
+CELLS_AT_A_TIME = 4096
+"""Read in one go where nothing else decides."""
+
+
+def parts(n: int, size: int | None = None) -> Iterator[slice]:
+    """Cut n rows into slices of `size`, `CELLS_AT_A_TIME` by default."""
+    step = size or CELLS_AT_A_TIME
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))
 
 
 def row_numbers(rows: npt.ArrayLike, n_cells: int) -> npt.NDArray[np.int64]:
     """Return the numbers of the cells that rows mean."""
-    given = np.asarray(rows)
-    if given.dtype == bool:
-        if given.shape != (n_cells,):
-            raise DataError(
-                f"rows are a mask of shape {given.shape} for {n_cells:,} cells: give one value for "
-                "each cell, or the cells' numbers"
-            )
-        return np.flatnonzero(given).astype(np.int64, copy=False)
-    if given.ndim > 1:
-        raise DataError(f"rows have shape {given.shape}: give one list of numbers, or a mask")
-    given = given.reshape(-1)
-    if given.size and given.dtype.kind not in "iu":
-        raise DataError(
-            f"rows are of type {given.dtype}, first {given[0]!r}: give the cells' numbers as "
-            "integers, or a mask of bool"
-        )
-    wrong = np.flatnonzero((given < 0) | (given >= n_cells)) if given.size else given
-    if wrong.size:
-        raise DataError(
-            f"rows {given.min():,} … {given.max():,} were asked for, but there are {n_cells:,} "
-            f"cells, counted from 0: {wrong.size:,} of the {given.size:,} rows do not exist, "
-            f"first {given[wrong[0]]:,}"
-        )
-    return given.astype(np.int64, copy=True)
+    return rows_of("rows", rows, n_cells, least=0)

@@ -82,19 +82,11 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Genes:
-    """What each gene does.
+    """What each gene does."""
 
-    Attributes
-    ----------
-    marker_of, target_of
-        int64 [n_genes], the type or perturbation (from 0), −1 for none.
-    profiles
-        float64 [n_profiles, n_genes], expected counts in a cell of median depth.
-    """
-
-    marker_of: npt.NDArray[np.int64]
-    target_of: npt.NDArray[np.int64]
-    profiles: npt.NDArray[np.float64]
+    marker_of: npt.NDArray[np.int64]  # int64 [n_genes], the type, −1 for none
+    target_of: npt.NDArray[np.int64]  # likewise, the perturbation
+    profiles: npt.NDArray[np.float64]  # [n_profiles, n_genes], expected counts at median depth
 
 
 @checked

@@ -16,15 +16,7 @@ from kernomics.errors import DataError
 
 
 class RowsSource:
-    """Some rows of a collection.
-
-    Parameters
-    ----------
-    cells
-        What is looked at.
-    rows
-        int64, which cells, in which order.
-    """
+    """Some rows of a collection, in the order given."""
 
     def __init__(self, cells: CellCollection, rows: npt.NDArray[np.int64]) -> None:
         self.cells, self.rows = cells, rows
@@ -91,6 +83,8 @@ def select_cells(cells: CellCollection, rows: npt.ArrayLike) -> CellCollection:
         library_rule=cells.library_rule,
         empty_cells=cells.empty_cells,
         fractional=cells.fractional,
+        var=cells.var,
+        reading=cells.reading,
     )
     if cells.observed is None or cells.panel_of_cell is None:
         return selected

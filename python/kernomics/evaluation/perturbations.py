@@ -147,7 +147,8 @@ def evaluate_perturbations(
     seed
         Seed of the null, the choice of reconstructed cells and PCA.
     **reading
-        How to read an AnnData or a file, as in `kernomics.data.ReadOptions`.
+        How to read an AnnData or a file, as in `kernomics.data.ReadOptions`; what is not given is
+        as the model was trained.
 
     Returns
     -------
@@ -172,8 +173,8 @@ def evaluate_perturbations(
         raise ConfigError(f"n_reconstructed is {n_reconstructed}: at least 1 is needed")
     if blocks not in ("all", "last"):
         raise ConfigError(f"blocks is {blocks!r}: it must be 'all' or 'last'")
-    given = _given(data, representations, reading.get("modality"))
     cells = as_collection(data, reading) if model is None else model.read(data, **reading)
+    given = _given(data, representations, cells.reading.get("modality"))
     obs = cells.obs
     labels = perturbation_labels(column(obs, perturbation_key), cells.n_cells, control)
     rows = np.flatnonzero(labels.values >= 0)

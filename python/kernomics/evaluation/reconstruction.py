@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from kernomics.data import CellCollection
-from kernomics.data.expression import log_expression
+from kernomics.data.expression import as_csr, log_expression
 from kernomics.data.rng import Stream, permutation
 from kernomics.metrics import spearman_inversion, structural_integrity
 from kernomics.models import CellEncoder
@@ -29,19 +28,7 @@ def reconstructed_rows(
 
 
 class Reconstruction:
-    """Scores of what models make of some cells, on the genes that data and model share.
-
-    Parameters
-    ----------
-    cells
-        All cells.
-    rows
-        int64 [n], those to reconstruct, ascending.
-    controls, batches
-        bool [n] and int64 [n], of those cells.
-    model
-        Whose vocabulary limits the genes; None for all genes of the data.
-    """
+    """Scores of what models make of some cells, on the genes that data and model share."""
 
     def __init__(
         self,
@@ -90,10 +77,7 @@ class Reconstruction:
     def _scores(self, predicted: NDArray[Any], target_sum: float | None) -> tuple[float, float]:
         if target_sum is None:
             found = self.cells.batch(self.rows)
-            observed = sparse.csr_matrix(
-                (np.log1p(found.values.numpy()), found.indices.numpy(), found.indptr.numpy()),
-                shape=(len(found), self.cells.n_genes),
-            )
+            observed = as_csr(found, np.log1p(found.values.numpy()))
         else:
             observed = log_expression(self.cells.batch(self.rows), target_sum)
         observed = observed[:, self.columns]

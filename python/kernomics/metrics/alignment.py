@@ -28,22 +28,14 @@ NUMBERS_AT_A_TIME = 2**22
 
 @dataclass(frozen=True)
 class ControlPCA:
-    """Principal components of control cells.
+    """Principal components of control cells, the largest variance first.
 
-    Attributes
-    ----------
-    mean
-        float64 [d], of the controls.
-    components
-        float64 [k, d], orthonormal rows, the largest variance first; each row's entry of largest
-        magnitude is positive.
-    variances
-        float64 [k], of the controls along each (divisor n − 1).
+    Rows of `components` are orthonormal, their entry of largest magnitude positive.
     """
 
-    mean: NDArray[np.float64]
-    components: NDArray[np.float64]
-    variances: NDArray[np.float64]
+    mean: NDArray[np.float64]  # float64 [d], of the controls
+    components: NDArray[np.float64]  # float64 [k, d]
+    variances: NDArray[np.float64]  # float64 [k], divisor n − 1
 
     @classmethod
     def fit(cls, controls: NDArray[np.float64], n_components: int | None = None) -> ControlPCA:

@@ -50,13 +50,7 @@ def _labelled(
 
 
 def class_count(*codes: NDArray[np.int64]) -> int:
-    """Return one more than the largest of some codes, 0 where there are none.
-
-    Raises
-    ------
-    DataError
-        When tables of so many classes would not fit.
-    """
+    """Return one more than the largest of some codes, 0 for none; refuse more than would fit."""
     largest = max((int(part.max()) for part in codes if part.size), default=-1)
     if largest >= MOST_CLASSES:
         raise DataError(

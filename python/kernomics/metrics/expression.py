@@ -130,19 +130,10 @@ def class_expression(
 
 
 def detected_everywhere(tables: Sequence[ClassExpression]) -> NDArray[np.bool_]:
-    """Tell which genes are detected in nearly every cell of every class.
+    """Tell which genes at least 95 % of the cells of every class have, bool [genes].
 
-    Parameters
-    ----------
-    tables
-        One per label, of the same genes; at least one. Classes with fewer than ten cells do not
-        count.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool [genes]: True where at least 95 % of the cells of each class have the gene; all False
-        where no class has ten cells.
+    Over tables of one or several labels; classes with fewer than ten cells do not count, and where
+    none has ten no gene is.
     """
     shares = [table.detection[:, table.n_cells >= LEAST_CELLS] for table in tables]
     counted = np.concatenate(shares, axis=1)

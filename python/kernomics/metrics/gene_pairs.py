@@ -63,38 +63,15 @@ def read_relations(path: str | Path) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False)
 class KnownPairs:
-    """The pairs of each database that can be scored; made by `match_pairs`.
+    """The pairs of each database that can be scored; made by `match_pairs`."""
 
-    Attributes
-    ----------
-    pairs
-        Per database int64 [n, 2]: places of the two genes, the smaller first; each pair once.
-    n_given
-        Per database, distinct pairs of two different genes, absent ones included.
-    n_genes
-        Genes that could be in a pair.
-    """
-
-    pairs: Mapping[str, NDArray[np.int64]]
-    n_given: Mapping[str, int]
-    n_genes: int
+    pairs: Mapping[str, NDArray[np.int64]]  # int64 [n, 2]: places, the smaller first; each once
+    n_given: Mapping[str, int]  # distinct pairs, those of absent genes too
+    n_genes: int  # genes that could be in a pair
 
 
 def match_pairs(genes: Sequence[str] | NDArray[Any], relations: Mapping[str, Any]) -> KnownPairs:
-    """Find known pairs among some genes, without pairs of a gene with itself and repeated ones.
-
-    Parameters
-    ----------
-    genes
-        Names [G], each once.
-    relations
-        Per database pairs of names [n, 2]; (a, b) and (b, a) are one pair.
-
-    Raises
-    ------
-    DataError
-        When names repeat, pairs are none, or a database has no pair of which both genes are there.
-    """
+    """Find known pairs among some genes, without pairs of a gene with itself and repeated ones."""
     names = [str(gene) for gene in genes]
     place = {gene: i for i, gene in enumerate(names)}
     if len(place) < len(names):

@@ -28,27 +28,19 @@ class MethodScore:
     spread
         What stands behind ± for some of these metrics: the standard deviation over random panels,
         or the standard error over splits.
+    n_panels
+        Over how many panels of one split the scores are means.
     """
 
     method: str
     predictor: str = ""
     metrics: Mapping[str, float]
     spread: Mapping[str, float] = field(default_factory=dict)
+    n_panels: int = 1
 
 
 def shared_ranks(scores: ArrayLike) -> NDArray[np.int64]:
-    """Rank scores from 1, the highest first; those that agree to three digits share a rank.
-
-    Parameters
-    ----------
-    scores
-        Float [k]; +inf for forced genes, which share the first rank.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 [k].
-    """
+    """Rank scores from 1, the highest first; those that agree to three digits share a rank."""
     rounded = np.round(np.asarray(scores, dtype=np.float64), DIGITS)
     higher: NDArray[np.int64] = (rounded[None, :] > rounded[:, None]).sum(axis=1, dtype=np.int64)
     return higher + 1

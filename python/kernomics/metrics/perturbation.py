@@ -231,21 +231,11 @@ def perturbation_consistency(
 
 @dataclass(frozen=True, eq=False)
 class PerturbationLabels:
-    """Perturbations by number.
+    """Perturbations by number."""
 
-    Attributes
-    ----------
-    values
-        int64 [n], each cell's; −1 for none.
-    names
-        Sorted.
-    control
-        The number of the control; of several, those of the first named.
-    """
-
-    values: NDArray[np.int64]
-    names: list[str]
-    control: int
+    values: NDArray[np.int64]  # int64 [n], each cell's; −1 for none
+    names: list[str]  # sorted
+    control: int  # of several, the first named
 
 
 def perturbation_labels(

@@ -186,15 +186,7 @@ def recall_of_components(
 ) -> list[RelationshipRecall]:
     """Score the first components, for several numbers of them; see `relationship_recall`.
 
-    Parameters
-    ----------
-    components
-        float64 [G, rank], as from `principal_components`.
-    known
-        As from `match_pairs`.
-    n_components
-        How many to keep, each at most the rank; None for all. Numbers that the rank makes equal
-        are scored once.
+    None is for all of them; numbers that the rank makes equal are scored once.
     """
     rank = components.shape[1]
     for number in n_components:
@@ -221,16 +213,9 @@ def recall_of_components(
 def correlation_recall(
     profiles: sparse.csr_matrix, known: KnownPairs, **options: Any
 ) -> RelationshipRecall:
-    """Score Pearson's correlation of the genes' own expression, without any reduction.
+    """Score Pearson's correlation of the genes' own expression, CSR [G, n], without any reduction.
 
-    Parameters
-    ----------
-    profiles
-        CSR [G, n], a gene's expression over n cells. A constant gene has correlation 0 with all.
-    known
-        As from `match_pairs`.
-    **options
-        ``seed``, ``n_null_draws`` and ``n_null_pairs`` of `relationship_recall`.
+    A constant gene has correlation 0 with all. Options are those of `relationship_recall`.
     """
     n = profiles.shape[1]
     mean = np.asarray(profiles.mean(axis=1)).ravel()

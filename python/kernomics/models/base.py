@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from kernomics._arguments import shown, words_of
 from kernomics.data import CellCollection, Labels, Sampler, Split, make_split
 from kernomics.data.labels import column
-from kernomics.data.readers.inputs import ReadOptions, given_options, obs_columns
+from kernomics.data.readers.inputs import ReadOptions, given_options
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError
 from kernomics.nn import drawing_from
@@ -82,18 +82,6 @@ def as_collection(
                 f"CellCollection.from_anndata(…, labels_key={keys!r})"
             )
     return adata.with_labels({key: adata.labels[key] for key in keys})
-
-
-def same_library_key(
-    adata: AnnData | str | Path | CellCollection, known: Mapping[str, Any], reading: ReadOptions
-) -> ReadOptions:
-    """Add the obs column of library sizes that a model was trained with, if the data have it."""
-    key = known.get("key")
-    if key is None or isinstance(adata, CellCollection) or reading.get("library_key") is not None:
-        return reading
-    if key not in obs_columns(adata, reading.get("modality")):
-        return reading
-    return {**reading, "library_key": key}
 
 
 def split_cells(

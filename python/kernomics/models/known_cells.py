@@ -14,24 +14,16 @@ from kernomics.data import CellCollection, Cells, Split
 from kernomics.data.checks import named_cells
 from kernomics.data.collection import EmptyCells
 from kernomics.data.rng import keys_of_names
-from kernomics.data.row_numbers import row_numbers
+from kernomics.data.row_numbers import parts, row_numbers
 from kernomics.errors import DataError
 
 
 @dataclass(frozen=True)
 class KnownCells:
-    """Cells over a model's genes.
-
-    Attributes
-    ----------
-    view
-        All cells.
-    rows
-        int64 [n], those to read.
-    """
+    """Cells over a model's genes."""
 
     view: CellCollection
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64]  # int64 [n], those to read
 
     @classmethod
     def of(
@@ -58,8 +50,8 @@ class KnownCells:
 
     def batches(self, size: int) -> Iterator[Cells]:
         """Read the cells in their order; `cell_ids` are the keys of their names."""
-        for start in range(0, len(self.rows), size):
-            part = self.rows[start : start + size]
+        for some in parts(len(self.rows), size):
+            part = self.rows[some]
             keys = keys_of_names(self.view.cell_names[part])
             yield replace(self.view.batch(part), cell_ids=torch.from_numpy(keys))
 

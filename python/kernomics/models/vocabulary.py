@@ -64,7 +64,7 @@ def _require_genes(cells: CellCollection, genes: Sequence[str]) -> None:
         gene for gene, found in zip(genes, np.isin(genes, cells.genes), strict=True) if not found
     ]
     if absent:
-        cause = mismatch_cause(genes, cells.genes, len(genes) - len(absent))
+        cause = mismatch_cause(genes, cells.genes, len(genes) - len(absent), cells.var)
         raise DataError(
             f"{len(absent):,} of the {len(genes):,} genes asked for are not in the data, first "
             f"{absent[0]!r}{cause or f'; {closest(absent[0], cells.genes)}'}"

@@ -22,27 +22,12 @@ def sum_over_chunks(
 ) -> Tensor:
     """Add up a loss over chunks of cells, and its gradients while a chunk's outputs are there.
 
-    What the chunks need in between is gone when the next one begins; backward only multiplies by
-    the gradient of the sum. Chunks are of cells, not of genes as in `linear_poisson_nll`: any loss
-    of a cell's genes together, such as one with a softmax, works without a second pass. Autocast
-    changes nothing.
-
-    Parameters
-    ----------
-    loss
-        Called as ``loss(start, stop, hidden[start:stop], *parameters)``; returns the part of these
-        cells, one number.
-    n_genes
-        G: how wide a cell's outputs are.
-    hidden
-        [B, H], what the cells' outputs are computed from.
-    *parameters
-        What all cells share; None is passed on as it is.
-
-    Returns
-    -------
-    Tensor
-        One number, of the dtype of `hidden`; 0 for no cells.
+    `loss` is called as ``loss(start, stop, hidden[start:stop], *parameters)`` and returns the part
+    of these cells, one number; `hidden` is [B, H], n_genes how wide a cell's outputs are, and
+    `parameters` are what all cells share. What the chunks need in between is gone when the next one
+    begins; backward only multiplies by the gradient of the sum. Chunks are of cells, not of genes
+    as in `linear_poisson_nll`: any loss of a cell's genes together, such as one with a softmax,
+    works without a second pass. Autocast changes nothing.
     """
     size = max(1, ENTRIES_AT_A_TIME // max(1, n_genes))
     inputs = (hidden, *parameters)

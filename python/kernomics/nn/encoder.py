@@ -194,13 +194,8 @@ class Encoder(nn.Module):
 def cls_products(d_model: int, n_layers: int, n_tokens: int, widths: Sequence[int] = ()) -> int:
     """Count the floating-point operations of one cell's forward pass, products alone.
 
-    2 a multiply-add. With T tokens, CLS included, a whole block has 24·T·d² + 4·T²·d, the last
-    (CLS alone) 4·T·d² + 20·d² + 4·T·d.
-
-    Parameters
-    ----------
-    widths
-        Further layers after the CLS read-out, as products of input and output width.
+    2 a multiply-add. With T tokens, CLS included, a whole block has 24·T·d² + 4·T²·d, the last (CLS
+    alone) 4·T·d² + 20·d² + 4·T·d; `widths` are those of further layers.
     """
     d, t = d_model, n_tokens
     whole = 24 * t * d * d + 4 * t * t * d

@@ -82,19 +82,8 @@ def standardise(x: Tensor, eps: float) -> Tensor:
     .. math:: \hat x = (x - \bar x)/σ, \quad
               ∂x = (δ - \bar δ - \hat x\,\overline{δ \hat x})/σ, \quad σ^2 = \mathrm{var}(x) + ε
 
-    For backward x̂ is kept, which the next layer keeps anyway, and 1/σ.
-
-    Parameters
-    ----------
-    x
-        [..., d].
-    eps
-        ε.
-
-    Returns
-    -------
-    Tensor
-        [..., d], computed in x's dtype and rounded to that of autocast where autocast is on.
+    For backward x̂ is kept, which the next layer keeps anyway, and 1/σ. It is computed in x's dtype
+    and rounded to that of autocast where autocast is on.
     """
     found: Tensor = _Standardise.apply(x, eps, working_dtype(x))  # type: ignore[no-untyped-call]
     return found
@@ -148,16 +137,9 @@ def feed_forward(
     """Return W₂·GELU(W₁·x + b₁) + b₂, [..., d], and keep W₁·x + b₁ for backward but not its GELU.
 
     Tokens go part by part, so that GELU's output and the two gradients around it, the widest
-    tensors of a block, are never held for all of them.
-
-    Parameters
-    ----------
-    x
-        [..., d]; its dtype is that of the products.
-    w1, b1, w2, b2
-        [m, d], [m], [d, m] and [d], rounded to x's dtype. Their gradients are summed in their own.
-    again
-        Keep x alone, and compute W₁·x + b₁ in backward again, the same way.
+    tensors of a block, are never held for all of them. With `again` x alone is kept, and W₁·x + b₁
+    computed in backward again, the same way. Weights are rounded to x's dtype; their gradients are
+    summed in their own.
     """
     found: Tensor = _FeedForward.apply(x, w1, b1, w2, b2, again)  # type: ignore[no-untyped-call]
     return found

@@ -28,11 +28,6 @@ class DrawingFrom(TorchFunctionMode):
     For making modules, whose layers draw their first weights by themselves and take no generator.
     The numbers are those of torch's global generator in the same state; that one is left alone,
     since it is the caller's, and other threads share it.
-
-    Parameters
-    ----------
-    generator
-        On the CPU.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -121,26 +116,12 @@ class Dropout(nn.Module):
 
 
 def uniforms(seed: Tensor, row_ids: Tensor, n_columns: int, stream: int) -> Tensor:
-    """Return a number in [0, 1) for every (row id, column), a pure function of them and the seed.
+    """Return a number in [0, 1) for every (row id, column), float32 [R, n_columns].
 
-    For a few columns: the ops draw their own. The words are those of
-    `kernomics.ops.reference.philox_words`, the number is the word's upper 24 bits.
-
-    Parameters
-    ----------
-    seed
-        int64 [2], (key, step).
-    row_ids
-        int64 [R], below 2⁴⁸; for cells their `cell_ids`.
-    n_columns
-        How many numbers a row gets.
-    stream
-        What they are for, below 2¹⁶.
-
-    Returns
-    -------
-    Tensor
-        float32 [R, n_columns].
+    A pure function of them, of the seed, int64 [2] (key, step), and of the stream, below 2¹⁶, which
+    says what they are for; row ids are below 2⁴⁸. For a few columns: the ops draw their own. The
+    words are those of `kernomics.ops.reference.philox_words`, the number is the word's upper 24
+    bits.
     """
     blocks = torch.arange((n_columns + 3) // 4, device=row_ids.device)
     rows = row_ids[:, None]

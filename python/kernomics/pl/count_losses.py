@@ -158,9 +158,7 @@ def activation_curves(
     alpha = math.log1p(target_sum)
     ax.axhline(alpha, color=colors.muted, linewidth=1.0, linestyle=":", zorder=1)
     ax.set_ylim(-0.3, 1.3 * alpha)
-    ax.set_xlabel("decoder's output z")
-    ax.set_ylabel("expression φ(z)")
-    style.dress(ax, colors, grid="y")
+    style.dress(ax, colors, grid="y", x="decoder's output z", y="expression φ(z)")
     style.legend_below(ax, colors)
     return ax
 
@@ -207,14 +205,13 @@ def nll_curves(
         ax.plot(mean, values, line, color=color, linewidth=1.6, label=kind)
     ax.set_xscale("log")
     ax.set_ylim(bottom=0)
-    ax.set_xlabel("mean μ")
-    ax.set_ylabel("−log likelihood")
-    ax.set_title(
-        f"count {count}, θ = {inverse_dispersion:g}, π = {zero_inflation:g}",
-        loc="left",
-        fontsize=style.TEXT,
-        color=colors.ink,
+    style.dress(
+        ax,
+        colors,
+        grid="y",
+        x="mean μ",
+        y="−log likelihood",
+        title=f"count {count}, θ = {inverse_dispersion:g}, π = {zero_inflation:g}",
     )
-    style.dress(ax, colors, grid="y")
     style.legend_below(ax, colors)
     return ax

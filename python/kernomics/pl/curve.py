@@ -107,10 +107,9 @@ def panel_curve(
         fontsize=style.SMALL,
         color=colors.muted,
     )
-    ax.set_title(PARTS.get(part, part), loc="left", fontsize=style.TEXT, color=colors.ink)
-    ax.set_xlabel("genes in the panel")
-    ax.set_ylabel(name or metric)
-    style.dress(ax, colors, grid="y")
+    style.dress(
+        ax, colors, grid="y", x="genes in the panel", y=name or metric, title=PARTS.get(part, part)
+    )
     _name_sizes(ax, sizes.tolist(), curve.suggested)
     ax.legend(
         frameon=False,

@@ -103,16 +103,14 @@ def recall_curve(
             style.matplotlib_module("ticker").FuncFormatter(lambda size, _: f"{size:g}")
         )
     ax.set_ylim(0, 1.1 * max(CHANCE, float(values.max())))
-    ax.set_xlabel(AXES[by])
-    ax.set_ylabel("known pairs recalled")
-    ax.set_title(
-        "mean over databases" if database is None else style.shorten([database], 40)[0],
-        loc="left",
-        fontsize=style.TEXT,
-        color=colors.ink,
-        parse_math=False,
+    style.dress(
+        ax,
+        colors,
+        grid="y",
+        x=AXES[by],
+        y="known pairs recalled",
+        title="mean over databases" if database is None else database,
     )
-    style.dress(ax, colors, grid="y")
     style.legend_below(ax, colors)
     return ax
 
@@ -178,16 +176,7 @@ def component_moments(
         )
     ax.set_ylim(0, 1)
     ax.set_xlim(0.4, max(float(np.max(at)), 2) + 0.6)
-    ax.set_xlabel("component")
-    ax.set_ylabel("share explained")
-    ax.set_title(
-        style.shorten([representation], 40)[0],
-        loc="left",
-        fontsize=style.TEXT,
-        color=colors.ink,
-        parse_math=False,
-    )
-    style.dress(ax, colors, grid="y")
+    style.dress(ax, colors, grid="y", x="component", y="share explained", title=representation)
     ax.xaxis.set_major_locator(style.matplotlib_module("ticker").MaxNLocator(6, integer=True))
     style.legend_below(ax, colors)
     return ax

@@ -289,8 +289,7 @@ def method_comparison(
     lowest = min(0.0, float(shown.min()))
     ax.set_xlim(lowest, max(1.0, float(shown.max())))
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.set_xlabel(metric)
-    style.dress(ax, colors, grid="x")
+    style.dress(ax, colors, grid="x", x=metric)
     ax.spines["bottom"].set_visible(False)
     style.name_ticks(ax.yaxis, names)
     return ax

@@ -63,9 +63,7 @@ def consistency_by_block(
     ax.set_xlim(at[0] - 0.3, at[-1] + 0.3)
     step = -(-len(at) // 12)
     ax.set_xticks(at[:: int(step)])
-    ax.set_xlabel("after block")
-    ax.set_ylabel("consistent perturbations")
-    style.dress(ax, colors, grid="y")
+    style.dress(ax, colors, grid="y", x="after block", y="consistent perturbations")
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     legend = ax.legend(
         loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=style.SMALL,

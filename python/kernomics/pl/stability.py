@@ -82,8 +82,7 @@ def gene_frequency(
     ax.set_xlim(0, 1)
     ax.set_xticks([0, 0.5, 1], ["0", "50%", "100%"])
     ax.set_ylim(max(len(shown), 2) - 0.4, -0.6)
-    ax.set_xlabel("seeds that selected it")
-    style.dress(ax, colors, grid="x")
+    style.dress(ax, colors, grid="x", x="seeds that selected it")
     ax.spines["bottom"].set_visible(False)
     style.name_ticks(ax.yaxis, rows)
     return ax

@@ -121,8 +121,23 @@ def new_axes(
     )
 
 
-def dress(ax: Axes, theme: Theme, *, grid: Literal["x", "y", "none"] = "none") -> None:
-    """Give axes the house style: no box, quiet ticks, a thin grid behind the data."""
+def dress(
+    ax: Axes,
+    theme: Theme,
+    *,
+    grid: Literal["x", "y", "none"] = "none",
+    x: str = "",
+    y: str = "",
+    title: str = "",
+) -> None:
+    """Give axes their names and the house style: no box, quiet ticks, a thin grid behind."""
+    if x:
+        ax.set_xlabel(x)
+    if y:
+        ax.set_ylabel(y)
+    if title:
+        text = shorten([title], 40)[0]
+        ax.set_title(text, loc="left", fontsize=TEXT, color=theme.ink, parse_math=False)
     ax.set_facecolor("none")
     for side, spine in ax.spines.items():
         spine.set_visible(side in ("left", "bottom"))

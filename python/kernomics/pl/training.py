@@ -143,15 +143,7 @@ def training_panel(
             markersize=3.5,
             label={"train": "training", "step": "training"}.get(curve.split, curve.split),
         )
-    ax.set_title(
-        style.shorten([panel.title], 40)[0],
-        loc="left",
-        fontsize=style.TEXT,
-        color=colors.ink,
-        parse_math=False,
-    )
-    ax.set_xlabel("step")
-    style.dress(ax, colors, grid="y")
+    style.dress(ax, colors, grid="y", x="step", title=panel.title)
     lowest = min((float(curve.values.min()) for curve in panel.curves), default=0.0)
     if lowest >= 0:
         ax.set_ylim(bottom=0)

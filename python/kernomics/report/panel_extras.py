@@ -84,17 +84,33 @@ def _held_out(task: TaskReport) -> dict[str, int]:
     return dict(zip(task.classes, np.sum(task.confusion, axis=1).tolist(), strict=True))
 
 
+def at_chance(task: TaskReport) -> bool:
+    """Tell whether the panel's own predictor says nothing of a task on the held-out cells.
+
+    Its R² is not above 0, or Cohen's κ is not above 0 by two standard errors.
+    """
+    if task.kind == "continuous":
+        return float(task.scores[0].metrics.get("r2", math.inf)) <= 0
+    if task.confusion is None or not np.sum(task.confusion):
+        return False
+    table = np.asarray(task.confusion, dtype=np.float64)
+    n = table.sum()
+    agreed = float(np.trace(table) / n)
+    by_chance = float(table.sum(0) @ table.sum(1) / n**2)
+    return agreed - by_chance <= 2 * math.sqrt(agreed * (1 - agreed) / n)
+
+
 def reasons(data: ReportData) -> dict[str, str]:
     """Return for each gene the task and class where it matters most: ``"cell_type: B, +0.42"``.
 
-    Classes with fewer than 10 held-out cells, or with an unknown number, are no reason; a dash
-    stands for a gene without which no loss rises.
+    Classes with fewer than 10 held-out cells, or with an unknown number, are no reason, nor is a
+    task that the panel does not predict; a dash stands for a gene without which no loss rises.
     """
     found = data.contributions
     assert found is not None
     columns: dict[str, pd.Series[float]] = {}
     for task in data.tasks:
-        if task.name not in found.loss_without:
+        if task.name not in found.loss_without or at_chance(task):
             continue
         if task.name not in found.by_class:
             columns[task.name] = found.loss_without[task.name]

@@ -214,7 +214,8 @@ def panel(data: ReportData, over: str = "the training cells") -> str:
     if why is not None:
         caption += (
             "; why it is included: where the loss of the panel's network rises most without the "
-            f"gene, and by how much (classes with at least {LEAST_CELLS} held-out cells)"
+            f"gene, and by how much (classes with at least {LEAST_CELLS} held-out cells, labels "
+            "that the network predicts better than chance)"
         )
     omitted = "".join(paragraph(sentence, "note") for sentence in data.omitted)
     return table(columns, rows, caption=caption + ".", tall=len(rows) > 16) + omitted

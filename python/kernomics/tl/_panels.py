@@ -28,6 +28,7 @@ from kernomics.evaluation.panels import (
 from kernomics.evaluation.panels import evaluate_panel as _evaluate_panel
 from kernomics.models import YOTO, Panel
 from kernomics.models.base import split_cells
+from kernomics.models.reading import read_as_trained
 from kernomics.models.yoto.options import SelectOptions
 from kernomics.tl._uns import names, without_none
 
@@ -286,8 +287,8 @@ def panel_contributions(
     key_added
         Name of the result.
     **reading
-        How to read the cells, as in :meth:`kernomics.models.Panel.predict`; a model has already
-        read its cells.
+        How to read the cells, as in :meth:`kernomics.models.Panel.predict`, by default as those of
+        the training; a model has already read its cells.
 
     Returns
     -------
@@ -331,7 +332,15 @@ def panel_contributions(
             )
         kinds = {task.name: task.kind for task in panel.tasks if task.name in adata.obs.columns}
         how: ReadOptions = {"empty_cells": "keep", **reading}
-        cells = CellCollection.from_anndata(adata, labels_key=list(kinds), label_kinds=kinds, **how)
+        cells = read_as_trained(
+            adata,
+            how,
+            panel.info,
+            panel.genes,
+            library=panel.network.transform == "lognorm",
+            labels_key=list(kinds),
+            label_kinds=kinds,
+        )
     found = contributions(panel, cells, rows, background_rows=background_rows)
     adata.uns[key_added] = {
         "loss_without": found.loss_without,
@@ -342,7 +351,7 @@ def panel_contributions(
             .astype({"class": object})
             for name, table in found.by_class.items()
         },
-        "params": without_none(reading),
+        "params": without_none({**reading, **cells.reading}),
         "version": __version__,
     }
     return found

@@ -69,9 +69,10 @@ def evaluate_perturbations(
     require_anndata(adata, "evaluate_perturbations")
     if isinstance(model, (str, Path)):
         model = CellEncoder.load(model)
+    model = model.trained if isinstance(model, TxFM) else model
     found = _evaluate_perturbations(
         adata,
-        model.trained if isinstance(model, TxFM) else model,
+        model,
         perturbation_key=perturbation_key,
         control=control,
         batch_key=batch_key,
@@ -84,6 +85,7 @@ def evaluate_perturbations(
         "perturbation_key": perturbation_key,
         "control": control if isinstance(control, str) else list(control),
         "batch_key": batch_key,
+        **({} if model is None else model.info.get("reading", {})),
         **divided_options(options)[0],
         "model": None if model is None else repr(model),
     }

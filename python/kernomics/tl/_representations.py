@@ -50,8 +50,8 @@ def represent_cells(
     progress
         Whether to show a progress bar.
     **options
-        Options of `CellEncoder.get_latent_representation`, such as ``layer`` or ``use_raw``, except
-        `rows`: all cells are represented.
+        Options of `CellEncoder.get_latent_representation`, except `rows`: all cells are
+        represented. ``layer``, ``use_raw`` and similar are by default those of the training.
 
     Adds
     ----
@@ -76,6 +76,7 @@ def represent_cells(
     cells = encoder.read(adata, **reading)
     found = encoder.get_latent_representation(cells, progress=progress, **others)
     others["library"] = cells.library_source
+    reading = {**reading, **cells.reading}
     add_representation(adata, encoder, found, reading, key_added=key_added, **others)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 
@@ -13,13 +13,8 @@ class Interrupts:
     """While open, notes SIGINT and SIGTERM instead of letting them stop the program at once.
 
     Signals are handled in the main thread only; elsewhere nothing is noted. A signal that the
-    process ignores (as under ``nohup``) stays ignored. A SIGINT after another signal interrupts
-    at once.
-
-    Attributes
-    ----------
-    received : signal.Signals or None
-        The first signal that came.
+    process ignores (as under ``nohup``) stays ignored. A SIGINT after another signal interrupts at
+    once.
     """
 
     def __init__(self) -> None:
@@ -35,12 +30,7 @@ class Interrupts:
                     self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._restore()
         if self.received is not None and error is None:
             self.leave("training was interrupted after it had finished")

@@ -9,12 +9,11 @@ import shutil
 import sys
 import time
 from collections.abc import Collection, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 
 from kernomics._arguments import checked
+from kernomics._version import __version__
 from kernomics._warnings import warn
 from kernomics.errors import CheckpointError, ConfigError, closest
 from kernomics.train import atomic as storage
@@ -30,16 +29,6 @@ class DirectoryLock:
     """Keep other processes from using a directory, until closed or the process ends.
 
     Within one process a directory may be locked several times; it is free when all are closed.
-
-    Parameters
-    ----------
-    path
-        An existing directory.
-
-    Raises
-    ------
-    CheckpointError
-        If another process holds the lock.
     """
 
     # By real path: the open lock file and how many locks of this process share it.
@@ -85,12 +74,7 @@ class DirectoryLock:
     def __enter__(self) -> DirectoryLock:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -105,6 +89,11 @@ class RunDirectory:
         The directory.
     config : dict
         The run's configuration.
+    metrics, results, split, panel, report : Path
+        The history ``metrics.jsonl``, the figures on the test cells ``results.json``, which cells
+        were for what ``split.json``, the selected genes ``panel.csv``, and ``report.html``.
+    checkpoints, model, plots : Path
+        The directories of these.
     """
 
     @checked
@@ -114,46 +103,10 @@ class RunDirectory:
         self.path = path
         self.config = config
         self._lock = lock
-
-    @property
-    def metrics(self) -> Path:
-        """The history, ``metrics.jsonl``."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The directory of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        """The directory of the saved model."""
-        return self.path / "model"
-
-    @property
-    def plots(self) -> Path:
-        """The directory of the plots."""
-        return self.path / "plots"
-
-    @property
-    def report(self) -> Path:
-        """The report, ``report.html``."""
-        return self.path / "report.html"
-
-    @property
-    def results(self) -> Path:
-        """The figures on the test cells, ``results.json``."""
-        return self.path / "results.json"
-
-    @property
-    def split(self) -> Path:
-        """Which cells were for training, validation and test, ``split.json``."""
-        return self.path / "split.json"
-
-    @property
-    def panel(self) -> Path:
-        """The selected genes, ``panel.csv``."""
-        return self.path / "panel.csv"
+        self.metrics, self.results = path / "metrics.jsonl", path / "results.json"
+        self.split, self.panel = path / "split.json", path / "panel.csv"
+        self.report, self.plots = path / "report.html", path / "plots"
+        self.checkpoints, self.model = path / "checkpoints", path / "model"
 
     @classmethod
     @checked
@@ -215,7 +168,7 @@ class RunDirectory:
             plain: dict[str, Any] = storage.jsonable(config)
             content = {
                 "kind": RUN,
-                "kernomics": _version(),
+                "kernomics": __version__,
                 "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "command": sys.argv,
                 "hash": config_hash(plain, ignore),
@@ -262,25 +215,12 @@ class RunDirectory:
     def __enter__(self) -> RunDirectory:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def require_run(path: str | Path | None) -> None:
-    """Refuse to resume where nothing was begun.
-
-    Raises
-    ------
-    ConfigError
-        Without a directory.
-    CheckpointError
-        When it holds neither a configuration, nor a history, nor checkpoints.
-    """
+    """Refuse to resume where nothing was begun: no configuration, history or checkpoints."""
     if path is None:
         raise ConfigError("resume=True needs the run_dir to resume from")
     begun = (CONFIG, "metrics.jsonl", "checkpoints")
@@ -373,10 +313,3 @@ def _clear(path: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def _version() -> str:
-    try:
-        return version("kernomics")
-    except PackageNotFoundError:
-        return "not installed"

@@ -19,12 +19,7 @@ def _progress(step: float, total: int) -> float:
 def first_steps(total: int, share: float) -> int:
     """Return how many of `total` steps the first part of a training in two parts takes.
 
-    Parameters
-    ----------
-    total
-        The number of steps.
-    share
-        The first part's share of them; with 0 or 1 there is but one part.
+    With a share of 0 or 1 there is but one part.
     """
     first = round(share * total)
     return first if 0 < first < total else 0

@@ -81,23 +81,7 @@ def goes_by_total(module: nn.Module) -> bool:
 
 
 class Keeper:
-    """Saves a run in `directory`, and restores it; without a directory it does nothing.
-
-    Parameters
-    ----------
-    directory
-        The run's directory; the checkpoints lie in ``checkpoints/`` there.
-    config
-        How the run is trained.
-    n_batches
-        Batches in an epoch, which must be the same when the run is continued.
-    module, optimizer
-        What is trained, and by what.
-    draws
-        The module's random numbers, if it has some.
-    device
-        Where.
-    """
+    """Saves a run in `directory`, and restores it; without a directory it does nothing."""
 
     def __init__(
         self,

@@ -35,22 +35,10 @@ NOT_TUNED = "TxFM before fine-tuning"
 
 @dataclass(frozen=True)
 class PretrainingResult:
-    """What a training gave.
-
-    Attributes
-    ----------
-    model
-        The trained model.
-    seconds
-        Of training, this session's.
-    report
-        Path of the report.
-    scores
-        Of its representation beside others, when the cells have labels and the split test cells.
-    """
+    """What a training gave; scores where the cells have labels and the split test cells."""
 
     model: TxFM
-    seconds: float
+    seconds: float  # of training, this session's
     report: Path
     scores: RepresentationScores | None = None
 

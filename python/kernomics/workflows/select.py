@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kernomics._optional import require_extra
 from kernomics._warnings import quietly
+from kernomics.data.genes import places_of
 from kernomics.evaluation.panels import PanelCurve, Stability
 from kernomics.evaluation.panels.comparison import (
     NEED_SCANPY,
@@ -43,32 +44,14 @@ from kernomics.workflows.select_report import in_nearly_every_cell, report_data,
 
 @dataclass(frozen=True)
 class SelectionResult:
-    """What a selection found.
-
-    Attributes
-    ----------
-    model
-        The trained model.
-    scores
-        Per label, one entry per method and predictor; the first is the panel's own predictor.
-    warnings
-        What may be wrong with the panel, and which comparisons could not be made.
-    seconds
-        From the start of training to the trained panel; earlier sessions of a resumed run count.
-    report
-        Path of the report.
-    everywhere
-        Genes of the panel that nearly every training cell of every class has.
-    stability, curve, comparison
-        The panels of other seeds and sizes, and the scores on other splits, if asked for.
-    """
+    """What a selection found."""
 
     model: YOTO
-    scores: dict[str, list[MethodScore]]
+    scores: dict[str, list[MethodScore]]  # by label; the first is the panel's own
     warnings: list[str]
-    seconds: float
+    seconds: float  # to the trained panel; earlier sessions of a resumed run count
     report: Path
-    everywhere: list[str]
+    everywhere: list[str]  # genes of the panel in nearly every training cell of every class
     stability: Stability | None = None
     curve: PanelCurve | None = None
     comparison: SplitComparison | None = None
@@ -178,8 +161,7 @@ def run_config(model: YOTO, dataset: str, compare: Sequence[str]) -> dict[str, A
 
 def _panel_table(model: YOTO, everywhere: NDArray[np.bool_]) -> str:
     """Return the panel as CSV; detection and mean count are over the training cells."""
-    place = {gene: i for i, gene in enumerate(model.cells.genes)}
-    chosen = [place[gene] for gene in model.genes]
+    chosen = places_of(model.genes, model.cells.genes)
     table = model.ranking.iloc[: len(model.genes)][["rank", "score"]].copy()
     table["rank"] = shared_ranks(table["score"])
     table["detection_rate"] = model.summary.n_expressing[chosen] / model.summary.n_cells

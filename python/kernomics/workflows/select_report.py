@@ -16,6 +16,7 @@ from kernomics import metrics, pl
 from kernomics._version import __version__
 from kernomics._warnings import quietly
 from kernomics.data.gene_columns import counts_of, counts_of_genes
+from kernomics.data.genes import places_of
 from kernomics.errors import DataError
 from kernomics.evaluation.panels import (
     Contributions,
@@ -92,8 +93,7 @@ def report_data(
             )
         )
     ranking = model.ranking.loc[model.genes]
-    place = {gene: i for i, gene in enumerate(cells.genes)}
-    chosen = [place[gene] for gene in model.genes]
+    chosen = places_of(model.genes, cells.genes)
     embedding, effects, alike, omitted = _findings(model)
     return ReportData(
         title=f"{len(model.genes)}-gene panel for {', '.join(task.name for task in model.tasks)}",

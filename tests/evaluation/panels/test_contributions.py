@@ -1,7 +1,6 @@
 """A gene's contribution is the rise of the loss without it: by hand, per label and per class."""
 
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -199,7 +198,7 @@ def test_equals_setting_the_input_by_hand_in_any_blocks(trained, monkeypatch):
     expected = np.array(expected[1:]) - expected[0]
     for block in (9, 4096):
         # The module: in the package its name means the function.
-        monkeypatch.setattr(sys.modules[contributions.__module__], "CELLS_AT_A_TIME", block)
+        monkeypatch.setattr("kernomics.data.row_numbers.CELLS_AT_A_TIME", block)
         found = contributions(trained.panel, trained.cells, test, background_rows=train)
         assert list(found.loss_without) == ["cell_type", "age"]
         np.testing.assert_allclose(found.loss_without, expected, atol=1e-5)

@@ -143,7 +143,7 @@ def test_cells_on_disk_give_the_same_scores(adata, cells, split, tmp_path):
 
 def test_reading_in_blocks_changes_nothing(cells, split, monkeypatch):
     whole = evaluate_panel(cells, GENES, split)
-    monkeypatch.setattr("kernomics.data.gene_columns.CELLS_AT_A_TIME", 7)
+    monkeypatch.setattr("kernomics.data.row_numbers.CELLS_AT_A_TIME", 7)
     assert evaluate_panel(cells, GENES, split).scores == whole.scores
 
 

@@ -92,7 +92,7 @@ def test_constant_gene_has_correlation_0_and_no_substitute(cells):
 
 @pytest.mark.parametrize("block", [1, 7, 4096])
 def test_equals_numpy_over_the_dense_matrix_in_any_blocks(block, monkeypatch):
-    monkeypatch.setattr("kernomics.data.gene_columns.CELLS_AT_A_TIME", block)
+    monkeypatch.setattr("kernomics.data.row_numbers.CELLS_AT_A_TIME", block)
     cells, counts = random_cells()
     rows = np.arange(0, 200, 2)
     found = redundancy(cells, ["g3", "g0", "g7"], rows, n_substitutes=9)

@@ -75,7 +75,8 @@ def test_known_genes_are_revealed_as_often_beside_new_ones(first, other, adata):
     asked = TxFM.from_pretrained(first, other, new_genes=10, n_tokens=7)
     assert asked.config.n_tokens == 7
     # As few genes as the model reveals: the share of them that it revealed, 12 · 12/50.
-    few = TxFM.from_pretrained(first, adata[:, 5:17].copy())
+    with pytest.warns(UserWarning, match="library sizes are totals over the 12 genes"):
+        few = TxFM.from_pretrained(first, adata[:, 5:17].copy())
     assert (len(few.genes), few.config.n_tokens) == (12, 2)
 
 
@@ -387,7 +388,7 @@ def test_few_known_genes_are_told_and_too_few_refused(first, adata):
         match=r"5 of the model's 50 genes .* at least 8 must be known to the model, 50%",
     ):
         TxFM.from_pretrained(first, adata[:, 45:].copy())
-    with pytest.warns(UserWarning, match="33% of the fewer"):
+    with pytest.warns(UserWarning, match="33% of the fewer|totals over the 15 genes of these"):
         TxFM.from_pretrained(first, adata[:, 45:].copy(), min_gene_overlap=0.3)
     ensembl = renamed(adata, [f"ENSG{i:011d}" for i in range(60)])
     with pytest.raises(
@@ -399,11 +400,14 @@ def test_few_known_genes_are_told_and_too_few_refused(first, adata):
         TxFM.from_pretrained(first, upper)
 
 
-def test_a_panel_of_known_genes_alone_is_no_cause_for_a_warning(first, adata, recwarn):
+def test_a_panel_of_known_genes_alone_is_warned_of_for_its_library_sizes_alone(
+    first, adata, recwarn
+):
     """Few of the model's genes, but all that the data have: the paper's own case."""
     model = TxFM.from_pretrained(first, adata[:, 5:25].copy())
     assert len(model.genes) == 20
-    assert not recwarn.list
+    (told,) = recwarn.list
+    assert "library sizes are totals over the 20 genes of these data" in str(told.message)
 
 
 def test_a_known_gene_without_counts_is_kept_and_a_new_one_left_out(first, other, recwarn):

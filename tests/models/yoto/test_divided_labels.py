@@ -133,8 +133,12 @@ def test_a_panel_keeps_the_rule_of_its_library_sizes(adata, tmp_path):
     pd.testing.assert_frame_equal(panel.predict(tmp_path / "cells.h5ad"), expected)
     without = adata.copy()
     del without.obs["mine"]
-    with pytest.warns(UserWarning, match=r"totals over more than 40 \(obs\['mine'\], as named\)"):
+    with pytest.raises(
+        DataError, match=r"in obs\['mine'\], and obs has no such .*library_key=None"
+    ):
         panel.predict(without)
+    with pytest.warns(UserWarning, match=r"totals over more than 40 \(obs\['mine'\], as named\)"):
+        panel.predict(without, library_key=None)
 
 
 def test_txfm_of_a_subset_uses_the_totals_in_the_data(adata):

@@ -345,7 +345,7 @@ def test_validation_in_blocks_is_that_of_all_cells(adata, monkeypatch, train_qui
     model = train_quickly(adata, ["cell_type", "age"])
     with torch.no_grad():
         whole = model._validate(model.module)
-        monkeypatch.setattr("kernomics.models.yoto.model.CELLS_AT_A_TIME", 7)
+        monkeypatch.setattr("kernomics.data.row_numbers.CELLS_AT_A_TIME", 7)
         assert model._validate(model.module) == pytest.approx(whole, rel=1e-5)
 
 

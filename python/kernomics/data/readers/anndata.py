@@ -20,33 +20,9 @@ from kernomics.errors import ConfigError, DataError, closest
 class AnnDataInput:
     """Names, tables and the matrix of counts, wherever they are.
 
-    Parameters
-    ----------
-    contents
-        The AnnData.
-    layer, use_raw, gene_names, all_features
-        As in `ReadOptions`.
-
-    Attributes
-    ----------
-    source
-        The counts.
-    whole_source
-        The same with the features that were left out because they are no genes, or None.
-    where
-        What to call them in messages.
-    on_disk
-        Whether they are read from a file.
-    obs, var
-        Copies of the tables of cells and genes; var has one row per gene of `source`.
-    genes, cell_names
-        Object arrays of str.
-    said_subset
-        How the AnnData says, beside raw and obs, that it lacks genes that were measured: by
-        ``uns["kernomics"]["genes_are_subset"]``, or by a var in which all are highly variable.
-    raw_genes
-        Object array of str, the genes of ``raw`` by their names in its index, none of them left
-        out; None without ``raw``, or when that is what is read.
+    `whole_source` has the features too that are left out because they are no genes; `said_subset`
+    says how the AnnData tells, beside raw and obs, that it lacks genes that were measured;
+    `raw_genes` are those of ``raw`` by its index, None without it or where it is what is read.
     """
 
     def __init__(
@@ -112,6 +88,8 @@ class AnnDataInput:
             return "X"
         if layer not in has.layers:
             remedy = closest(layer, has.layers)
+            if layer == "X":
+                remedy += "; X itself is layer=None"
             if has.raw_var is not None:
                 remedy += "; adata.raw is read with use_raw=True"
             raise DataError(f"there is no layer {layer!r}; {remedy}")

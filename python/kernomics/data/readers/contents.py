@@ -43,12 +43,7 @@ class Contents(Protocol):
 class FileContents:
     """An AnnData inside an HDF5 file, as anndata writes it or wrote it before 0.7.
 
-    Parameters
-    ----------
-    path
-        The file.
-    group
-        Where in it: ``""``, or ``"mod/rna"`` in an ``.h5mu`` file.
+    `group` is where in it: ``""``, or ``"mod/rna"`` in an ``.h5mu`` file.
     """
 
     def __init__(self, path: Path, group: str = "") -> None:
@@ -90,13 +85,7 @@ class FileContents:
 
 
 class ObjectContents:
-    """An AnnData object; what is backed stays in its file.
-
-    Parameters
-    ----------
-    adata
-        In memory, a view, or backed. It is read, never written to.
-    """
+    """An AnnData in memory, a view or backed, which stays in its file; never written to."""
 
     def __init__(self, adata: AnnData) -> None:
         self.adata = adata

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import h5py
 import pandas as pd
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 class ReadOptions(TypedDict, total=False):
     """How to read cells: the same keyword arguments wherever an AnnData or a path is accepted.
+
+    A trained model reads cells as those of its training were read, `empty_cells` aside: what is
+    not given is as it was there. What is given holds, None too: ``layer=None`` is X,
+    ``gene_names=None`` are ``var_names``, and with ``library_key=None`` the sizes are looked for.
 
     Attributes
     ----------
@@ -85,6 +89,19 @@ def given_options(reading: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in reading.items()
         if value is not None and (name not in defaults or value != defaults[name])
     }
+
+
+def counts_options(reading: Mapping[str, Any]) -> ReadOptions:
+    """Return what a model remembers: the options on counts and genes that are not by default."""
+    found = given_options({k: v for k, v in reading.items() if k in DEFAULTS})
+    return {k: v for k, v in found.items() if k != "empty_cells"}  # type: ignore[return-value]
+
+
+def shared_options(readings: Sequence[ReadOptions]) -> ReadOptions:
+    """Return the options that several data sets were all read with."""
+    first, *others = readings
+    found = {k: v for k, v in first.items() if all(one.get(k) == v for one in others)}
+    return found  # type: ignore[return-value]
 
 
 def door_options(reading: ReadOptions) -> dict[str, Any]:
@@ -154,15 +171,47 @@ def anndata_of(given: Any, modality: str | None = None) -> AnnData:
     return contents.load() if isinstance(contents, FileContents) else contents.adata
 
 
-def obs_columns(given: Any, modality: str | None = None) -> list[str]:
-    """Return the names of the columns of obs; parameters and errors as of `open_input`."""
+class Outline(NamedTuple):
+    """What there is to read in an AnnData, in memory or not, without its counts."""
+
+    obs_columns: list[str]
+    var: pd.DataFrame
+    raw_var: pd.DataFrame | None
+    layers: list[str]
+    has_x: bool
+
+
+def outline_of(given: Any, modality: str | None = None) -> Outline:
+    """Look at what was handed over as cells; parameters and errors as of `open_input`."""
     if isinstance(given, str | Path) and Path(given).is_dir():  # whose counts stay where they are
         import zarr
 
-        obs = zarr.open_group(_zarr_folder(Path(given), modality), mode="r")["obs"]
-        order: Any = obs.attrs.get("column-order", ())
-        return [str(name) for name in order]
-    return [str(name) for name in contents_of(given, modality).obs.columns]
+        group: Any = zarr.open_group(_zarr_folder(Path(given), modality), mode="r")
+        if "obs" in group and "var" in group:
+            obs = [str(name) for name in group["obs"].attrs.get("column-order", ())]
+            raw_var = pd.DataFrame(read_elem(group["raw/var"])) if "raw/var" in group else None
+            layers = list(group["layers"]) if "layers" in group else []
+            return Outline(
+                obs, pd.DataFrame(read_elem(group["var"])), raw_var, layers, "X" in group
+            )
+    found = contents_of(given, modality)
+    obs = [str(name) for name in found.obs.columns]
+    return Outline(obs, found.var, found.raw_var, found.layers, found.has_x)
+
+
+def modalities_of(given: Any) -> list[str]:
+    """Return the names of the modalities of a MuData, in memory or not; an AnnData has none."""
+    if _is_a(given, "mudata", "MuData"):
+        return list(given.mod)
+    path = Path(given) if isinstance(given, str | Path) else None
+    if path is None or not path.exists():
+        return []
+    if path.is_dir():
+        return sorted(entry.name for entry in path.glob("mod/*") if entry.is_dir())
+    if not h5py.is_hdf5(path):
+        return []
+    with open_h5(path) as file:
+        return list(file["mod"]) if "mod" in file and "X" not in file else []
 
 
 def gene_names_in_var(adata: AnnData, reading: ReadOptions) -> pd.Index[Any]:

@@ -42,15 +42,7 @@ class Source(Protocol):
 
 
 class CsrSource:
-    """A CSR matrix in memory.
-
-    Parameters
-    ----------
-    rows
-        The matrix; it is read, never written to.
-    n_genes
-        Its columns.
-    """
+    """A CSR matrix in memory, which is read, never written to."""
 
     on_disk = False
 
@@ -69,13 +61,7 @@ class CsrSource:
 
 
 class DenseSource:
-    """A dense matrix in memory.
-
-    Parameters
-    ----------
-    matrix
-        [n_cells, n_genes], any numeric type; it is read, never written to.
-    """
+    """A dense matrix in memory, of any numeric type; it is read, never written to."""
 
     on_disk = False
 
@@ -98,13 +84,6 @@ class H5Source:
 
     The file is opened on first use and again after pickling, so that the source can be handed to
     worker processes. A CSR matrix's `indptr` is held in memory (8 bytes per cell).
-
-    Parameters
-    ----------
-    path
-        The file.
-    key
-        Where the matrix is in it: ``"X"`` or ``"layers/counts"``.
     """
 
     on_disk = True
@@ -166,13 +145,7 @@ class H5Source:
 
 
 class DaskSource:
-    """A dask array, computed block by block.
-
-    Parameters
-    ----------
-    matrix
-        Of dense or scipy sparse blocks [n_cells, n_genes].
-    """
+    """A dask array of dense or scipy sparse blocks, computed block by block."""
 
     on_disk = False
 
@@ -200,15 +173,7 @@ class DaskSource:
 
 
 class SubsetSource:
-    """Some rows and columns of another source: a view of a backed AnnData, or its genes alone.
-
-    Parameters
-    ----------
-    source
-        What is looked at.
-    rows, columns
-        int64, which cells and genes, in which order; None for all.
-    """
+    """Some rows and columns of another source, all for None: a view of a backed AnnData."""
 
     def __init__(
         self,

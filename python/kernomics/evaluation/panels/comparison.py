@@ -18,6 +18,7 @@ from scipy import stats
 from kernomics import baselines
 from kernomics._arguments import checked, shown
 from kernomics.data.gene_columns import counts_of
+from kernomics.data.genes import places_of
 from kernomics.errors import ConfigError, KernomicsError, closest
 from kernomics.evaluation.panels.retraining import (
     FOLDER,
@@ -160,16 +161,12 @@ class SplitComparison:
             ("not distinguishable from ", found[~apart]),
         )
         said = "; ".join(word + listed(rows) for word, rows in groups if len(rows))
-        main = "macro-F1" if "macro_f1" in set(self._metrics(task)) else "R²"
+        main = "macro-F1" if "macro_f1" in set(self._of(task)["metric"]) else "R²"
         return (
             f"Over {self.n_splits} splits of these cells the panel is {said}: difference in "
             f"{main} by the same regression ± its standard error; methods differ where 0 is "
             "outside the 95% confidence interval."
         )
-
-    def _metrics(self, task: str) -> Sequence[str]:
-        metrics: Sequence[str] = self.table.loc[self.table["task"] == task, "metric"].tolist()
-        return metrics
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -348,8 +345,7 @@ def score_panels(
     train, test = model.split.train, model.split.test
     counts = counts_of(model.cells, np.concatenate([train, test]))
     x_train, x_test = counts[: len(train)], counts[len(train) :]
-    place = {gene: i for i, gene in enumerate(model.cells.genes)}
-    own_panel = np.array([place[gene] for gene in genes])
+    own_panel = places_of(genes, model.cells.genes)
     usable = np.flatnonzero(model.summary.n_expressing >= model.config.min_cells)
     for task in model.tasks:
         values = model.cells.labels[task.name].values
@@ -380,7 +376,13 @@ def score_panels(
             if len(judged) > 1:
                 spread = {key: float(np.std([one[key] for one in judged], ddof=1)) for key in mean}
             found.append(
-                MethodScore(method=method, predictor=predictor, metrics=mean, spread=spread)
+                MethodScore(
+                    method=method,
+                    predictor=predictor,
+                    metrics=mean,
+                    spread=spread,
+                    n_panels=len(judged),
+                )
             )
         scores[task.name] = found
     return scores, unscored

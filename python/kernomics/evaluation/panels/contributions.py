@@ -15,7 +15,7 @@ from torch import Tensor
 from kernomics._arguments import checked, rows_of
 from kernomics._warnings import warn
 from kernomics.data import CellCollection
-from kernomics.data.gene_columns import CELLS_AT_A_TIME
+from kernomics.data.row_numbers import parts
 from kernomics.errors import DataError
 from kernomics.models import Panel
 from kernomics.models.tasks import Task
@@ -100,10 +100,9 @@ def contributions(
     # Sums of the rise over the cells of each class; a number counts as one class.
     rises = {task.name: np.zeros((len(panel.genes), task.n_out)) for _, task in tasks}
     with torch.inference_mode():
-        for start in range(0, len(measured), CELLS_AT_A_TIME):
-            stop = start + CELLS_AT_A_TIME
-            x = _input(network, view, measured[start:stop])
-            truth = {name: target[start:stop] for name, target in targets.items()}
+        for part in parts(len(measured)):
+            x = _input(network, view, measured[part])
+            truth = {name: target[part] for name, target in targets.items()}
             before = _losses(network, x, tasks, truth)
             for gene, mean in enumerate(means):
                 without = x.clone()
@@ -177,9 +176,8 @@ def _input(network: PanelNetwork, view: CellCollection, rows: NDArray[np.int64])
 def _mean_input(network: PanelNetwork, view: CellCollection, rows: NDArray[np.int64]) -> Tensor:
     """Return the mean input of each gene, float32 [k]."""
     total = torch.zeros(view.n_genes, dtype=torch.float64, device=network.first.weight.device)
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        part = _input(network, view, rows[start : start + CELLS_AT_A_TIME])
-        total += part.sum(0, dtype=torch.float64)
+    for part in parts(len(rows)):
+        total += _input(network, view, rows[part]).sum(0, dtype=torch.float64)
     return (total / len(rows)).float()
 
 

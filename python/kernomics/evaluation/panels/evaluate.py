@@ -113,7 +113,7 @@ def evaluate_panel(
     known, weak = trained_classes(cells.labels, split)
     for told in weak:
         warn(told)
-    panel, missing = find_genes(genes, cells.genes, allow_missing=allow_missing)
+    panel, missing = find_genes(genes, cells, allow_missing=allow_missing)
     drawn = _random_panels(cells, split, len(panel), n_random, seed) if n_random else []
     read = list(dict.fromkeys([*panel, *(gene for one in drawn for gene in one)]))
     place = {gene: i for i, gene in enumerate(read)}

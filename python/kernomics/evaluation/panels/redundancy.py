@@ -13,6 +13,7 @@ from scipy.cluster import hierarchy
 from kernomics._arguments import checked, rows_of
 from kernomics.data import CellCollection
 from kernomics.data.gene_columns import count_blocks, find_genes
+from kernomics.data.genes import places_of
 from kernomics.errors import ConfigError, DataError
 
 
@@ -86,12 +87,11 @@ def redundancy(
         raise ConfigError(f"threshold is {threshold}: |r| lies above 0 and up to 1")
     if n_substitutes < 0:
         raise ConfigError(f"n_substitutes is {n_substitutes}: 0 or more can be listed")
-    panel, _ = find_genes(genes, cells.genes)
+    panel, _ = find_genes(genes, cells)
     wanted = rows_of("rows", rows, cells.n_cells)
     if len(wanted) < 2:
         raise DataError("rows names one cell; a correlation needs at least two")
-    place = {gene: i for i, gene in enumerate(cells.genes)}
-    columns = np.array([place[gene] for gene in panel])
+    columns = places_of(panel, cells.genes)
     r = _correlations(cells, columns, wanted)
     within = r[columns]
     np.fill_diagonal(within, 1.0)

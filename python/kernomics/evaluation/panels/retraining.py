@@ -20,6 +20,7 @@ from kernomics import metrics
 from kernomics._warnings import quietly
 from kernomics.data import Split, make_split
 from kernomics.data.gene_columns import counts_of_genes
+from kernomics.data.genes import places_of
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import YOTO, Panel
 from kernomics.models.tasks import Task, score_task
@@ -74,8 +75,7 @@ def trained(model: YOTO, device: str | torch.device = "cpu") -> Panel:
 def panel_with_order(model: YOTO, genes: Sequence[str], scores: pd.Series[Any]) -> Panel:
     """Return a trained model's panel with its genes in another order."""
     assert model.module is not None
-    place = {gene: i for i, gene in enumerate(model.cells.genes)}
-    ranked = torch.tensor([place[gene] for gene in genes])
+    ranked = torch.from_numpy(places_of(genes, model.cells.genes))
     return Panel(
         model.module.panel_network(ranked),
         genes,
@@ -138,16 +138,9 @@ class Trainings:
     """Trains models and keeps what is needed of each, in a folder if there is one.
 
     What is kept of a training is one JSON file, named after everything that decides its result, so
-    that a training found there need not be repeated and no other can be mistaken for it.
-
-    Parameters
-    ----------
-    model
-        Whose cells and split judge the panels, also those selected on fewer training cells.
-    folder
-        Where to keep them, in ``trainings/``; nothing is kept if None.
-    device
-        Where to train.
+    that a training found there need not be repeated and no other can be mistaken for it. The
+    panels, also those selected on fewer training cells, are judged by the cells and split of
+    `model`.
     """
 
     def __init__(

@@ -293,6 +293,7 @@ class PolyGene:
             "trained_on": {"cells": len(self.split.train), "genes": len(self.genes)},
             "data_sha256": self.cells.fingerprint,
             "library": self.cells.library_rule.description,
+            "reading": self.cells.reading,
         }
 
     # -- afterwards ------------------------------------------------------------------------------

@@ -22,10 +22,11 @@ from kernomics.data.labels import column
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import class_scores
-from kernomics.models.base import as_collection, checked_integer, same_library_key
+from kernomics.models.base import checked_integer
 from kernomics.models.known_cells import KnownCells
 from kernomics.models.polygene.config import PolyGeneConfig
 from kernomics.models.polygene.module import PolyGeneModule
+from kernomics.models.reading import read_as_trained
 from kernomics.models.saved import read_saved
 from kernomics.models.tasks import Task, read_outputs, score_task
 from kernomics.nn import drawing_from
@@ -128,7 +129,8 @@ class PhenotypeModel:
         progress
             Whether to show a progress bar.
         **reading
-            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`.
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`; what is not given
+            is as it was in training.
 
         Raises
         ------
@@ -271,11 +273,10 @@ class PhenotypeModel:
     def read(
         self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
     ) -> CellCollection:
-        """Read cells with library sizes like those of the training, where the data have them."""
-        how = same_library_key(adata, self.info.get("library", {}), reading)
+        """Read cells as those of the training were read, but for what is given."""
         if isinstance(adata, CellCollection):  # whose cells without counts are told of elsewhere
-            require_empty_cells(how.pop("empty_cells", "error"))
-        return as_collection(adata, how)
+            require_empty_cells(reading.pop("empty_cells", "error"))
+        return read_as_trained(adata, reading, self.info, self.genes)
 
     def codes(self, cells: CellCollection, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
         """Return the codes of the cells' phenotypes by the model's values, int64 [n_cells].

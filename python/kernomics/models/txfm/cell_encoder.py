@@ -18,8 +18,9 @@ from kernomics.data import CellCollection, Cells
 from kernomics.data.collection import require_empty_cells
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models.base import as_collection, checked_integer, checked_names, same_library_key
+from kernomics.models.base import checked_integer, checked_names
 from kernomics.models.known_cells import KnownCells
+from kernomics.models.reading import read_as_trained
 from kernomics.models.saved import read_saved
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.module import Tokens, TxFMModule
@@ -46,7 +47,8 @@ class CellEncoder:
     genes : numpy.ndarray
         The vocabulary, object array of str [G].
     info : dict
-        How it was made: training settings, seed, version, cells.
+        How it was made: training settings, seed, version, cells, and ``reading``, the options
+        they were read with.
     """
 
     @checked
@@ -106,10 +108,13 @@ class CellEncoder:
         progress
             Whether to show a progress bar.
         **reading
-            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
-            ``layer="counts"``. `library_key` defaults to the one used in training, if the data have
-            it. `empty_cells` concerns cells without counts in the vocabulary: ``"keep"`` gives them
-            all the same representation. It may also be given with a collection; one read with
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`. Options not given
+            are as in training, ``info["reading"]``. Options given take precedence, so
+            ``layer=None`` is X and ``gene_names=None`` is ``var_names``, which is also used if it
+            matches more of the vocabulary than the column does; ``library_key=None`` looks for the
+            sizes in the data. `empty_cells` concerns cells without counts in the vocabulary:
+            ``"keep"`` gives them all the same representation. It may also be given with a
+            collection; one read with
             ``"keep"`` keeps them in either case.
 
         Returns
@@ -121,7 +126,8 @@ class CellEncoder:
         ------
         DataError
             If too few genes match, the data are not counts, `rows` are not cells, or a cell has no
-            counts in the vocabulary.
+            counts in the vocabulary; or if the data have no counts, gene names or library sizes
+            where those of the training had them, and no other place is given.
         ConfigError
             If a number is out of range.
         """
@@ -225,14 +231,13 @@ class CellEncoder:
     def read(
         self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
     ) -> CellCollection:
-        """Read cells with the same kind of library sizes as in training, if the data have them.
+        """Read cells as those of the training were read, except for the options given.
 
         The parameters are those of `get_latent_representation`.
         """
-        how = same_library_key(adata, self.info.get("library", {}), reading)
         if isinstance(adata, CellCollection):  # whose cells without counts are told of elsewhere
-            require_empty_cells(how.pop("empty_cells", "error"))
-        return as_collection(adata, how)
+            require_empty_cells(reading.pop("empty_cells", "error"))
+        return read_as_trained(adata, reading, self.info, self.genes)
 
     def checked_block(self, block: int) -> int:
         """Return the number of a block, from 1, if this model has it.

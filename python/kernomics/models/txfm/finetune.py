@@ -127,7 +127,7 @@ class Pretrained:
             f"{len(dropped):,} are missing{_first(dropped)}, and {len(new):,} genes detected in "
             f"{min_cells:,} training cells are new to the model{_first(new)}"
         )
-        cause = mismatch_cause(encoder.genes, cells.genes, len(kept))
+        cause = mismatch_cause(encoder.genes, cells.genes, len(kept), cells.var)
         if not kept or len(kept) < min_gene_overlap * possible:
             needed = max(1, math.ceil(min_gene_overlap * possible))
             raise DataError(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernomics.data import CellCollection, Cells
+from kernomics.data.row_numbers import parts
 from kernomics.models.txfm.config import NEGATIVE_BINOMIALS, RECTIFIED, TxFMConfig
 from kernomics.models.txfm.gene_components import gene_components
 from kernomics.models.txfm.losses import BETA
@@ -27,30 +28,17 @@ class Moments:
     """Of each gene's counts c in the training cells whose data set has it, float64 [G].
 
     With a cell's size factor s = library/L, or 1 where counts are not normalised.
-
-    Attributes
-    ----------
-    cells
-        How many there are, at least 1.
-    having
-        In how many c is above 0.
-    scaled, logarithms
-        Σ c/s and Σ log(1 + c/s).
-    counts, squares, by_size
-        Σ c, Σ c² and Σ s·c.
-    sizes, sizes_squared
-        Σ s and Σ s².
     """
 
-    cells: Tensor
-    having: Tensor
-    scaled: Tensor
-    logarithms: Tensor
-    counts: Tensor
-    squares: Tensor
-    by_size: Tensor
-    sizes: Tensor
-    sizes_squared: Tensor
+    cells: Tensor  # at least 1
+    having: Tensor  # in how many c is above 0
+    scaled: Tensor  # Σ c/s
+    logarithms: Tensor  # Σ log(1 + c/s)
+    counts: Tensor  # Σ c
+    squares: Tensor  # Σ c²
+    by_size: Tensor  # Σ s·c
+    sizes: Tensor  # Σ s
+    sizes_squared: Tensor  # Σ s²
 
     @property
     def pooled_rate(self) -> Tensor:
@@ -74,8 +62,8 @@ def moments(cells: CellCollection, rows: NDArray[np.int64], config: TxFMConfig) 
     """Add up the training cells' counts, in one pass."""
     names = tuple(Moments.__dataclass_fields__)
     total = {name: np.zeros(cells.n_genes) for name in names}
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        part = cells.batch(rows[start : start + CELLS_AT_A_TIME])
+    for some in parts(len(rows), CELLS_AT_A_TIME):
+        part = cells.batch(rows[some])
         size = _sizes(part, config)
         of_count = np.repeat(size, part.indptr.diff().numpy())
         genes, c = part.indices.numpy(), part.values.double().numpy()

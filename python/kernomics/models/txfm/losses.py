@@ -41,22 +41,12 @@ BETA = 4 * math.e
 
 
 class Head(NamedTuple):
-    """The decoder's last parameters; those that a loss does not have are None.
+    """The decoder's last parameters; those that a loss does not have are None."""
 
-    Attributes
-    ----------
-    weight, bias
-        [G, H] and [G]: from `hidden` to the outputs z.
-    log_inverse_dispersion
-        log θ [G], of the negative binomials.
-    dropout_weight, dropout_bias
-        [G, H] and [G]: from `hidden` to the logit of π, of the zero-inflated one.
-    """
-
-    weight: Tensor
+    weight: Tensor  # [G, H], from `hidden` to the outputs z
     bias: Tensor
-    log_inverse_dispersion: Tensor | None = None
-    dropout_weight: Tensor | None = None
+    log_inverse_dispersion: Tensor | None = None  # log θ [G], of the negative binomials
+    dropout_weight: Tensor | None = None  # [G, H], from `hidden` to the logit of π
     dropout_bias: Tensor | None = None
 
     def outputs(self, hidden: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from kernomics._arguments import checked
 from kernomics._version import __version__
 from kernomics.data import CellCollection, Loader, Split
 from kernomics.data.readers.inputs import divided_options
+from kernomics.data.row_numbers import parts
 from kernomics.errors import ConfigError
 from kernomics.models.base import as_collection, checked_seed, sampler_of, train_module
 from kernomics.models.known_cells import require_counts
@@ -177,8 +178,8 @@ class TxFM:
         validation, split_key, split, seed
             As for `TxFM`.
         **options
-            How to read the cells, as for `TxFM`; and settings of `TxFMConfig` on masks and loss.
-            Settings of the network cannot be changed.
+            How to read the cells, as for `TxFM`, by default as the model's cells were; and
+            settings of `TxFMConfig` on masks and loss. Settings of the network cannot be changed.
 
         Raises
         ------
@@ -192,7 +193,8 @@ class TxFM:
         Warns
         -----
         UserWarning
-            If fewer than 80 % of those genes are known.
+            If fewer than 80 % of those genes are known, or library sizes are of another kind than
+            those of the model's training.
         """
         encoder = model.trained if isinstance(model, TxFM) else model
         if not isinstance(encoder, CellEncoder):
@@ -209,6 +211,7 @@ class TxFM:
             min_cells=min_cells,
             min_gene_overlap=min_gene_overlap,
         )
+        cells.library_rule.tell(encoder.info.get("library"))
         if "n_tokens" not in settings:
             config = override(config, n_tokens=start.n_tokens)
         made = cls(cells, genes=start.genes, split=split, seed=seed, config=config)
@@ -344,8 +347,8 @@ class TxFM:
     def _validate(self, module: TxFMModule) -> dict[str, float]:
         rows, device = self.split.validation, next(module.parameters()).device
         total = 0.0
-        for start in range(0, len(rows), CELLS_AT_A_TIME):
-            cells = self.cells.batch(rows[start : start + CELLS_AT_A_TIME]).to(device)
+        for part in parts(len(rows), CELLS_AT_A_TIME):
+            cells = self.cells.batch(rows[part]).to(device)
             total += float(module.reconstruction_loss(cells, VALIDATION_DRAW)) * len(cells)
         return {"loss": total / len(rows)}
 
@@ -356,6 +359,7 @@ class TxFM:
             "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
             "trained_on": {"cells": len(self.split.train), "genes": len(self.genes)},
             "library": self.cells.library_rule.description,
+            "reading": self.cells.reading,
             **({} if self.start is None else {"fine_tuned_from": self.start.description}),
         }
 

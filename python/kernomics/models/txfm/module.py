@@ -22,46 +22,20 @@ logit is not small yet."""
 
 
 class Tokens(NamedTuple):
-    """What is revealed of B cells.
+    """What is revealed of B cells."""
 
-    Attributes
-    ----------
-    gene_ids
-        int32 [B, K], ascending in each cell; −1 is padding.
-    values
-        float32 [B, K], log(1 + L·count/library); 0 at padding.
-    padding
-        bool [B, K], where there is no gene; None where no cell can have any.
-    """
-
-    gene_ids: Tensor
-    values: Tensor
-    padding: Tensor | None
+    gene_ids: Tensor  # int32 [B, K], ascending in each cell; −1 is padding
+    values: Tensor  # [B, K], log(1 + L·count/library); 0 at padding
+    padding: Tensor | None  # bool [B, K]; None where no cell can have any
 
 
 class TxFMModule(nn.Module):
     """Tokens of some genes → transformer → CLS → MLP → expression of all genes.
 
-    Parameters
-    ----------
-    n_genes
-        G, the vocabulary.
-    config
-        Settings.
-    seed
-        Of the masks and of stochastic depth; weights come from torch's generator.
-
-    Attributes
-    ----------
-    gene_weights
-        Buffer [G]: weights of the draw, when `masking_power` is not 0.
-    drawn_by
-        Buffer int64 [2], not saved: the seed and the optimiser step, by which training draws.
-    log_inverse_dispersion
-        Parameter [G], log θ; None unless the loss is a negative binomial.
-    dropout
-        Linear layer from the decoder's `hidden` to the logit of a count's loss, [B, G]; None
-        unless the loss is ``"zinb"``.
+    `gene_weights` [G] are those of the draw, when `masking_power` is not 0; training draws by
+    `drawn_by`, the seed and the optimiser's step; `log_inverse_dispersion` is log θ [G] of the
+    negative binomials; `dropout` leads from the decoder's `hidden` to the logit of a count's loss,
+    for ``"zinb"``.
     """
 
     by_total_steps = False  # a step's draws hang on its number alone

@@ -22,17 +22,7 @@ SERVES_WITHIN = 10
 
 @dataclass(frozen=True, eq=False)
 class ClassMarkers:
-    """Genes kept for classes.
-
-    Attributes
-    ----------
-    added
-        int64, indices of the genes to force beside those already forced.
-    of
-        By gene index the label and class of each that it is counted for, forced genes included.
-    notes
-        Which classes have fewer markers than asked for.
-    """
+    """Genes kept for classes: by gene all of them, forced ones too, and those to force besides."""
 
     added: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     of: Mapping[int, list[tuple[str, str]]] = field(default_factory=dict)

@@ -38,28 +38,12 @@ def read_cells(
 
 @dataclass(frozen=True, eq=False)
 class Constraints:
-    """What limits a selection beside its size.
-
-    Attributes
-    ----------
-    bounds
-        Genes that must, or cannot, be in the panel.
-    budget
-        What they may cost together, if anything was said about it.
-    start
-        What the selection starts from, if not from nothing.
-    markers
-        By gene the label and class of each that it is kept for, under `n_markers_per_class`.
-    notes
-        What is to be told about these markers.
-    options
-        The keyword arguments of `YOTO` that ask for all this, once read: no paths and columns.
-    """
+    """What limits a selection beside its size."""
 
     bounds: GeneBounds
     budget: Budget | None
     start: WarmStart | None
-    options: dict[str, Any]
+    options: dict[str, Any]  # what YOTO was asked, once read: no paths and columns
     markers: Mapping[str, list[tuple[str, str]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -137,6 +121,7 @@ def make_constraints(
         exclude_patterns=patterns,
         min_detection=min_detection,
         max_detection=max_detection,
+        var=cells.var,
     )
     costs = _costs(gene_costs, budget, adata, reading)
     limit = _limit(costs, budget, cells, bounds, config.n_genes)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from kernomics._warnings import warn
@@ -30,27 +31,12 @@ GENE_SETS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, eq=False)
 class GeneBounds:
-    """Genes that are not free to be chosen or left out.
-
-    Attributes
-    ----------
-    forced
-        int64, indices of genes always in the panel.
-    forbidden
-        int64, indices of genes never in it: named as such, excluded by a rule, or seen in too few
-        training cells.
-    forbidden_names
-        The forbidden genes alone.
-    usable
-        How many genes the panel can be chosen from, the forced ones included.
-    excluded
-        How many genes each rule names, forced ones included; a gene counts for every rule.
-    """
+    """Genes that are not free to be chosen or left out, by index."""
 
     forced: NDArray[np.int64]
-    forbidden: NDArray[np.int64]
-    forbidden_names: tuple[str, ...]
-    usable: int
+    forbidden: NDArray[np.int64]  # named as such, excluded by a rule, or in too few training cells
+    forbidden_names: tuple[str, ...]  # those named as such
+    usable: int  # how many there are to choose from, those forced included
     excluded: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -66,6 +52,7 @@ def gene_bounds(
     exclude_patterns: str | Sequence[str] = (),
     min_detection: float = 0.0,
     max_detection: float = 1.0,
+    var: pd.DataFrame | None = None,
 ) -> GeneBounds:
     """Work out the bounds of a selection."""
     place = {gene: i for i, gene in enumerate(genes)}
@@ -79,7 +66,7 @@ def gene_bounds(
             raise DataError(
                 f"{len(absent)} of {len(names)} {what} genes are not in the data, first "
                 f"{absent[0]!r}; {closest(absent[0], genes)}"
-                f"{id_mismatch('the list has', absent, genes)}"
+                f"{id_mismatch('the list has', absent, genes, var)}"
             )
     both = [name for name in named["forced"] if name in named["forbidden"]]
     if both:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection
+from kernomics.data.expression import as_csr
+from kernomics.data.row_numbers import parts
 from kernomics.models.tasks import Task
 
 CELLS_AT_A_TIME = 8192
@@ -23,27 +25,13 @@ CELLS_AT_A_TIME = 8192
 def marker_scores(
     cells: CellCollection, rows: NDArray[np.int64], tasks: Sequence[Task], prior: float
 ) -> NDArray[np.float32]:
-    r"""Return the scores that a selection starts from.
+    r"""Return the scores that a selection starts from, float32 [G].
 
     .. math:: s_g = -p \log(1 + \min_c r_{gc}), \text{ less the mean over genes}
 
-    where r_gc, from 0, is the rank of gene g among all genes by Welch's t for class c against the
-    other labelled cells, on log(1 + count): the best marker of every class starts at the top. A
-    continuous label counts as one class, ranked by the absolute correlation.
-
-    Parameters
-    ----------
-    cells, rows
-        Whose counts and labels to use: the training cells, int64 [n].
-    tasks
-        The labels.
-    prior
-        p; 0 gives zeros.
-
-    Returns
-    -------
-    ndarray
-        float32 [G].
+    where p is the prior and r_gc, from 0, the rank of gene g among all genes by Welch's t for class
+    c against the other labelled cells, on log(1 + count): the best marker of every class starts at
+    the top. A continuous label counts as one class, ranked by the absolute correlation.
     """
     if prior == 0:
         return np.zeros(cells.n_genes, np.float32)
@@ -62,32 +50,16 @@ def marker_strengths(
 ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Measure how strongly each gene marks each class of a label, or follows its number.
 
-    Parameters
-    ----------
-    cells, rows, tasks
-        As in `marker_scores`.
-
-    Returns
-    -------
-    list
-        Per task the codes of its classes that have a statistic, int64 [C], and Welch's t of each,
-        float64 [C, G]; for a number code 0 and the absolute correlation [1, G]. Classes of one
-        cell, or with one other cell, have none.
+    Per task the codes of its classes that have a statistic, int64 [C], and Welch's t of each,
+    float64 [C, G]; for a number code 0 and the absolute correlation [1, G]. Classes of one cell, or
+    with one other cell, have none.
     """
     weights = [_weights(task, cells.labels[task.name].values[rows]) for task in tasks]
     sums = [np.zeros((w.shape[0], cells.n_genes)) for w in weights]
     squares = [np.zeros((w.shape[0], cells.n_genes)) for w in weights]
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        part = slice(start, start + CELLS_AT_A_TIME)
+    for part in parts(len(rows), CELLS_AT_A_TIME):
         batch = cells.batch(rows[part])
-        x = sparse.csr_matrix(
-            (
-                np.log1p(batch.values.numpy().astype(np.float64)),
-                batch.indices.numpy(),
-                batch.indptr.numpy(),
-            ),
-            shape=(len(batch), cells.n_genes),
-        )
+        x = as_csr(batch, np.log1p(batch.values.numpy().astype(np.float64)))
         for i, weight in enumerate(weights):
             sums[i] += (weight[:, part] @ x).toarray()
             x_squared = x.copy()

@@ -13,13 +13,13 @@ from torch import Tensor
 from kernomics import metrics
 from kernomics.data import CellCollection
 from kernomics.data.genes import mismatch_cause
+from kernomics.data.row_numbers import parts
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.tasks import Task
 from kernomics.models.yoto.network import PanelNetwork, transformed
 
 COSTED_CELLS = 10_000
 """Held-out cells at most on which each gene's cost is measured, evenly spread over them."""
-CELLS_AT_A_TIME = 4096
 NAMES_SHOWN = 20
 COSTS_SHOWN = 5
 METRIC = {"categorical": "macro_f1", "continuous": "r2"}
@@ -39,7 +39,7 @@ def require_genes(genes: Sequence[str], cells: CellCollection, *, remedy: str = 
         raise DataError(
             f"{len(absent):,} of the panel's {len(genes):,} genes {_are(absent)} missing from the "
             f"data: {listed(absent)}; {closest(absent[0], cells.genes)}"
-            f"{mismatch_cause(genes, cells.genes, len(genes) - len(absent))}"
+            f"{mismatch_cause(genes, cells.genes, len(genes) - len(absent), cells.var)}"
             + (f"; {remedy}" if remedy else "")
         )
 
@@ -108,9 +108,8 @@ def costs_without(
     # [1 + k] guesses of every cell and task: with all genes, then without each.
     guesses: list[list[NDArray[Any]]] = []
     with torch.inference_mode():
-        for start in range(0, len(rows), CELLS_AT_A_TIME):
-            part = rows[start : start + CELLS_AT_A_TIME]
-            x = panel_input(network, view, part, every, means)
+        for part in parts(len(rows)):
+            x = panel_input(network, view, rows[part], every, means)
             guesses.append(_guesses(network, x, means.to(x.device)))
     scores: dict[str, Any] = {}
     for i, task in enumerate(network.tasks):

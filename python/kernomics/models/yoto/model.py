@@ -17,6 +17,7 @@ from kernomics._warnings import warn
 from kernomics.data import CellCollection, Split
 from kernomics.data.labels import Kind
 from kernomics.data.readers.inputs import ReadOptions, divided_options
+from kernomics.data.row_numbers import parts
 from kernomics.data.splits import How
 from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError, closest
@@ -30,7 +31,7 @@ from kernomics.models.yoto.missing_genes import costs_without
 from kernomics.models.yoto.module import YOTOModule
 from kernomics.models.yoto.network import input_means
 from kernomics.models.yoto.options import YOTOOptions
-from kernomics.models.yoto.panel import CELLS_AT_A_TIME, Panel
+from kernomics.models.yoto.panel import Panel
 from kernomics.models.yoto.panel_loader import PanelLoader
 from kernomics.models.yoto.warm_start import START_FACTOR, PanelSource
 from kernomics.train import History, RowAdamW, override
@@ -202,7 +203,11 @@ class YOTO:
         self.options = {**self.constraints.options, "task_weights": weights}
         if self.constraints.start is not None:
             self.constraints.start.check(
-                self.cells.genes, self.tasks, self.config.hidden, self.config.transform
+                self.cells.genes,
+                self.tasks,
+                self.config.hidden,
+                self.config.transform,
+                self.cells.var,
             )
         if self.config.transform == "lognorm":
             self.cells.library_rule.tell()
@@ -346,11 +351,8 @@ class YOTO:
         module.set_prices()
         rows = self.split.validation
         device = next(module.parameters()).device
-        parts: list[list[torch.Tensor]] = []
-        for start in range(0, len(rows), CELLS_AT_A_TIME):
-            cells = self.cells.batch(rows[start : start + CELLS_AT_A_TIME]).to(device)
-            parts.append(module(cells))
-        outputs = [torch.cat(output).float().cpu() for output in zip(*parts, strict=True)]
+        found = [module(self.cells.batch(rows[part]).to(device)) for part in parts(len(rows))]
+        outputs = [torch.cat(output).float().cpu() for output in zip(*found, strict=True)]
         figures, losses = {}, []
         for task, output in zip(self.tasks, outputs, strict=True):
             truth = self.cells.labels[task.name].values[rows]
@@ -384,6 +386,7 @@ class YOTO:
                 "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
                 "trained_on": {"cells": len(self.split.train), "genes": self.cells.n_genes},
                 "library": self.cells.library_rule.description,
+                "reading": self.cells.reading,
                 "labels": {
                     name: {"kind": label.kind, "description": label.description}
                     for name, label in self.cells.labels.items()

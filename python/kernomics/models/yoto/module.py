@@ -27,33 +27,11 @@ class YOTOModule(nn.Module):
 
     Gene scores, and a network over all genes (first layer, shared encoder, heads) to learn them
     with; then, from the step at which the panel is fixed, a network of its own for the panel,
-    `predictor`. A step trains one of the two.
+    `predictor` on the genes of `fixed_panel`. A step trains one of the two.
 
-    Parameters
-    ----------
-    n_genes
-        G, the genes to choose from.
-    tasks, hidden, transform
-        As for `PanelNetwork`.
-    schedule
-        Of subset size, temperature and noise.
-    relaxation, dropout, label_smoothing, private_encoders, seed
-        As in `YOTOConfig`.
-    forced, forbidden
-        Gene indices.
-    budget
-        Limit on what the panel costs, if there is one.
-
-    Attributes
-    ----------
-    predictor
-        `PanelNetwork` on the genes of `fixed_panel`; None when all steps select.
-    fixed_panel
-        Buffer, int64 [k], ascending: the panel once it is fixed, −1 before.
-    gene_means
-        Buffer [G], taken off the input before the first layer while genes are selected; zeros
-        unless set. Without it a gene that is high in all cells acts as a second bias, and its
-        score's gradient is mostly noise.
+    `gene_means` is taken off the input before the first layer while genes are selected: without it
+    a gene that is high in all cells acts as a second bias, and its score's gradient is mostly
+    noise.
     """
 
     fixed_panel: Tensor

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kernomics.data import CellCollection, Cells
+from kernomics.data.row_numbers import parts
 from kernomics.errors import DataError
 from kernomics.models.tasks import Task
 from kernomics.nn import Draws, Dropout, drawing_from
@@ -42,8 +43,8 @@ def transformed(cells: Cells, transform: Transform) -> Cells:
 def input_means(cells: CellCollection, rows: NDArray[np.int64], transform: Transform) -> Tensor:
     """Return each gene's mean input over some cells, float32 [G], zeros counted; in one pass."""
     sums = np.zeros(cells.n_genes)
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        part = transformed(cells.batch(rows[start : start + CELLS_AT_A_TIME]), transform)
+    for some in parts(len(rows), CELLS_AT_A_TIME):
+        part = transformed(cells.batch(rows[some]), transform)
         sums += np.bincount(part.indices.numpy(), part.values.numpy(), minlength=cells.n_genes)
     return torch.from_numpy(sums / max(1, len(rows))).float()
 
@@ -59,23 +60,8 @@ def encoder_layers(hidden: Sequence[int], dropout: float, draws: Draws) -> nn.Se
 class PanelNetwork(nn.Module):
     """Shared encoder and one head per task, on the k genes of a panel.
 
-    With private encoders, task t's head reads shared(x) + private_t(x), so that what the tasks
-    have in common is learnt from all labels and what they have not does not stand in the way.
-
-    Parameters
-    ----------
-    n_genes
-        k, the genes of the panel.
-    tasks
-        What to predict.
-    hidden
-        Widths of the encoder's layers.
-    transform
-        From counts to input.
-    dropout, draws
-        In training, and where its numbers come from.
-    private_encoders
-        Whether each task has beside the shared encoder one of its own, of the same widths.
+    With private encoders, task t's head reads shared(x) + private_t(x), so that what the tasks have
+    in common is learnt from all labels and what they have not does not stand in the way.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -18,9 +18,9 @@ from kernomics._warnings import warn
 from kernomics.data import CellCollection, Labels
 from kernomics.data.labels import column
 from kernomics.data.readers.inputs import ReadOptions
-from kernomics.data.row_numbers import row_numbers
+from kernomics.data.row_numbers import parts, row_numbers
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models.base import as_collection, same_library_key
+from kernomics.models.reading import read_as_trained
 from kernomics.models.saved import read_saved
 from kernomics.models.tasks import Task, read_outputs, score_task
 from kernomics.models.yoto.missing_genes import checked_absent, missing_warning, panel_input
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 FORMAT = "kernomics panel 1"
-CELLS_AT_A_TIME = 4096
 
 
 class Panel:
@@ -51,8 +50,8 @@ class Panel:
         What is predicted.
     info : dict
         How it was made: configuration, seed, version, split, kinds of labels, ``library`` (the rule
-        for library sizes) and ``without`` (what each missing gene costs,
-        `missing_genes.costs_without`).
+        for library sizes), ``reading`` (the options the cells were read with) and ``without`` (what
+        each missing gene costs, `missing_genes.costs_without`).
     input_means : Tensor or None
         float32 [k], each gene's mean input over the training cells, which replaces genes missing
         from the data; None if unknown.
@@ -130,9 +129,9 @@ class Panel:
         wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
         found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
         with torch.inference_mode():
-            for part in _blocks(wanted):
+            for part in parts(len(wanted)):
                 outputs = self.network.outputs(
-                    panel_input(self.network, view, part, present, self.input_means)
+                    panel_input(self.network, view, wanted[part], present, self.input_means)
                 )
                 for task, output in zip(self.tasks, outputs, strict=True):
                     found[task.name].append(read_outputs(task, output))
@@ -140,9 +139,7 @@ class Panel:
             task.name: np.empty((0, task.n_out) if task.classes else 0, np.float32)
             for task in self.tasks
         }
-        return {
-            name: np.concatenate(parts) if parts else empty[name] for name, parts in found.items()
-        }
+        return {name: np.concatenate(some) if some else empty[name] for name, some in found.items()}
 
     @checked
     def predict(
@@ -162,10 +159,11 @@ class Panel:
             Continue if the data lack genes of the panel: each is set to its mean over the training
             cells, which carries no information about a cell.
         **reading
-            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`, such as
-            ``layer="counts"``. Cells without counts are kept by default. For
-            ``transform="lognorm"`` `library_key` defaults to the one used in training, if the data
-            have it.
+            How to read an AnnData or a file, as in `kernomics.data.ReadOptions`. Options not given
+            are as in training, ``info["reading"]``. Options given take precedence, so
+            ``layer=None`` is X and ``gene_names=None`` is ``var_names``, which is also used if it
+            matches more of the panel's genes than the column does. `library_key` matters only for
+            ``transform="lognorm"``. Cells without counts are kept by default.
 
         Returns
         -------
@@ -176,7 +174,8 @@ class Panel:
         ------
         DataError
             If genes of the panel are missing from the data and `allow_missing` is False, or all are
-            missing; the message names them.
+            missing; the message names them. If the data have no counts or gene names where those
+            of the training had them, and no other place is given.
 
         Warns
         -----
@@ -294,9 +293,7 @@ class Panel:
         if not isinstance(adata, CellCollection):
             # A cell may have none of the panel's genes, and a panel-only data set such cells.
             reading = {"empty_cells": "keep", **reading}
-        if lognorm:
-            reading = same_library_key(adata, known, reading)
-        cells = as_collection(adata, reading)
+        cells = read_as_trained(adata, reading, self.info, self.genes, library=lognorm)
         if lognorm:
             cells.library_rule.tell(known)
         return cells
@@ -407,8 +404,3 @@ def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
 def _first(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
-
-
-def _blocks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, len(rows), CELLS_AT_A_TIME):
-        yield rows[start : start + CELLS_AT_A_TIME]

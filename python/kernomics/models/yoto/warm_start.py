@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from kernomics._warnings import warn
+from kernomics.data.gene_lists import read_genes
 from kernomics.data.genes import id_mismatch
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.tasks import Task
@@ -43,7 +44,7 @@ def read_panel(source: PanelSource, what: str) -> Panel | list[str]:
     elif Path(source).is_dir():
         return Panel.load(source)
     elif Path(source).is_file() or Path(source).is_fifo():  # a shell's <(…) is a pipe
-        genes = _read_names(Path(source))
+        genes = read_genes(source, named=True)
     else:
         raise ConfigError(
             f"{what} is {str(source)!r}, and there is no such file or directory; give a saved "
@@ -52,20 +53,6 @@ def read_panel(source: PanelSource, what: str) -> Panel | list[str]:
     if not genes:
         raise ConfigError(f"{what} names no genes")
     return list(dict.fromkeys(genes))
-
-
-def _read_names(path: Path) -> list[str]:
-    if path.suffix.lower() == ".csv":
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if "gene" not in table:
-            raise DataError(f"{path} has no column 'gene'; {closest('gene', table.columns)}")
-        return table["gene"].tolist()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not a text file: one gene per line is needed") from None
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def extended_genes(source: PanelSource, n_genes: int) -> list[str]:
@@ -107,6 +94,7 @@ class WarmStart:
         tasks: Sequence[Task],
         hidden: Sequence[int],
         transform: Transform,
+        var: pd.DataFrame | None = None,
     ) -> None:
         """Compare the start with what is to be selected."""
         known = set(genes)
@@ -115,7 +103,7 @@ class WarmStart:
             raise DataError(
                 f"none of the {len(absent)} genes of start_from is in the data, first "
                 f"{absent[0]!r}; {closest(absent[0], genes)}"
-                f"{id_mismatch('that panel has', absent, genes)}"
+                f"{id_mismatch('that panel has', absent, genes, var)}"
             )
         if absent:
             warn(

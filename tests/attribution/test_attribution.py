@@ -1,0 +1,189 @@
+"""`attribute`: from a model and cells to scores of genes, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from phenotyped_cells import collection, conditions, module_of
+
+from kernomics.attribution import (
+    PanelSource,
+    PhenotypeSource,
+    ReconstructionSource,
+    attribute,
+    attribute_pairs,
+    grad_x_delta,
+    integrated_gradients,
+    make_pairs,
+)
+from kernomics.errors import ConfigError, DataError, TrainingError
+from kernomics.models import YOTO, PhenotypeModel, PolyGene, TxFM
+
+ASKED = {"target": "treatment", "case": "drug", "baseline": "control"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    trained = PolyGene(conditions(), ["treatment", "cell_type"], d_model=32, n_layers=1, n_heads=2)
+    return trained.train(max_epochs=20, batch_size=16, learning_rate=5e-3, progress=False)
+
+
+def untrained(cells) -> PhenotypeModel:
+    return PhenotypeModel(module_of(), cells.genes.tolist(), {})
+
+
+def test_the_raised_genes_matter_most(model):
+    found = attribute(model.cells, model, **ASKED, controlled="cell_type", n_baselines=3)
+    raised = found.table.index[:5].tolist()
+    assert set(found.top(3, "signed_by_change").index) <= set(raised)
+    assert (found.table.loc[raised, "expression_change"] > 0).all()
+    assert set(found.pairs.case.tolist()) <= set(model.split.train.tolist())
+    assert found.summary()["n_pairs"] == len(found.pairs)
+    assert set(found.by_group["absolute"].columns) == {"type_0", "type_1", "type_2"}
+
+
+def test_reduced_scores_are_means_over_pairs():
+    cells = collection()
+    model = untrained(cells)
+    source = PhenotypeSource(model, cells, "treatment")
+    pairs = make_pairs(cells.labels["treatment"], "drug", "control", np.arange(240), n_pairs=150)
+    found = attribute_pairs(source, pairs, 1)
+    each = grad_x_delta(source, pairs.case, pairs.baseline, 1)
+    forward = torch.zeros(150, 60, dtype=torch.float64)
+    forward[each.blend.pairs, each.blend.gene_ids] = each.forward.double()
+    backward = torch.zeros(150, 60, dtype=torch.float64)
+    backward[each.blend.pairs, each.blend.gene_ids] = each.backward.double()
+    change = torch.zeros(150, 60, dtype=torch.float64)
+    change[each.blend.pairs, each.blend.gene_ids] = each.change.double()
+    absolute = (forward.abs() + backward.abs()) / 2
+    expected = {
+        "forward": forward.mean(0),
+        "backward": backward.mean(0),
+        "importance": (forward + backward).mean(0) / 2,
+        "effect": (forward - backward).mean(0) / 2,
+        "absolute": absolute.mean(0),
+        "signed_by_change": absolute.mean(0) * change.mean(0).sign(),
+        "expression_change": change.mean(0),
+        "forward_sd": forward.std(0, correction=0),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(found.table[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+    counts = torch.bincount(each.blend.gene_ids, minlength=60)
+    np.testing.assert_array_equal(found.table["n_pairs"], counts)
+    np.testing.assert_allclose(
+        found.zeros["forward"], float((each.forward == 0).double().mean()), atol=0.05
+    )
+
+
+def test_normalised_pairs_count_alike():
+    cells = collection()
+    source = PhenotypeSource(untrained(cells), cells, "treatment")
+    pairs = make_pairs(cells.labels["treatment"], "drug", "control", np.arange(240), n_pairs=1)
+    found = attribute_pairs(source, pairs, 1, normalise=True)
+    for name in ("forward", "backward"):
+        assert np.square(found.table[name]).sum() == pytest.approx(1, rel=1e-9)
+
+
+def test_groups_average_to_the_whole():
+    cells = collection()
+    found = attribute(cells, untrained(cells), **ASKED, controlled="cell_type", seed=3)
+    weights = np.bincount(found.pairs.group) / len(found.pairs)
+    for name in ("forward", "absolute"):
+        np.testing.assert_allclose(
+            found.by_group[name].to_numpy() @ weights, found.table[name], rtol=1e-9, atol=1e-12
+        )
+
+
+def test_integrated_gradients_are_complete_and_one_way():
+    cells = collection()
+    found = attribute(cells, untrained(cells), **ASKED, engine="integrated_gradients", n_pairs=20)
+    assert found.summary()["completeness"]["max"] < 1e-3
+    assert found.params["complete"] is True
+    np.testing.assert_array_equal(found.table["importance"], 0)
+    np.testing.assert_allclose(found.table["effect"], found.table["forward"])
+
+
+def test_the_same_seed_gives_the_same_scores():
+    cells = collection()
+    model = untrained(cells)
+    one, two = (attribute(cells, model, **ASKED, seed=4, n_pairs=30) for _ in range(2))
+    np.testing.assert_array_equal(one.table, two.table)
+
+
+def test_a_yoto_is_attributed_through_its_panel():
+    model = YOTO(conditions(), "treatment", 6).train(max_epochs=10, progress=False)
+    found = attribute(model.cells, model, **ASKED, n_pairs=20, normalise=False)
+    assert found.table.index.tolist() == model.genes
+    source = PanelSource(model.panel, model.cells, "treatment")
+    row, other = found.pairs.case[0], found.pairs.baseline[0]
+    one = grad_x_delta(source, np.array([row]), np.array([other]), 1)
+    x = source.inputs(np.array([row])).features.view(1, -1).clone().requires_grad_()
+    slope = torch.autograd.grad(model.panel.network.outputs(x)[0][0, 1], x)[0]
+    reference = source.inputs(np.array([other])).features.view(1, -1)
+    torch.testing.assert_close(one.forward, (slope * (x - reference)).detach()[0])
+    complete = integrated_gradients(source, np.array([row]), np.array([other]), 1)
+    effect = complete.outputs[0, 0] - complete.outputs[0, 1]
+    # A rule of 16 points, over the kinks of a network of rectified units.
+    torch.testing.assert_close(complete.forward.sum(), effect, rtol=0.03, atol=0.01)
+
+
+def test_a_txfm_is_attributed_for_a_gene_and_for_a_sum_of_its_latent():
+    adata = conditions()
+    encoder = TxFM(adata, d_model=16, n_layers=1, n_heads=2).train(1, progress=False).trained
+    cells = collection()
+    rows = (np.array([3, 9]), np.array([4, 10]))
+    gene = encoder.genes[2]
+    source = ReconstructionSource(encoder, cells, gene=gene)
+    found = grad_x_delta(source, *rows, 0)
+    expected = encoder.get_normalized_expression(cells, genes=[gene], rows=[3, 9])
+    np.testing.assert_allclose(found.outputs[:, 0], expected[:, 0], rtol=1e-4, atol=1e-5)
+    weights = np.linspace(-1, 1, 16).astype(np.float32)
+    latent = encoder.get_latent_representation(cells, rows=[3, 9])
+    found = grad_x_delta(ReconstructionSource(encoder, cells, weights=weights), *rows, 0)
+    np.testing.assert_allclose(found.outputs[:, 0], latent @ weights, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(found.forward).all()
+    with pytest.raises(ConfigError, match="weights has shape"):
+        ReconstructionSource(encoder, cells, weights=weights[:3])
+    with pytest.raises(DataError, match="the model has no gene 'nothing'"):
+        ReconstructionSource(encoder, cells, gene="nothing")
+
+
+def test_cells_with_more_genes_than_are_shown_are_told():
+    cells = collection()
+    with pytest.warns(UserWarning, match="cells express more than n_tokens = 5 genes"):
+        attribute(cells, untrained(cells), **ASKED, n_tokens=5, n_pairs=4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"target": "disease"}, "the model has no phenotype 'disease'"),
+        ({"case": "poison"}, "case is 'poison', a value of 'treatment' that the model was not"),
+        ({"engine": "deep"}, "engine is 'deep'"),
+        ({"contrast": "none"}, "contrast"),
+        ({"output": "odds"}, "output is 'odds'"),
+        ({"engine": "integrated_gradients", "contrast": "empty"}, "contrast='empty' goes with"),
+        ({"controlled": "nowhere"}, "obs has no column 'nowhere'"),
+        ({"rows": [1, 999]}, "999"),
+    ],
+)
+def test_what_cannot_be_attributed_is_told(asked, message):
+    cells = collection()
+    with pytest.raises((ConfigError, DataError), match=message):
+        attribute(cells, untrained(cells), **{**ASKED, **asked})
+
+
+def test_scores_that_are_not_finite_are_refused():
+    cells = collection()
+    model = untrained(cells)
+    with torch.no_grad():
+        model.module.heads[0].weight[0, 0] = torch.nan
+        model.module.heads[0].weight[1, 0] = torch.nan
+    with pytest.raises(TrainingError, match="forward scores are NaN or infinite"):
+        attribute(cells, model, **ASKED, n_pairs=4)
+
+
+def test_a_model_of_another_kind_is_refused():
+    with pytest.raises(ConfigError, match="model is 3: it must be PolyGene"):
+        attribute(collection(), 3, **ASKED)
