@@ -1,6 +1,8 @@
 // kernomics._cuda: the CUDA kernels on device addresses, sizes and a stream. Shapes, dtypes and
 // strides are checked in python/kernomics/ops; nothing here knows of torch. Every call releases
 // the GIL. The module links the CUDA runtime statically and can be imported without a driver.
+#include "bindings_cuda.h"
+
 #include <pybind11/pybind11.h>
 
 #include <sstream>
@@ -9,7 +11,6 @@
 #include "bindings_cuda_poisson.h"
 #include "cuda/kernels.h"
 
-namespace py = pybind11;
 using namespace kernomics;
 
 void define_tokens(py::module_& m);  // bindings_cuda_tokens.cpp
@@ -73,70 +74,6 @@ void define_gumbel_topk(py::module_& m) {
   m.def("gumbel_topk_relaxed_f64", &gumbel_topk_relaxed_py<double>);
 }
 
-CudaLinearArgs linear_args(Address values, Address indptr, Address columns, bool wide_columns,
-                           int64_t row_stride, int64_t column_stride, int64_t rows, int64_t genes,
-                           Address mask, int64_t mask_stride, Address chosen, int64_t k,
-                           Address reached, int64_t reach, Address weight, int64_t weight_stride,
-                           int64_t outputs, int64_t stored, int values_kind, int weight_kind) {
-  return {at<const void>(values),
-          values_kind,
-          at<const int64_t>(indptr),
-          at<const void>(columns),
-          wide_columns,
-          stored,
-          row_stride,
-          column_stride,
-          rows,
-          genes,
-          at<const void>(mask),
-          mask_stride,
-          at<const int64_t>(chosen),
-          k,
-          at<const int64_t>(reached),
-          reach,
-          at<const void>(weight),
-          weight_kind,
-          weight_stride,
-          outputs};
-}
-
-void masked_linear_forward_py(Address values, Address indptr, Address columns, bool wide_columns,
-                              int64_t row_stride, int64_t column_stride, int64_t rows,
-                              int64_t genes, Address mask, int64_t mask_stride, Address chosen,
-                              int64_t k, Address reached, int64_t reach, Address weight,
-                              int64_t weight_stride, int64_t outputs, int64_t stored,
-                              int values_kind, int weight_kind, Address bias, Address y,
-                              Address cuda_stream) {
-  py::gil_scoped_release release;
-  masked_linear_forward(
-      linear_args(values, indptr, columns, wide_columns, row_stride, column_stride, rows, genes,
-                  mask, mask_stride, chosen, k, reached, reach, weight, weight_stride, outputs,
-                  stored, values_kind, weight_kind),
-      at<const void>(bias), at<void>(y), stream_at(cuda_stream));
-}
-
-void masked_linear_backward_py(Address values, Address indptr, Address columns, bool wide_columns,
-                               int64_t row_stride, int64_t column_stride, int64_t rows,
-                               int64_t genes, Address mask, int64_t mask_stride, Address chosen,
-                               int64_t k, Address reached, int64_t reach, Address weight,
-                               int64_t weight_stride, int64_t outputs, int64_t stored,
-                               int values_kind, int weight_kind, Address delta,
-                               int64_t delta_stride, Address grad_mask, Address grad_weight,
-                               Address cuda_stream) {
-  py::gil_scoped_release release;
-  masked_linear_backward(
-      linear_args(values, indptr, columns, wide_columns, row_stride, column_stride, rows, genes,
-                  mask, mask_stride, chosen, k, reached, reach, weight, weight_stride, outputs,
-                  stored, values_kind, weight_kind),
-      at<const void>(delta), delta_stride, at<void>(grad_mask), at<void>(grad_weight),
-      stream_at(cuda_stream));
-}
-
-void define_masked_linear(py::module_& m) {
-  m.def("masked_linear_forward", &masked_linear_forward_py);
-  m.def("masked_linear_backward", &masked_linear_backward_py);
-}
-
 py::tuple split_list(const std::string& list) {
   py::list items;
   std::istringstream stream(list);
@@ -149,7 +86,8 @@ py::tuple split_list(const std::string& list) {
 PYBIND11_MODULE(_cuda, m) {
   m.doc() = "CUDA kernels of kernomics, called through kernomics.ops";
   define_gumbel_topk(m);
-  define_masked_linear(m);
+  define_kernel<LinearForward<void>>(m, "masked_linear_forward", masked_linear_forward);
+  define_kernel<LinearBackward<void>>(m, "masked_linear_backward", masked_linear_backward);
   define_tokens(m);
   define_poisson(m);
   m.attr("__version__") = KERNOMICS_VERSION;

@@ -1,9 +1,9 @@
 // The part of kernomics._cuda that makes tokens; see bindings_cuda.cpp for what holds for all.
 #include <pybind11/pybind11.h>
 
+#include "bindings_cuda.h"
 #include "cuda/tokens.h"
 
-namespace py = pybind11;
 using namespace kernomics;
 
 namespace {
@@ -52,30 +52,6 @@ void sample_tokens_py(Address values, Address indptr, Address columns, bool wide
                    stream_at(cuda_stream));
 }
 
-void embed_tokens_forward_py(Address gene_ids, bool wide_ids, int64_t cells, int64_t tokens,
-                             int64_t genes, int64_t width, bool concat, bool with_cls, int kind,
-                             Address table, int64_t table_stride, Address values,
-                             int64_t cell_stride, int64_t token_stride, Address cls, Address out,
-                             Address cuda_stream) {
-  py::gil_scoped_release release;
-  embed_tokens_forward(
-      {at<const void>(gene_ids), wide_ids, cells, tokens, genes, width, concat, with_cls, kind},
-      {at<const void>(table), table_stride, at<const void>(values), cell_stride, token_stride,
-       at<const void>(cls)},
-      at<void>(out), stream_at(cuda_stream));
-}
-
-void embed_tokens_backward_py(Address gene_ids, bool wide_ids, int64_t cells, int64_t tokens,
-                              int64_t genes, int64_t width, bool concat, bool with_cls, int kind,
-                              Address delta, int64_t token_stride, Address table, Address values,
-                              Address cls, Address scratch, Address cuda_stream) {
-  py::gil_scoped_release release;
-  embed_tokens_backward(
-      {at<const void>(gene_ids), wide_ids, cells, tokens, genes, width, concat, with_cls, kind},
-      {at<const void>(delta), token_stride, at<void>(table), at<void>(values), at<void>(cls)},
-      at<void>(scratch), stream_at(cuda_stream));
-}
-
 }  // namespace
 
 void define_tokens(py::module_& m) {
@@ -83,7 +59,7 @@ void define_tokens(py::module_& m) {
   m.def("sample_tokens_scratch_f64", &sample_tokens_scratch<double>);
   m.def("sample_tokens_f32", &sample_tokens_py<float>);
   m.def("sample_tokens_f64", &sample_tokens_py<double>);
-  m.def("embed_tokens_forward", &embed_tokens_forward_py);
-  m.def("embed_tokens_backward_scratch", &embed_tokens_backward_scratch);
-  m.def("embed_tokens_backward", &embed_tokens_backward_py);
+  define_kernel<EmbedForward<void>>(m, "embed_tokens_forward", embed_tokens_forward);
+  define_kernel<EmbedBackward<void>>(m, "embed_tokens_backward", embed_tokens_backward_scratch,
+                                     embed_tokens_backward);
 }

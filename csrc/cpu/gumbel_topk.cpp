@@ -33,7 +33,7 @@ static_assert(kNoiseColumns == kChunk, "one block of noise yields one set of gro
 // The 16 group maxima of a block of up to 256 columns, and whether all its values are finite (x − x
 // is 0 for these alone).
 template <typename T>
-inline __attribute__((always_inline)) bool maxima_of_block(const T* y, int64_t count, T* maxima) {
+KN_INLINE bool maxima_of_block(const T* y, int64_t count, T* maxima) {
   Lanes<T> best = Lanes<T>{} - std::numeric_limits<T>::infinity(), odd = {}, v;
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
@@ -50,21 +50,21 @@ inline __attribute__((always_inline)) bool maxima_of_block(const T* y, int64_t c
 }
 
 template <typename T>
-inline __attribute__((always_inline)) void add_gumbel(const T* scores, const uint32_t* words,
-                                                      int64_t count, T scale, T* __restrict__ y) {
+KN_INLINE void add_gumbel(const T* scores, const uint32_t* words, int64_t count, T scale,
+                          T* __restrict__ y) {
   for (int64_t i = 0; i < count; ++i) y[i] = scores[i] + scale * static_cast<T>(gumbel(words[i]));
 }
 
 template <typename T>
-inline __attribute__((always_inline)) bool perturb_impl(const T* scores, int64_t begin, int64_t end,
-                                                        T scale, PhiloxKey key, PhiloxCounter row,
-                                                        T* y, T* maxima) {
-  constexpr int64_t kAhead = 4 * kNoiseColumns, kLine = 64 / sizeof(T);
+KN_INLINE bool perturb_impl(const T* scores, int64_t begin, int64_t end, T scale, PhiloxKey key,
+                            PhiloxCounter row, T* y, T* maxima) {
+  constexpr int64_t kAhead = 4 * kNoiseColumns;
   alignas(64) uint32_t words[kNoiseColumns];
   bool finite = true;
   for (int64_t base = begin; base < end; base += kNoiseColumns) {
     T* best = maxima + base / kNoiseColumns * kLanes;
-    for (int64_t j = base + kAhead; j < std::min(end, base + kAhead + kNoiseColumns); j += kLine) {
+    for (int64_t j = base + kAhead; j < std::min(end, base + kAhead + kNoiseColumns);
+         j += kLine<T>) {
       __builtin_prefetch(scores + j);
       __builtin_prefetch(y + j, 1);
     }

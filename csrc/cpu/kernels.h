@@ -5,7 +5,10 @@
 
 #include <cstdint>
 
+#include "../common/embed_tokens.h"
 #include "../common/gumbel_topk.h"
+#include "../common/masked_linear.h"
+#include "report.h"
 
 namespace kernomics {
 
@@ -57,64 +60,19 @@ void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64
 
 // What is wrong with the arguments of masked_linear; 1 to 3 are those of csr.h.
 enum LinearFault : int {
-  kLinearFine = 0,
-  kLinearChosenRange = 4,  // `chosen` outside [0, genes)
+  kLinearChosenRange = 4,  // `chosen` outside [0, genes); the position is that in the list
   kLinearChosenOrder = 5,  // `chosen` does not ascend
   kLinearReachRange = 6,   // the same of `reached`
   kLinearReachOrder = 7,
   kLinearOverflow = 8,  // finite numbers whose sum is not
 };
 
-struct LinearReport {
-  int fault = kLinearFine;
-  int64_t row = 0;       // the first bad row of x
-  int64_t position = 0;  // in the row, or in the list of genes
-  int64_t value = 0;     // what was found there
-  int64_t count = 0;     // bad rows
-};
-
-// x [rows, genes]: CSR, or dense where `indptr` is null.
+// y [rows, outputs] = Σ_{j chosen} mask_j x_j weight_j + bias
 template <typename T>
-struct LinearInput {
-  const T* values;
-  const int64_t* indptr;
-  const void* columns;  // int64 if `wide_columns`, else int32
-  bool wide_columns;
-  int64_t stored;                     // CSR: length of `columns`
-  int64_t row_stride, column_stride;  // dense
-  int64_t rows, genes;
-};
+Report masked_linear_forward(const LinearForward<T>& params, int threads);
 
 template <typename T>
-struct LinearArgs {
-  LinearInput<T> x;
-  const T* mask;  // [genes], `mask_stride` apart
-  int64_t mask_stride;
-  const int64_t* chosen;  // [k] ascending
-  int64_t k;
-  const int64_t* reached;  // [reach] ascending, −1 at the end; null for every gene
-  int64_t reach;
-  const T* weight;  // [genes, outputs], rows `weight_stride` apart
-  int64_t weight_stride, outputs;
-  int threads;
-};
-
-template <typename T>
-struct LinearGradients {
-  const T* delta;  // [rows, outputs], rows `delta_stride` apart
-  int64_t delta_stride;
-  T* mask;    // [genes], or null: not wanted, as the next two
-  T* weight;  // [genes, outputs]
-  T* bias;    // [outputs]
-};
-
-// y [rows, outputs] = Σ_{j chosen} mask_j x_j weight_j + bias; bias may be null. With a null y the
-// arguments are only checked.
-template <typename T>
-LinearReport masked_linear_forward(const LinearArgs<T>& args, const T* bias, T* y);
-
-template <typename T>
-void masked_linear_backward(const LinearArgs<T>& args, const LinearGradients<T>& gradients);
+void masked_linear_backward(const LinearBackward<T>& params, int threads);
 
 // What is wrong with the arguments of sample_tokens; 1 to 3 are those of csr.h.
 enum TokenFault : int {
@@ -165,48 +123,12 @@ struct TokenArgs {
 template <typename T>
 TokenReport sample_tokens(const TokenArgs<T>& args);
 
-// Gene ids outside [−1, genes).
-struct EmbedReport {
-  int64_t cell = 0, token = 0;  // the first
-  int64_t id = 0;               // what was found there
-  int64_t count = 0;
-};
-
-// Tokens [cells, with_cls + tokens, width].
-struct EmbedShape {
-  const void* gene_ids;  // [cells, tokens], −1 for padding; int64 if `wide_ids`, else int32
-  bool wide_ids;
-  int64_t cells, tokens, genes, width;
-  bool concat;    // the token is [E_i ; x], else E_i + v
-  bool with_cls;  // a CLS token stands in front
-  int threads;
-};
+// Reports a gene id outside [−1, genes), and then writes no tokens.
+template <typename T>
+Report embed_tokens_forward(const EmbedForward<T>& params, int threads);
 
 template <typename T>
-struct EmbedInputs {
-  const T*
-      table;  // [genes, width], rows `table_stride` apart; for concat its last column is unused
-  int64_t table_stride;
-  const T* values;                    // x [cells, tokens], or v [cells, tokens, width]
-  int64_t cell_stride, token_stride;  // of v
-  const T* cls;                       // [width]
-};
-
-template <typename T>
-struct EmbedGradients {
-  const T* delta;  // of the tokens
-  int64_t cell_stride, token_stride;
-  T* table;   // [genes, width], or null: not wanted, as the next two
-  T* values;  // [cells, tokens], or [cells, tokens, width]
-  T* cls;     // [width]
-};
-
-// With a bad id the tokens are not written.
-template <typename T>
-EmbedReport embed_tokens_forward(const EmbedShape& shape, const EmbedInputs<T>& inputs, T* tokens);
-
-template <typename T>
-void embed_tokens_backward(const EmbedShape& shape, const EmbedGradients<T>& gradients);
+void embed_tokens_backward(const EmbedBackward<T>& params, int threads);
 
 // The target rates y [rows, genes] of the Poisson loss: CSR, or dense where `indptr` is null.
 template <typename T>

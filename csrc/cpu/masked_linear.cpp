@@ -20,26 +20,12 @@
 #include "clones.h"
 #include "csr.h"
 #include "kernels.h"
+#include "lanes.h"
 #include "pages.h"
 #include "scratch.h"
 
-#define KN_INLINE inline __attribute__((always_inline))
-
 namespace kernomics {
 namespace {
-
-template <typename T>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-  typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
-};
-template <>
-struct VectorOf<double> {
-  typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
-};
-template <typename T>
-constexpr int64_t kLanes = 64 / sizeof(T);
 
 constexpr int64_t kTileBytes = int64_t(1) << 16;   // rows of W that stay in a core's L2 cache
 constexpr int64_t kMaxTile = int64_t(1) << 15;     // genes
@@ -62,7 +48,7 @@ KN_INLINE void axpy(T a, const T* row, int64_t n, T* __restrict__ out) {
 // ---- soundness ------------------------------------------------------------------------------
 
 // `count` genes that must ascend within [0, genes); with `padded` −1 may fill the end.
-LinearReport check_genes(const int64_t* list, int64_t count, int64_t genes, bool padded) {
+Report check_genes(const int64_t* list, int64_t count, int64_t genes, bool padded) {
   const int range = padded ? kLinearReachRange : kLinearChosenRange;
   const int order = padded ? kLinearReachOrder : kLinearChosenOrder;
   int64_t previous = -1;
@@ -73,8 +59,8 @@ LinearReport check_genes(const int64_t* list, int64_t count, int64_t genes, bool
       ended = true;
       continue;
     }
-    if (j < 0 || j >= genes) return {range, 0, i, j, 1};
-    if (ended || j <= previous) return {order, 0, i, j, 1};
+    if (j < 0 || j >= genes) return {range, 0, i, j, 0, 1};
+    if (ended || j <= previous) return {order, 0, i, j, 0, 1};
     previous = j;
   }
   return {};
@@ -83,12 +69,11 @@ LinearReport check_genes(const int64_t* list, int64_t count, int64_t genes, bool
 // ---- forward --------------------------------------------------------------------------------
 
 template <typename T, typename C>
-KN_INLINE LinearReport forward_csr_row(const LinearArgs<T>& a, const uint8_t* flags,
-                                       const int64_t* indptr, T* __restrict__ y) {
+KN_INLINE Report forward_csr_row(const LinearLayer<T>& a, const uint8_t* flags,
+                                 const int64_t* indptr, T* __restrict__ y) {
   const C* stored = static_cast<const C*>(a.x.columns);
-  const CsrReport found = check_csr_row(indptr, stored, a.x.stored, a.x.genes);
-  if (found.fault != kCsrFine || y == nullptr)
-    return {found.fault, 0, found.position, found.value, found.fault == kCsrFine ? 0 : 1};
+  const Report found = check_csr_row(indptr, stored, a.x.stored, a.x.genes);
+  if (found.fault != kCsrFine || y == nullptr) return found;
   const C* columns = stored + indptr[0];
   const T* values = a.x.values + indptr[0];
   const int64_t n = indptr[1] - indptr[0];
@@ -101,7 +86,7 @@ KN_INLINE LinearReport forward_csr_row(const LinearArgs<T>& a, const uint8_t* fl
 }
 
 template <typename T>
-KN_INLINE LinearReport forward_dense_row(const LinearArgs<T>& a, const T* x, T* __restrict__ y) {
+KN_INLINE Report forward_dense_row(const LinearLayer<T>& a, const T* x, T* __restrict__ y) {
   for (int64_t i = 0; i < a.k; ++i) {
     const int64_t j = a.chosen[i];
     const T value = x[j * a.x.column_stride];
@@ -112,20 +97,19 @@ KN_INLINE LinearReport forward_dense_row(const LinearArgs<T>& a, const T* x, T* 
 }
 
 template <typename T>
-KN_INLINE LinearReport forward_row_impl(const LinearArgs<T>& a, const uint8_t* flags, int64_t b,
-                                        T* y) {
+KN_INLINE Report forward_row_impl(const LinearLayer<T>& a, const uint8_t* flags, int64_t b, T* y) {
   if (a.x.indptr == nullptr)
-    return y == nullptr ? LinearReport{} : forward_dense_row(a, a.x.values + b * a.x.row_stride, y);
+    return y == nullptr ? Report{} : forward_dense_row(a, a.x.values + b * a.x.row_stride, y);
   return a.x.wide_columns ? forward_csr_row<T, int64_t>(a, flags, a.x.indptr + b, y)
                           : forward_csr_row<T, int32_t>(a, flags, a.x.indptr + b, y);
 }
 
-KN_CLONES LinearReport forward_row(const LinearArgs<float>& a, const uint8_t* flags, int64_t b,
-                                   float* y) {
+KN_CLONES Report forward_row(const LinearLayer<float>& a, const uint8_t* flags, int64_t b,
+                             float* y) {
   return forward_row_impl(a, flags, b, y);
 }
-KN_CLONES LinearReport forward_row(const LinearArgs<double>& a, const uint8_t* flags, int64_t b,
-                                   double* y) {
+KN_CLONES Report forward_row(const LinearLayer<double>& a, const uint8_t* flags, int64_t b,
+                             double* y) {
   return forward_row_impl(a, flags, b, y);
 }
 
@@ -150,7 +134,7 @@ T stored_value(const LinearInput<T>& x, int64_t row, int64_t gene) {
 
 // Whether all that enters a row of y is finite.
 template <typename T>
-bool finite_terms(const LinearArgs<T>& a, const T* bias, int64_t b) {
+bool finite_terms(const LinearLayer<T>& a, const T* bias, int64_t b) {
   if (bias != nullptr && !all_finite(bias, a.outputs)) return false;
   for (int64_t i = 0; i < a.k; ++i) {
     const int64_t j = a.chosen[i];
@@ -192,14 +176,14 @@ struct Entries {
 template <int N, typename T, typename C>
 KN_INLINE void dot_groups(const Entries<T, C>& e, const T* delta, const T* weight, int64_t stride,
                           int64_t first_gene, T* lanes) {
-  using Vector = typename VectorOf<T>::type;
+  using Vector = Line<T>;
   const Vector* deltas = reinterpret_cast<const Vector*>(delta);
   Vector d[N];
   for (int g = 0; g < N; ++g) d[g] = deltas[g];
   for (int64_t i = 0; i < e.count; ++i) {
     const int64_t j = e.genes[i];
     const Vector* w = reinterpret_cast<const Vector*>(weight + j * stride);
-    Vector* lane = reinterpret_cast<Vector*>(lanes + (j - first_gene) * kLanes<T>);
+    Vector* lane = reinterpret_cast<Vector*>(lanes + (j - first_gene) * kLine<T>);
     Vector sum = d[0] * w[0];
     for (int g = 1; g < N; ++g) sum += d[g] * w[g];
     *lane += e.values[i] * sum;
@@ -213,20 +197,20 @@ KN_INLINE void dot_rest(const Entries<T, C>& e, const T* delta, const T* weight,
   for (int64_t i = 0; i < e.count; ++i) {
     const int64_t j = e.genes[i];
     const T* w = weight + j * stride;
-    T* lane = lanes + (j - first_gene) * kLanes<T>;
+    T* lane = lanes + (j - first_gene) * kLine<T>;
     for (int64_t l = 0; l < rest; ++l) lane[l] = fused(e.values[i], delta[l] * w[l], lane[l]);
   }
 }
 
 template <typename T, typename C>
-KN_INLINE void add_dots(const LinearArgs<T>& a, const Entries<T, C>& e, const T* delta,
+KN_INLINE void add_dots(const LinearLayer<T>& a, const Entries<T, C>& e, const T* delta,
                         int64_t first_gene, T* lanes) {
   int64_t h = 0;
-  for (; h + 8 * kLanes<T> <= a.outputs; h += 8 * kLanes<T>)
+  for (; h + 8 * kLine<T> <= a.outputs; h += 8 * kLine<T>)
     dot_groups<8>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
-  for (; h + 2 * kLanes<T> <= a.outputs; h += 2 * kLanes<T>)
+  for (; h + 2 * kLine<T> <= a.outputs; h += 2 * kLine<T>)
     dot_groups<2>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
-  for (; h + kLanes<T> <= a.outputs; h += kLanes<T>)
+  for (; h + kLine<T> <= a.outputs; h += kLine<T>)
     dot_groups<1>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
   if (h < a.outputs)
     dot_rest(e, delta + h, a.weight + h, a.weight_stride, a.outputs - h, first_gene, lanes);
@@ -262,23 +246,24 @@ KN_INLINE Entries<T, int32_t> pick_dense(const T* x, int64_t stride, int64_t beg
 
 // One cell's share of a tile, from all its entries or those picked out.
 template <typename T, typename C>
-KN_INLINE void add_cell(const LinearArgs<T>& a, const LinearGradients<T>& g, const uint8_t* flags,
-                        const Entries<T, C>& e, const T* delta, int64_t first_gene,
-                        TileScratch<T>& s) {
-  if (g.weight != nullptr)
+KN_INLINE void add_cell(const LinearBackward<T>& g, const uint8_t* flags, const Entries<T, C>& e,
+                        const T* delta, int64_t first_gene, TileScratch<T>& s) {
+  const LinearLayer<T>& a = g.layer;
+  if (g.grad_weight != nullptr)
     for (int64_t i = 0; i < e.count; ++i) {
       const int64_t j = e.genes[i];
-      if (flags[j] & kChosen) axpy(e.values[i], delta, a.outputs, g.weight + j * a.outputs);
+      if (flags[j] & kChosen) axpy(e.values[i], delta, a.outputs, g.grad_weight + j * a.outputs);
     }
-  if (g.mask != nullptr) add_dots(a, e, delta, first_gene, s.lanes.data());
+  if (g.grad_mask != nullptr) add_dots(a, e, delta, first_gene, s.lanes.data());
 }
 
 // All cells' shares of genes [begin, end), in the order of the cells.
 template <typename T, typename C>
-KN_INLINE void add_tile(const LinearArgs<T>& a, const LinearGradients<T>& g, const uint8_t* flags,
-                        uint8_t wanted, int64_t begin, int64_t end, TileScratch<T>& s) {
+KN_INLINE void add_tile(const LinearBackward<T>& g, const uint8_t* flags, uint8_t wanted,
+                        int64_t begin, int64_t end, TileScratch<T>& s) {
+  const LinearLayer<T>& a = g.layer;
   const C* columns = static_cast<const C*>(a.x.columns);
-  const bool every_gene = g.mask != nullptr && a.reached == nullptr;
+  const bool every_gene = g.grad_mask != nullptr && a.reached == nullptr;
   const bool uses_most = every_gene && (a.x.indptr == nullptr || a.x.stored >= a.x.genes);
   const int64_t next = uses_most ? std::min(end - begin, a.x.genes - end) : 0;
   for (int64_t b = 0; b < a.x.rows; ++b) {
@@ -286,11 +271,11 @@ KN_INLINE void add_tile(const LinearArgs<T>& a, const LinearGradients<T>& g, con
     // Brings the next tile of W closer meanwhile.
     for (int64_t j = next * b / a.x.rows; j < next * (b + 1) / a.x.rows; ++j) {
       const T* row = a.weight + (end + j) * a.weight_stride;
-      for (int64_t h = 0; h < a.outputs; h += kLanes<T>) __builtin_prefetch(row + h, 0, 2);
+      for (int64_t h = 0; h < a.outputs; h += kLine<T>) __builtin_prefetch(row + h, 0, 2);
     }
     if (a.x.indptr == nullptr) {
       const T* x = a.x.values + b * a.x.row_stride;
-      add_cell(a, g, flags, pick_dense(x, a.x.column_stride, begin, end, flags, wanted, s), delta,
+      add_cell(g, flags, pick_dense(x, a.x.column_stride, begin, end, flags, wanted, s), delta,
                begin, s);
       continue;
     }
@@ -300,57 +285,56 @@ KN_INLINE void add_tile(const LinearArgs<T>& a, const LinearGradients<T>& g, con
     s.cursor[b] = last;
     const Entries<T, C> e{columns + first, a.x.values + first, last - first};
     if (every_gene)
-      add_cell(a, g, flags, e, delta, begin, s);
+      add_cell(g, flags, e, delta, begin, s);
     else
-      add_cell(a, g, flags, pick(e, flags, wanted, s), delta, begin, s);
+      add_cell(g, flags, pick(e, flags, wanted, s), delta, begin, s);
   }
 }
 
 template <typename T>
 KN_INLINE T sum_lanes(const T* lanes) {
-  T s[kLanes<T>];
-  for (int64_t l = 0; l < kLanes<T>; ++l) s[l] = lanes[l];
-  for (int64_t half = kLanes<T> / 2; half > 0; half /= 2)
+  T s[kLine<T>];
+  for (int64_t l = 0; l < kLine<T>; ++l) s[l] = lanes[l];
+  for (int64_t half = kLine<T> / 2; half > 0; half /= 2)
     for (int64_t l = 0; l < half; ++l) s[l] += s[l + half];
   return s[0];
 }
 
 template <typename T>
-KN_INLINE void tile_impl(const LinearArgs<T>& a, const LinearGradients<T>& g, const uint8_t* flags,
-                         uint8_t wanted, int64_t begin, int64_t end, bool busy, TileScratch<T>& s) {
-  if (g.weight != nullptr)
-    std::memset(g.weight + begin * a.outputs, 0, (end - begin) * a.outputs * sizeof(T));
-  if (g.mask != nullptr) std::memset(g.mask + begin, 0, (end - begin) * sizeof(T));
+KN_INLINE void tile_impl(const LinearBackward<T>& g, const uint8_t* flags, uint8_t wanted,
+                         int64_t begin, int64_t end, bool busy, TileScratch<T>& s) {
+  const LinearLayer<T>& a = g.layer;
+  if (g.grad_weight != nullptr)
+    std::memset(g.grad_weight + begin * a.outputs, 0, (end - begin) * a.outputs * sizeof(T));
+  if (g.grad_mask != nullptr) std::memset(g.grad_mask + begin, 0, (end - begin) * sizeof(T));
   if (!busy) return;
-  if (g.mask != nullptr) std::fill(s.lanes.begin(), s.lanes.end(), T(0));
+  if (g.grad_mask != nullptr) std::fill(s.lanes.begin(), s.lanes.end(), T(0));
   if (a.x.wide_columns)
-    add_tile<T, int64_t>(a, g, flags, wanted, begin, end, s);
+    add_tile<T, int64_t>(g, flags, wanted, begin, end, s);
   else
-    add_tile<T, int32_t>(a, g, flags, wanted, begin, end, s);
+    add_tile<T, int32_t>(g, flags, wanted, begin, end, s);
   for (int64_t j = begin; j < end; ++j) {
-    if (g.mask != nullptr && (flags[j] & kReached))
-      g.mask[j] = sum_lanes(s.lanes.data() + (j - begin) * kLanes<T>);
-    if (g.weight != nullptr && (flags[j] & kChosen)) {
-      T* row = g.weight + j * a.outputs;
+    if (g.grad_mask != nullptr && (flags[j] & kReached))
+      g.grad_mask[j] = sum_lanes(s.lanes.data() + (j - begin) * kLine<T>);
+    if (g.grad_weight != nullptr && (flags[j] & kChosen)) {
+      T* row = g.grad_weight + j * a.outputs;
       for (int64_t h = 0; h < a.outputs; ++h) row[h] *= a.mask[j * a.mask_stride];
     }
   }
 }
 
-KN_CLONES void run_tile(const LinearArgs<float>& a, const LinearGradients<float>& g,
-                        const uint8_t* flags, uint8_t wanted, int64_t begin, int64_t end, bool busy,
-                        TileScratch<float>& s) {
-  tile_impl(a, g, flags, wanted, begin, end, busy, s);
+KN_CLONES void run_tile(const LinearBackward<float>& g, const uint8_t* flags, uint8_t wanted,
+                        int64_t begin, int64_t end, bool busy, TileScratch<float>& s) {
+  tile_impl(g, flags, wanted, begin, end, busy, s);
 }
-KN_CLONES void run_tile(const LinearArgs<double>& a, const LinearGradients<double>& g,
-                        const uint8_t* flags, uint8_t wanted, int64_t begin, int64_t end, bool busy,
-                        TileScratch<double>& s) {
-  tile_impl(a, g, flags, wanted, begin, end, busy, s);
+KN_CLONES void run_tile(const LinearBackward<double>& g, const uint8_t* flags, uint8_t wanted,
+                        int64_t begin, int64_t end, bool busy, TileScratch<double>& s) {
+  tile_impl(g, flags, wanted, begin, end, busy, s);
 }
 
 // For every cell, its first entry at or after a gene.
 template <typename T, typename C>
-void seek(const LinearArgs<T>& a, int64_t gene, Scratch<int64_t>& cursor) {
+void seek(const LinearLayer<T>& a, int64_t gene, Scratch<int64_t>& cursor) {
   const C* columns = static_cast<const C*>(a.x.columns);
   for (int64_t b = 0; b < a.x.rows; ++b)
     cursor[b] = std::lower_bound(columns + a.x.indptr[b], columns + a.x.indptr[b + 1],
@@ -361,19 +345,19 @@ void seek(const LinearArgs<T>& a, int64_t gene, Scratch<int64_t>& cursor) {
 // Genes per tile: rows of W that fit the cache; more when x is so sparse that a visit of a cell
 // would find nothing; fewer when there would not be four tiles a thread.
 template <typename T>
-int64_t tile_genes(const LinearArgs<T>& a) {
+int64_t tile_genes(const LinearLayer<T>& a, int threads) {
   const int64_t row_bytes = a.outputs * static_cast<int64_t>(sizeof(T));
   int64_t tile = kTileBytes / std::max<int64_t>(1, row_bytes);
   if (a.x.indptr == nullptr)
     tile *= 2;  // longer strips of x
   else
     tile = std::max(tile, kEntriesPerVisit * a.x.rows * a.x.genes / (a.x.stored + 1));
-  tile = std::min({tile, kMaxTile, (a.x.genes + 4 * a.threads - 1) / (4 * a.threads)});
+  tile = std::min({tile, kMaxTile, (a.x.genes + 4 * threads - 1) / (4 * threads)});
   return std::max<int64_t>(tile, 16);
 }
 
 template <typename T>
-Scratch<uint8_t> flag_genes(const LinearArgs<T>& a, bool reach_all) {
+Scratch<uint8_t> flag_genes(const LinearLayer<T>& a, bool reach_all) {
   Scratch<uint8_t> flags(a.x.genes, reach_all ? kReached : 0);
   for (int64_t i = 0; i < a.k; ++i) flags[a.chosen[i]] |= kChosen;
   for (int64_t i = 0; i < a.reach && a.reached[i] >= 0; ++i) flags[a.reached[i]] |= kReached;
@@ -381,60 +365,60 @@ Scratch<uint8_t> flag_genes(const LinearArgs<T>& a, bool reach_all) {
 }
 
 template <typename T>
-int team_size(const LinearArgs<T>& a, int64_t tasks) {
+int team_size(const LinearLayer<T>& a, int threads, int64_t tasks) {
   const int64_t entries = a.x.indptr != nullptr ? a.x.stored : a.x.rows * a.x.genes;
-  return entries < kSerialWork ? 1 : static_cast<int>(std::min<int64_t>(a.threads, tasks));
+  return entries < kSerialWork ? 1 : static_cast<int>(std::min<int64_t>(threads, tasks));
 }
 
 }  // namespace
 
 template <typename T>
-LinearReport masked_linear_forward(const LinearArgs<T>& a, const T* bias, T* y) {
-  LinearReport report = check_genes(a.chosen, a.k, a.x.genes, false);
-  if (report.fault == kLinearFine) report = check_genes(a.reached, a.reach, a.x.genes, true);
-  if (report.fault != kLinearFine) return report;
+Report masked_linear_forward(const LinearForward<T>& f, int threads) {
+  const LinearLayer<T>& a = f.layer;
+  const T* bias = f.bias;
+  T* y = f.y;
+  Report report = check_genes(a.chosen, a.k, a.x.genes, false);
+  if (report.fault == 0) report = check_genes(a.reached, a.reach, a.x.genes, true);
+  if (report.fault != 0) return report;
   const bool worth_it = a.x.genes <= std::max(kShortTable, 16 * (a.x.stored + a.k));
   const bool table = a.x.indptr != nullptr && y != nullptr && worth_it;
   const Scratch<uint8_t> flags = table ? flag_genes(a, false) : Scratch<uint8_t>();
-  const int team = team_size(a, a.x.rows);
+  const int team = team_size(a, threads, a.x.rows);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
   for (int64_t b = 0; b < a.x.rows; ++b) {
     T* row = y == nullptr ? nullptr : y + b * a.outputs;
     if (row != nullptr && bias != nullptr) std::copy(bias, bias + a.outputs, row);
     if (row != nullptr && bias == nullptr) std::fill(row, row + a.outputs, T(0));
-    LinearReport found = forward_row(a, table ? flags.data() : nullptr, b, row);
-    if (found.fault == kLinearFine && row != nullptr && !all_finite(row, a.outputs) &&
+    Report found = forward_row(a, table ? flags.data() : nullptr, b, row);
+    if (found.fault == 0 && row != nullptr && !all_finite(row, a.outputs) &&
         finite_terms(a, bias, b))
-      found = {kLinearOverflow, b, 0, 0, 1};
-    if (found.fault == kLinearFine) continue;
+      found = {kLinearOverflow, b, 0, 0, 0, 1};
+    if (found.fault == 0) continue;
     found.row = b;
 #pragma omp critical
-    {
-      const int64_t count = report.count + 1;
-      if (report.fault == kLinearFine || b < report.row) report = found;
-      report.count = count;
-    }
+    keep_first(report, found);
   }
   return report;
 }
 
 template <typename T>
-void masked_linear_backward(const LinearArgs<T>& a, const LinearGradients<T>& g) {
-  if (g.weight != nullptr)
-    prefer_huge_pages(g.weight, a.x.genes * a.outputs * static_cast<int64_t>(sizeof(T)));
-  if (g.bias != nullptr) {
-    std::fill(g.bias, g.bias + a.outputs, T(0));
+void masked_linear_backward(const LinearBackward<T>& g, int threads) {
+  const LinearLayer<T>& a = g.layer;
+  if (g.grad_weight != nullptr)
+    prefer_huge_pages(g.grad_weight, a.x.genes * a.outputs * static_cast<int64_t>(sizeof(T)));
+  if (g.grad_bias != nullptr) {
+    std::fill(g.grad_bias, g.grad_bias + a.outputs, T(0));
     for (int64_t b = 0; b < a.x.rows; ++b)
-      for (int64_t h = 0; h < a.outputs; ++h) g.bias[h] += g.delta[b * g.delta_stride + h];
+      for (int64_t h = 0; h < a.outputs; ++h) g.grad_bias[h] += g.delta[b * g.delta_stride + h];
   }
-  if (g.weight == nullptr && g.mask == nullptr) return;
-  const bool reach_all = g.mask != nullptr && a.reached == nullptr;
+  if (g.grad_weight == nullptr && g.grad_mask == nullptr) return;
+  const bool reach_all = g.grad_mask != nullptr && a.reached == nullptr;
   const Scratch<uint8_t> flags = flag_genes(a, reach_all);
-  const uint8_t wanted =
-      (g.mask != nullptr ? kReached : 0) | (g.weight != nullptr && !reach_all ? kChosen : 0);
-  const int64_t tile = tile_genes(a);
+  const uint8_t wanted = (g.grad_mask != nullptr ? kReached : 0) |
+                         (g.grad_weight != nullptr && !reach_all ? kChosen : 0);
+  const int64_t tile = tile_genes(a, threads);
   const int64_t tiles = (a.x.genes + tile - 1) / tile;
-  const int team = team_size(a, tiles);
+  const int team = team_size(a, threads, tiles);
   // A few consecutive tiles at a time: the cursors move on from one to the next.
   const int64_t run = std::max<int64_t>(1, tiles / (8 * team));
   const int64_t runs = (tiles + run - 1) / run;
@@ -451,7 +435,7 @@ void masked_linear_backward(const LinearArgs<T>& a, const LinearGradients<T>& g)
           seek<T, int32_t>(a, begin, s.cursor);
       }
       placed = busy;
-      run_tile(a, g, flags.data(), wanted, begin, end, busy, s);
+      run_tile(g, flags.data(), wanted, begin, end, busy, s);
     }
   };
   Rescue rescue;
@@ -459,7 +443,7 @@ void masked_linear_backward(const LinearArgs<T>& a, const LinearGradients<T>& g)
   {
     TileScratch<T> s;
     rescue.run([&] {
-      s.lanes.resize(g.mask != nullptr ? tile * kLanes<T> : 0);
+      s.lanes.resize(g.grad_mask != nullptr ? tile * kLine<T> : 0);
       s.cursor.resize(a.x.indptr != nullptr ? a.x.rows : 0);
       s.genes.resize(tile);
       s.values.resize(tile);
@@ -470,9 +454,9 @@ void masked_linear_backward(const LinearArgs<T>& a, const LinearGradients<T>& g)
   rescue.rethrow();
 }
 
-#define KN_INSTANTIATE(T)                                                                  \
-  template LinearReport masked_linear_forward<T>(const LinearArgs<T>&, const T* bias, T*); \
-  template void masked_linear_backward<T>(const LinearArgs<T>&, const LinearGradients<T>&);
+#define KN_INSTANTIATE(T)                                                 \
+  template Report masked_linear_forward<T>(const LinearForward<T>&, int); \
+  template void masked_linear_backward<T>(const LinearBackward<T>&, int);
 
 KN_INSTANTIATE(float)
 KN_INSTANTIATE(double)

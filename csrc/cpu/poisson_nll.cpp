@@ -22,8 +22,6 @@
 #include "lanes.h"
 #include "pages.h"
 
-#define KN_INLINE inline __attribute__((always_inline))
-
 namespace kernomics {
 namespace {
 
@@ -143,11 +141,11 @@ KN_INLINE Swept row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, cons
     const int64_t n = std::min(kBlock<T>, s.count - base), begin = s.first + base;
     // The hardware's prefetchers start anew with every page, which is one block.
     const int64_t ahead = std::min(2 * kBlock<T>, s.count - base);
-    for (int64_t j = kBlock<T>; j < ahead; j += 64 / sizeof(T)) __builtin_prefetch(z + base + j);
+    for (int64_t j = kBlock<T>; j < ahead; j += kLine<T>) __builtin_prefetch(z + base + j);
     bool beyond = false;
     if (t.indptr == nullptr) {
       const T* stored = t.values + b * t.row_stride + begin;
-      for (int64_t j = kBlock<T>; j < ahead; j += 64 / sizeof(T)) __builtin_prefetch(stored + j);
+      for (int64_t j = kBlock<T>; j < ahead; j += kLine<T>) __builtin_prefetch(stored + j);
       rates(t.kind, stored, n, unit, y);
       beyond = any_beyond(y, n, kMostRate<T>);
     } else if (t.wide_columns) {
@@ -226,7 +224,7 @@ PoissonReport prepare_row(const PoissonArgs<T>& a, int64_t b, double* unit, doub
   *unit = 0;
   *genes = static_cast<double>(a.genes);
   if (t.indptr != nullptr) {
-    const CsrReport found =
+    const Report found =
         t.wide_columns
             ? check_csr_row(t.indptr + b, static_cast<const int64_t*>(t.columns), t.stored, a.genes)
             : check_csr_row(t.indptr + b, static_cast<const int32_t*>(t.columns), t.stored,

@@ -25,8 +25,6 @@
 #include "scratch.h"
 #include "smallest.h"
 
-#define KN_INLINE inline __attribute__((always_inline))
-
 namespace kernomics {
 namespace {
 
@@ -88,19 +86,18 @@ KN_INLINE int64_t first_unsound_impl(const T* x, int64_t n) {
 KN_CLONES int64_t first_unsound(const float* x, int64_t n) { return first_unsound_impl(x, n); }
 KN_CLONES int64_t first_unsound(const double* x, int64_t n) { return first_unsound_impl(x, n); }
 
-KN_CLONES CsrReport check_row(const int64_t* indptr, const int32_t* columns, int64_t stored,
-                              int64_t genes) {
+KN_CLONES Report check_row(const int64_t* indptr, const int32_t* columns, int64_t stored,
+                           int64_t genes) {
   return check_csr_row(indptr, columns, stored, genes);
 }
-KN_CLONES CsrReport check_row(const int64_t* indptr, const int64_t* columns, int64_t stored,
-                              int64_t genes) {
+KN_CLONES Report check_row(const int64_t* indptr, const int64_t* columns, int64_t stored,
+                           int64_t genes) {
   return check_csr_row(indptr, columns, stored, genes);
 }
 
 template <typename T, typename C>
 TokenReport check(const TokenArgs<T>& a, int64_t b) {
-  const CsrReport csr =
-      check_row(a.indptr + b, static_cast<const C*>(a.columns), a.stored, a.genes);
+  const Report csr = check_row(a.indptr + b, static_cast<const C*>(a.columns), a.stored, a.genes);
   if (csr.fault != kCsrFine) return {csr.fault, b, csr.position, csr.value, 0, 1};
   if (a.noise.row_ids != nullptr && (a.noise.row_ids[b] < 0 || a.noise.row_ids[b] >> 48 != 0))
     return {kTokensCellId, b, 0, a.noise.row_ids[b], 0, 1};

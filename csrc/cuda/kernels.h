@@ -9,6 +9,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../common/fields.h"
+#include "../common/masked_linear.h"
+
 struct CUstream_st;
 
 namespace kernomics {
@@ -61,40 +64,13 @@ void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64
 
 // ---- masked_linear --------------------------------------------------------------------------
 
-enum ScalarKind : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
+// NaN in every row of y if a chosen gene is not one of the genes, and in a row whose pointers or
+// columns are at fault where they were met.
+void masked_linear_forward(const LinearForward<void>& params, CudaStream stream);
 
-// x [rows, genes]: CSR, or dense where `indptr` is null. Sums, the mask and the bias are float64
-// for a float64 weight, else float32. The values of x are of that kind or of the weight's.
-struct CudaLinearArgs {
-  const void* values;
-  int values_kind;
-  const int64_t* indptr;
-  const void* columns;  // int64 if `wide_columns`, else int32
-  bool wide_columns;
-  int64_t stored;                     // CSR: length of `columns`
-  int64_t row_stride, column_stride;  // dense
-  int64_t rows, genes;
-  const void* mask;  // [genes], `mask_stride` apart
-  int64_t mask_stride;
-  const int64_t* chosen;  // [k] ascending
-  int64_t k;
-  const int64_t* reached;  // [reach] ascending, −1 at the end; null for every gene
-  int64_t reach;
-  const void* weight;  // [genes, outputs], rows `weight_stride` apart
-  int weight_kind;
-  int64_t weight_stride, outputs;
-};
-
-// y [rows, outputs], of the weight's kind; bias may be null. NaN in every row if a chosen gene is
-// not one of the genes, and in a row whose pointers or columns are at fault where they were met.
-void masked_linear_forward(const CudaLinearArgs& args, const void* bias, void* y,
-                           CudaStream stream);
-
-// delta [rows, outputs], rows `delta_stride` apart, of the weight's kind, as grad_weight [genes,
-// outputs]; grad_mask [genes]. Null where not wanted. Both must hold zeros: only the rows of chosen
-// and the entries of reached genes are written. A gene in these lists that is none of the genes
-// leaves NaN at the one next to it.
-void masked_linear_backward(const CudaLinearArgs& args, const void* delta, int64_t delta_stride,
-                            void* grad_mask, void* grad_weight, CudaStream stream);
+// grad_mask and grad_weight must hold zeros: only the rows of chosen and the entries of reached
+// genes are written. A gene in these lists that is none of the genes leaves NaN at the one next to
+// it. grad_bias is not written.
+void masked_linear_backward(const LinearBackward<void>& params, CudaStream stream);
 
 }  // namespace kernomics

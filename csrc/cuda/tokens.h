@@ -1,6 +1,7 @@
 // The CUDA entry points of sample_tokens and embed_tokens; see kernels.h for what holds for all.
 #pragma once
 
+#include "../common/embed_tokens.h"
 #include "kernels.h"
 
 namespace kernomics {
@@ -43,40 +44,11 @@ void sample_tokens(const CudaTokenArgs<T>& args, CudaStream stream);
 
 // ---- embed_tokens ---------------------------------------------------------------------------
 
-// Tokens [cells, with_cls + tokens, width] of the given kind; other tensors are of the same kind.
-struct CudaEmbedShape {
-  const void* gene_ids;  // [cells, tokens], −1 for padding; int64 if `wide_ids`, else int32
-  bool wide_ids;
-  int64_t cells, tokens, genes, width;
-  bool concat;    // the token is [E_i ; x], else E_i + v
-  bool with_cls;  // a CLS token stands in front
-  int kind;       // ScalarKind
-};
-
-struct CudaEmbedInputs {
-  const void* table;  // [genes, width], rows `table_stride` apart
-  int64_t table_stride;
-  const void* values;                 // x [cells, tokens], or v [cells, tokens, width]
-  int64_t cell_stride, token_stride;  // of v
-  const void* cls;                    // [width], or null
-};
-
-struct CudaEmbedGradients {
-  const void* delta;  // of the tokens, which lie `token_stride` apart, over cells too
-  int64_t token_stride;
-  void* table;   // [genes, width], or null: not wanted, as the next two
-  void* values;  // [cells, tokens], or [cells, tokens, width]
-  void* cls;     // [width]
-};
-
 // A token of a gene outside [−1, genes) is NaN.
-void embed_tokens_forward(const CudaEmbedShape& shape, const CudaEmbedInputs& inputs, void* tokens,
-                          CudaStream stream);
+void embed_tokens_forward(const EmbedForward<void>& params, CudaStream stream);
 
-// Scratch of the gradient of the table; the others need none.
-size_t embed_tokens_backward_scratch(int64_t cells, int64_t tokens, int64_t genes);
+size_t embed_tokens_backward_scratch(const EmbedBackward<void>& params);
 
-void embed_tokens_backward(const CudaEmbedShape& shape, const CudaEmbedGradients& gradients,
-                           void* scratch, CudaStream stream);
+void embed_tokens_backward(const EmbedBackward<void>& params, void* scratch, CudaStream stream);
 
 }  // namespace kernomics

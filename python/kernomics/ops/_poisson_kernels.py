@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _native
-from ._common import address, raise_csr_fault, suffix
+from ._common import Report, address, raise_csr_fault, suffix
 from ._poisson import ACTIVATIONS, REDUCTIONS, TARGET_KINDS, Problem, compute_dtype
 
 T = TypeVar("T")
@@ -98,10 +98,10 @@ class Prepared:
 
 
 def _raise_fault(report: tuple[int, int, int, int, float, int], genes: int, panels: int) -> None:
-    fault, row, position, value, library, count = report
+    fault, row, _, value, library, count = report
     if fault <= 3:
         hint = "target and logits must share one gene order"
-        raise_csr_fault((fault, row, position, value, count), "target", genes, hint)
+        raise_csr_fault(Report(*report), "target", genes, hint)
     if fault == 4:
         raise ValueError(
             f"observed.panel_id names panels that do not exist in {count:,} cells, first cell "

@@ -11,6 +11,7 @@ from . import _native
 from ._common import (
     LIBRARY,
     STREAM_TOKENS,
+    Report,
     SparseRows,
     address,
     as_float,
@@ -62,7 +63,7 @@ def _outputs(
 def _raise_fault(report: tuple[int, int, int, int, float, int], genes: int, panels: int) -> None:
     fault, row, position, value, number, count = report
     hint = "the shape of counts must cover every gene"
-    raise_csr_fault((fault, row, position, value, count), "counts", genes, hint)
+    raise_csr_fault(Report(*report), "counts", genes, hint)
     rows = f"in {count:,} rows, first row {row:,}"
     if fault == 4:
         raise ValueError(
