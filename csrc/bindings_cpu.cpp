@@ -98,51 +98,6 @@ void gumbel_topk_relaxed_py(Address y, Address indices, int64_t rows, int64_t ge
 }
 
 template <typename T>
-py::tuple sample_tokens_py(Address values, Address indptr, Address columns, bool wide_columns,
-                           int64_t stored, int64_t rows, int64_t genes, Address seed,
-                           Address cell_ids, uint32_t stream, int64_t n_tokens, Address library,
-                           Address panel_id, Address panel_mask, Address panel_counts,
-                           int64_t panels, Address weights, bool expressed, bool log1p,
-                           double target_sum, Address gene_ids, Address tokens, Address offsets,
-                           int threads) {
-  TokenReport report;
-  {
-    py::gil_scoped_release release;
-    NoiseAddress noise{0, 0, stream, at<const int64_t>(cell_ids)};
-    if (seed != 0) {
-      noise.seed = at<const int64_t>(seed)[0];
-      noise.step = at<const int64_t>(seed)[1];
-    }
-    report = in_operation("sample_tokens", [&] {
-      return sample_tokens<T>({at<const T>(values),
-                               at<const int64_t>(indptr),
-                               at<const void>(columns),
-                               wide_columns,
-                               stored,
-                               rows,
-                               genes,
-                               noise,
-                               n_tokens,
-                               at<const double>(library),
-                               at<const int32_t>(panel_id),
-                               at<const uint8_t>(panel_mask),
-                               at<const int64_t>(panel_counts),
-                               panels,
-                               at<const float>(weights),
-                               expressed,
-                               log1p,
-                               target_sum,
-                               at<int32_t>(gene_ids),
-                               at<T>(tokens),
-                               at<int64_t>(offsets),
-                               threads});
-    });
-  }
-  return py::make_tuple(report.fault, report.row, report.position, report.value, report.number,
-                        report.count);
-}
-
-template <typename T>
 PoissonArgs<T> poisson_args(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
                             Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
                             Address library, Address panel, Address mask, Address counts,
@@ -243,8 +198,9 @@ PYBIND11_MODULE(_cpu, m) {
   define_kernel<LinearBackward, float, double>(
       m, "masked_linear_backward", "masked_linear, backward", "weight_kind",
       [](const auto& params, int threads) { masked_linear_backward(params, threads); });
-  m.def("sample_tokens_f32", &sample_tokens_py<float>);
-  m.def("sample_tokens_f64", &sample_tokens_py<double>);
+  define_kernel<SampleTokens, float, double>(
+      m, "sample_tokens", "sample_tokens", "kind",
+      [](const auto& params, int threads) { return sample_tokens(params, threads); });
   define_kernel<EmbedForward, float, double, BFloat16, Half>(
       m, "embed_tokens_forward", "embed_tokens", "kind",
       [](const auto& params, int threads) { return embed_tokens_forward(params, threads); });

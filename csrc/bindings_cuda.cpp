@@ -13,8 +13,6 @@
 
 using namespace kernomics;
 
-void define_tokens(py::module_& m);  // bindings_cuda_tokens.cpp
-
 namespace {
 
 using Address = std::uintptr_t;
@@ -88,7 +86,14 @@ PYBIND11_MODULE(_cuda, m) {
   define_gumbel_topk(m);
   define_kernel<LinearForward<void>>(m, "masked_linear_forward", masked_linear_forward);
   define_kernel<LinearBackward<void>>(m, "masked_linear_backward", masked_linear_backward);
-  define_tokens(m);
+  define_kernel_of<SampleTokens, float, double>(
+      m, "sample_tokens", "kind", [](const auto& params) { return sample_tokens_scratch(params); },
+      [](const auto& params, void* scratch, CudaStream stream) {
+        sample_tokens(params, scratch, stream);
+      });
+  define_kernel<EmbedForward<void>>(m, "embed_tokens_forward", embed_tokens_forward);
+  define_kernel<EmbedBackward<void>>(m, "embed_tokens_backward", embed_tokens_backward_scratch,
+                                     embed_tokens_backward);
   define_poisson(m);
   m.attr("__version__") = KERNOMICS_VERSION;
   m.attr("compiler") = KERNOMICS_CUDA_COMPILER;

@@ -25,7 +25,32 @@ void define_kernel(py::module_& m, const char* name, void (*run)(const Params&, 
   });
 }
 
-// A kernel, and `name`_scratch, which tells how many bytes of scratch it wants.
+// A kernel for each type that the parameter `kind` may name, and `name`_scratch, which tells how
+// many bytes of scratch it wants.
+template <template <typename> class Params, typename... Types, typename Scratch, typename Run>
+void define_kernel_of(py::module_& m, const char* name, const char* kind, Scratch scratch,
+                      Run run) {
+  m.def((std::string(name) + "_scratch").c_str(), [=](const py::dict& given) {
+    Named named(name, given);
+    return with_kind<Types...>(named, kind, named.kind(kind), [&](auto zero) -> size_t {
+      Params<decltype(zero)> params{};
+      named.fill(params);
+      return scratch(params);
+    });
+  });
+  m.def(name, [=](const py::dict& given) {
+    Named named(name, given);
+    with_kind<Types...>(named, kind, named.kind(kind), [&](auto zero) {
+      Params<decltype(zero)> params{};
+      CudaCall call{};
+      named.fill(params, call);
+      py::gil_scoped_release release;
+      run(params, call.scratch, call.cuda_stream);
+    });
+  });
+}
+
+// The same of one type.
 template <typename Params>
 void define_kernel(py::module_& m, const char* name, size_t (*scratch)(const Params&),
                    void (*run)(const Params&, void* scratch, CudaStream)) {

@@ -8,6 +8,7 @@
 #include "../common/embed_tokens.h"
 #include "../common/gumbel_topk.h"
 #include "../common/masked_linear.h"
+#include "../common/sample_tokens.h"
 #include "report.h"
 
 namespace kernomics {
@@ -76,52 +77,17 @@ void masked_linear_backward(const LinearBackward<T>& params, int threads);
 
 // What is wrong with the arguments of sample_tokens; 1 to 3 are those of csr.h.
 enum TokenFault : int {
-  kTokensFine = 0,
   kTokensCellId = 4,   // outside [0, 2⁴⁸)
   kTokensPanel = 5,    // a panel id outside [0, panels)
   kTokensLibrary = 6,  // negative, NaN or infinite, given or summed; so for the next
   kTokensCount = 7,
-  kTokensWeight = 8,  // no weight_fits
+  kTokensWeight = 8,  // no weight_fits; the rows are genes
   kTokensFaults = 9,  // how many codes there are
 };
 
-struct TokenReport {
-  int fault = kTokensFine;
-  int64_t row = 0;       // the first bad row; the first bad gene of kTokensWeight
-  int64_t position = 0;  // in the row
-  int64_t value = 0;     // what was found there
-  double number = 0;     // the same where it is no integer
-  int64_t count = 0;     // rows (genes) with this fault
-};
-
-// A null pointer stands for: the row's position (noise.row_ids), its sum (library), every gene
-// observed (panels), uniform (weights).
+// Counts the rows with the first bad row's fault.
 template <typename T>
-struct TokenArgs {
-  const T* values;  // CSR [rows, genes]
-  const int64_t* indptr;
-  const void* columns;  // int64 if `wide_columns`, else int32
-  bool wide_columns;
-  int64_t stored, rows, genes;
-  NoiseAddress noise;
-  int64_t n_tokens;
-  const double* library;        // [rows]
-  const int32_t* panel_id;      // [rows]
-  const uint8_t* panel_mask;    // [panels, genes], 1 where observed
-  const int64_t* panel_counts;  // [panels], how many are
-  int64_t panels;
-  const float* weights;  // [genes]
-  bool expressed;        // candidates are the row's own genes, not all observed ones
-  bool log1p;            // else raw counts
-  double target_sum;     // 0: counts are not divided by the library
-  int32_t* gene_ids;     // [rows, n_tokens], ascending, −1 where there are no more candidates
-  T* tokens;             // [rows, n_tokens], their values, 0 there
-  int64_t* offsets;      // [rows + 1] for rows without gaps (the rest of the room then is −1 and 0)
-  int threads;
-};
-
-template <typename T>
-TokenReport sample_tokens(const TokenArgs<T>& args);
+Report sample_tokens(const SampleTokens<T>& params, int threads);
 
 // Reports a gene id outside [−1, genes), and then writes no tokens.
 template <typename T>

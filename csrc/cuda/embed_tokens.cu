@@ -19,7 +19,6 @@
 #include <initializer_list>
 
 #include "embed_gradients.cuh"
-#include "tokens.h"
 
 namespace kernomics {
 namespace {

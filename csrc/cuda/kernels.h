@@ -9,8 +9,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../common/fields.h"
+#include "../common/embed_tokens.h"
 #include "../common/masked_linear.h"
+#include "../common/sample_tokens.h"
 
 struct CUstream_st;
 
@@ -72,5 +73,23 @@ void masked_linear_forward(const LinearForward<void>& params, CudaStream stream)
 // genes are written. A gene in these lists that is none of the genes leaves NaN at the one next to
 // it. grad_bias is not written.
 void masked_linear_backward(const LinearBackward<void>& params, CudaStream stream);
+
+// ---- sample_tokens --------------------------------------------------------------------------
+
+// A row with a fault gets genes 0, 1, … and NaN.
+template <typename T>
+size_t sample_tokens_scratch(const SampleTokens<T>& params);
+
+template <typename T>
+void sample_tokens(const SampleTokens<T>& params, void* scratch, CudaStream stream);
+
+// ---- embed_tokens ---------------------------------------------------------------------------
+
+// A token of a gene outside [−1, genes) is NaN.
+void embed_tokens_forward(const EmbedForward<void>& params, CudaStream stream);
+
+size_t embed_tokens_backward_scratch(const EmbedBackward<void>& params);
+
+void embed_tokens_backward(const EmbedBackward<void>& params, void* scratch, CudaStream stream);
 
 }  // namespace kernomics

@@ -1,17 +1,17 @@
-// The CUDA entry points of sample_tokens and embed_tokens; see kernels.h for what holds for all.
+// The parameters of sample_tokens. Row-major, contiguous.
 #pragma once
 
-#include "../common/embed_tokens.h"
-#include "kernels.h"
+#include <cstdint>
+
+#include "fields.h"
 
 namespace kernomics {
 
-// ---- sample_tokens --------------------------------------------------------------------------
-
 // A null pointer stands for: the row's position (cell_ids), its sum (library), every gene observed
-// (panels), uniform (weights), no draw (seed). A row with a fault gets genes 0, 1, … and NaN.
+// (panels), uniform (weights), no draw (seed).
 template <typename T>
-struct CudaTokenArgs {
+struct SampleTokens {
+  int kind;         // ScalarKind of T
   const T* values;  // CSR [rows, genes]
   const int64_t* indptr;
   const void* columns;  // int64 if `wide_columns`, else int32
@@ -33,22 +33,9 @@ struct CudaTokenArgs {
   int32_t* gene_ids;     // [rows, n_tokens], ascending, −1 where there are no more candidates
   T* tokens;             // [rows, n_tokens], their values, 0 there
   int64_t* offsets;      // [rows + 1] for rows without gaps (the rest of the room then is −1 and 0)
-  void* scratch;
+  KN_FIELDS(kind, values, indptr, columns, wide_columns, stored, rows, genes, seed, cell_ids,
+            stream, n_tokens, library, panel_id, panel_mask, panel_counts, panels, weights,
+            expressed, log1p, target_sum, gene_ids, tokens, offsets)
 };
-
-template <typename T>
-size_t sample_tokens_scratch(int64_t rows, int64_t genes, int64_t n_tokens, bool ragged);
-
-template <typename T>
-void sample_tokens(const CudaTokenArgs<T>& args, CudaStream stream);
-
-// ---- embed_tokens ---------------------------------------------------------------------------
-
-// A token of a gene outside [−1, genes) is NaN.
-void embed_tokens_forward(const EmbedForward<void>& params, CudaStream stream);
-
-size_t embed_tokens_backward_scratch(const EmbedBackward<void>& params);
-
-void embed_tokens_backward(const EmbedBackward<void>& params, void* scratch, CudaStream stream);
 
 }  // namespace kernomics
