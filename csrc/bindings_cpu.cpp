@@ -54,108 +54,6 @@ void define_kernel(py::module_& m, const char* name, const char* operation, cons
   });
 }
 
-template <typename T>
-py::tuple gumbel_topk_forward_py(Address scores, int64_t row_stride, int64_t rows, int64_t genes,
-                                 int64_t k, double noise_scale, Address seed, Address row_ids,
-                                 uint32_t stream, double tau, int relaxation, int64_t reach,
-                                 Address y, Address mask, Address indices, Address grad_indices,
-                                 int threads) {
-  RowReport report;
-  {
-    py::gil_scoped_release release;
-    NoiseAddress noise{0, 0, stream, at<const int64_t>(row_ids)};
-    if (noise_scale != 0) {
-      noise.seed = at<const int64_t>(seed)[0];
-      noise.step = at<const int64_t>(seed)[1];
-    }
-    report = in_operation("gumbel_topk", [&] {
-      return gumbel_topk_forward<T>({at<const T>(scores), row_stride, rows, genes, k, noise_scale,
-                                     noise, tau, relaxation, reach, at<T>(y), at<T>(mask),
-                                     at<int64_t>(indices), at<int64_t>(grad_indices), threads});
-    });
-  }
-  return py::make_tuple(report.fault, report.row, report.count, report.first);
-}
-
-template <typename T>
-void gumbel_topk_backward_py(Address y, Address indices, Address u, int64_t rows, int64_t genes,
-                             int64_t k, double tau, int relaxation, Address grad, int threads) {
-  py::gil_scoped_release release;
-  in_operation("gumbel_topk, backward", [&] {
-    gumbel_topk_backward<T>(at<const T>(y), at<const int64_t>(indices), at<const T>(u), rows, genes,
-                            k, tau, relaxation, at<T>(grad), threads);
-  });
-}
-
-template <typename T>
-void gumbel_topk_relaxed_py(Address y, Address indices, int64_t rows, int64_t genes, int64_t k,
-                            double tau, int relaxation, Address gamma, int threads) {
-  py::gil_scoped_release release;
-  in_operation("relaxed_mask", [&] {
-    gumbel_topk_relaxed<T>(at<const T>(y), at<const int64_t>(indices), rows, genes, k, tau,
-                           relaxation, at<T>(gamma), threads);
-  });
-}
-
-template <typename T>
-PoissonArgs<T> poisson_args(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
-                            Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
-                            Address library, Address panel, Address mask, Address counts,
-                            int64_t panels, int activation, double target_sum, double eps,
-                            bool full, int threads) {
-  return {rows,
-          genes,
-          {kind, at<const T>(values), at<const int64_t>(indptr), at<const void>(columns),
-           wide_columns, stored, row_stride, at<const double>(library)},
-          {at<const int32_t>(panel), at<const uint8_t>(mask), at<const int64_t>(counts), panels},
-          activation,
-          target_sum,
-          eps,
-          full,
-          threads};
-}
-
-template <typename T>
-py::tuple poisson_prepare_py(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
-                             Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
-                             Address library, Address panel, Address mask, Address counts,
-                             int64_t panels, int activation, double target_sum, double eps,
-                             bool full, int threads, int reduction, Address units,
-                             Address weights) {
-  PoissonReport r;
-  {
-    py::gil_scoped_release release;
-    r = poisson_prepare<T>(poisson_args<T>(rows, genes, kind, values, indptr, columns, wide_columns,
-                                           stored, row_stride, library, panel, mask, counts, panels,
-                                           activation, target_sum, eps, full, threads),
-                           reduction, at<double>(units), at<double>(weights));
-  }
-  return py::make_tuple(r.fault, r.row, r.position, r.value, r.library, r.count);
-}
-
-template <typename T>
-py::tuple poisson_sweep_py(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
-                           Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
-                           Address library, Address panel, Address mask, Address counts,
-                           int64_t panels, int activation, double target_sum, double eps, bool full,
-                           int threads, Address units, Address weights, int64_t first,
-                           int64_t count, Address logits, int64_t logits_stride, Address sums,
-                           Address loss, Address gradient, int64_t gradient_stride,
-                           Address upstream, int64_t upstream_stride) {
-  PoissonReport r;
-  {
-    py::gil_scoped_release release;
-    r = poisson_sweep<T>(
-        poisson_args<T>(rows, genes, kind, values, indptr, columns, wide_columns, stored,
-                        row_stride, library, panel, mask, counts, panels, activation, target_sum,
-                        eps, full, threads),
-        {first, count, at<const T>(logits), logits_stride, at<double>(sums), at<T>(loss),
-         at<T>(gradient), gradient_stride, at<const T>(upstream), upstream_stride},
-        at<const double>(units), at<const double>(weights));
-  }
-  return py::make_tuple(r.fault, r.row, r.position, r.value, r.library, r.count);
-}
-
 double weighted_sum_py(Address values, Address weights, int64_t count) {
   double sum = 0;
   for (int64_t i = 0; i < count; ++i)
@@ -186,12 +84,15 @@ void log1p_py(Address x, int64_t count, Address out) {
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "CPU kernels of kernomics, called through kernomics.ops";
-  m.def("gumbel_topk_forward_f32", &gumbel_topk_forward_py<float>);
-  m.def("gumbel_topk_forward_f64", &gumbel_topk_forward_py<double>);
-  m.def("gumbel_topk_backward_f32", &gumbel_topk_backward_py<float>);
-  m.def("gumbel_topk_backward_f64", &gumbel_topk_backward_py<double>);
-  m.def("gumbel_topk_relaxed_f32", &gumbel_topk_relaxed_py<float>);
-  m.def("gumbel_topk_relaxed_f64", &gumbel_topk_relaxed_py<double>);
+  define_kernel<GumbelTopk, float, double>(
+      m, "gumbel_topk_forward", "gumbel_topk", "kind",
+      [](const auto& params, int threads) { return gumbel_topk_forward(params, threads); });
+  define_kernel<RelaxedTopk, float, double>(
+      m, "gumbel_topk_backward", "gumbel_topk, backward", "kind",
+      [](const auto& params, int threads) { gumbel_topk_backward(params, threads); });
+  define_kernel<RelaxedTopk, float, double>(
+      m, "gumbel_topk_relaxed", "relaxed_mask", "kind",
+      [](const auto& params, int threads) { gumbel_topk_relaxed(params, threads); });
   define_kernel<LinearForward, float, double>(
       m, "masked_linear_forward", "masked_linear", "weight_kind",
       [](const auto& params, int threads) { return masked_linear_forward(params, threads); });
@@ -207,10 +108,12 @@ PYBIND11_MODULE(_cpu, m) {
   define_kernel<EmbedBackward, float, double, BFloat16, Half>(
       m, "embed_tokens_backward", "embed_tokens, backward", "kind",
       [](const auto& params, int threads) { embed_tokens_backward(params, threads); });
-  m.def("poisson_prepare_f32", &poisson_prepare_py<float>);
-  m.def("poisson_prepare_f64", &poisson_prepare_py<double>);
-  m.def("poisson_sweep_f32", &poisson_sweep_py<float>);
-  m.def("poisson_sweep_f64", &poisson_sweep_py<double>);
+  define_kernel<PoissonPrepare, float, double>(
+      m, "poisson_prepare", "poisson_nll", "values_kind",
+      [](const auto& params, int threads) { return poisson_prepare(params, threads); });
+  define_kernel<PoissonSweep, float, double>(
+      m, "poisson_sweep", "poisson_nll", "values_kind",
+      [](const auto& params, int threads) { return poisson_sweep(params, threads); });
   m.def("weighted_sum", &weighted_sum_py);
   m.def("philox4x32_10", &philox4x32_10_py);
   m.def("gumbel", &gumbel_py);

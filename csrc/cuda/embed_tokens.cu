@@ -23,8 +23,6 @@
 namespace kernomics {
 namespace {
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // ---- forward --------------------------------------------------------------------------------
 
 template <typename T, typename I>

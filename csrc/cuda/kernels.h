@@ -10,7 +10,9 @@
 #include <cstdint>
 
 #include "../common/embed_tokens.h"
+#include "../common/gumbel_topk.h"
 #include "../common/masked_linear.h"
+#include "../common/poisson_nll.h"
 #include "../common/sample_tokens.h"
 
 struct CUstream_st;
@@ -21,47 +23,18 @@ using CudaStream = CUstream_st*;
 
 // ---- gumbel_topk ----------------------------------------------------------------------------
 
-// y = scores + scale·g; no noise for scale 0, and then seed and row_ids are not read.
 template <typename T>
-struct CudaGumbelTopkArgs {
-  const T* scores;  // [rows, genes], rows `row_stride` apart
-  int64_t row_stride, rows, genes, k;
-  double noise_scale;
-  const int64_t* seed;     // (key, step)
-  const int64_t* row_ids;  // [rows], or null for 0 … rows − 1
-  uint32_t stream;         // of random words
-  double tau;
-  int relaxation;
-  int64_t reach;          // capacity of grad_indices, 0 for none
-  T* y;                   // [rows, genes] or null
-  T* mask;                // [rows, genes], NaN in rows with a fault
-  int64_t* indices;       // [rows, k], in range in every row
-  int64_t* grad_indices;  // [rows, reach]
-  int32_t* faults;        // [rows, 2]: a RowFault and its count
-  void* scratch;
-};
+size_t gumbel_topk_forward_scratch(const GumbelTopk<T>& params);
 
 template <typename T>
-size_t gumbel_topk_forward_scratch(int64_t rows, int64_t genes, int64_t k, int relaxation,
-                                   int64_t reach, bool keep_y);
+void gumbel_topk_forward(const GumbelTopk<T>& params, void* scratch, CudaStream stream);
 
 template <typename T>
-void gumbel_topk_forward(const CudaGumbelTopkArgs<T>& args, CudaStream stream);
+size_t gumbel_topk_relaxed_scratch(const RelaxedTopk<T>& params);
 
-// Scratch of the two functions below.
+// out = Γ(y), or with a u that is not null uᵀ ∂Γ/∂y.
 template <typename T>
-size_t gumbel_topk_relaxed_scratch(int64_t rows, int64_t genes, int64_t k, int relaxation);
-
-// grad [rows, genes] = uᵀ ∂Γ/∂y at the kept y and indices [rows, k].
-template <typename T>
-void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_t rows,
-                          int64_t genes, int64_t k, double tau, int relaxation, T* grad,
-                          void* scratch, CudaStream stream);
-
-// gamma [rows, genes] = Γ(y).
-template <typename T>
-void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64_t genes, int64_t k,
-                         double tau, int relaxation, T* gamma, void* scratch, CudaStream stream);
+void gumbel_topk_relaxed(const RelaxedTopk<T>& params, void* scratch, CudaStream stream);
 
 // ---- masked_linear --------------------------------------------------------------------------
 
@@ -91,5 +64,16 @@ void embed_tokens_forward(const EmbedForward<void>& params, CudaStream stream);
 size_t embed_tokens_backward_scratch(const EmbedBackward<void>& params);
 
 void embed_tokens_backward(const EmbedBackward<void>& params, void* scratch, CudaStream stream);
+
+// ---- poisson_nll ----------------------------------------------------------------------------
+
+// A row whose panel, library or row pointers are at fault gets the weight NaN.
+void poisson_prepare(const PoissonPrepare<void>& params, CudaStream stream);
+
+void poisson_sweep(const PoissonSweep<void>& params, CudaStream stream);
+
+void poisson_finish(const PoissonFinish& params, CudaStream stream);
+
+void poisson_scale(const PoissonScale& params, CudaStream stream);
 
 }  // namespace kernomics

@@ -378,8 +378,8 @@ void masked_linear_backward(const LinearBackward<void>& g, CudaStream stream) {
       launch(name, gene_kernel<Source, A, W>, count, kThreads, 0, stream, source, a.x.rows,
              a.x.genes, list, mask, a.mask_stride, weight, a.weight_stride, a.outputs, d,
              g.delta_stride, dm, dw);
-      launch(name, spoil_kernel<A, W>, (count + kThreads - 1) / kThreads, kThreads, 0, stream,
-             a.x.genes, list, count, dm != nullptr, a.outputs, dm, dw);
+      launch(name, spoil_kernel<A, W>, divide_up(count, kThreads), kThreads, 0, stream, a.x.genes,
+             list, count, dm != nullptr, a.outputs, dm, dw);
     };
     if (g.grad_weight != nullptr)
       per_gene("masked_linear_grad_weight", a.chosen, a.k, nullptr, static_cast<W*>(g.grad_weight));
@@ -388,7 +388,7 @@ void masked_linear_backward(const LinearBackward<void>& g, CudaStream stream) {
       per_gene("masked_linear_grad_mask", a.reached, a.reach, static_cast<A*>(g.grad_mask),
                nullptr);
     else if (a.x.genes > 0)
-      launch("masked_linear_grad_mask", tile_kernel<Source, A, W>, (a.x.genes + kTile - 1) / kTile,
+      launch("masked_linear_grad_mask", tile_kernel<Source, A, W>, divide_up(a.x.genes, kTile),
              kThreads, 0, stream, source, a.x.rows, a.x.genes, weight, a.weight_stride, a.outputs,
              d, g.delta_stride, static_cast<A*>(g.grad_mask));
   });

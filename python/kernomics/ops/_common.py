@@ -48,11 +48,6 @@ class SparseRows(Protocol):
         """(rows, columns)."""
 
 
-def suffix(tensor: Tensor) -> str:
-    """Return the ending of the kernel's name for a float32 or float64 tensor."""
-    return "f64" if tensor.dtype == torch.float64 else "f32"
-
-
 def address(tensor: Tensor | None) -> int:
     """Return a tensor's address, 0 for none."""
     return 0 if tensor is None else tensor.data_ptr()
