@@ -1,6 +1,7 @@
 // What may be wrong with a row of compressed sparse rows, checked before it is read.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "clones.h"
@@ -33,6 +34,13 @@ KN_INLINE Report check_csr_row(const int64_t* indptr, const C* columns, int64_t 
     if (i > 0 && row[i] <= row[i - 1]) return {kCsrOrder, 0, i, row[i], 0, 1};
   }
   return {};
+}
+
+// The first entry of a row at or after a column.
+template <typename C>
+inline int64_t seek_entry(const int64_t* indptr, const C* columns, int64_t row, int64_t column) {
+  const C *begin = columns + indptr[row], *end = columns + indptr[row + 1];
+  return std::lower_bound(begin, end, static_cast<C>(column)) - columns;
 }
 
 }  // namespace kernomics

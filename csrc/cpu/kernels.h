@@ -1,4 +1,4 @@
-// The CPU kernels: plain functions on pointers and sizes, called by bindings_cpu.cpp.
+// The CPU kernels: plain functions on the structs of ../common, called by bindings_cpu.cpp.
 // T is float or double, for embed_tokens also BFloat16 or Half (half.h). Row-major, contiguous
 // unless a stride is given.
 #pragma once

@@ -206,14 +206,6 @@ KN_CLONES Swept sweep_row(const PoissonProblem<double>& a, const PoissonStrip<do
   return any_row(a, s, row);
 }
 
-// The first entry of a row at or after a gene.
-template <typename T, typename C>
-int64_t seek(const PoissonProblem<T>& a, int64_t b, int64_t gene) {
-  const C* columns = static_cast<const C*>(a.columns);
-  return std::lower_bound(columns + a.indptr[b], columns + a.indptr[b + 1], static_cast<C>(gene)) -
-         columns;
-}
-
 // ---- before the sweep -----------------------------------------------------------------------
 
 template <typename T>
@@ -314,8 +306,9 @@ Report poisson_sweep(const PoissonSweep<T>& p, int threads) {
   for (int64_t b = 0; b < a.rows; ++b) {
     Row<T> row{b, 0, static_cast<T>(p.units[b]), static_cast<T>(p.weights[b]), law};
     if (a.indptr != nullptr)
-      row.cursor =
-          a.wide_columns ? seek<T, int64_t>(a, b, s.first) : seek<T, int32_t>(a, b, s.first);
+      row.cursor = a.wide_columns
+                       ? seek_entry(a.indptr, static_cast<const int64_t*>(a.columns), b, s.first)
+                       : seek_entry(a.indptr, static_cast<const int32_t*>(a.columns), b, s.first);
     const Swept swept = sweep_row(a, s, row);
     s.sums[b] += swept.sum;
     if (std::isfinite(swept.sum) && !swept.rate && !swept.slope) continue;

@@ -24,14 +24,13 @@
 #include "philox_block.h"
 #include "scratch.h"
 #include "smallest.h"
+#include "token_values.h"
 
 namespace kernomics {
 namespace {
 
 constexpr uint32_t kEveryKey = 0xFFFFFFFFu;
 constexpr uint32_t kInfiniteKey = 0x7F800000u;  // E/w may overflow; genes of weight 0 are beyond it
-constexpr int64_t kSumLanes = 8;
-constexpr int64_t kTableGenes = int64_t(1) << 20;  // more: the row's entries are walked along
 constexpr int64_t kSerialWork = int64_t(1) << 15;  // words: too little to wake other threads for
 
 template <typename T>
@@ -41,29 +40,6 @@ struct TokenScratch {
   Scratch<Bracket> brackets;  // [panels], with weights: learnt from earlier rows; {0, 0}: none
   Scratch<T> counts;          // [genes], zeros between rows
 };
-
-template <typename T, typename C>
-struct Row {
-  const C* columns;
-  const T* values;
-  int64_t stored;
-  int64_t panel;        // 0 without panels
-  const uint8_t* mask;  // the panel's, or null
-};
-
-template <typename T>
-KN_INLINE double sum_impl(const T* x, int64_t n) {
-  double lanes[kSumLanes] = {};
-  int64_t i = 0;
-  for (; i + kSumLanes <= n; i += kSumLanes)
-    for (int64_t l = 0; l < kSumLanes; ++l) lanes[l] += static_cast<double>(x[i + l]);
-  for (int64_t l = 0; i < n; ++i, ++l) lanes[l] += static_cast<double>(x[i]);
-  double sum = 0;
-  for (int64_t l = 0; l < kSumLanes; ++l) sum += lanes[l];
-  return sum;
-}
-KN_CLONES double sum_of(const float* x, int64_t n) { return sum_impl(x, n); }
-KN_CLONES double sum_of(const double* x, int64_t n) { return sum_impl(x, n); }
 
 // ---- soundness ------------------------------------------------------------------------------
 
@@ -201,8 +177,8 @@ int64_t draw_missed(const SampleTokens<T>& a, int64_t b, const uint8_t* mask, ui
 }
 
 template <typename T, typename C>
-int64_t draw_observed(const SampleTokens<T>& a, int64_t b, const Row<T, C>& row, int32_t* genes,
-                      TokenScratch<T>& s) {
+int64_t draw_observed(const SampleTokens<T>& a, int64_t b, const TokenRow<T, C>& row,
+                      int32_t* genes, TokenScratch<T>& s) {
   const int64_t k = a.n_tokens, n = a.panel_id == nullptr ? a.genes : a.panel_counts[row.panel];
   if (k >= n) return all_observed(a, row.mask, genes);
   const bool weighted = a.weights != nullptr;
@@ -225,7 +201,7 @@ int64_t draw_observed(const SampleTokens<T>& a, int64_t b, const Row<T, C>& row,
 
 // Lists a row's own candidates; their keys are not known yet.
 template <typename T, typename C>
-void list_expressed(const SampleTokens<T>& a, const Row<T, C>& row, KeyList& list) {
+void list_expressed(const SampleTokens<T>& a, const TokenRow<T, C>& row, KeyList& list) {
   list.start(row.stored);
   int32_t* genes = list.genes.data();
   int64_t n = 0;
@@ -239,8 +215,8 @@ void list_expressed(const SampleTokens<T>& a, const Row<T, C>& row, KeyList& lis
 }
 
 template <typename T, typename C>
-int64_t draw_expressed(const SampleTokens<T>& a, int64_t b, const Row<T, C>& row, int32_t* genes,
-                       TokenScratch<T>& s) {
+int64_t draw_expressed(const SampleTokens<T>& a, int64_t b, const TokenRow<T, C>& row,
+                       int32_t* genes, TokenScratch<T>& s) {
   KeyList& list = s.list;
   list_expressed(a, row, list);
   const int64_t k = a.n_tokens;
@@ -265,92 +241,20 @@ int64_t draw_expressed(const SampleTokens<T>& a, int64_t b, const Row<T, C>& row
   return k;
 }
 
-// ---- their values ---------------------------------------------------------------------------
-
-// What the row's counts are multiplied by: target / library, nothing for a library of 0.
-struct Scale {
-  double target, library;
-};
-
-template <typename T, typename C>
-Scale scale_of(const SampleTokens<T>& a, int64_t b, const Row<T, C>& row) {
-  if (a.target_sum == 0) return {1, 1};
-  return {a.target_sum, a.library != nullptr ? a.library[b] : sum_of(row.values, row.stored)};
-}
-
-template <typename T>
-KN_INLINE T largest_impl(const T* x, int64_t n) {
-  T largest = 0;
-  for (int64_t i = 0; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
-  return largest;
-}
-KN_CLONES float largest_of(const float* x, int64_t n) { return largest_impl(x, n); }
-KN_CLONES double largest_of(const double* x, int64_t n) { return largest_impl(x, n); }
-
-template <typename T>
-KN_INLINE void look_up_impl(const T* counts, const int32_t* genes, int64_t n, T* __restrict__ out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = counts[genes[i]];
-}
-KN_CLONES void look_up(const float* counts, const int32_t* genes, int64_t n, float* out) {
-  look_up_impl(counts, genes, n, out);
-}
-KN_CLONES void look_up(const double* counts, const int32_t* genes, int64_t n, double* out) {
-  look_up_impl(counts, genes, n, out);
-}
-
-template <typename T>
-KN_INLINE void take_log1p_impl(int64_t n, T scale, T* __restrict__ x) {
-  for (int64_t i = 0; i < n; ++i) x[i] = log1p_nonnegative(x[i] * scale);
-}
-KN_CLONES void take_log1p(int64_t n, float scale, float* x) { take_log1p_impl(n, scale, x); }
-KN_CLONES void take_log1p(int64_t n, double scale, double* x) { take_log1p_impl(n, scale, x); }
-
-// The counts of genes that ascend as the row's columns do.
-template <typename T, typename C>
-void walk_along(const Row<T, C>& row, const int32_t* genes, int64_t n, T* out) {
-  int64_t i = 0;
-  for (int64_t p = 0; p < n; ++p) {
-    while (i < row.stored && row.columns[i] < genes[p]) ++i;
-    out[p] = i < row.stored && row.columns[i] == genes[p] ? row.values[i] : T(0);
-  }
-}
-
-template <typename T, typename C>
-void fill_values(const SampleTokens<T>& a, int64_t b, const Row<T, C>& row, const int32_t* genes,
-                 int64_t n, T* out, TokenScratch<T>& s) {
-  if (a.genes > kTableGenes) {
-    walk_along(row, genes, n, out);
-  } else {
-    T* counts = s.counts.data();
-    for (int64_t i = 0; i < row.stored; ++i) counts[row.columns[i]] = row.values[i];
-    look_up(counts, genes, n, out);
-    for (int64_t i = 0; i < row.stored; ++i) counts[row.columns[i]] = T(0);
-  }
-  if (!a.log1p) return;
-  const Scale by = scale_of(a, b, row);
-  const T scale = by.library > 0 ? static_cast<T>(by.target / by.library) : T(0);
-  constexpr T kLeast = std::numeric_limits<T>::min(), kMost = std::numeric_limits<T>::max() / 8;
-  if (by.library == 0 || (scale >= kLeast && largest_of(row.values, row.stored) < kMost / scale)) {
-    take_log1p(n, scale, out);
-  } else {
-    for (int64_t i = 0; i < n; ++i) out[i] = log1p_scaled(out[i], scale, by.target, by.library);
-  }
-}
-
 // ---- rows -----------------------------------------------------------------------------------
 
 // Returns how many tokens cell b has.
 template <typename T, typename C>
 int64_t sample_row(const SampleTokens<T>& a, int64_t b, TokenScratch<T>& s) {
   const int64_t first = a.indptr[b], panel = a.panel_id == nullptr ? 0 : a.panel_id[b];
-  const Row<T, C> row{static_cast<const C*>(a.columns) + first, a.values + first,
-                      a.indptr[b + 1] - first, panel,
-                      a.panel_id == nullptr ? nullptr : a.panel_mask + panel * a.genes};
+  const TokenRow<T, C> row{static_cast<const C*>(a.columns) + first, a.values + first,
+                           a.indptr[b + 1] - first, panel,
+                           a.panel_id == nullptr ? nullptr : a.panel_mask + panel * a.genes};
   int32_t* genes = a.gene_ids + b * a.n_tokens;
   T* tokens = a.tokens + b * a.n_tokens;
   const int64_t n =
       a.expressed ? draw_expressed(a, b, row, genes, s) : draw_observed(a, b, row, genes, s);
-  fill_values(a, b, row, genes, n, tokens, s);
+  fill_values(a, b, row, genes, n, tokens, s.counts.data());
   std::fill(genes + n, genes + a.n_tokens, -1);
   std::fill(tokens + n, tokens + a.n_tokens, T(0));
   return n;

@@ -1,5 +1,6 @@
-// The CUDA kernels' entry points: plain functions on device addresses, sizes and a stream, called
-// by bindings_cuda.cpp. T is float or double. Row-major, contiguous unless a stride is given.
+// The CUDA kernels' entry points: plain functions on the structs of ../common with device
+// addresses, and a stream, called by bindings_cuda.cpp. T is float or double; void where kinds name
+// the types.
 //
 // Nothing here allocates or synchronises, so every call can be captured in a CUDA graph: scratch
 // comes from the caller, of the size that the matching *_scratch function tells. A failed launch

@@ -12,6 +12,7 @@
 // Launches: 128 threads; 32 KB of shared memory at most. Nothing is allocated. An unsorted x or
 // unsorted lists of genes give wrong sums, but nothing leads outside the arrays.
 #include "block.cuh"
+#include "csr.cuh"
 #include "launch.h"
 #include "scalar.cuh"
 
@@ -45,11 +46,6 @@ struct Found {
   bool any;
 };
 
-// Where a cell's share of a tile lies.
-struct Range {
-  int64_t begin, end;
-};
-
 template <typename A, typename X, typename C>
 struct Sparse {
   using Sum = A;
@@ -58,13 +54,8 @@ struct Sparse {
   const X* values;
   int64_t stored;
 
-  // Where a row's entries stand; none if its pointers fall or leave what is stored.
-  __device__ bool fine(int64_t row) const {
-    return indptr[row] >= 0 && indptr[row] <= indptr[row + 1] && indptr[row + 1] <= stored;
-  }
-  __device__ Range entries(int64_t row) const {
-    return fine(row) ? Range{indptr[row], indptr[row + 1]} : Range{0, 0};
-  }
+  __device__ bool fine(int64_t row) const { return row_fits(indptr, stored, row); }
+  __device__ Range entries(int64_t row) const { return row_entries(indptr, stored, row); }
 
   // x[row, gene], 0 where nothing is stored.
   __device__ A find(int64_t row, int64_t gene) const {
@@ -88,6 +79,7 @@ struct Sparse {
     return p < k && chosen[p] == *gene ? static_cast<A>(widen(values[all.begin + i])) : A(0);
   }
 
+  // Where a cell's share of a tile lies.
   __device__ Range range(int64_t row, int64_t first_gene, int64_t last_gene) const {
     const Range all = entries(row);
     const int64_t begin = lower_bound(columns, all.begin, all.end, first_gene);

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads)
   const Stream<const uint8_t, V> observed(panel, shift);
 
   Range range{0, 0};
-  if constexpr (Sparse) row_entries(a, b, &range);
+  if constexpr (Sparse) range = row_entries(a.indptr, a.stored, b);
   Entries<A> entries(a, range);
   if constexpr (Sparse) {
     for (int i = block.thread; i < 2 * kTile<A>; i += kThreads) rates[i] = of_zero;

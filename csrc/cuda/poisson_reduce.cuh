@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads) library_kernel(PoissonProblem<void> 
   const int64_t b = blockIdx.x;
   const Y* values = static_cast<const Y*>(a.values);
   Range range{b * a.row_stride, b * a.row_stride + a.genes};
-  if (a.indptr != nullptr) row_entries(a, b, &range);
+  if (a.indptr != nullptr) range = row_entries(a.indptr, a.stored, b);
   double sum = 0;
   for (int64_t i = range.begin + block.thread; i < range.end; i += kThreads)
     sum += static_cast<double>(widen(values[i]));
@@ -56,8 +56,7 @@ __global__ void __launch_bounds__(kWide)
        b += static_cast<int64_t>(gridDim.x) * block.threads) {
     const int64_t genes = genes_of(b);
     bool fine = genes >= 0;
-    Range range;
-    if (a.indptr != nullptr) fine = row_entries(a, b, &range) && fine;
+    if (a.indptr != nullptr) fine = row_fits(a.indptr, a.stored, b) && fine;
     double unit = 0;
     if (a.target_kind == kTargetCounts) {
       const double library = a.library != nullptr ? a.library[b] : units[b];

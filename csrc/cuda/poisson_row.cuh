@@ -8,6 +8,7 @@
 
 #include "../common/activation.h"
 #include "block.cuh"
+#include "csr.cuh"
 #include "kernels.h"
 #include "scalar.cuh"
 
@@ -161,19 +162,6 @@ __device__ __forceinline__ void to_rates(int kind, A unit, A* x) {
 }
 
 // ---- the non-zeros of a row -----------------------------------------------------------------
-
-struct Range {
-  int64_t begin, end;
-};
-
-// Where a row's entries stand; none if its pointers fall or leave what is stored.
-__device__ inline bool row_entries(const PoissonProblem<void>& a, int64_t row, Range* entries) {
-  *entries = {a.indptr[row], a.indptr[row + 1]};
-  const bool fine =
-      entries->begin >= 0 && entries->begin <= entries->end && entries->end <= a.stored;
-  if (!fine) *entries = {0, 0};
-  return fine;
-}
 
 // Where y of a tile's gene stands in shared memory. What a thread reads, V at a time, it reads in
 // 16-byte words next to those of its neighbours.
