@@ -105,12 +105,13 @@ def _forward_parameters(
 ) -> _native.Parameters:
     """Return GumbelTopk in csrc/common/gumbel_topk.h from the op's arguments."""
     indices, mask, y, grad_indices = outputs
+    rows, genes = scores.shape
     return {
         "kind": SCALAR_KINDS[scores.dtype],
         "scores": scores.data_ptr(),
         "row_stride": scores.stride(0),
-        "rows": scores.shape[0],
-        "genes": scores.shape[1],
+        "rows": rows,
+        "genes": genes,
         "k": k,
         "noise_scale": checked_scale(noise_scale),
         "seed": address(seed),
@@ -176,14 +177,15 @@ def _from_kept(
 ) -> Tensor:
     """Run a kernel that reads the kept y and indices, on either device."""
     out = torch.empty_like(y)
+    rows, genes = y.shape
     u = None if u is None else u.contiguous()
     parameters: _native.Parameters = {
         "kind": SCALAR_KINDS[y.dtype],
         "y": y.data_ptr(),
         "indices": indices.data_ptr(),
         "u": address(u),
-        "rows": y.shape[0],
-        "genes": y.shape[1],
+        "rows": rows,
+        "genes": genes,
         "k": indices.shape[1],
         "tau": checked_temperature(tau),
         "relaxation": relaxation,

@@ -60,12 +60,13 @@ def _shape(
     gene_ids: Tensor, genes: int, width: int, dtype: torch.dtype, concat: bool, with_cls: bool
 ) -> _native.Parameters:
     """Return what forward and backward share: EmbedShape in csrc/common/embed_tokens.h."""
+    cells, tokens = gene_ids.shape
     return {
         "kind": SCALAR_KINDS[dtype],
         "gene_ids": gene_ids.data_ptr(),
         "wide_ids": gene_ids.dtype == torch.int64,
-        "cells": gene_ids.shape[0],
-        "tokens": gene_ids.shape[1],
+        "cells": cells,
+        "tokens": tokens,
         "genes": genes,
         "width": width,
         "concat": concat,

@@ -54,6 +54,7 @@ def _layer(
 ) -> _native.Parameters:
     """Return what forward and backward share: LinearLayer in csrc/common/masked_linear.h."""
     row_stride, column_stride = values.stride() if indptr is None else (0, 0)
+    genes, outputs = weight.shape
     return {
         "values": values.data_ptr(),
         "values_kind": SCALAR_KINDS[values.dtype],
@@ -64,7 +65,7 @@ def _layer(
         "row_stride": row_stride,
         "column_stride": column_stride,
         "rows": _rows(values, indptr),
-        "genes": weight.shape[0],
+        "genes": genes,
         "mask": mask.data_ptr(),
         "mask_stride": mask.stride(0),
         "chosen": chosen.data_ptr(),
@@ -74,7 +75,7 @@ def _layer(
         "weight": weight.data_ptr(),
         "weight_kind": SCALAR_KINDS[weight.dtype],
         "weight_stride": weight.stride(0),
-        "outputs": weight.shape[1],
+        "outputs": outputs,
     }
 
 
