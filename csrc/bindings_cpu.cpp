@@ -4,13 +4,13 @@
 
 #include <string>
 
+#include "bindings.h"
 #include "common/math.h"
 #include "common/philox.h"
 #include "cpu/half.h"
 #include "cpu/kernels.h"
 #include "cpu/scratch.h"
 
-namespace py = pybind11;
 using namespace kernomics;
 
 namespace {
@@ -22,254 +22,36 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-template <typename T>
-py::tuple gumbel_topk_forward_py(Address scores, int64_t row_stride, int64_t rows, int64_t genes,
-                                 int64_t k, double noise_scale, Address seed, Address row_ids,
-                                 uint32_t stream, double tau, int relaxation, int64_t reach,
-                                 Address y, Address mask, Address indices, Address grad_indices,
-                                 int threads) {
-  RowReport report;
-  {
-    py::gil_scoped_release release;
-    NoiseAddress noise{0, 0, stream, at<const int64_t>(row_ids)};
-    if (noise_scale != 0) {
-      noise.seed = at<const int64_t>(seed)[0];
-      noise.step = at<const int64_t>(seed)[1];
-    }
-    report = in_operation("gumbel_topk", [&] {
-      return gumbel_topk_forward<T>({at<const T>(scores), row_stride, rows, genes, k, noise_scale,
-                                     noise, tau, relaxation, reach, at<T>(y), at<T>(mask),
-                                     at<int64_t>(indices), at<int64_t>(grad_indices), threads});
+struct CpuCall {
+  int threads;
+  KN_FIELDS(threads)
+};
+
+py::tuple as_tuple(const Report& r) {
+  return py::make_tuple(r.fault, r.row, r.position, r.value, r.number, r.count);
+}
+
+// Defines a function of a dict of parameters and the number of threads, for each type that the
+// parameter `kind` may name. `operation` is its name in an error about memory.
+template <template <typename> class Params, typename... Types, typename Kernel>
+void define_kernel(py::module_& m, const char* name, const char* operation, const char* kind,
+                   Kernel kernel) {
+  m.def(name, [=](const py::dict& given) {
+    Named named(name, given);
+    return with_kind<Types...>(named, kind, named.kind(kind), [&](auto zero) {
+      Params<decltype(zero)> params{};
+      CpuCall call{};
+      named.fill(params, call);
+      const auto run = [&] {
+        py::gil_scoped_release release;
+        return in_operation(operation, [&] { return kernel(params, call.threads); });
+      };
+      if constexpr (std::is_void_v<decltype(run())>)
+        run();
+      else
+        return as_tuple(run());
     });
-  }
-  return py::make_tuple(report.fault, report.row, report.count, report.first);
-}
-
-template <typename T>
-void gumbel_topk_backward_py(Address y, Address indices, Address u, int64_t rows, int64_t genes,
-                             int64_t k, double tau, int relaxation, Address grad, int threads) {
-  py::gil_scoped_release release;
-  in_operation("gumbel_topk, backward", [&] {
-    gumbel_topk_backward<T>(at<const T>(y), at<const int64_t>(indices), at<const T>(u), rows, genes,
-                            k, tau, relaxation, at<T>(grad), threads);
   });
-}
-
-template <typename T>
-void gumbel_topk_relaxed_py(Address y, Address indices, int64_t rows, int64_t genes, int64_t k,
-                            double tau, int relaxation, Address gamma, int threads) {
-  py::gil_scoped_release release;
-  in_operation("relaxed_mask", [&] {
-    gumbel_topk_relaxed<T>(at<const T>(y), at<const int64_t>(indices), rows, genes, k, tau,
-                           relaxation, at<T>(gamma), threads);
-  });
-}
-
-template <typename T>
-LinearArgs<T> linear_args(Address values, Address indptr, Address columns, bool wide_columns,
-                          int64_t row_stride, int64_t column_stride, int64_t rows, int64_t genes,
-                          Address mask, int64_t mask_stride, Address chosen, int64_t k,
-                          Address reached, int64_t reach, Address weight, int64_t weight_stride,
-                          int64_t outputs, int64_t stored, int threads) {
-  return {{at<const T>(values), at<const int64_t>(indptr), at<const void>(columns), wide_columns,
-           stored, row_stride, column_stride, rows, genes},
-          at<const T>(mask),
-          mask_stride,
-          at<const int64_t>(chosen),
-          k,
-          at<const int64_t>(reached),
-          reach,
-          at<const T>(weight),
-          weight_stride,
-          outputs,
-          threads};
-}
-
-template <typename T>
-py::tuple masked_linear_forward_py(Address values, Address indptr, Address columns,
-                                   bool wide_columns, int64_t row_stride, int64_t column_stride,
-                                   int64_t rows, int64_t genes, Address mask, int64_t mask_stride,
-                                   Address chosen, int64_t k, Address reached, int64_t reach,
-                                   Address weight, int64_t weight_stride, int64_t outputs,
-                                   int64_t stored, int threads, Address bias, Address y) {
-  LinearReport report;
-  {
-    py::gil_scoped_release release;
-    report = in_operation("masked_linear", [&] {
-      return masked_linear_forward<T>(
-          linear_args<T>(values, indptr, columns, wide_columns, row_stride, column_stride, rows,
-                         genes, mask, mask_stride, chosen, k, reached, reach, weight, weight_stride,
-                         outputs, stored, threads),
-          at<const T>(bias), at<T>(y));
-    });
-  }
-  return py::make_tuple(report.fault, report.row, report.position, report.value, report.count);
-}
-
-template <typename T>
-void masked_linear_backward_py(Address values, Address indptr, Address columns, bool wide_columns,
-                               int64_t row_stride, int64_t column_stride, int64_t rows,
-                               int64_t genes, Address mask, int64_t mask_stride, Address chosen,
-                               int64_t k, Address reached, int64_t reach, Address weight,
-                               int64_t weight_stride, int64_t outputs, int64_t stored, int threads,
-                               Address delta, int64_t delta_stride, Address grad_mask,
-                               Address grad_weight, Address grad_bias) {
-  py::gil_scoped_release release;
-  in_operation("masked_linear, backward", [&] {
-    masked_linear_backward<T>(
-        linear_args<T>(values, indptr, columns, wide_columns, row_stride, column_stride, rows,
-                       genes, mask, mask_stride, chosen, k, reached, reach, weight, weight_stride,
-                       outputs, stored, threads),
-        {at<const T>(delta), delta_stride, at<T>(grad_mask), at<T>(grad_weight), at<T>(grad_bias)});
-  });
-}
-
-template <typename T>
-py::tuple sample_tokens_py(Address values, Address indptr, Address columns, bool wide_columns,
-                           int64_t stored, int64_t rows, int64_t genes, Address seed,
-                           Address cell_ids, uint32_t stream, int64_t n_tokens, Address library,
-                           Address panel_id, Address panel_mask, Address panel_counts,
-                           int64_t panels, Address weights, bool expressed, bool log1p,
-                           double target_sum, Address gene_ids, Address tokens, Address offsets,
-                           int threads) {
-  TokenReport report;
-  {
-    py::gil_scoped_release release;
-    NoiseAddress noise{0, 0, stream, at<const int64_t>(cell_ids)};
-    if (seed != 0) {
-      noise.seed = at<const int64_t>(seed)[0];
-      noise.step = at<const int64_t>(seed)[1];
-    }
-    report = in_operation("sample_tokens", [&] {
-      return sample_tokens<T>({at<const T>(values),
-                               at<const int64_t>(indptr),
-                               at<const void>(columns),
-                               wide_columns,
-                               stored,
-                               rows,
-                               genes,
-                               noise,
-                               n_tokens,
-                               at<const double>(library),
-                               at<const int32_t>(panel_id),
-                               at<const uint8_t>(panel_mask),
-                               at<const int64_t>(panel_counts),
-                               panels,
-                               at<const float>(weights),
-                               expressed,
-                               log1p,
-                               target_sum,
-                               at<int32_t>(gene_ids),
-                               at<T>(tokens),
-                               at<int64_t>(offsets),
-                               threads});
-    });
-  }
-  return py::make_tuple(report.fault, report.row, report.position, report.value, report.number,
-                        report.count);
-}
-
-EmbedShape embed_shape(Address gene_ids, bool wide_ids, int64_t cells, int64_t tokens,
-                       int64_t genes, int64_t width, bool concat, bool with_cls, int threads) {
-  return {
-      at<const void>(gene_ids), wide_ids, cells, tokens, genes, width, concat, with_cls, threads};
-}
-
-template <typename T>
-py::tuple embed_tokens_forward_py(Address gene_ids, bool wide_ids, int64_t cells, int64_t tokens,
-                                  int64_t genes, int64_t width, bool concat, bool with_cls,
-                                  int threads, Address table, int64_t table_stride, Address values,
-                                  int64_t cell_stride, int64_t token_stride, Address cls,
-                                  Address out) {
-  EmbedReport report;
-  {
-    py::gil_scoped_release release;
-    report = embed_tokens_forward<T>(
-        embed_shape(gene_ids, wide_ids, cells, tokens, genes, width, concat, with_cls, threads),
-        {at<const T>(table), table_stride, at<const T>(values), cell_stride, token_stride,
-         at<const T>(cls)},
-        at<T>(out));
-  }
-  return py::make_tuple(report.count, report.cell, report.token, report.id);
-}
-
-template <typename T>
-void embed_tokens_backward_py(Address gene_ids, bool wide_ids, int64_t cells, int64_t tokens,
-                              int64_t genes, int64_t width, bool concat, bool with_cls, int threads,
-                              Address delta, int64_t cell_stride, int64_t token_stride,
-                              Address grad_table, Address grad_values, Address grad_cls) {
-  py::gil_scoped_release release;
-  in_operation("embed_tokens, backward", [&] {
-    embed_tokens_backward<T>(
-        embed_shape(gene_ids, wide_ids, cells, tokens, genes, width, concat, with_cls, threads),
-        {at<const T>(delta), cell_stride, token_stride, at<T>(grad_table), at<T>(grad_values),
-         at<T>(grad_cls)});
-  });
-}
-
-template <typename T>
-void define_embed_tokens(py::module_& m, const std::string& suffix) {
-  m.def(("embed_tokens_forward_" + suffix).c_str(), &embed_tokens_forward_py<T>);
-  m.def(("embed_tokens_backward_" + suffix).c_str(), &embed_tokens_backward_py<T>);
-}
-
-template <typename T>
-PoissonArgs<T> poisson_args(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
-                            Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
-                            Address library, Address panel, Address mask, Address counts,
-                            int64_t panels, int activation, double target_sum, double eps,
-                            bool full, int threads) {
-  return {rows,
-          genes,
-          {kind, at<const T>(values), at<const int64_t>(indptr), at<const void>(columns),
-           wide_columns, stored, row_stride, at<const double>(library)},
-          {at<const int32_t>(panel), at<const uint8_t>(mask), at<const int64_t>(counts), panels},
-          activation,
-          target_sum,
-          eps,
-          full,
-          threads};
-}
-
-template <typename T>
-py::tuple poisson_prepare_py(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
-                             Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
-                             Address library, Address panel, Address mask, Address counts,
-                             int64_t panels, int activation, double target_sum, double eps,
-                             bool full, int threads, int reduction, Address units,
-                             Address weights) {
-  PoissonReport r;
-  {
-    py::gil_scoped_release release;
-    r = poisson_prepare<T>(poisson_args<T>(rows, genes, kind, values, indptr, columns, wide_columns,
-                                           stored, row_stride, library, panel, mask, counts, panels,
-                                           activation, target_sum, eps, full, threads),
-                           reduction, at<double>(units), at<double>(weights));
-  }
-  return py::make_tuple(r.fault, r.row, r.position, r.value, r.library, r.count);
-}
-
-template <typename T>
-py::tuple poisson_sweep_py(int64_t rows, int64_t genes, int kind, Address values, Address indptr,
-                           Address columns, bool wide_columns, int64_t stored, int64_t row_stride,
-                           Address library, Address panel, Address mask, Address counts,
-                           int64_t panels, int activation, double target_sum, double eps, bool full,
-                           int threads, Address units, Address weights, int64_t first,
-                           int64_t count, Address logits, int64_t logits_stride, Address sums,
-                           Address loss, Address gradient, int64_t gradient_stride,
-                           Address upstream, int64_t upstream_stride) {
-  PoissonReport r;
-  {
-    py::gil_scoped_release release;
-    r = poisson_sweep<T>(
-        poisson_args<T>(rows, genes, kind, values, indptr, columns, wide_columns, stored,
-                        row_stride, library, panel, mask, counts, panels, activation, target_sum,
-                        eps, full, threads),
-        {first, count, at<const T>(logits), logits_stride, at<double>(sums), at<T>(loss),
-         at<T>(gradient), gradient_stride, at<const T>(upstream), upstream_stride},
-        at<const double>(units), at<const double>(weights));
-  }
-  return py::make_tuple(r.fault, r.row, r.position, r.value, r.library, r.count);
 }
 
 double weighted_sum_py(Address values, Address weights, int64_t count) {
@@ -302,26 +84,36 @@ void log1p_py(Address x, int64_t count, Address out) {
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "CPU kernels of kernomics, called through kernomics.ops";
-  m.def("gumbel_topk_forward_f32", &gumbel_topk_forward_py<float>);
-  m.def("gumbel_topk_forward_f64", &gumbel_topk_forward_py<double>);
-  m.def("gumbel_topk_backward_f32", &gumbel_topk_backward_py<float>);
-  m.def("gumbel_topk_backward_f64", &gumbel_topk_backward_py<double>);
-  m.def("gumbel_topk_relaxed_f32", &gumbel_topk_relaxed_py<float>);
-  m.def("gumbel_topk_relaxed_f64", &gumbel_topk_relaxed_py<double>);
-  m.def("masked_linear_forward_f32", &masked_linear_forward_py<float>);
-  m.def("masked_linear_forward_f64", &masked_linear_forward_py<double>);
-  m.def("masked_linear_backward_f32", &masked_linear_backward_py<float>);
-  m.def("masked_linear_backward_f64", &masked_linear_backward_py<double>);
-  m.def("sample_tokens_f32", &sample_tokens_py<float>);
-  m.def("sample_tokens_f64", &sample_tokens_py<double>);
-  define_embed_tokens<float>(m, "f32");
-  define_embed_tokens<double>(m, "f64");
-  define_embed_tokens<BFloat16>(m, "bf16");
-  define_embed_tokens<Half>(m, "f16");
-  m.def("poisson_prepare_f32", &poisson_prepare_py<float>);
-  m.def("poisson_prepare_f64", &poisson_prepare_py<double>);
-  m.def("poisson_sweep_f32", &poisson_sweep_py<float>);
-  m.def("poisson_sweep_f64", &poisson_sweep_py<double>);
+  define_kernel<GumbelTopk, float, double>(
+      m, "gumbel_topk_forward", "gumbel_topk", "kind",
+      [](const auto& params, int threads) { return gumbel_topk_forward(params, threads); });
+  define_kernel<RelaxedTopk, float, double>(
+      m, "gumbel_topk_backward", "gumbel_topk, backward", "kind",
+      [](const auto& params, int threads) { gumbel_topk_backward(params, threads); });
+  define_kernel<RelaxedTopk, float, double>(
+      m, "gumbel_topk_relaxed", "relaxed_mask", "kind",
+      [](const auto& params, int threads) { gumbel_topk_relaxed(params, threads); });
+  define_kernel<LinearForward, float, double>(
+      m, "masked_linear_forward", "masked_linear", "weight_kind",
+      [](const auto& params, int threads) { return masked_linear_forward(params, threads); });
+  define_kernel<LinearBackward, float, double>(
+      m, "masked_linear_backward", "masked_linear, backward", "weight_kind",
+      [](const auto& params, int threads) { masked_linear_backward(params, threads); });
+  define_kernel<SampleTokens, float, double>(
+      m, "sample_tokens", "sample_tokens", "kind",
+      [](const auto& params, int threads) { return sample_tokens(params, threads); });
+  define_kernel<EmbedForward, float, double, BFloat16, Half>(
+      m, "embed_tokens_forward", "embed_tokens", "kind",
+      [](const auto& params, int threads) { return embed_tokens_forward(params, threads); });
+  define_kernel<EmbedBackward, float, double, BFloat16, Half>(
+      m, "embed_tokens_backward", "embed_tokens, backward", "kind",
+      [](const auto& params, int threads) { embed_tokens_backward(params, threads); });
+  define_kernel<PoissonPrepare, float, double>(
+      m, "poisson_prepare", "poisson_nll", "values_kind",
+      [](const auto& params, int threads) { return poisson_prepare(params, threads); });
+  define_kernel<PoissonSweep, float, double>(
+      m, "poisson_sweep", "poisson_nll", "values_kind",
+      [](const auto& params, int threads) { return poisson_sweep(params, threads); });
   m.def("weighted_sum", &weighted_sum_py);
   m.def("philox4x32_10", &philox4x32_10_py);
   m.def("gumbel", &gumbel_py);

@@ -1,141 +1,18 @@
 // kernomics._cuda: the CUDA kernels on device addresses, sizes and a stream. Shapes, dtypes and
 // strides are checked in python/kernomics/ops; nothing here knows of torch. Every call releases
 // the GIL. The module links the CUDA runtime statically and can be imported without a driver.
+#include "bindings_cuda.h"
+
 #include <pybind11/pybind11.h>
 
 #include <sstream>
 #include <string>
 
-#include "bindings_cuda_poisson.h"
 #include "cuda/kernels.h"
 
-namespace py = pybind11;
 using namespace kernomics;
 
-void define_tokens(py::module_& m);  // bindings_cuda_tokens.cpp
-
 namespace {
-
-using Address = std::uintptr_t;
-
-template <typename T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-CudaStream stream_at(Address address) { return reinterpret_cast<CudaStream>(address); }
-
-// ---- gumbel_topk ----------------------------------------------------------------------------
-
-template <typename T>
-void gumbel_topk_forward_py(Address scores, int64_t row_stride, int64_t rows, int64_t genes,
-                            int64_t k, double noise_scale, Address seed, Address row_ids,
-                            uint32_t stream, double tau, int relaxation, int64_t reach, Address y,
-                            Address mask, Address indices, Address grad_indices, Address faults,
-                            Address scratch, Address cuda_stream) {
-  py::gil_scoped_release release;
-  gumbel_topk_forward<T>(
-      {at<const T>(scores), row_stride, rows, genes, k, noise_scale, at<const int64_t>(seed),
-       at<const int64_t>(row_ids), stream, tau, relaxation, reach, at<T>(y), at<T>(mask),
-       at<int64_t>(indices), at<int64_t>(grad_indices), at<int32_t>(faults), at<void>(scratch)},
-      stream_at(cuda_stream));
-}
-
-template <typename T>
-void gumbel_topk_backward_py(Address y, Address indices, Address u, int64_t rows, int64_t genes,
-                             int64_t k, double tau, int relaxation, Address grad, Address scratch,
-                             Address cuda_stream) {
-  py::gil_scoped_release release;
-  gumbel_topk_backward<T>(at<const T>(y), at<const int64_t>(indices), at<const T>(u), rows, genes,
-                          k, tau, relaxation, at<T>(grad), at<void>(scratch),
-                          stream_at(cuda_stream));
-}
-
-template <typename T>
-void gumbel_topk_relaxed_py(Address y, Address indices, int64_t rows, int64_t genes, int64_t k,
-                            double tau, int relaxation, Address gamma, Address scratch,
-                            Address cuda_stream) {
-  py::gil_scoped_release release;
-  gumbel_topk_relaxed<T>(at<const T>(y), at<const int64_t>(indices), rows, genes, k, tau,
-                         relaxation, at<T>(gamma), at<void>(scratch), stream_at(cuda_stream));
-}
-
-void define_gumbel_topk(py::module_& m) {
-  m.def("gumbel_topk_forward_scratch_f32", &gumbel_topk_forward_scratch<float>);
-  m.def("gumbel_topk_forward_scratch_f64", &gumbel_topk_forward_scratch<double>);
-  m.def("gumbel_topk_forward_f32", &gumbel_topk_forward_py<float>);
-  m.def("gumbel_topk_forward_f64", &gumbel_topk_forward_py<double>);
-  m.def("gumbel_topk_relaxed_scratch_f32", &gumbel_topk_relaxed_scratch<float>);
-  m.def("gumbel_topk_relaxed_scratch_f64", &gumbel_topk_relaxed_scratch<double>);
-  m.def("gumbel_topk_backward_f32", &gumbel_topk_backward_py<float>);
-  m.def("gumbel_topk_backward_f64", &gumbel_topk_backward_py<double>);
-  m.def("gumbel_topk_relaxed_f32", &gumbel_topk_relaxed_py<float>);
-  m.def("gumbel_topk_relaxed_f64", &gumbel_topk_relaxed_py<double>);
-}
-
-CudaLinearArgs linear_args(Address values, Address indptr, Address columns, bool wide_columns,
-                           int64_t row_stride, int64_t column_stride, int64_t rows, int64_t genes,
-                           Address mask, int64_t mask_stride, Address chosen, int64_t k,
-                           Address reached, int64_t reach, Address weight, int64_t weight_stride,
-                           int64_t outputs, int64_t stored, int values_kind, int weight_kind) {
-  return {at<const void>(values),
-          values_kind,
-          at<const int64_t>(indptr),
-          at<const void>(columns),
-          wide_columns,
-          stored,
-          row_stride,
-          column_stride,
-          rows,
-          genes,
-          at<const void>(mask),
-          mask_stride,
-          at<const int64_t>(chosen),
-          k,
-          at<const int64_t>(reached),
-          reach,
-          at<const void>(weight),
-          weight_kind,
-          weight_stride,
-          outputs};
-}
-
-void masked_linear_forward_py(Address values, Address indptr, Address columns, bool wide_columns,
-                              int64_t row_stride, int64_t column_stride, int64_t rows,
-                              int64_t genes, Address mask, int64_t mask_stride, Address chosen,
-                              int64_t k, Address reached, int64_t reach, Address weight,
-                              int64_t weight_stride, int64_t outputs, int64_t stored,
-                              int values_kind, int weight_kind, Address bias, Address y,
-                              Address cuda_stream) {
-  py::gil_scoped_release release;
-  masked_linear_forward(
-      linear_args(values, indptr, columns, wide_columns, row_stride, column_stride, rows, genes,
-                  mask, mask_stride, chosen, k, reached, reach, weight, weight_stride, outputs,
-                  stored, values_kind, weight_kind),
-      at<const void>(bias), at<void>(y), stream_at(cuda_stream));
-}
-
-void masked_linear_backward_py(Address values, Address indptr, Address columns, bool wide_columns,
-                               int64_t row_stride, int64_t column_stride, int64_t rows,
-                               int64_t genes, Address mask, int64_t mask_stride, Address chosen,
-                               int64_t k, Address reached, int64_t reach, Address weight,
-                               int64_t weight_stride, int64_t outputs, int64_t stored,
-                               int values_kind, int weight_kind, Address delta,
-                               int64_t delta_stride, Address grad_mask, Address grad_weight,
-                               Address cuda_stream) {
-  py::gil_scoped_release release;
-  masked_linear_backward(
-      linear_args(values, indptr, columns, wide_columns, row_stride, column_stride, rows, genes,
-                  mask, mask_stride, chosen, k, reached, reach, weight, weight_stride, outputs,
-                  stored, values_kind, weight_kind),
-      at<const void>(delta), delta_stride, at<void>(grad_mask), at<void>(grad_weight),
-      stream_at(cuda_stream));
-}
-
-void define_masked_linear(py::module_& m) {
-  m.def("masked_linear_forward", &masked_linear_forward_py);
-  m.def("masked_linear_backward", &masked_linear_backward_py);
-}
 
 py::tuple split_list(const std::string& list) {
   py::list items;
@@ -148,10 +25,32 @@ py::tuple split_list(const std::string& list) {
 
 PYBIND11_MODULE(_cuda, m) {
   m.doc() = "CUDA kernels of kernomics, called through kernomics.ops";
-  define_gumbel_topk(m);
-  define_masked_linear(m);
-  define_tokens(m);
-  define_poisson(m);
+  define_kernel_of<GumbelTopk, float, double>(
+      m, "gumbel_topk_forward", "kind",
+      [](const auto& params) { return gumbel_topk_forward_scratch(params); },
+      [](const auto& params, void* scratch, CudaStream stream) {
+        gumbel_topk_forward(params, scratch, stream);
+      });
+  for (const char* name : {"gumbel_topk_backward", "gumbel_topk_relaxed"})
+    define_kernel_of<RelaxedTopk, float, double>(
+        m, name, "kind", [](const auto& params) { return gumbel_topk_relaxed_scratch(params); },
+        [](const auto& params, void* scratch, CudaStream stream) {
+          gumbel_topk_relaxed(params, scratch, stream);
+        });
+  define_kernel<LinearForward<void>>(m, "masked_linear_forward", masked_linear_forward);
+  define_kernel<LinearBackward<void>>(m, "masked_linear_backward", masked_linear_backward);
+  define_kernel_of<SampleTokens, float, double>(
+      m, "sample_tokens", "kind", [](const auto& params) { return sample_tokens_scratch(params); },
+      [](const auto& params, void* scratch, CudaStream stream) {
+        sample_tokens(params, scratch, stream);
+      });
+  define_kernel<EmbedForward<void>>(m, "embed_tokens_forward", embed_tokens_forward);
+  define_kernel<EmbedBackward<void>>(m, "embed_tokens_backward", embed_tokens_backward_scratch,
+                                     embed_tokens_backward);
+  define_kernel<PoissonPrepare<void>>(m, "poisson_prepare", poisson_prepare);
+  define_kernel<PoissonSweep<void>>(m, "poisson_sweep", poisson_sweep);
+  define_kernel<PoissonFinish>(m, "poisson_finish", poisson_finish);
+  define_kernel<PoissonScale>(m, "poisson_scale", poisson_scale);
   m.attr("__version__") = KERNOMICS_VERSION;
   m.attr("compiler") = KERNOMICS_CUDA_COMPILER;
   m.attr("architectures") = split_list(KERNOMICS_CUDA_ARCHITECTURES);

@@ -232,4 +232,10 @@ KN_HD double log1p_scaled(double count, double scale, double target, double libr
 // Whether E/w, for every word's E from 1.16e-10 to 22.87, is a normal float32; 0 draws nothing.
 KN_HD bool weight_fits(float w) { return w == 0.0f || (w >= 1e-36f && w <= 1e27f); }
 
+// Usable as a count or a library: not negative, NaN or infinite.
+template <typename T>
+KN_HD bool sound(T x) {
+  return x >= T(0) && x < static_cast<T>(INFINITY);
+}
+
 }  // namespace kernomics

@@ -26,6 +26,15 @@ struct PhiloxCounter {
   uint32_t c0, c1, c2, c3;
 };
 
+// A call's seed: (key, step), zeros where none is given.
+struct Seed {
+  int64_t key, step;
+};
+
+KN_HD Seed read_seed(const int64_t* seed) {
+  return seed == nullptr ? Seed{0, 0} : Seed{seed[0], seed[1]};
+}
+
 KN_HD PhiloxKey philox_key(int64_t seed) {
   return {static_cast<uint32_t>(seed), static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32)};
 }

@@ -8,3 +8,5 @@
 #else
 #define KN_CLONES
 #endif
+
+#define KN_INLINE inline __attribute__((always_inline))

@@ -21,8 +21,6 @@
 #include "pages.h"
 #include "scratch.h"
 
-#define KN_INLINE inline __attribute__((always_inline))
-
 namespace kernomics {
 namespace {
 
@@ -45,33 +43,33 @@ KN_INLINE int64_t id_at(const EmbedShape& s, int64_t position) {
 // ---- forward --------------------------------------------------------------------------------
 
 template <typename I>
-KN_INLINE EmbedReport check_impl(const I* ids, const EmbedShape& s) {
+KN_INLINE Report check_impl(const I* ids, const EmbedShape& s) {
   const int64_t count = s.cells * s.tokens;
   int bad = 0;
   for (int64_t p = 0; p < count; ++p) bad |= (ids[p] < -1) | (ids[p] >= s.genes);
   if (!bad) return {};
-  EmbedReport report;
+  Report report;
   for (int64_t p = 0; p < count; ++p) {
     if (ids[p] >= -1 && ids[p] < s.genes) continue;
-    if (report.count == 0) report = {p / s.tokens, p % s.tokens, ids[p], 0};
+    if (report.count == 0) report = {1, p / s.tokens, p % s.tokens, ids[p], 0, 0};
     ++report.count;
   }
   return report;
 }
 
-KN_CLONES EmbedReport check_ids(const EmbedShape& s) {
+KN_CLONES Report check_ids(const EmbedShape& s) {
   return s.wide_ids ? check_impl(static_cast<const int64_t*>(s.gene_ids), s)
                     : check_impl(static_cast<const int32_t*>(s.gene_ids), s);
 }
 
 // Tokens [begin, end), counted over all cells with their CLS tokens.
 template <typename T>
-KN_INLINE void write_impl(const EmbedShape& s, const EmbedInputs<T>& in, int64_t begin, int64_t end,
-                          T* tokens) {
+KN_INLINE void write_impl(const EmbedForward<T>& in, int64_t begin, int64_t end) {
+  const EmbedShape& s = in.shape;
   const int64_t length = s.tokens + s.with_cls, width = s.width;
   int64_t b = begin / length, k = begin % length - s.with_cls;
   for (int64_t t = begin; t < end; ++t) {
-    T* __restrict__ out = tokens + t * width;
+    T* __restrict__ out = in.out + t * width;
     const int64_t position = b * s.tokens + k;
     const int64_t gene = k < 0 ? -1 : id_at(s, position);
     if (k >= 0 && k + kAhead < s.tokens) {
@@ -145,8 +143,9 @@ KN_INLINE void add_rows(const T* const* rows, int64_t width, Wide<T>* __restrict
 
 // Genes [begin, end): their rows of dE, and dx or dv at their positions. `sum` [width] is scratch.
 template <typename T>
-KN_INLINE void sum_impl(const EmbedShape& s, const EmbedGradients<T>& g, const Order& sorted,
-                        int64_t begin, int64_t end, Wide<T>* scratch) {
+KN_INLINE void sum_impl(const EmbedBackward<T>& g, const Order& sorted, int64_t begin, int64_t end,
+                        Wide<T>* scratch) {
+  const EmbedShape& s = g.shape;
   constexpr int64_t kGroup = 4;
   constexpr bool direct = std::is_same<T, Wide<T>>::value;
   const int64_t width = s.width, last = static_cast<int64_t>(sorted.order.size());
@@ -157,7 +156,7 @@ KN_INLINE void sum_impl(const EmbedShape& s, const EmbedGradients<T>& g, const O
   for (int64_t j = begin; j < end; ++j) {
     const int64_t stop = sorted.starts[j + 1];
     Wide<T>* sum = scratch;
-    if constexpr (direct) sum = g.table + j * width;
+    if constexpr (direct) sum = g.grad_table + j * width;
     std::memset(sum, 0, width * sizeof(Wide<T>));
     for (int64_t i = sorted.starts[j]; i < stop; i += kGroup) {
       const int64_t n = std::min(kGroup, stop - i);
@@ -166,19 +165,19 @@ KN_INLINE void sum_impl(const EmbedShape& s, const EmbedGradients<T>& g, const O
         const Position p = sorted.order[i + m];
         rows[m] = delta_at(p);
         if (i + m + kAhead < last) prefetch_row(delta_at(sorted.order[i + m + kAhead]), width);
-        if (g.values == nullptr) continue;
+        if (g.grad_values == nullptr) continue;
         const int64_t position = p.cell * s.tokens + p.token;
         if (s.concat)
-          g.values[position] = rows[m][width - 1];
+          g.grad_values[position] = rows[m][width - 1];
         else
-          std::memcpy(g.values + position * width, rows[m], width * sizeof(T));
+          std::memcpy(g.grad_values + position * width, rows[m], width * sizeof(T));
       }
       if (n == 4) add_rows<4>(rows, width, sum);
       if (n == 3) add_rows<3>(rows, width, sum);
       if (n == 2) add_rows<2>(rows, width, sum);
       if (n == 1) add_rows<1>(rows, width, sum);
     }
-    T* row = g.table + j * width;
+    T* row = g.grad_table + j * width;
     if constexpr (!direct)
       for (int64_t h = 0; h < width; ++h) narrow(sum[h], row[h]);
     if (s.concat) std::memset(row + width - 1, 0, sizeof(T));
@@ -186,27 +185,25 @@ KN_INLINE void sum_impl(const EmbedShape& s, const EmbedGradients<T>& g, const O
 }
 
 template <typename T>
-KN_INLINE void cls_impl(const EmbedShape& s, const EmbedGradients<T>& g, Wide<T>* sum) {
+KN_INLINE void cls_impl(const EmbedBackward<T>& g, Wide<T>* sum) {
+  const EmbedShape& s = g.shape;
   std::memset(sum, 0, s.width * sizeof(Wide<T>));
   for (int64_t b = 0; b < s.cells; ++b) {
     const T* row = g.delta + b * g.cell_stride;
     add_rows<1>(&row, s.width, sum);
   }
-  for (int64_t h = 0; h < s.width; ++h) narrow(sum[h], g.cls[h]);
+  for (int64_t h = 0; h < s.width; ++h) narrow(sum[h], g.grad_cls[h]);
 }
 
-#define KN_CLONE_FOR(T)                                                                          \
-  KN_CLONES void write_tokens(const EmbedShape& s, const EmbedInputs<T>& in, int64_t begin,      \
-                              int64_t end, T* tokens) {                                          \
-    write_impl(s, in, begin, end, tokens);                                                       \
-  }                                                                                              \
-  KN_CLONES void sum_genes(const EmbedShape& s, const EmbedGradients<T>& g, const Order& sorted, \
-                           int64_t begin, int64_t end, Wide<T>* scratch) {                       \
-    sum_impl(s, g, sorted, begin, end, scratch);                                                 \
-  }                                                                                              \
-  KN_CLONES void sum_cls(const EmbedShape& s, const EmbedGradients<T>& g, Wide<T>* sum) {        \
-    cls_impl(s, g, sum);                                                                         \
-  }
+#define KN_CLONE_FOR(T)                                                                   \
+  KN_CLONES void write_tokens(const EmbedForward<T>& in, int64_t begin, int64_t end) {    \
+    write_impl(in, begin, end);                                                           \
+  }                                                                                       \
+  KN_CLONES void sum_genes(const EmbedBackward<T>& g, const Order& sorted, int64_t begin, \
+                           int64_t end, Wide<T>* scratch) {                               \
+    sum_impl(g, sorted, begin, end, scratch);                                             \
+  }                                                                                       \
+  KN_CLONES void sum_cls(const EmbedBackward<T>& g, Wide<T>* sum) { cls_impl(g, sum); }
 
 KN_CLONE_FOR(float)
 KN_CLONE_FOR(double)
@@ -216,22 +213,24 @@ KN_CLONE_FOR(Half)
 #undef KN_CLONE_FOR
 
 template <typename T>
-void clear_padding(const EmbedShape& s, T* values, const Order& sorted) {
+void clear_padding(const EmbedBackward<T>& g, const Order& sorted) {
+  const EmbedShape& s = g.shape;
   const int64_t row = s.concat ? 1 : s.width;
   for (int64_t i = sorted.starts[s.genes]; i < sorted.starts[s.genes + 1]; ++i) {
     const Position p = sorted.order[i];
-    std::memset(values + (p.cell * s.tokens + p.token) * row, 0, row * sizeof(T));
+    std::memset(g.grad_values + (p.cell * s.tokens + p.token) * row, 0, row * sizeof(T));
   }
 }
 
 // dx or dv of one cell, where no gradient of the table is wanted.
 template <typename T>
-void copy_values(const EmbedShape& s, const EmbedGradients<T>& g, int64_t b) {
+void copy_values(const EmbedBackward<T>& g, int64_t b) {
+  const EmbedShape& s = g.shape;
   const int64_t row = s.concat ? 1 : s.width;
   for (int64_t k = 0; k < s.tokens; ++k) {
     const int64_t position = b * s.tokens + k, id = id_at(s, position);
     const T* delta = g.delta + b * g.cell_stride + (k + s.with_cls) * g.token_stride;
-    T* out = g.values + position * row;
+    T* out = g.grad_values + position * row;
     if (id < 0 || id >= s.genes)
       std::memset(out, 0, row * sizeof(T));
     else
@@ -239,47 +238,49 @@ void copy_values(const EmbedShape& s, const EmbedGradients<T>& g, int64_t b) {
   }
 }
 
-int team_size(const EmbedShape& s, int64_t numbers, int64_t tasks) {
-  return numbers < kSerialWork ? 1 : static_cast<int>(std::min<int64_t>(s.threads, tasks));
+int team_size(int threads, int64_t numbers, int64_t tasks) {
+  return numbers < kSerialWork ? 1 : static_cast<int>(std::min<int64_t>(threads, tasks));
 }
 
 }  // namespace
 
 template <typename T>
-EmbedReport embed_tokens_forward(const EmbedShape& s, const EmbedInputs<T>& in, T* tokens) {
-  const EmbedReport report = check_ids(s);
+Report embed_tokens_forward(const EmbedForward<T>& in, int threads) {
+  const EmbedShape& s = in.shape;
+  const Report report = check_ids(s);
   if (report.count > 0) return report;
   const int64_t rows = s.cells * (s.tokens + s.with_cls);
   if (rows == 0) return report;
-  prefer_huge_pages(tokens, rows * s.width * static_cast<int64_t>(sizeof(T)));
-  const int team = team_size(s, rows * s.width, rows);
+  prefer_huge_pages(in.out, rows * s.width * static_cast<int64_t>(sizeof(T)));
+  const int team = team_size(threads, rows * s.width, rows);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-  for (int64_t i = 0; i < team; ++i)
-    write_tokens(s, in, rows * i / team, rows * (i + 1) / team, tokens);
+  for (int64_t i = 0; i < team; ++i) write_tokens(in, rows * i / team, rows * (i + 1) / team);
   return report;
 }
 
 template <typename T>
-void embed_tokens_backward(const EmbedShape& s, const EmbedGradients<T>& g) {
-  if (g.cls != nullptr) {
+void embed_tokens_backward(const EmbedBackward<T>& g, int threads) {
+  const EmbedShape& s = g.shape;
+  if (g.grad_cls != nullptr) {
     Scratch<Wide<T>> sum(s.width);
-    sum_cls(s, g, sum.data());
+    sum_cls(g, sum.data());
   }
-  if (g.table == nullptr && g.values == nullptr) return;
-  if (g.values != nullptr && !s.concat)
-    prefer_huge_pages(g.values, s.cells * s.tokens * s.width * static_cast<int64_t>(sizeof(T)));
-  if (g.table == nullptr) {  // nothing that is as long as the table
-    const int team = team_size(s, s.cells * s.tokens * (s.concat ? 1 : s.width), s.cells);
+  if (g.grad_table == nullptr && g.grad_values == nullptr) return;
+  if (g.grad_values != nullptr && !s.concat)
+    prefer_huge_pages(g.grad_values,
+                      s.cells * s.tokens * s.width * static_cast<int64_t>(sizeof(T)));
+  if (g.grad_table == nullptr) {  // nothing that is as long as the table
+    const int team = team_size(threads, s.cells * s.tokens * (s.concat ? 1 : s.width), s.cells);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-    for (int64_t b = 0; b < s.cells; ++b) copy_values(s, g, b);
+    for (int64_t b = 0; b < s.cells; ++b) copy_values(g, b);
     return;
   }
-  prefer_huge_pages(g.table, s.genes * s.width * static_cast<int64_t>(sizeof(T)));
+  prefer_huge_pages(g.grad_table, s.genes * s.width * static_cast<int64_t>(sizeof(T)));
   const Order sorted = sort_positions(s);
-  if (g.values != nullptr) clear_padding(s, g.values, sorted);
+  if (g.grad_values != nullptr) clear_padding(g, sorted);
   const int64_t blocks = (s.genes + kGeneBlock - 1) / kGeneBlock;
   if (blocks == 0) return;
-  const int team = team_size(s, (s.genes + s.cells * s.tokens) * s.width, blocks);
+  const int team = team_size(threads, (s.genes + s.cells * s.tokens) * s.width, blocks);
   Rescue rescue;
 #pragma omp parallel num_threads(team) if (team > 1)
   {
@@ -288,16 +289,16 @@ void embed_tokens_backward(const EmbedShape& s, const EmbedGradients<T>& g) {
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < blocks; ++i)
       rescue.run([&] {
-        sum_genes(s, g, sorted, i * kGeneBlock, std::min(s.genes, (i + 1) * kGeneBlock),
+        sum_genes(g, sorted, i * kGeneBlock, std::min(s.genes, (i + 1) * kGeneBlock),
                   scratch.data());
       });
   }
   rescue.rethrow();
 }
 
-#define KN_INSTANTIATE(T)                                                                     \
-  template EmbedReport embed_tokens_forward<T>(const EmbedShape&, const EmbedInputs<T>&, T*); \
-  template void embed_tokens_backward<T>(const EmbedShape&, const EmbedGradients<T>&);
+#define KN_INSTANTIATE(T)                                               \
+  template Report embed_tokens_forward<T>(const EmbedForward<T>&, int); \
+  template void embed_tokens_backward<T>(const EmbedBackward<T>&, int);
 
 KN_INSTANTIATE(float)
 KN_INSTANTIATE(double)

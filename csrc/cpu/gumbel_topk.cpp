@@ -33,7 +33,7 @@ static_assert(kNoiseColumns == kChunk, "one block of noise yields one set of gro
 // The 16 group maxima of a block of up to 256 columns, and whether all its values are finite (x − x
 // is 0 for these alone).
 template <typename T>
-inline __attribute__((always_inline)) bool maxima_of_block(const T* y, int64_t count, T* maxima) {
+KN_INLINE bool maxima_of_block(const T* y, int64_t count, T* maxima) {
   Lanes<T> best = Lanes<T>{} - std::numeric_limits<T>::infinity(), odd = {}, v;
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
@@ -50,21 +50,21 @@ inline __attribute__((always_inline)) bool maxima_of_block(const T* y, int64_t c
 }
 
 template <typename T>
-inline __attribute__((always_inline)) void add_gumbel(const T* scores, const uint32_t* words,
-                                                      int64_t count, T scale, T* __restrict__ y) {
+KN_INLINE void add_gumbel(const T* scores, const uint32_t* words, int64_t count, T scale,
+                          T* __restrict__ y) {
   for (int64_t i = 0; i < count; ++i) y[i] = scores[i] + scale * static_cast<T>(gumbel(words[i]));
 }
 
 template <typename T>
-inline __attribute__((always_inline)) bool perturb_impl(const T* scores, int64_t begin, int64_t end,
-                                                        T scale, PhiloxKey key, PhiloxCounter row,
-                                                        T* y, T* maxima) {
-  constexpr int64_t kAhead = 4 * kNoiseColumns, kLine = 64 / sizeof(T);
+KN_INLINE bool perturb_impl(const T* scores, int64_t begin, int64_t end, T scale, PhiloxKey key,
+                            PhiloxCounter row, T* y, T* maxima) {
+  constexpr int64_t kAhead = 4 * kNoiseColumns;
   alignas(64) uint32_t words[kNoiseColumns];
   bool finite = true;
   for (int64_t base = begin; base < end; base += kNoiseColumns) {
     T* best = maxima + base / kNoiseColumns * kLanes;
-    for (int64_t j = base + kAhead; j < std::min(end, base + kAhead + kNoiseColumns); j += kLine) {
+    for (int64_t j = base + kAhead; j < std::min(end, base + kAhead + kNoiseColumns);
+         j += kLine<T>) {
       __builtin_prefetch(scores + j);
       __builtin_prefetch(y + j, 1);
     }
@@ -111,14 +111,14 @@ RowCensus census(const T* y, int64_t n) {
 }
 
 template <typename T>
-RowReport check_row(const T* y, int64_t row, int64_t n, int64_t k, const RowCensus& c) {
+Report check_row(const T* y, int64_t row, int64_t n, int64_t k, const RowCensus& c) {
   if (c.nan > 0) {
     int64_t first = 0;
     while (y[first] == y[first]) ++first;
-    return {row, kRowNaN, c.nan, first};
+    return {kRowNaN, row, first, c.nan, 0, 1};
   }
-  if (c.forced > k) return {row, kRowForced, c.forced, 0};
-  if (n - c.forbidden < k) return {row, kRowUsable, n - c.forbidden, 0};
+  if (c.forced > k) return {kRowForced, row, 0, c.forced, 0, 1};
+  if (n - c.forbidden < k) return {kRowUsable, row, 0, n - c.forbidden, 0, 1};
   return {};
 }
 
@@ -135,6 +135,12 @@ RowProblem<T> row_problem(const T* y, int64_t genes, const int64_t* indices, int
   if (relaxation == kNeuralSort)
     n -= std::count_if(y, y + genes, [](T v) { return std::isinf(v); });
   return {y, genes, finite.data(), chosen, n, k - chosen, tau};
+}
+
+template <typename T>
+RowProblem<T> kept_problem(const RelaxedTopk<T>& a, int64_t r, Scratch<int64_t>& finite) {
+  return row_problem(a.y + r * a.genes, a.genes, a.indices + r * a.k, a.k, a.tau, a.relaxation,
+                     finite);
 }
 
 template <typename T>
@@ -161,36 +167,35 @@ void for_each_row(int64_t rows, int64_t genes, int threads, Body body) {
 }
 
 template <typename T>
-bool perturb_row(const GumbelTopkArgs<T>& a, int64_t r, int64_t begin, int64_t end, T* y,
-                 T* maxima) {
-  const int64_t id = a.noise.row_ids == nullptr ? r : a.noise.row_ids[r];
+bool perturb_row(const GumbelTopk<T>& a, int64_t r, int64_t begin, int64_t end, T* y, T* maxima) {
+  const int64_t id = a.row_ids == nullptr ? r : a.row_ids[r];
+  const Seed seed = read_seed(a.noise_scale == 0 ? nullptr : a.seed);
   return perturb(a.scores + r * a.row_stride, begin, end, static_cast<T>(a.noise_scale),
-                 philox_key(a.noise.seed), philox_row_counter(id, a.noise.stream, a.noise.step), y,
-                 maxima);
+                 philox_key(seed.key), philox_row_counter(id, a.stream, seed.step), y, maxima);
 }
 
 }  // namespace
 
 template <typename T>
-RowReport gumbel_topk_forward(const GumbelTopkArgs<T>& a) {
-  RowReport report;
+Report gumbel_topk_forward(const GumbelTopk<T>& a, int threads) {
+  Report report;
   const int64_t bytes = a.rows * a.genes * static_cast<int64_t>(sizeof(T));
   prefer_huge_pages(a.mask, bytes);
   if (a.y != nullptr) prefer_huge_pages(a.y, bytes);
   // Few rows: share their columns among the threads first, into the kept y.
-  const bool by_columns = a.rows < a.threads && a.y != nullptr && a.genes >= 2 * kTask;
+  const bool by_columns = a.rows < threads && a.y != nullptr && a.genes >= 2 * kTask;
   const int64_t groups = group_count(a.genes), tasks = (a.genes + kTask - 1) / kTask;
   Scratch<T> shared_maxima(by_columns ? a.rows * groups : 0);
   Scratch<uint8_t> task_finite(by_columns ? a.rows * tasks : 0);
   if (by_columns) {
-#pragma omp parallel for num_threads(a.threads) collapse(2) schedule(static)
+#pragma omp parallel for num_threads(threads) collapse(2) schedule(static)
     for (int64_t r = 0; r < a.rows; ++r)
       for (int64_t t = 0; t < tasks; ++t)
         task_finite[r * tasks + t] =
             perturb_row(a, r, t * kTask, std::min(a.genes, (t + 1) * kTask), a.y + r * a.genes,
                         shared_maxima.data() + r * groups);
   }
-  for_each_row<T>(a.rows, a.genes, a.threads, [&](int64_t r, RowScratch<T>& s) {
+  for_each_row<T>(a.rows, a.genes, threads, [&](int64_t r, RowScratch<T>& s) {
     s.y.resize(a.y == nullptr ? a.genes : 0);
     s.maxima.resize(by_columns ? 0 : groups);
     T* y = a.y == nullptr ? s.y.data() : a.y + r * a.genes;
@@ -199,12 +204,12 @@ RowReport gumbel_topk_forward(const GumbelTopkArgs<T>& a) {
     const bool finite = by_columns ? std::all_of(flags, flags + tasks, [](uint8_t f) { return f; })
                                    : perturb_row(a, r, 0, a.genes, y, maxima);
     const RowCensus c = finite ? RowCensus{0, 0, 0} : census(y, a.genes);
-    RowReport found = check_row(y, r, a.genes, a.k, c);
-    const int64_t id = a.noise.row_ids == nullptr ? r : a.noise.row_ids[r];
-    if (id < 0 || id >= (int64_t(1) << 48)) found = {r, kRowId, id, 0};
+    Report found = check_row(y, r, a.genes, a.k, c);
+    const int64_t id = a.row_ids == nullptr ? r : a.row_ids[r];
+    if (id < 0 || id >= (int64_t(1) << 48)) found = {kRowId, r, 0, id, 0, 1};
     if (found.fault != kRowFine) {
 #pragma omp critical
-      if (report.fault == kRowFine || found.row < report.row) report = found;
+      keep_first(report, found);
       return;
     }
     int64_t* indices = a.indices + r * a.k;
@@ -220,34 +225,25 @@ RowReport gumbel_topk_forward(const GumbelTopkArgs<T>& a) {
 }
 
 template <typename T>
-void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_t rows,
-                          int64_t genes, int64_t k, double tau, int relaxation, T* grad,
-                          int threads) {
-  prefer_huge_pages(grad, rows * genes * static_cast<int64_t>(sizeof(T)));
-  for_each_row<T>(rows, genes, threads, [&](int64_t r, RowScratch<T>& s) {
-    const T* row = y + r * genes;
-    relaxed_row_vjp(relaxation,
-                    row_problem(row, genes, indices + r * k, k, tau, relaxation, s.finite),
-                    u + r * genes, grad + r * genes, s.relaxation);
+void gumbel_topk_backward(const RelaxedTopk<T>& a, int threads) {
+  prefer_huge_pages(a.out, a.rows * a.genes * static_cast<int64_t>(sizeof(T)));
+  for_each_row<T>(a.rows, a.genes, threads, [&](int64_t r, RowScratch<T>& s) {
+    relaxed_row_vjp(a.relaxation, kept_problem(a, r, s.finite), a.u + r * a.genes,
+                    a.out + r * a.genes, s.relaxation);
   });
 }
 
 template <typename T>
-void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64_t genes, int64_t k,
-                         double tau, int relaxation, T* gamma, int threads) {
-  for_each_row<T>(rows, genes, threads, [&](int64_t r, RowScratch<T>& s) {
-    const T* row = y + r * genes;
-    relaxed_row(relaxation, row_problem(row, genes, indices + r * k, k, tau, relaxation, s.finite),
-                gamma + r * genes, s.relaxation);
+void gumbel_topk_relaxed(const RelaxedTopk<T>& a, int threads) {
+  for_each_row<T>(a.rows, a.genes, threads, [&](int64_t r, RowScratch<T>& s) {
+    relaxed_row(a.relaxation, kept_problem(a, r, s.finite), a.out + r * a.genes, s.relaxation);
   });
 }
 
-#define KN_INSTANTIATE(T)                                                                     \
-  template RowReport gumbel_topk_forward<T>(const GumbelTopkArgs<T>&);                        \
-  template void gumbel_topk_backward<T>(const T*, const int64_t*, const T*, int64_t, int64_t, \
-                                        int64_t, double, int, T*, int);                       \
-  template void gumbel_topk_relaxed<T>(const T*, const int64_t*, int64_t, int64_t, int64_t,   \
-                                       double, int, T*, int);
+#define KN_INSTANTIATE(T)                                            \
+  template Report gumbel_topk_forward<T>(const GumbelTopk<T>&, int); \
+  template void gumbel_topk_backward<T>(const RelaxedTopk<T>&, int); \
+  template void gumbel_topk_relaxed<T>(const RelaxedTopk<T>&, int);
 
 KN_INSTANTIATE(float)
 KN_INSTANTIATE(double)

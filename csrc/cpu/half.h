@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "../common/fields.h"
+
 namespace kernomics {
 
 struct BFloat16 {
@@ -13,6 +15,11 @@ struct BFloat16 {
 struct Half {
   uint16_t bits;
 };
+
+template <>
+inline constexpr int kKindOf<BFloat16> = kBFloat16;
+template <>
+inline constexpr int kKindOf<Half> = kFloat16;
 
 // What values of type T are summed in.
 template <typename T>

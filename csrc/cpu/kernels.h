@@ -1,293 +1,84 @@
-// The CPU kernels: plain functions on pointers and sizes, called by bindings_cpu.cpp.
+// The CPU kernels: plain functions on the structs of ../common, called by bindings_cpu.cpp.
 // T is float or double, for embed_tokens also BFloat16 or Half (half.h). Row-major, contiguous
 // unless a stride is given.
 #pragma once
 
 #include <cstdint>
 
+#include "../common/embed_tokens.h"
 #include "../common/gumbel_topk.h"
+#include "../common/masked_linear.h"
+#include "../common/poisson_nll.h"
+#include "../common/sample_tokens.h"
+#include "report.h"
 
 namespace kernomics {
 
-// What is wrong with the data of the first bad row.
-struct RowReport {
-  int64_t row = -1;
-  int fault = kRowFine;
-  int64_t count = 0;  // NaN scores, forced genes, usable genes, or the row id
-  int64_t first = 0;  // the first NaN gene
-};
-
-// How the randomness of a call is addressed; see common/philox.h.
-struct NoiseAddress {
-  int64_t seed, step;
-  uint32_t stream;
-  const int64_t* row_ids;  // [rows], or null for 0 … rows − 1
-};
-
-// y = scores + scale·g; no noise for scale 0, and then `noise` is not read.
+// Reports a RowFault: of NaN scores how many and the first gene, the forced or usable genes, or the
+// row id. Without noise neither seed nor row_ids are read.
 template <typename T>
-struct GumbelTopkArgs {
-  const T* scores;  // [rows, genes], rows `row_stride` apart
-  int64_t row_stride, rows, genes, k;
-  double noise_scale;
-  NoiseAddress noise;
-  double tau;
-  int relaxation;
-  int64_t reach;          // capacity of grad_indices, 0 for none
-  T* y;                   // [rows, genes] or null
-  T* mask;                // [rows, genes]
-  int64_t* indices;       // [rows, k]
-  int64_t* grad_indices;  // [rows, reach]
-  int threads;
-};
+Report gumbel_topk_forward(const GumbelTopk<T>& params, int threads);
 
+// out = uᵀ ∂Γ/∂y
 template <typename T>
-RowReport gumbel_topk_forward(const GumbelTopkArgs<T>& args);
+void gumbel_topk_backward(const RelaxedTopk<T>& params, int threads);
 
-// grad [rows, genes] = uᵀ ∂Γ/∂y at the kept y and indices [rows, k].
+// out = Γ(y)
 template <typename T>
-void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_t rows,
-                          int64_t genes, int64_t k, double tau, int relaxation, T* grad,
-                          int threads);
-
-// gamma [rows, genes] = Γ(y).
-template <typename T>
-void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64_t genes, int64_t k,
-                         double tau, int relaxation, T* gamma, int threads);
+void gumbel_topk_relaxed(const RelaxedTopk<T>& params, int threads);
 
 // What is wrong with the arguments of masked_linear; 1 to 3 are those of csr.h.
 enum LinearFault : int {
-  kLinearFine = 0,
-  kLinearChosenRange = 4,  // `chosen` outside [0, genes)
+  kLinearChosenRange = 4,  // `chosen` outside [0, genes); the position is that in the list
   kLinearChosenOrder = 5,  // `chosen` does not ascend
   kLinearReachRange = 6,   // the same of `reached`
   kLinearReachOrder = 7,
   kLinearOverflow = 8,  // finite numbers whose sum is not
 };
 
-struct LinearReport {
-  int fault = kLinearFine;
-  int64_t row = 0;       // the first bad row of x
-  int64_t position = 0;  // in the row, or in the list of genes
-  int64_t value = 0;     // what was found there
-  int64_t count = 0;     // bad rows
-};
-
-// x [rows, genes]: CSR, or dense where `indptr` is null.
+// y [rows, outputs] = Σ_{j chosen} mask_j x_j weight_j + bias
 template <typename T>
-struct LinearInput {
-  const T* values;
-  const int64_t* indptr;
-  const void* columns;  // int64 if `wide_columns`, else int32
-  bool wide_columns;
-  int64_t stored;                     // CSR: length of `columns`
-  int64_t row_stride, column_stride;  // dense
-  int64_t rows, genes;
-};
+Report masked_linear_forward(const LinearForward<T>& params, int threads);
 
 template <typename T>
-struct LinearArgs {
-  LinearInput<T> x;
-  const T* mask;  // [genes], `mask_stride` apart
-  int64_t mask_stride;
-  const int64_t* chosen;  // [k] ascending
-  int64_t k;
-  const int64_t* reached;  // [reach] ascending, −1 at the end; null for every gene
-  int64_t reach;
-  const T* weight;  // [genes, outputs], rows `weight_stride` apart
-  int64_t weight_stride, outputs;
-  int threads;
-};
-
-template <typename T>
-struct LinearGradients {
-  const T* delta;  // [rows, outputs], rows `delta_stride` apart
-  int64_t delta_stride;
-  T* mask;    // [genes], or null: not wanted, as the next two
-  T* weight;  // [genes, outputs]
-  T* bias;    // [outputs]
-};
-
-// y [rows, outputs] = Σ_{j chosen} mask_j x_j weight_j + bias; bias may be null. With a null y the
-// arguments are only checked.
-template <typename T>
-LinearReport masked_linear_forward(const LinearArgs<T>& args, const T* bias, T* y);
-
-template <typename T>
-void masked_linear_backward(const LinearArgs<T>& args, const LinearGradients<T>& gradients);
+void masked_linear_backward(const LinearBackward<T>& params, int threads);
 
 // What is wrong with the arguments of sample_tokens; 1 to 3 are those of csr.h.
 enum TokenFault : int {
-  kTokensFine = 0,
   kTokensCellId = 4,   // outside [0, 2⁴⁸)
   kTokensPanel = 5,    // a panel id outside [0, panels)
   kTokensLibrary = 6,  // negative, NaN or infinite, given or summed; so for the next
   kTokensCount = 7,
-  kTokensWeight = 8,  // no weight_fits
+  kTokensWeight = 8,  // no weight_fits; the rows are genes
   kTokensFaults = 9,  // how many codes there are
 };
 
-struct TokenReport {
-  int fault = kTokensFine;
-  int64_t row = 0;       // the first bad row; the first bad gene of kTokensWeight
-  int64_t position = 0;  // in the row
-  int64_t value = 0;     // what was found there
-  double number = 0;     // the same where it is no integer
-  int64_t count = 0;     // rows (genes) with this fault
-};
-
-// A null pointer stands for: the row's position (noise.row_ids), its sum (library), every gene
-// observed (panels), uniform (weights).
+// Counts the rows with the first bad row's fault.
 template <typename T>
-struct TokenArgs {
-  const T* values;  // CSR [rows, genes]
-  const int64_t* indptr;
-  const void* columns;  // int64 if `wide_columns`, else int32
-  bool wide_columns;
-  int64_t stored, rows, genes;
-  NoiseAddress noise;
-  int64_t n_tokens;
-  const double* library;        // [rows]
-  const int32_t* panel_id;      // [rows]
-  const uint8_t* panel_mask;    // [panels, genes], 1 where observed
-  const int64_t* panel_counts;  // [panels], how many are
-  int64_t panels;
-  const float* weights;  // [genes]
-  bool expressed;        // candidates are the row's own genes, not all observed ones
-  bool log1p;            // else raw counts
-  double target_sum;     // 0: counts are not divided by the library
-  int32_t* gene_ids;     // [rows, n_tokens], ascending, −1 where there are no more candidates
-  T* tokens;             // [rows, n_tokens], their values, 0 there
-  int64_t* offsets;      // [rows + 1] for rows without gaps (the rest of the room then is −1 and 0)
-  int threads;
-};
+Report sample_tokens(const SampleTokens<T>& params, int threads);
+
+// Reports a gene id outside [−1, genes), and then writes no tokens.
+template <typename T>
+Report embed_tokens_forward(const EmbedForward<T>& params, int threads);
 
 template <typename T>
-TokenReport sample_tokens(const TokenArgs<T>& args);
+void embed_tokens_backward(const EmbedBackward<T>& params, int threads);
 
-// Gene ids outside [−1, genes).
-struct EmbedReport {
-  int64_t cell = 0, token = 0;  // the first
-  int64_t id = 0;               // what was found there
-  int64_t count = 0;
-};
-
-// Tokens [cells, with_cls + tokens, width].
-struct EmbedShape {
-  const void* gene_ids;  // [cells, tokens], −1 for padding; int64 if `wide_ids`, else int32
-  bool wide_ids;
-  int64_t cells, tokens, genes, width;
-  bool concat;    // the token is [E_i ; x], else E_i + v
-  bool with_cls;  // a CLS token stands in front
-  int threads;
-};
-
-template <typename T>
-struct EmbedInputs {
-  const T*
-      table;  // [genes, width], rows `table_stride` apart; for concat its last column is unused
-  int64_t table_stride;
-  const T* values;                    // x [cells, tokens], or v [cells, tokens, width]
-  int64_t cell_stride, token_stride;  // of v
-  const T* cls;                       // [width]
-};
-
-template <typename T>
-struct EmbedGradients {
-  const T* delta;  // of the tokens
-  int64_t cell_stride, token_stride;
-  T* table;   // [genes, width], or null: not wanted, as the next two
-  T* values;  // [cells, tokens], or [cells, tokens, width]
-  T* cls;     // [width]
-};
-
-// With a bad id the tokens are not written.
-template <typename T>
-EmbedReport embed_tokens_forward(const EmbedShape& shape, const EmbedInputs<T>& inputs, T* tokens);
-
-template <typename T>
-void embed_tokens_backward(const EmbedShape& shape, const EmbedGradients<T>& gradients);
-
-// The target rates y [rows, genes] of the Poisson loss: CSR, or dense where `indptr` is null.
-template <typename T>
-struct PoissonTarget {
-  int kind;         // TargetKind
-  const T* values;  // CSR: [stored]
-  const int64_t* indptr;
-  const void* columns;  // int64 if `wide_columns`, else int32
-  bool wide_columns;
-  int64_t stored;
-  int64_t row_stride;     // dense
-  const double* library;  // [rows], or null for the sums of the rows
-};
-
-// Which genes count: those with mask[panel_b, i] ≠ 0, or all where `panel` is null.
-struct PoissonObserved {
-  const int32_t* panel;   // [rows]
-  const uint8_t* mask;    // [panels, genes]
-  const int64_t* counts;  // [panels] observed genes
-  int64_t panels;
-};
-
-template <typename T>
-struct PoissonArgs {
-  int64_t rows, genes;
-  PoissonTarget<T> target;
-  PoissonObserved observed;
-  int activation;  // Activation
-  double target_sum, eps;
-  bool full;  // adds Stirling's term
-  int threads;
-};
-
-enum PoissonReduction : int {
-  kReduceMean = 0,   // of each cell over its observed genes, then over cells
-  kReduceGenes = 1,  // Σ over Σ observed genes
-  kReduceSum = 2,
-  kReduceCell = 3,  // of each cell over its observed genes
-};
-
+// What is wrong with the data of the Poisson losses; 1 to 3: CsrFault of a row of the target.
 enum PoissonFault : int {
-  kPoissonFine = 0,  // 1 to 3: CsrFault of a row of the target
   kPoissonPanel = 4,
   kPoissonLibrary = 5,
   kPoissonRate = 6,  // an observed target rate that is NaN or so large that losses overflow
   kPoissonLoss = 7,  // finite logits and rates whose loss or gradient is not finite
 };
 
-struct PoissonReport {
-  int fault = kPoissonFine;
-  int64_t row = 0;       // the first bad row
-  int64_t position = 0;  // as in CsrReport
-  int64_t value = 0;     // as in CsrReport, or the panel
-  double library = 0;
-  int64_t count = 0;  // bad rows
-};
-
-// Checks every row and writes two numbers for each: units = L/library, and weights, what its sum
-// of losses counts in the reduction.
+// Checks every row; a row's sum is one segment here.
 template <typename T>
-PoissonReport poisson_prepare(const PoissonArgs<T>& args, int reduction, double* units,
-                              double* weights);
-
-// `count` genes from `first` on: null pointers for what is not wanted.
-template <typename T>
-struct PoissonStrip {
-  int64_t first, count;
-  const T* logits;
-  int64_t logits_stride;
-  double* sums;  // [rows], to which the losses are added
-  T* loss;       // [rows, count], each loss
-  T* gradient;   // [rows, count], weights_b · upstream · dloss/dlogit; may be the logits themselves
-  int64_t gradient_stride;
-  const T* upstream;  // [rows, count], or null for 1
-  int64_t upstream_stride;
-};
+Report poisson_prepare(const PoissonPrepare<T>& params, int threads);
 
 // Reports rows with kPoissonRate or kPoissonLoss. NaN and infinite logits are passed on, and so is
 // a loss that is not finite where the gradient takes the place of the logits.
 template <typename T>
-PoissonReport poisson_sweep(const PoissonArgs<T>& args, const PoissonStrip<T>& strip,
-                            const double* units, const double* weights);
+Report poisson_sweep(const PoissonSweep<T>& params, int threads);
 
 }  // namespace kernomics

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "clones.h"
+
 namespace kernomics {
 
 constexpr int64_t kLanes = 16;
@@ -16,14 +18,30 @@ struct LanesOf {
 template <typename T>
 using Lanes = typename LanesOf<T>::type;
 
+// As many lanes as 64 bytes hold: a cache line, at any address.
+template <typename T>
+constexpr int64_t kLine = 64 / sizeof(T);
+template <typename T>
+struct LineOf;
+template <>
+struct LineOf<float> {
+  typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
+};
+template <>
+struct LineOf<double> {
+  typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
+};
+template <typename T>
+using Line = typename LineOf<T>::type;
+
 template <typename T, typename V>
-inline __attribute__((always_inline)) void load(const T* from, V& to) {
+KN_INLINE void load(const T* from, V& to) {
   std::memcpy(&to, from, sizeof to);
 }
 
 // The sum of the lanes, in double and in a fixed order.
 template <typename V>
-inline __attribute__((always_inline)) double total(const V& lanes) {
+KN_INLINE double total(const V& lanes) {
   double sum = 0;
   for (int64_t l = 0; l < kLanes; ++l) sum += static_cast<double>(lanes[l]);
   return sum;

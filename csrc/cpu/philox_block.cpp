@@ -1,16 +1,11 @@
 #include "philox_block.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define KN_AVX512_PHILOX 1
-#include <immintrin.h>
-#endif
+#include "avx512.h"
 
 namespace kernomics {
 
-#ifdef KN_AVX512_PHILOX
+#ifdef KN_AVX512
 namespace {
-
-#define KN_V4 __attribute__((target("arch=x86-64-v4")))
 
 // Eight counters, each word in the low half of a 64-bit lane. _mm512_mul_epu32 reads low halves
 // alone, so the high halves may hold anything and a round takes six instructions. (From 32-bit
@@ -21,7 +16,7 @@ struct Counters {
 
 constexpr int kGroups = 4;  // independent groups of eight counters hide the multiplier's latency
 
-KN_V4 inline __attribute__((always_inline)) void rounds(PhiloxKey key, Counters* c) {
+KN_V4 KN_INLINE void rounds(PhiloxKey key, Counters* c) {
   const __m512i m0 = _mm512_set1_epi64(0xD2511F53), m1 = _mm512_set1_epi64(0xCD9E8D57);
   uint32_t k0 = key.k0, k1 = key.k1;
   for (int round = 0; round < 10; ++round) {
@@ -40,12 +35,12 @@ KN_V4 inline __attribute__((always_inline)) void rounds(PhiloxKey key, Counters*
   }
 }
 
-KN_V4 inline __attribute__((always_inline)) Counters counters_of(PhiloxCounter row, __m512i c0) {
+KN_V4 KN_INLINE Counters counters_of(PhiloxCounter row, __m512i c0) {
   return {c0, _mm512_set1_epi64(row.c1), _mm512_set1_epi64(row.c2), _mm512_set1_epi64(row.c3)};
 }
 
 // The low halves of a and b side by side.
-KN_V4 inline __attribute__((always_inline)) __m512i pair(__m512i a, __m512i b) {
+KN_V4 KN_INLINE __m512i pair(__m512i a, __m512i b) {
   return _mm512_mask_shuffle_epi32(a, 0xAAAA, b, _MM_PERM_CCAA);
 }
 
@@ -118,17 +113,10 @@ KN_CLONES void philox_columns_plain(PhiloxKey key, PhiloxCounter row, const int3
   }
 }
 
-#ifdef KN_AVX512_PHILOX
-bool has_avx512() {
-  static const bool found = __builtin_cpu_supports("x86-64-v4");
-  return found;
-}
-#endif
-
 }  // namespace
 
 void philox_block(PhiloxKey key, PhiloxCounter row, uint32_t first, uint32_t* words) {
-#ifdef KN_AVX512_PHILOX
+#ifdef KN_AVX512
   if (has_avx512()) return philox_block_avx512(key, row, first, words);
 #endif
   philox_block_plain(key, row, first, words);
@@ -136,7 +124,7 @@ void philox_block(PhiloxKey key, PhiloxCounter row, uint32_t first, uint32_t* wo
 
 void philox_columns(PhiloxKey key, PhiloxCounter row, const int32_t* columns, int64_t count,
                     uint32_t* words) {
-#ifdef KN_AVX512_PHILOX
+#ifdef KN_AVX512
   constexpr int64_t kStep = 8 * kGroups;
   if (has_avx512()) {
     for (; count >= kStep; count -= kStep, columns += kStep, words += kStep)

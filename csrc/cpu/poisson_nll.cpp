@@ -22,8 +22,6 @@
 #include "lanes.h"
 #include "pages.h"
 
-#define KN_INLINE inline __attribute__((always_inline))
-
 namespace kernomics {
 namespace {
 
@@ -65,15 +63,15 @@ KN_INLINE void rates(int kind, const T* stored, int64_t n, T unit, T* __restrict
 
 // y of genes [begin, end) of a CSR row, which moves `cursor` on; whether any is beyond kMostRate.
 template <typename T, typename C>
-KN_INLINE bool csr_rates(const PoissonTarget<T>& t, int64_t* cursor, int64_t stop, int64_t begin,
+KN_INLINE bool csr_rates(const PoissonProblem<T>& a, int64_t* cursor, int64_t stop, int64_t begin,
                          int64_t end, T unit, T* __restrict__ nonzero, T* __restrict__ y) {
-  const C* columns = static_cast<const C*>(t.columns);
+  const C* columns = static_cast<const C*>(a.columns);
   const int64_t first = *cursor;
   int64_t last = first;
   while (last < stop && columns[last] < end) ++last;
   *cursor = last;
-  std::fill(y, y + (end - begin), t.kind == kTargetRate ? T(0) : T(1));
-  rates(t.kind, t.values + first, last - first, unit, nonzero);
+  std::fill(y, y + (end - begin), a.target_kind == kTargetRate ? T(0) : T(1));
+  rates(a.target_kind, a.values + first, last - first, unit, nonzero);
   for (int64_t i = first; i < last; ++i) y[columns[i] - begin] = nonzero[i - first];
   return any_beyond(nonzero, last - first, kMostRate<T>);
 }
@@ -127,33 +125,31 @@ struct Swept {
 };
 
 template <int A, typename T>
-KN_INLINE Swept row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
+KN_INLINE Swept row_impl(const PoissonProblem<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
   alignas(64) T y[kBlock<T>], loss[kBlock<T>], derivative[kBlock<T>];
-  const PoissonTarget<T>& t = a.target;
   const PoissonLaw<T> law = row.law;
   const T unit = row.unit, weight = row.weight;
   const int64_t b = row.index;
   int64_t cursor = row.cursor;
   const T* z = s.logits + b * s.logits_stride;
   const uint8_t* observed = nullptr;
-  if (a.observed.panel != nullptr)
-    observed = a.observed.mask + a.observed.panel[b] * a.genes + s.first;
+  if (a.panel != nullptr) observed = a.mask + a.panel[b] * a.genes + s.first;
   Swept swept;
   for (int64_t base = 0; base < s.count; base += kBlock<T>) {
     const int64_t n = std::min(kBlock<T>, s.count - base), begin = s.first + base;
     // The hardware's prefetchers start anew with every page, which is one block.
     const int64_t ahead = std::min(2 * kBlock<T>, s.count - base);
-    for (int64_t j = kBlock<T>; j < ahead; j += 64 / sizeof(T)) __builtin_prefetch(z + base + j);
+    for (int64_t j = kBlock<T>; j < ahead; j += kLine<T>) __builtin_prefetch(z + base + j);
     bool beyond = false;
-    if (t.indptr == nullptr) {
-      const T* stored = t.values + b * t.row_stride + begin;
-      for (int64_t j = kBlock<T>; j < ahead; j += 64 / sizeof(T)) __builtin_prefetch(stored + j);
-      rates(t.kind, stored, n, unit, y);
+    if (a.indptr == nullptr) {
+      const T* stored = a.values + b * a.row_stride + begin;
+      for (int64_t j = kBlock<T>; j < ahead; j += kLine<T>) __builtin_prefetch(stored + j);
+      rates(a.target_kind, stored, n, unit, y);
       beyond = any_beyond(y, n, kMostRate<T>);
-    } else if (t.wide_columns) {
-      beyond = csr_rates<T, int64_t>(t, &cursor, t.indptr[b + 1], begin, begin + n, unit, loss, y);
+    } else if (a.wide_columns) {
+      beyond = csr_rates<T, int64_t>(a, &cursor, a.indptr[b + 1], begin, begin + n, unit, loss, y);
     } else {
-      beyond = csr_rates<T, int32_t>(t, &cursor, t.indptr[b + 1], begin, begin + n, unit, loss, y);
+      beyond = csr_rates<T, int32_t>(a, &cursor, a.indptr[b + 1], begin, begin + n, unit, loss, y);
     }
     if (beyond) {
       if (observed != nullptr) keep_observed(observed + base, n, y);
@@ -184,7 +180,7 @@ KN_INLINE Swept row_impl(const PoissonArgs<T>& a, const PoissonStrip<T>& s, cons
 }
 
 template <typename T>
-KN_INLINE Swept any_row(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
+KN_INLINE Swept any_row(const PoissonProblem<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
   switch (a.activation) {
     case kRectifiedTanh:
       return row_impl<kRectifiedTanh>(a, s, row);
@@ -201,57 +197,49 @@ KN_INLINE Swept any_row(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const
   }
 }
 
-KN_CLONES Swept sweep_row(const PoissonArgs<float>& a, const PoissonStrip<float>& s,
+KN_CLONES Swept sweep_row(const PoissonProblem<float>& a, const PoissonStrip<float>& s,
                           const Row<float>& row) {
   return any_row(a, s, row);
 }
-KN_CLONES Swept sweep_row(const PoissonArgs<double>& a, const PoissonStrip<double>& s,
+KN_CLONES Swept sweep_row(const PoissonProblem<double>& a, const PoissonStrip<double>& s,
                           const Row<double>& row) {
   return any_row(a, s, row);
-}
-
-// The first entry of a row at or after a gene.
-template <typename T, typename C>
-int64_t seek(const PoissonTarget<T>& t, int64_t b, int64_t gene) {
-  const C* columns = static_cast<const C*>(t.columns);
-  return std::lower_bound(columns + t.indptr[b], columns + t.indptr[b + 1], static_cast<C>(gene)) -
-         columns;
 }
 
 // ---- before the sweep -----------------------------------------------------------------------
 
 template <typename T>
-PoissonReport prepare_row(const PoissonArgs<T>& a, int64_t b, double* unit, double* genes) {
-  const PoissonTarget<T>& t = a.target;
+Report prepare_row(const PoissonProblem<T>& a, int64_t b, double* unit, double* genes) {
   *unit = 0;
   *genes = static_cast<double>(a.genes);
-  if (t.indptr != nullptr) {
-    const CsrReport found =
-        t.wide_columns
-            ? check_csr_row(t.indptr + b, static_cast<const int64_t*>(t.columns), t.stored, a.genes)
-            : check_csr_row(t.indptr + b, static_cast<const int32_t*>(t.columns), t.stored,
+  if (a.indptr != nullptr) {
+    Report found =
+        a.wide_columns
+            ? check_csr_row(a.indptr + b, static_cast<const int64_t*>(a.columns), a.stored, a.genes)
+            : check_csr_row(a.indptr + b, static_cast<const int32_t*>(a.columns), a.stored,
                             a.genes);
-    if (found.fault != kCsrFine) return {found.fault, b, found.position, found.value, 0, 1};
+    found.row = b;
+    if (found.fault != kCsrFine) return found;
   }
-  if (a.observed.panel != nullptr) {
-    const int64_t panel = a.observed.panel[b];
-    if (panel < 0 || panel >= a.observed.panels) return {kPoissonPanel, b, 0, panel, 0, 1};
-    *genes = static_cast<double>(a.observed.counts[panel]);
+  if (a.panel != nullptr) {
+    const int64_t panel = a.panel[b];
+    if (panel < 0 || panel >= a.panels) return {kPoissonPanel, b, 0, panel, 0, 1};
+    *genes = static_cast<double>(a.counts[panel]);
   }
-  if (t.kind != kTargetCounts) return {};
+  if (a.target_kind != kTargetCounts) return {};
   double library = 0;
-  if (t.library != nullptr) {
-    library = t.library[b];
+  if (a.library != nullptr) {
+    library = a.library[b];
   } else {
-    const T* values = t.values + (t.indptr != nullptr ? t.indptr[b] : b * t.row_stride);
-    const int64_t n = t.indptr != nullptr ? t.indptr[b + 1] - t.indptr[b] : a.genes;
+    const T* values = a.values + (a.indptr != nullptr ? a.indptr[b] : b * a.row_stride);
+    const int64_t n = a.indptr != nullptr ? a.indptr[b + 1] - a.indptr[b] : a.genes;
     for (int64_t i = 0; i < n; ++i) library += static_cast<double>(values[i]);
   }
   if (!(library >= 0) || std::isinf(library)) return {kPoissonLibrary, b, 0, 0, library, 1};
   if (library > 0) *unit = a.target_sum / library;
   if (*unit > static_cast<double>(std::numeric_limits<T>::max())) {
-    const T* values = t.values + (t.indptr != nullptr ? t.indptr[b] : b * t.row_stride);
-    const int64_t n = t.indptr != nullptr ? t.indptr[b + 1] - t.indptr[b] : a.genes;
+    const T* values = a.values + (a.indptr != nullptr ? a.indptr[b] : b * a.row_stride);
+    const int64_t n = a.indptr != nullptr ? a.indptr[b + 1] - a.indptr[b] : a.genes;
     if (std::any_of(values, values + n, [](T x) { return x != T(0); }))
       return {kPoissonRate, b, 0, 0, 0, 1};
     *unit = 0;
@@ -261,38 +249,36 @@ PoissonReport prepare_row(const PoissonArgs<T>& a, int64_t b, double* unit, doub
 
 // Whether an observed logit of a row is NaN or infinite.
 template <typename T>
-bool odd_logits(const PoissonArgs<T>& a, const PoissonStrip<T>& s, int64_t b) {
+bool odd_logits(const PoissonProblem<T>& a, const PoissonStrip<T>& s, int64_t b) {
   const T* z = s.logits + b * s.logits_stride;
   const uint8_t* observed = nullptr;
-  if (a.observed.panel != nullptr)
-    observed = a.observed.mask + a.observed.panel[b] * a.genes + s.first;
+  if (a.panel != nullptr) observed = a.mask + a.panel[b] * a.genes + s.first;
   for (int64_t i = 0; i < s.count; ++i)
     if ((observed == nullptr || observed[i] != 0) && !std::isfinite(z[i])) return true;
   return false;
 }
 
 template <typename T>
-int team_size(const PoissonArgs<T>& a, int64_t elements) {
-  return elements < kSerialWork ? 1 : static_cast<int>(std::min<int64_t>(a.threads, a.rows));
+int team_size(const PoissonProblem<T>& a, int threads, int64_t elements) {
+  return elements < kSerialWork ? 1 : static_cast<int>(std::min<int64_t>(threads, a.rows));
 }
 
 }  // namespace
 
 template <typename T>
-PoissonReport poisson_prepare(const PoissonArgs<T>& a, int reduction, double* units,
-                              double* weights) {
-  PoissonReport report;
-  const int team = team_size(a, a.target.indptr != nullptr ? a.target.stored : a.rows * a.genes);
+Report poisson_prepare(const PoissonPrepare<T>& p, int threads) {
+  const PoissonProblem<T>& a = p.problem;
+  const int reduction = p.reduction;
+  double *units = p.units, *weights = p.weights;
+  std::fill(p.sums, p.sums + a.rows * p.segments, 0.0);
+  Report report;
+  const int team = team_size(a, threads, a.indptr != nullptr ? a.stored : a.rows * a.genes);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
   for (int64_t b = 0; b < a.rows; ++b) {
-    PoissonReport found = prepare_row(a, b, units + b, weights + b);
-    if (found.fault == kPoissonFine) continue;
+    Report found = prepare_row(a, b, units + b, weights + b);
+    if (found.fault == 0) continue;
 #pragma omp critical
-    {
-      const int64_t count = report.count + 1;
-      if (report.fault == kPoissonFine || b < report.row) report = found;
-      report.count = count;
-    }
+    keep_first(report, found);
   }
   double genes = 0;
   for (int64_t b = 0; b < a.rows; ++b) genes += weights[b];
@@ -307,22 +293,24 @@ PoissonReport poisson_prepare(const PoissonArgs<T>& a, int reduction, double* un
 }
 
 template <typename T>
-PoissonReport poisson_sweep(const PoissonArgs<T>& a, const PoissonStrip<T>& s, const double* units,
-                            const double* weights) {
+Report poisson_sweep(const PoissonSweep<T>& p, int threads) {
+  const PoissonProblem<T>& a = p.problem;
+  const PoissonStrip<T>& s = p.strip;
   const PoissonLaw<T> law = poisson_law<T>(a.target_sum, a.eps);
   for (T* out : {s.gradient, s.loss})
     if (out != nullptr && out != s.logits)
       prefer_huge_pages(out, a.rows * s.count * static_cast<int64_t>(sizeof(T)));
-  PoissonReport report;
-  const int team = team_size(a, a.rows * s.count);
+  Report report;
+  const int team = team_size(a, threads, a.rows * s.count);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
   for (int64_t b = 0; b < a.rows; ++b) {
-    Row<T> row{b, 0, static_cast<T>(units[b]), static_cast<T>(weights[b]), law};
-    if (a.target.indptr != nullptr)
-      row.cursor = a.target.wide_columns ? seek<T, int64_t>(a.target, b, s.first)
-                                         : seek<T, int32_t>(a.target, b, s.first);
+    Row<T> row{b, 0, static_cast<T>(p.units[b]), static_cast<T>(p.weights[b]), law};
+    if (a.indptr != nullptr)
+      row.cursor = a.wide_columns
+                       ? seek_entry(a.indptr, static_cast<const int64_t*>(a.columns), b, s.first)
+                       : seek_entry(a.indptr, static_cast<const int32_t*>(a.columns), b, s.first);
     const Swept swept = sweep_row(a, s, row);
-    if (s.sums != nullptr) s.sums[b] += swept.sum;
+    s.sums[b] += swept.sum;
     if (std::isfinite(swept.sum) && !swept.rate && !swept.slope) continue;
     // Where the gradient was written over the logits the caller must see to a loss that is not
     // finite.
@@ -330,20 +318,14 @@ PoissonReport poisson_sweep(const PoissonArgs<T>& a, const PoissonStrip<T>& s, c
         !std::isfinite(swept.sum) && (s.gradient == s.logits || odd_logits(a, s, b));
     if (!swept.rate && passed_on) continue;
 #pragma omp critical
-    {
-      const int64_t count = report.count + 1;
-      if (report.fault == kPoissonFine || b < report.row)
-        report = {swept.rate ? kPoissonRate : kPoissonLoss, b, 0, 0, 0, 0};
-      report.count = count;
-    }
+    keep_first(report, {swept.rate ? kPoissonRate : kPoissonLoss, b, 0, 0, 0, 1});
   }
   return report;
 }
 
-#define KN_INSTANTIATE(T)                                                                  \
-  template PoissonReport poisson_prepare<T>(const PoissonArgs<T>&, int, double*, double*); \
-  template PoissonReport poisson_sweep<T>(const PoissonArgs<T>&, const PoissonStrip<T>&,   \
-                                          const double*, const double*);
+#define KN_INSTANTIATE(T)                                            \
+  template Report poisson_prepare<T>(const PoissonPrepare<T>&, int); \
+  template Report poisson_sweep<T>(const PoissonSweep<T>&, int);
 
 KN_INSTANTIATE(float)
 KN_INSTANTIATE(double)

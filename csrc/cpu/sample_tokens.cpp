@@ -24,16 +24,13 @@
 #include "philox_block.h"
 #include "scratch.h"
 #include "smallest.h"
-
-#define KN_INLINE inline __attribute__((always_inline))
+#include "token_values.h"
 
 namespace kernomics {
 namespace {
 
 constexpr uint32_t kEveryKey = 0xFFFFFFFFu;
 constexpr uint32_t kInfiniteKey = 0x7F800000u;  // E/w may overflow; genes of weight 0 are beyond it
-constexpr int64_t kSumLanes = 8;
-constexpr int64_t kTableGenes = int64_t(1) << 20;  // more: the row's entries are walked along
 constexpr int64_t kSerialWork = int64_t(1) << 15;  // words: too little to wake other threads for
 
 template <typename T>
@@ -44,36 +41,7 @@ struct TokenScratch {
   Scratch<T> counts;          // [genes], zeros between rows
 };
 
-template <typename T, typename C>
-struct Row {
-  const C* columns;
-  const T* values;
-  int64_t stored;
-  int64_t panel;        // 0 without panels
-  const uint8_t* mask;  // the panel's, or null
-};
-
-template <typename T>
-KN_INLINE double sum_impl(const T* x, int64_t n) {
-  double lanes[kSumLanes] = {};
-  int64_t i = 0;
-  for (; i + kSumLanes <= n; i += kSumLanes)
-    for (int64_t l = 0; l < kSumLanes; ++l) lanes[l] += static_cast<double>(x[i + l]);
-  for (int64_t l = 0; i < n; ++i, ++l) lanes[l] += static_cast<double>(x[i]);
-  double sum = 0;
-  for (int64_t l = 0; l < kSumLanes; ++l) sum += lanes[l];
-  return sum;
-}
-KN_CLONES double sum_of(const float* x, int64_t n) { return sum_impl(x, n); }
-KN_CLONES double sum_of(const double* x, int64_t n) { return sum_impl(x, n); }
-
 // ---- soundness ------------------------------------------------------------------------------
-
-// Usable as a count or a library.
-template <typename T>
-KN_INLINE bool sound(T x) {
-  return x >= T(0) && x <= std::numeric_limits<T>::max();
-}
 
 template <typename T>
 KN_INLINE int64_t first_unsound_impl(const T* x, int64_t n) {
@@ -88,22 +56,22 @@ KN_INLINE int64_t first_unsound_impl(const T* x, int64_t n) {
 KN_CLONES int64_t first_unsound(const float* x, int64_t n) { return first_unsound_impl(x, n); }
 KN_CLONES int64_t first_unsound(const double* x, int64_t n) { return first_unsound_impl(x, n); }
 
-KN_CLONES CsrReport check_row(const int64_t* indptr, const int32_t* columns, int64_t stored,
-                              int64_t genes) {
+KN_CLONES Report check_row(const int64_t* indptr, const int32_t* columns, int64_t stored,
+                           int64_t genes) {
   return check_csr_row(indptr, columns, stored, genes);
 }
-KN_CLONES CsrReport check_row(const int64_t* indptr, const int64_t* columns, int64_t stored,
-                              int64_t genes) {
+KN_CLONES Report check_row(const int64_t* indptr, const int64_t* columns, int64_t stored,
+                           int64_t genes) {
   return check_csr_row(indptr, columns, stored, genes);
 }
 
 template <typename T, typename C>
-TokenReport check(const TokenArgs<T>& a, int64_t b) {
-  const CsrReport csr =
-      check_row(a.indptr + b, static_cast<const C*>(a.columns), a.stored, a.genes);
-  if (csr.fault != kCsrFine) return {csr.fault, b, csr.position, csr.value, 0, 1};
-  if (a.noise.row_ids != nullptr && (a.noise.row_ids[b] < 0 || a.noise.row_ids[b] >> 48 != 0))
-    return {kTokensCellId, b, 0, a.noise.row_ids[b], 0, 1};
+Report check(const SampleTokens<T>& a, int64_t b) {
+  Report csr = check_row(a.indptr + b, static_cast<const C*>(a.columns), a.stored, a.genes);
+  csr.row = b;
+  if (csr.fault != kCsrFine) return csr;
+  if (a.cell_ids != nullptr && (a.cell_ids[b] < 0 || a.cell_ids[b] >> 48 != 0))
+    return {kTokensCellId, b, 0, a.cell_ids[b], 0, 1};
   if (a.panel_id != nullptr && (a.panel_id[b] < 0 || a.panel_id[b] >= a.panels))
     return {kTokensPanel, b, 0, a.panel_id[b], 0, 1};
   if (a.library != nullptr && !sound(a.library[b]))
@@ -126,7 +94,7 @@ KN_CLONES int64_t count_unfit(const float* weights, int64_t n) {
 }
 
 template <typename T>
-TokenReport check_weights(const TokenArgs<T>& a) {
+Report check_weights(const SampleTokens<T>& a) {
   if (a.weights == nullptr) return {};
   const int64_t count = count_unfit(a.weights, a.genes);
   if (count == 0) return {};
@@ -150,16 +118,16 @@ KN_CLONES void weigh_listed(const float* weights, const int32_t* genes, int64_t 
 }
 
 template <typename T>
-PhiloxCounter row_counter(const TokenArgs<T>& a, int64_t b) {
-  const int64_t id = a.noise.row_ids == nullptr ? b : a.noise.row_ids[b];
-  return philox_row_counter(id, a.noise.stream, a.noise.step);
+PhiloxCounter row_counter(const SampleTokens<T>& a, int64_t b) {
+  const int64_t id = a.cell_ids == nullptr ? b : a.cell_ids[b];
+  return philox_row_counter(id, a.stream, read_seed(a.seed).step);
 }
 
 // Lists the candidates among all genes whose key is at most `bound`.
 template <typename T>
-void sweep(const TokenArgs<T>& a, int64_t b, const uint8_t* mask, uint32_t bound,
+void sweep(const SampleTokens<T>& a, int64_t b, const uint8_t* mask, uint32_t bound,
            TokenScratch<T>& s) {
-  const PhiloxKey key = philox_key(a.noise.seed);
+  const PhiloxKey key = philox_key(read_seed(a.seed).key);
   const PhiloxCounter counter = row_counter(a, b);
   alignas(64) uint32_t words[kNoiseColumns];
   s.list.start(kNoiseColumns);
@@ -184,7 +152,7 @@ int64_t take_all(const KeyList& list, int64_t k, int32_t* genes) {
 
 // Every observed gene of positive weight.
 template <typename T>
-int64_t all_observed(const TokenArgs<T>& a, const uint8_t* mask, int32_t* genes) {
+int64_t all_observed(const SampleTokens<T>& a, const uint8_t* mask, int32_t* genes) {
   int64_t count = 0;
   for (int64_t j = 0; j < a.genes && count < a.n_tokens; ++j) {
     genes[count] = static_cast<int32_t>(j);
@@ -196,7 +164,7 @@ int64_t all_observed(const TokenArgs<T>& a, const uint8_t* mask, int32_t* genes)
 // After a sweep up to a bound whose bracket missed the K-th smallest word: sweeps up to higher ones
 // until the list holds it, or all there are.
 template <typename T>
-int64_t draw_missed(const TokenArgs<T>& a, int64_t b, const uint8_t* mask, uint32_t bound,
+int64_t draw_missed(const SampleTokens<T>& a, int64_t b, const uint8_t* mask, uint32_t bound,
                     int32_t* genes, TokenScratch<T>& s) {
   const int64_t k = a.n_tokens;
   while (s.list.count < k && bound != kEveryKey) {
@@ -209,8 +177,8 @@ int64_t draw_missed(const TokenArgs<T>& a, int64_t b, const uint8_t* mask, uint3
 }
 
 template <typename T, typename C>
-int64_t draw_observed(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row, int32_t* genes,
-                      TokenScratch<T>& s) {
+int64_t draw_observed(const SampleTokens<T>& a, int64_t b, const TokenRow<T, C>& row,
+                      int32_t* genes, TokenScratch<T>& s) {
   const int64_t k = a.n_tokens, n = a.panel_id == nullptr ? a.genes : a.panel_counts[row.panel];
   if (k >= n) return all_observed(a, row.mask, genes);
   const bool weighted = a.weights != nullptr;
@@ -233,7 +201,7 @@ int64_t draw_observed(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row, in
 
 // Lists a row's own candidates; their keys are not known yet.
 template <typename T, typename C>
-void list_expressed(const TokenArgs<T>& a, const Row<T, C>& row, KeyList& list) {
+void list_expressed(const SampleTokens<T>& a, const TokenRow<T, C>& row, KeyList& list) {
   list.start(row.stored);
   int32_t* genes = list.genes.data();
   int64_t n = 0;
@@ -247,13 +215,13 @@ void list_expressed(const TokenArgs<T>& a, const Row<T, C>& row, KeyList& list) 
 }
 
 template <typename T, typename C>
-int64_t draw_expressed(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row, int32_t* genes,
-                       TokenScratch<T>& s) {
+int64_t draw_expressed(const SampleTokens<T>& a, int64_t b, const TokenRow<T, C>& row,
+                       int32_t* genes, TokenScratch<T>& s) {
   KeyList& list = s.list;
   list_expressed(a, row, list);
   const int64_t k = a.n_tokens;
   if (list.count <= k) return take_all(list, k, genes);
-  const PhiloxKey key = philox_key(a.noise.seed);
+  const PhiloxKey key = philox_key(read_seed(a.seed).key);
   const PhiloxCounter counter = row_counter(a, b);
   if (4 * list.count < a.genes) {
     philox_columns(key, counter, list.genes.data(), list.count, list.keys.data());
@@ -273,92 +241,20 @@ int64_t draw_expressed(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row, i
   return k;
 }
 
-// ---- their values ---------------------------------------------------------------------------
-
-// What the row's counts are multiplied by: target / library, nothing for a library of 0.
-struct Scale {
-  double target, library;
-};
-
-template <typename T, typename C>
-Scale scale_of(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row) {
-  if (a.target_sum == 0) return {1, 1};
-  return {a.target_sum, a.library != nullptr ? a.library[b] : sum_of(row.values, row.stored)};
-}
-
-template <typename T>
-KN_INLINE T largest_impl(const T* x, int64_t n) {
-  T largest = 0;
-  for (int64_t i = 0; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
-  return largest;
-}
-KN_CLONES float largest_of(const float* x, int64_t n) { return largest_impl(x, n); }
-KN_CLONES double largest_of(const double* x, int64_t n) { return largest_impl(x, n); }
-
-template <typename T>
-KN_INLINE void look_up_impl(const T* counts, const int32_t* genes, int64_t n, T* __restrict__ out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = counts[genes[i]];
-}
-KN_CLONES void look_up(const float* counts, const int32_t* genes, int64_t n, float* out) {
-  look_up_impl(counts, genes, n, out);
-}
-KN_CLONES void look_up(const double* counts, const int32_t* genes, int64_t n, double* out) {
-  look_up_impl(counts, genes, n, out);
-}
-
-template <typename T>
-KN_INLINE void take_log1p_impl(int64_t n, T scale, T* __restrict__ x) {
-  for (int64_t i = 0; i < n; ++i) x[i] = log1p_nonnegative(x[i] * scale);
-}
-KN_CLONES void take_log1p(int64_t n, float scale, float* x) { take_log1p_impl(n, scale, x); }
-KN_CLONES void take_log1p(int64_t n, double scale, double* x) { take_log1p_impl(n, scale, x); }
-
-// The counts of genes that ascend as the row's columns do.
-template <typename T, typename C>
-void walk_along(const Row<T, C>& row, const int32_t* genes, int64_t n, T* out) {
-  int64_t i = 0;
-  for (int64_t p = 0; p < n; ++p) {
-    while (i < row.stored && row.columns[i] < genes[p]) ++i;
-    out[p] = i < row.stored && row.columns[i] == genes[p] ? row.values[i] : T(0);
-  }
-}
-
-template <typename T, typename C>
-void fill_values(const TokenArgs<T>& a, int64_t b, const Row<T, C>& row, const int32_t* genes,
-                 int64_t n, T* out, TokenScratch<T>& s) {
-  if (a.genes > kTableGenes) {
-    walk_along(row, genes, n, out);
-  } else {
-    T* counts = s.counts.data();
-    for (int64_t i = 0; i < row.stored; ++i) counts[row.columns[i]] = row.values[i];
-    look_up(counts, genes, n, out);
-    for (int64_t i = 0; i < row.stored; ++i) counts[row.columns[i]] = T(0);
-  }
-  if (!a.log1p) return;
-  const Scale by = scale_of(a, b, row);
-  const T scale = by.library > 0 ? static_cast<T>(by.target / by.library) : T(0);
-  constexpr T kLeast = std::numeric_limits<T>::min(), kMost = std::numeric_limits<T>::max() / 8;
-  if (by.library == 0 || (scale >= kLeast && largest_of(row.values, row.stored) < kMost / scale)) {
-    take_log1p(n, scale, out);
-  } else {
-    for (int64_t i = 0; i < n; ++i) out[i] = log1p_scaled(out[i], scale, by.target, by.library);
-  }
-}
-
 // ---- rows -----------------------------------------------------------------------------------
 
 // Returns how many tokens cell b has.
 template <typename T, typename C>
-int64_t sample_row(const TokenArgs<T>& a, int64_t b, TokenScratch<T>& s) {
+int64_t sample_row(const SampleTokens<T>& a, int64_t b, TokenScratch<T>& s) {
   const int64_t first = a.indptr[b], panel = a.panel_id == nullptr ? 0 : a.panel_id[b];
-  const Row<T, C> row{static_cast<const C*>(a.columns) + first, a.values + first,
-                      a.indptr[b + 1] - first, panel,
-                      a.panel_id == nullptr ? nullptr : a.panel_mask + panel * a.genes};
+  const TokenRow<T, C> row{static_cast<const C*>(a.columns) + first, a.values + first,
+                           a.indptr[b + 1] - first, panel,
+                           a.panel_id == nullptr ? nullptr : a.panel_mask + panel * a.genes};
   int32_t* genes = a.gene_ids + b * a.n_tokens;
   T* tokens = a.tokens + b * a.n_tokens;
   const int64_t n =
       a.expressed ? draw_expressed(a, b, row, genes, s) : draw_observed(a, b, row, genes, s);
-  fill_values(a, b, row, genes, n, tokens, s);
+  fill_values(a, b, row, genes, n, tokens, s.counts.data());
   std::fill(genes + n, genes + a.n_tokens, -1);
   std::fill(tokens + n, tokens + a.n_tokens, T(0));
   return n;
@@ -367,7 +263,7 @@ int64_t sample_row(const TokenArgs<T>& a, int64_t b, TokenScratch<T>& s) {
 // Moves the rows together; offsets[b + 1] is the length of row b, and becomes where row b + 1
 // begins.
 template <typename T>
-void close_gaps(const TokenArgs<T>& a) {
+void close_gaps(const SampleTokens<T>& a) {
   a.offsets[0] = 0;
   for (int64_t b = 0; b < a.rows; ++b) {
     const int64_t n = a.offsets[b + 1], from = b * a.n_tokens, to = a.offsets[b];
@@ -383,11 +279,11 @@ void close_gaps(const TokenArgs<T>& a) {
 }
 
 template <typename T, typename C>
-TokenReport sample_rows(const TokenArgs<T>& a) {
-  TokenReport first;
+Report sample_rows(const SampleTokens<T>& a, int threads) {
+  Report first;
   int64_t faults[kTokensFaults] = {};
   const bool alone = a.rows * a.genes < kSerialWork;
-  const int team = alone ? 1 : static_cast<int>(std::min<int64_t>(a.threads, a.rows));
+  const int team = alone ? 1 : static_cast<int>(std::min<int64_t>(threads, a.rows));
   Rescue rescue;
 #pragma omp parallel num_threads(team) if (team > 1)
   {
@@ -400,8 +296,8 @@ TokenReport sample_rows(const TokenArgs<T>& a) {
 #pragma omp for schedule(dynamic, 4)
     for (int64_t b = 0; b < a.rows; ++b)
       rescue.run([&] {
-        const TokenReport report = check<T, C>(a, b);
-        if (report.fault == kTokensFine) {
+        const Report report = check<T, C>(a, b);
+        if (report.fault == 0) {
           const int64_t n = sample_row<T, C>(a, b, s);
           if (a.offsets != nullptr) a.offsets[b + 1] = n;
           return;
@@ -409,7 +305,7 @@ TokenReport sample_rows(const TokenArgs<T>& a) {
 #pragma omp critical
         {
           ++faults[report.fault];
-          if (first.fault == kTokensFine || b < first.row) first = report;
+          if (first.fault == 0 || b < first.row) first = report;
         }
       });
     if (a.genes > kKeptGenes) s = TokenScratch<T>();
@@ -422,15 +318,16 @@ TokenReport sample_rows(const TokenArgs<T>& a) {
 }  // namespace
 
 template <typename T>
-TokenReport sample_tokens(const TokenArgs<T>& a) {
-  TokenReport report = check_weights(a);
-  if (report.fault != kTokensFine) return report;
-  report = a.wide_columns ? sample_rows<T, int64_t>(a) : sample_rows<T, int32_t>(a);
-  if (report.fault == kTokensFine && a.offsets != nullptr) close_gaps(a);
+Report sample_tokens(const SampleTokens<T>& a, int threads) {
+  Report report = check_weights(a);
+  if (report.fault != 0) return report;
+  report =
+      a.wide_columns ? sample_rows<T, int64_t>(a, threads) : sample_rows<T, int32_t>(a, threads);
+  if (report.fault == 0 && a.offsets != nullptr) close_gaps(a);
   return report;
 }
 
-template TokenReport sample_tokens<float>(const TokenArgs<float>&);
-template TokenReport sample_tokens<double>(const TokenArgs<double>&);
+template Report sample_tokens<float>(const SampleTokens<float>&, int);
+template Report sample_tokens<double>(const SampleTokens<double>&, int);
 
 }  // namespace kernomics

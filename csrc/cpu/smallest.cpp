@@ -3,13 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "avx512.h"
 #include "clones.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define KN_AVX512_SMALLEST 1
-#include <immintrin.h>
-#define KN_V4 __attribute__((target("arch=x86-64-v4")))
-#endif
 
 namespace kernomics {
 namespace {
@@ -84,12 +79,7 @@ void take_plain(const KeyList& list, uint32_t key, int64_t ties, int32_t* genes)
   }
 }
 
-#ifdef KN_AVX512_SMALLEST
-bool has_avx512() {
-  static const bool found = __builtin_cpu_supports("x86-64-v4");
-  return found;
-}
-
+#ifdef KN_AVX512
 KN_V4 void append_avx512(const uint32_t* keys, const uint8_t* flags, int64_t count, int32_t first,
                          uint32_t bound, KeyList& list) {
   const __m512i limit = _mm512_set1_epi32(static_cast<int>(bound));
@@ -157,7 +147,7 @@ KN_V4 void take_avx512(const KeyList& list, uint32_t key, int64_t k, int32_t* ge
 #endif
 
 int64_t band_of(const uint32_t* keys, int64_t n, Bracket bracket, uint32_t* band, int64_t* below) {
-#ifdef KN_AVX512_SMALLEST
+#ifdef KN_AVX512
   if (has_avx512()) return band_avx512(keys, n, bracket, band, below);
 #endif
   return band_plain(keys, n, bracket, band, below);
@@ -166,7 +156,7 @@ int64_t band_of(const uint32_t* keys, int64_t n, Bracket bracket, uint32_t* band
 // The k genes of take_plain, `equal` keys being equal to `key`.
 void take(const KeyList& list, uint32_t key, int64_t ties, [[maybe_unused]] int64_t equal,
           [[maybe_unused]] int64_t k, int32_t* genes) {
-#ifdef KN_AVX512_SMALLEST
+#ifdef KN_AVX512
   if (has_avx512() && ties == equal) return take_avx512(list, key, k, genes);
 #endif
   take_plain(list, key, ties, genes);
@@ -195,7 +185,7 @@ Bracket sampled_bracket(const KeyList& list, int64_t k, Scratch<uint32_t>& scrat
 
 void append_at_most(const uint32_t* keys, const uint8_t* flags, int64_t count, int32_t first,
                     uint32_t bound, KeyList& list) {
-#ifdef KN_AVX512_SMALLEST
+#ifdef KN_AVX512
   if (has_avx512()) return append_avx512(keys, flags, count, first, bound, list);
 #endif
   append_plain(keys, flags, count, first, bound, list);

@@ -6,14 +6,10 @@
 #include "clones.h"
 #include "lanes.h"
 
-#define KN_INLINE inline __attribute__((always_inline))
-
 namespace kernomics {
 namespace {
 
 constexpr int64_t kBlock = 1024;
-template <typename T>
-constexpr int64_t kLine = 64 / sizeof(T);
 
 template <typename T>
 KN_INLINE void exp_below_impl(const T* y, int64_t n, T top, double tau, T* __restrict__ out) {

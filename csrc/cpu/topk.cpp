@@ -4,18 +4,14 @@
 #include <limits>
 #include <type_traits>
 
+#include "avx512.h"
 #include "clones.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define KN_AVX512_COLLECT 1
-#include <immintrin.h>
-#endif
 
 namespace kernomics {
 namespace {
 
 template <typename T>
-inline __attribute__((always_inline)) void group_maxima_impl(const T* y, int64_t n, T* maxima) {
+KN_INLINE void group_maxima_impl(const T* y, int64_t n, T* maxima) {
   for (int64_t base = 0; base < n; base += kChunk, maxima += kLanes) {
     Lanes<T> best = Lanes<T>{} - std::numeric_limits<T>::infinity(), v;
     const int64_t end = std::min(n, base + kChunk);
@@ -31,8 +27,7 @@ inline __attribute__((always_inline)) void group_maxima_impl(const T* y, int64_t
 
 // Signed integers in the order of the values: negative floats have their other bits flipped.
 template <typename T, typename K>
-inline __attribute__((always_inline)) T kth_largest_impl(const T* values, int64_t n, int64_t k,
-                                                         K* keys) {
+KN_INLINE T kth_largest_impl(const T* values, int64_t n, int64_t k, K* keys) {
   constexpr int kBits = sizeof(K) * 8;
   constexpr K kMagnitude = std::numeric_limits<K>::max();
   for (int64_t i = 0; i < n; ++i) {
@@ -59,8 +54,7 @@ inline __attribute__((always_inline)) T kth_largest_impl(const T* values, int64_
 
 // Few values pass, so the sweep asks 16 at a time whether any does.
 template <typename T>
-inline __attribute__((always_inline)) int64_t collect_impl(const T* y, int64_t n, T bound,
-                                                           int64_t* positions) {
+KN_INLINE int64_t collect_impl(const T* y, int64_t n, T bound, int64_t* positions) {
   int64_t count = 0, i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     int32_t any = 0;
@@ -78,10 +72,9 @@ inline __attribute__((always_inline)) int64_t collect_impl(const T* y, int64_t n
   return count;
 }
 
-#ifdef KN_AVX512_COLLECT
+#ifdef KN_AVX512
 // The same sweep with a comparison mask in place of the inner loop, which compilers do not find.
-__attribute__((target("arch=x86-64-v4"))) int64_t collect_avx512(const float* y, int64_t n,
-                                                                 float bound, int64_t* positions) {
+KN_V4 int64_t collect_avx512(const float* y, int64_t n, float bound, int64_t* positions) {
   const __m512 limit = _mm512_set1_ps(bound);
   int64_t count = 0, i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -123,9 +116,8 @@ double kth_largest(const double* values, int64_t n, int64_t k, Scratch<int64_t>&
 }
 
 int64_t collect_at_least(const float* y, int64_t n, float bound, int64_t* positions) {
-#ifdef KN_AVX512_COLLECT
-  static const bool avx512 = __builtin_cpu_supports("x86-64-v4");
-  if (avx512) return collect_avx512(y, n, bound, positions);
+#ifdef KN_AVX512
+  if (has_avx512()) return collect_avx512(y, n, bound, positions);
 #endif
   return collect_plain(y, n, bound, positions);
 }

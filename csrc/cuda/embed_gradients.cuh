@@ -12,9 +12,6 @@ namespace kernomics {
 constexpr int kEmbedThreads = 256;
 constexpr int kAtOnce = 4;  // rows or pieces that a thread has under way
 
-template <typename T>
-using Sum = decltype(widen(T()));
-
 // N numbers that are moved at once.
 template <typename T, int N>
 struct alignas(N * sizeof(T)) Piece {

@@ -19,12 +19,9 @@
 #include <initializer_list>
 
 #include "embed_gradients.cuh"
-#include "tokens.h"
 
 namespace kernomics {
 namespace {
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // ---- forward --------------------------------------------------------------------------------
 
@@ -92,7 +89,7 @@ __global__ void __launch_bounds__(kEmbedThreads) write_tokens(WriteArgs<T, I> a)
 
 // ---- launches -------------------------------------------------------------------------------
 
-void check_sizes(const CudaEmbedShape& s) {
+void check_sizes(const EmbedShape& s) {
   const int64_t rows = s.cells * (s.tokens + s.with_cls);
   if (rows > INT_MAX || s.width > INT_MAX)
     throw std::runtime_error("embed_tokens on CUDA takes fewer than 2^31 tokens, " +
@@ -117,7 +114,8 @@ bool in_pieces(const void* address, std::initializer_list<int64_t> strides) {
 }
 
 template <int N, typename T, typename I>
-void forward(const CudaEmbedShape& s, const CudaEmbedInputs& in, void* tokens, CudaStream stream) {
+void forward(const EmbedForward<void>& in, CudaStream stream) {
+  const EmbedShape& s = in.shape;
   WriteArgs<T, I> a{};
   a.ids = static_cast<const I*>(s.gene_ids);
   a.tokens = static_cast<uint32_t>(s.tokens);
@@ -132,7 +130,7 @@ void forward(const CudaEmbedShape& s, const CudaEmbedInputs& in, void* tokens, C
   a.cell_stride = in.cell_stride;
   a.token_stride = in.token_stride;
   a.cls = static_cast<const T*>(in.cls);
-  a.out = static_cast<T*>(tokens);
+  a.out = static_cast<T*>(in.out);
   const int64_t blocks = divide_up(a.rows << a.group_bits, kEmbedThreads);
   launch("embed_tokens_forward",
          s.concat ? write_tokens<N, true, T, I> : write_tokens<N, false, T, I>, blocks,
@@ -140,34 +138,35 @@ void forward(const CudaEmbedShape& s, const CudaEmbedInputs& in, void* tokens, C
 }
 
 template <int N, typename T, typename I>
-void grad_added(const CudaEmbedShape& s, const CudaEmbedGradients& g, CudaStream stream) {
+void grad_added(const EmbedBackward<void>& g, CudaStream stream) {
+  const EmbedShape& s = g.shape;
   const int64_t positions = s.cells * s.tokens;
   const int pieces = static_cast<int>(s.width / N), bits = group_bits_of(pieces);
   launch("embed_tokens_grad_values", copy_rows<N, T, I>,
          divide_up(positions << bits, kEmbedThreads), kEmbedThreads, 0, stream,
          static_cast<const I*>(s.gene_ids), positions, static_cast<uint32_t>(s.tokens),
          static_cast<int>(s.with_cls), s.genes, pieces, bits, static_cast<const T*>(g.delta),
-         g.token_stride, static_cast<T*>(g.values));
+         g.token_stride, static_cast<T*>(g.grad_values));
 }
 
 template <typename T, typename I>
-void grad_values(const CudaEmbedShape& s, const CudaEmbedGradients& g, bool pieces,
-                 CudaStream stream) {
+void grad_values(const EmbedBackward<void>& g, bool pieces, CudaStream stream) {
+  const EmbedShape& s = g.shape;
   const int64_t positions = s.cells * s.tokens;
   if (positions == 0) return;
   if (s.concat)
     launch("embed_tokens_grad_values", copy_last_column<T, I>, divide_up(positions, kEmbedThreads),
            kEmbedThreads, 0, stream, static_cast<const I*>(s.gene_ids), positions,
            static_cast<uint32_t>(s.tokens), static_cast<int>(s.with_cls), s.genes, s.width,
-           static_cast<const T*>(g.delta), g.token_stride, static_cast<T*>(g.values));
-  else if (pieces && in_pieces<T>(g.values, {}))
-    grad_added<16 / sizeof(T), T, I>(s, g, stream);
+           static_cast<const T*>(g.delta), g.token_stride, static_cast<T*>(g.grad_values));
+  else if (pieces && in_pieces<T>(g.grad_values, {}))
+    grad_added<16 / sizeof(T), T, I>(g, stream);
   else
-    grad_added<1, T, I>(s, g, stream);
+    grad_added<1, T, I>(g, stream);
 }
 
 template <typename I>
-void make_lists(const CudaEmbedShape& s, const Lists& lists, CudaStream stream) {
+void make_lists(const EmbedShape& s, const Lists& lists, CudaStream stream) {
   const I* ids = static_cast<const I*>(s.gene_ids);
   const int64_t positions = s.cells * s.tokens, blocks = divide_up(positions, kEmbedThreads);
   const char* name = "embed_tokens_lists";
@@ -182,8 +181,8 @@ void make_lists(const CudaEmbedShape& s, const Lists& lists, CudaStream stream) 
 }
 
 template <int N, typename T>
-void grad_rows(const CudaEmbedShape& s, const CudaEmbedGradients& g, const Lists& lists,
-               CudaStream stream) {
+void grad_rows(const EmbedBackward<void>& g, const Lists& lists, CudaStream stream) {
+  const EmbedShape& s = g.shape;
   SumArgs<T> a{};
   a.delta = static_cast<const T*>(g.delta);
   a.token_stride = g.token_stride;
@@ -191,38 +190,38 @@ void grad_rows(const CudaEmbedShape& s, const CudaEmbedGradients& g, const Lists
   a.length = static_cast<uint32_t>(s.tokens + s.with_cls);
   a.pieces = static_cast<int>(s.width / N);
   a.concat = s.concat;
-  a.with_cls = g.cls != nullptr;
+  a.with_cls = g.grad_cls != nullptr;
   a.lists = lists;
-  a.table = static_cast<T*>(g.table);
-  a.cls = static_cast<T*>(g.cls);
-  const int64_t blocks = (g.table != nullptr ? s.genes : 0) + (g.cls != nullptr ? 1 : 0);
+  a.table = static_cast<T*>(g.grad_table);
+  a.cls = static_cast<T*>(g.grad_cls);
+  const int64_t blocks = (g.grad_table != nullptr ? s.genes : 0) + (g.grad_cls != nullptr ? 1 : 0);
   const int threads = static_cast<int>(
       std::min<int64_t>(kEmbedThreads, divide_up(a.pieces, kWarpSize) * kWarpSize));
   launch("embed_tokens_grad_table", sum_rows<N, T>, blocks, threads, 0, stream, a);
 }
 
 template <typename T, typename I>
-void backward(const CudaEmbedShape& s, const CudaEmbedGradients& g, void* scratch,
-              CudaStream stream) {
+void backward(const EmbedBackward<void>& g, void* scratch, CudaStream stream) {
+  const EmbedShape& s = g.shape;
   constexpr int kWhole = 16 / sizeof(T);
   const bool pieces = in_pieces<T>(g.delta, {g.token_stride, s.width});
-  if (g.values != nullptr) grad_values<T, I>(s, g, pieces, stream);
-  if (g.table == nullptr && g.cls == nullptr) return;
+  if (g.grad_values != nullptr) grad_values<T, I>(g, pieces, stream);
+  if (g.grad_table == nullptr && g.grad_cls == nullptr) return;
   Lists lists{};
-  if (g.table != nullptr) {
+  if (g.grad_table != nullptr) {
     Carver carver(scratch);
     lists = carve_lists(carver, s.cells * s.tokens, s.genes);
     make_lists<I>(s, lists, stream);
   }
-  if (pieces && in_pieces<T>(g.table, {}) && in_pieces<T>(g.cls, {}))
-    grad_rows<kWhole, T>(s, g, lists, stream);
+  if (pieces && in_pieces<T>(g.grad_table, {}) && in_pieces<T>(g.grad_cls, {}))
+    grad_rows<kWhole, T>(g, lists, stream);
   else
-    grad_rows<1, T>(s, g, lists, stream);
+    grad_rows<1, T>(g, lists, stream);
 }
 
 // Calls body(T(), I()) with the types that the shape names.
 template <typename T, typename Body>
-void with_ids(const CudaEmbedShape& s, Body body) {
+void with_ids(const EmbedShape& s, Body body) {
   if (s.wide_ids)
     body(T(), int64_t());
   else
@@ -230,7 +229,7 @@ void with_ids(const CudaEmbedShape& s, Body body) {
 }
 
 template <typename Body>
-void with_types(const CudaEmbedShape& s, Body body) {
+void with_types(const EmbedShape& s, Body body) {
   if (s.kind == kFloat64)
     with_ids<double>(s, body);
   else if (s.kind == kBFloat16)
@@ -243,8 +242,8 @@ void with_types(const CudaEmbedShape& s, Body body) {
 
 }  // namespace
 
-void embed_tokens_forward(const CudaEmbedShape& s, const CudaEmbedInputs& in, void* tokens,
-                          CudaStream stream) {
+void embed_tokens_forward(const EmbedForward<void>& in, CudaStream stream) {
+  const EmbedShape& s = in.shape;
   check_sizes(s);
   if (s.cells * (s.tokens + s.with_cls) == 0) return;
   with_types(s, [&](auto t, auto i) {
@@ -252,23 +251,24 @@ void embed_tokens_forward(const CudaEmbedShape& s, const CudaEmbedInputs& in, vo
     using I = decltype(i);
     const bool table = in_pieces<T>(in.table, {in.table_stride, s.width});
     const bool values = s.concat || in_pieces<T>(in.values, {in.cell_stride, in.token_stride});
-    if (table && values && in_pieces<T>(in.cls, {}) && in_pieces<T>(tokens, {}))
-      forward<16 / sizeof(T), T, I>(s, in, tokens, stream);
+    if (table && values && in_pieces<T>(in.cls, {}) && in_pieces<T>(in.out, {}))
+      forward<16 / sizeof(T), T, I>(in, stream);
     else
-      forward<1, T, I>(s, in, tokens, stream);
+      forward<1, T, I>(in, stream);
   });
 }
 
-size_t embed_tokens_backward_scratch(int64_t cells, int64_t tokens, int64_t genes) {
+size_t embed_tokens_backward_scratch(const EmbedBackward<void>& g) {
+  if (g.grad_table == nullptr) return 0;
   Carver carver(nullptr);
-  carve_lists(carver, cells * tokens, genes);
+  carve_lists(carver, g.shape.cells * g.shape.tokens, g.shape.genes);
   return carver.used();
 }
 
-void embed_tokens_backward(const CudaEmbedShape& s, const CudaEmbedGradients& g, void* scratch,
-                           CudaStream stream) {
-  check_sizes(s);
-  with_types(s, [&](auto t, auto i) { backward<decltype(t), decltype(i)>(s, g, scratch, stream); });
+void embed_tokens_backward(const EmbedBackward<void>& g, void* scratch, CudaStream stream) {
+  check_sizes(g.shape);
+  with_types(g.shape,
+             [&](auto t, auto i) { backward<decltype(t), decltype(i)>(g, scratch, stream); });
 }
 
 }  // namespace kernomics

@@ -34,8 +34,6 @@ constexpr int kChunkCapacity = static_cast<int>(kChunkBytes / sizeof(T));
 template <typename T>
 constexpr int kChunkSurvivors = sizeof(T) == 4 ? 2048 : 1280;
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 bool aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
 
 void check_size(int64_t genes) {
@@ -106,19 +104,35 @@ void run_relaxed(RelaxedArgs<T> a, Carver& carver, CudaStream stream) {
 }
 
 template <typename T>
-RelaxedArgs<T> relaxed_args(const T* y, const int64_t* indices, const T* u, int64_t rows,
-                            int64_t genes, int64_t k, double tau, int relaxation, T* out) {
-  check_size(genes);
+RelaxedArgs<T> relaxed_args(const RelaxedTopk<T>& params) {
+  check_size(params.genes);
   RelaxedArgs<T> a{};
-  a.y = y;
-  a.indices = indices;
-  a.u = u;
-  a.out = out;
-  a.rows = rows;
-  a.genes = static_cast<int>(genes);
-  a.k = static_cast<int>(k);
-  a.relaxation = relaxation;
-  a.tau = tau;
+  a.y = params.y;
+  a.indices = params.indices;
+  a.u = params.u;
+  a.out = params.out;
+  a.rows = params.rows;
+  a.genes = static_cast<int>(params.genes);
+  a.k = static_cast<int>(params.k);
+  a.relaxation = params.relaxation;
+  a.tau = params.tau;
+  return a;
+}
+
+// The same for the reach of a forward pass with a y of its own.
+template <typename T>
+RelaxedArgs<T> reach_args(const GumbelTopk<T>& params, const T* y) {
+  RelaxedTopk<T> relaxed{};
+  relaxed.y = y;
+  relaxed.indices = params.indices;
+  relaxed.rows = params.rows;
+  relaxed.genes = params.genes;
+  relaxed.k = params.k;
+  relaxed.tau = params.tau;
+  relaxed.relaxation = params.relaxation;
+  RelaxedArgs<T> a = relaxed_args(relaxed);
+  a.reached = params.grad_indices;
+  a.reach = params.reach;
   return a;
 }
 
@@ -166,30 +180,29 @@ void carve_choice(Carver& carver, const ChoosePlan& plan, bool needs_y, ChooseAr
 }  // namespace
 
 template <typename T>
-size_t gumbel_topk_forward_scratch(int64_t rows, int64_t genes, int64_t k, int relaxation,
-                                   int64_t reach, bool keep_y) {
-  if (rows == 0) return 0;
-  check_size(genes);
+size_t gumbel_topk_forward_scratch(const GumbelTopk<T>& args) {
+  if (args.rows == 0) return 0;
+  check_size(args.genes);
   Carver carver(nullptr);
-  const ChoosePlan plan = plan_choice<T>(rows, genes, k);
+  const ChoosePlan plan = plan_choice<T>(args.rows, args.genes, args.k);
   ChooseArgs<T> choose{};
-  choose.rows = rows;
-  choose.genes = static_cast<int>(genes);
-  carve_choice(carver, plan, (reach > 0 || plan.from_memory) && !keep_y, choose);
-  if (reach > 0) {
-    RelaxedArgs<T> relaxed =
-        relaxed_args<T>(nullptr, nullptr, nullptr, rows, genes, k, 1.0, relaxation, nullptr);
+  choose.rows = args.rows;
+  choose.genes = static_cast<int>(args.genes);
+  choose.y = args.y;
+  carve_choice(carver, plan, args.reach > 0 || plan.from_memory, choose);
+  if (args.reach > 0) {
+    RelaxedArgs<T> relaxed = reach_args<T>(args, nullptr);
     carve_relaxed(carver, relaxed);
   }
   return carver.used();
 }
 
 template <typename T>
-void gumbel_topk_forward(const CudaGumbelTopkArgs<T>& args, CudaStream stream) {
+void gumbel_topk_forward(const GumbelTopk<T>& args, void* scratch, CudaStream stream) {
   if (args.rows == 0) return;
   check_size(args.genes);
   const ChoosePlan plan = plan_choice<T>(args.rows, args.genes, args.k);
-  Carver carver(args.scratch);
+  Carver carver(scratch);
   ChooseArgs<T> a{};
   a.scores = args.scores;
   a.row_stride = args.row_stride;
@@ -227,52 +240,30 @@ void gumbel_topk_forward(const CudaGumbelTopkArgs<T>& args, CudaStream stream) {
     launch("choose_of_candidates", choose_of_candidates<T>, a.rows, kChunkThreads,
            candidates * sizeof(T) + survivor_bytes<T>(a.survivors), stream, a);
   }
-  if (args.reach > 0) {
-    RelaxedArgs<T> relaxed = relaxed_args<T>(a.y, a.indices, nullptr, args.rows, args.genes, args.k,
-                                             args.tau, args.relaxation, nullptr);
-    relaxed.reached = args.grad_indices;
-    relaxed.reach = args.reach;
-    run_relaxed(relaxed, carver, stream);
-  }
+  if (args.reach > 0) run_relaxed(reach_args<T>(args, a.y), carver, stream);
 }
 
 template <typename T>
-size_t gumbel_topk_relaxed_scratch(int64_t rows, int64_t genes, int64_t k, int relaxation) {
-  if (rows == 0) return 0;
+size_t gumbel_topk_relaxed_scratch(const RelaxedTopk<T>& params) {
+  if (params.rows == 0) return 0;
   Carver carver(nullptr);
-  RelaxedArgs<T> a =
-      relaxed_args<T>(nullptr, nullptr, nullptr, rows, genes, k, 1.0, relaxation, nullptr);
+  RelaxedArgs<T> a = relaxed_args(params);
   carve_relaxed(carver, a);
   return carver.used();
 }
 
 template <typename T>
-void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_t rows,
-                          int64_t genes, int64_t k, double tau, int relaxation, T* grad,
-                          void* scratch, CudaStream stream) {
-  if (rows == 0) return;
+void gumbel_topk_relaxed(const RelaxedTopk<T>& params, void* scratch, CudaStream stream) {
+  if (params.rows == 0) return;
   Carver carver(scratch);
-  run_relaxed(relaxed_args<T>(y, indices, u, rows, genes, k, tau, relaxation, grad), carver,
-              stream);
+  run_relaxed(relaxed_args(params), carver, stream);
 }
 
-template <typename T>
-void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64_t genes, int64_t k,
-                         double tau, int relaxation, T* gamma, void* scratch, CudaStream stream) {
-  if (rows == 0) return;
-  Carver carver(scratch);
-  run_relaxed(relaxed_args<T>(y, indices, nullptr, rows, genes, k, tau, relaxation, gamma), carver,
-              stream);
-}
-
-#define KN_INSTANTIATE(T)                                                                        \
-  template size_t gumbel_topk_forward_scratch<T>(int64_t, int64_t, int64_t, int, int64_t, bool); \
-  template void gumbel_topk_forward<T>(const CudaGumbelTopkArgs<T>&, CudaStream);                \
-  template size_t gumbel_topk_relaxed_scratch<T>(int64_t, int64_t, int64_t, int);                \
-  template void gumbel_topk_backward<T>(const T*, const int64_t*, const T*, int64_t, int64_t,    \
-                                        int64_t, double, int, T*, void*, CudaStream);            \
-  template void gumbel_topk_relaxed<T>(const T*, const int64_t*, int64_t, int64_t, int64_t,      \
-                                       double, int, T*, void*, CudaStream);
+#define KN_INSTANTIATE(T)                                                        \
+  template size_t gumbel_topk_forward_scratch<T>(const GumbelTopk<T>&);          \
+  template void gumbel_topk_forward<T>(const GumbelTopk<T>&, void*, CudaStream); \
+  template size_t gumbel_topk_relaxed_scratch<T>(const RelaxedTopk<T>&);         \
+  template void gumbel_topk_relaxed<T>(const RelaxedTopk<T>&, void*, CudaStream);
 
 KN_INSTANTIATE(float)
 KN_INSTANTIATE(double)

@@ -1,5 +1,6 @@
-// The CUDA kernels' entry points: plain functions on device addresses, sizes and a stream, called
-// by bindings_cuda.cpp. T is float or double. Row-major, contiguous unless a stride is given.
+// The CUDA kernels' entry points: plain functions on the structs of ../common with device
+// addresses, and a stream, called by bindings_cuda.cpp. T is float or double; void where kinds name
+// the types.
 //
 // Nothing here allocates or synchronises, so every call can be captured in a CUDA graph: scratch
 // comes from the caller, of the size that the matching *_scratch function tells. A failed launch
@@ -9,6 +10,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../common/embed_tokens.h"
+#include "../common/gumbel_topk.h"
+#include "../common/masked_linear.h"
+#include "../common/poisson_nll.h"
+#include "../common/sample_tokens.h"
+
 struct CUstream_st;
 
 namespace kernomics {
@@ -17,84 +24,57 @@ using CudaStream = CUstream_st*;
 
 // ---- gumbel_topk ----------------------------------------------------------------------------
 
-// y = scores + scale·g; no noise for scale 0, and then seed and row_ids are not read.
 template <typename T>
-struct CudaGumbelTopkArgs {
-  const T* scores;  // [rows, genes], rows `row_stride` apart
-  int64_t row_stride, rows, genes, k;
-  double noise_scale;
-  const int64_t* seed;     // (key, step)
-  const int64_t* row_ids;  // [rows], or null for 0 … rows − 1
-  uint32_t stream;         // of random words
-  double tau;
-  int relaxation;
-  int64_t reach;          // capacity of grad_indices, 0 for none
-  T* y;                   // [rows, genes] or null
-  T* mask;                // [rows, genes], NaN in rows with a fault
-  int64_t* indices;       // [rows, k], in range in every row
-  int64_t* grad_indices;  // [rows, reach]
-  int32_t* faults;        // [rows, 2]: a RowFault and its count
-  void* scratch;
-};
+size_t gumbel_topk_forward_scratch(const GumbelTopk<T>& params);
 
 template <typename T>
-size_t gumbel_topk_forward_scratch(int64_t rows, int64_t genes, int64_t k, int relaxation,
-                                   int64_t reach, bool keep_y);
+void gumbel_topk_forward(const GumbelTopk<T>& params, void* scratch, CudaStream stream);
 
 template <typename T>
-void gumbel_topk_forward(const CudaGumbelTopkArgs<T>& args, CudaStream stream);
+size_t gumbel_topk_relaxed_scratch(const RelaxedTopk<T>& params);
 
-// Scratch of the two functions below.
+// out = Γ(y), or with a u that is not null uᵀ ∂Γ/∂y.
 template <typename T>
-size_t gumbel_topk_relaxed_scratch(int64_t rows, int64_t genes, int64_t k, int relaxation);
-
-// grad [rows, genes] = uᵀ ∂Γ/∂y at the kept y and indices [rows, k].
-template <typename T>
-void gumbel_topk_backward(const T* y, const int64_t* indices, const T* u, int64_t rows,
-                          int64_t genes, int64_t k, double tau, int relaxation, T* grad,
-                          void* scratch, CudaStream stream);
-
-// gamma [rows, genes] = Γ(y).
-template <typename T>
-void gumbel_topk_relaxed(const T* y, const int64_t* indices, int64_t rows, int64_t genes, int64_t k,
-                         double tau, int relaxation, T* gamma, void* scratch, CudaStream stream);
+void gumbel_topk_relaxed(const RelaxedTopk<T>& params, void* scratch, CudaStream stream);
 
 // ---- masked_linear --------------------------------------------------------------------------
 
-enum ScalarKind : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
+// NaN in every row of y if a chosen gene is not one of the genes, and in a row whose pointers or
+// columns are at fault where they were met.
+void masked_linear_forward(const LinearForward<void>& params, CudaStream stream);
 
-// x [rows, genes]: CSR, or dense where `indptr` is null. Sums, the mask and the bias are float64
-// for a float64 weight, else float32. The values of x are of that kind or of the weight's.
-struct CudaLinearArgs {
-  const void* values;
-  int values_kind;
-  const int64_t* indptr;
-  const void* columns;  // int64 if `wide_columns`, else int32
-  bool wide_columns;
-  int64_t stored;                     // CSR: length of `columns`
-  int64_t row_stride, column_stride;  // dense
-  int64_t rows, genes;
-  const void* mask;  // [genes], `mask_stride` apart
-  int64_t mask_stride;
-  const int64_t* chosen;  // [k] ascending
-  int64_t k;
-  const int64_t* reached;  // [reach] ascending, −1 at the end; null for every gene
-  int64_t reach;
-  const void* weight;  // [genes, outputs], rows `weight_stride` apart
-  int weight_kind;
-  int64_t weight_stride, outputs;
-};
+// grad_mask and grad_weight must hold zeros: only the rows of chosen and the entries of reached
+// genes are written. A gene in these lists that is none of the genes leaves NaN at the one next to
+// it. grad_bias is not written.
+void masked_linear_backward(const LinearBackward<void>& params, CudaStream stream);
 
-// y [rows, outputs], of the weight's kind; bias may be null. NaN in every row if a chosen gene is
-// not one of the genes, and in a row whose pointers or columns are at fault where they were met.
-void masked_linear_forward(const CudaLinearArgs& args, const void* bias, void* y,
-                           CudaStream stream);
+// ---- sample_tokens --------------------------------------------------------------------------
 
-// delta [rows, outputs], rows `delta_stride` apart, of the weight's kind, as grad_weight [genes,
-// outputs]; grad_mask [genes]. Null where not wanted. Both must hold zeros: only the rows of chosen
-// and the entries of reached genes are written. A gene in these lists that is none of the genes
-// leaves NaN at the one next to it.
-void masked_linear_backward(const CudaLinearArgs& args, const void* delta, int64_t delta_stride,
-                            void* grad_mask, void* grad_weight, CudaStream stream);
+// A row with a fault gets genes 0, 1, … and NaN.
+template <typename T>
+size_t sample_tokens_scratch(const SampleTokens<T>& params);
+
+template <typename T>
+void sample_tokens(const SampleTokens<T>& params, void* scratch, CudaStream stream);
+
+// ---- embed_tokens ---------------------------------------------------------------------------
+
+// A token of a gene outside [−1, genes) is NaN.
+void embed_tokens_forward(const EmbedForward<void>& params, CudaStream stream);
+
+size_t embed_tokens_backward_scratch(const EmbedBackward<void>& params);
+
+void embed_tokens_backward(const EmbedBackward<void>& params, void* scratch, CudaStream stream);
+
+// ---- poisson_nll ----------------------------------------------------------------------------
+
+// A row whose panel, library or row pointers are at fault gets the weight NaN.
+void poisson_prepare(const PoissonPrepare<void>& params, CudaStream stream);
+
+void poisson_sweep(const PoissonSweep<void>& params, CudaStream stream);
+
+void poisson_finish(const PoissonFinish& params, CudaStream stream);
+
+void poisson_scale(const PoissonScale& params, CudaStream stream);
 
 }  // namespace kernomics

@@ -12,6 +12,8 @@
 
 namespace kernomics {
 
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 inline void check_cuda(cudaError_t error, const char* name) {
   if (error != cudaSuccess)
     throw std::runtime_error(std::string("CUDA kernel ") + name + ": " + cudaGetErrorString(error));

@@ -12,6 +12,7 @@
 // Launches: 128 threads; 32 KB of shared memory at most. Nothing is allocated. An unsorted x or
 // unsorted lists of genes give wrong sums, but nothing leads outside the arrays.
 #include "block.cuh"
+#include "csr.cuh"
 #include "launch.h"
 #include "scalar.cuh"
 
@@ -45,11 +46,6 @@ struct Found {
   bool any;
 };
 
-// Where a cell's share of a tile lies.
-struct Range {
-  int64_t begin, end;
-};
-
 template <typename A, typename X, typename C>
 struct Sparse {
   using Sum = A;
@@ -58,13 +54,8 @@ struct Sparse {
   const X* values;
   int64_t stored;
 
-  // Where a row's entries stand; none if its pointers fall or leave what is stored.
-  __device__ bool fine(int64_t row) const {
-    return indptr[row] >= 0 && indptr[row] <= indptr[row + 1] && indptr[row + 1] <= stored;
-  }
-  __device__ Range entries(int64_t row) const {
-    return fine(row) ? Range{indptr[row], indptr[row + 1]} : Range{0, 0};
-  }
+  __device__ bool fine(int64_t row) const { return row_fits(indptr, stored, row); }
+  __device__ Range entries(int64_t row) const { return row_entries(indptr, stored, row); }
 
   // x[row, gene], 0 where nothing is stored.
   __device__ A find(int64_t row, int64_t gene) const {
@@ -88,6 +79,7 @@ struct Sparse {
     return p < k && chosen[p] == *gene ? static_cast<A>(widen(values[all.begin + i])) : A(0);
   }
 
+  // Where a cell's share of a tile lies.
   __device__ Range range(int64_t row, int64_t first_gene, int64_t last_gene) const {
     const Range all = entries(row);
     const int64_t begin = lower_bound(columns, all.begin, all.end, first_gene);
@@ -315,28 +307,30 @@ __global__ void __launch_bounds__(kThreads)
 
 // Calls body(source, W()) with the types that the arguments name.
 template <typename A, typename X, typename W, typename Body>
-void with_source(const CudaLinearArgs& a, Body body) {
-  const X* values = static_cast<const X*>(a.values);
-  if (a.indptr == nullptr)
-    body(Dense<A, X>{values, a.row_stride, a.column_stride, a.genes}, W());
-  else if (a.wide_columns)
-    body(Sparse<A, X, int64_t>{a.indptr, static_cast<const int64_t*>(a.columns), values, a.stored},
+void with_source(const LinearLayer<void>& a, Body body) {
+  const X* values = static_cast<const X*>(a.x.values);
+  if (a.x.indptr == nullptr)
+    body(Dense<A, X>{values, a.x.row_stride, a.x.column_stride, a.x.genes}, W());
+  else if (a.x.wide_columns)
+    body(Sparse<A, X, int64_t>{a.x.indptr, static_cast<const int64_t*>(a.x.columns), values,
+                               a.x.stored},
          W());
   else
-    body(Sparse<A, X, int32_t>{a.indptr, static_cast<const int32_t*>(a.columns), values, a.stored},
+    body(Sparse<A, X, int32_t>{a.x.indptr, static_cast<const int32_t*>(a.x.columns), values,
+                               a.x.stored},
          W());
 }
 
 template <typename W, typename Body>
-void with_half(const CudaLinearArgs& a, Body body) {
-  if (a.values_kind == a.weight_kind)
+void with_half(const LinearLayer<void>& a, Body body) {
+  if (a.x.values_kind == a.weight_kind)
     with_source<float, W, W>(a, body);
   else
     with_source<float, float, W>(a, body);
 }
 
 template <typename Body>
-void with_types(const CudaLinearArgs& a, Body body) {
+void with_types(const LinearLayer<void>& a, Body body) {
   if (a.weight_kind == kFloat64)
     with_source<double, double, double>(a, body);
   else if (a.weight_kind == kBFloat16)
@@ -349,44 +343,46 @@ void with_types(const CudaLinearArgs& a, Body body) {
 
 }  // namespace
 
-void masked_linear_forward(const CudaLinearArgs& a, const void* bias, void* y, CudaStream stream) {
-  if (a.rows == 0) return;
+void masked_linear_forward(const LinearForward<void>& f, CudaStream stream) {
+  const LinearLayer<void>& a = f.layer;
+  if (a.x.rows == 0) return;
   with_types(a, [&](auto source, auto w) {
     using Source = decltype(source);
     using A = typename Source::Sum;
     using W = decltype(w);
-    launch("masked_linear_forward", forward_kernel<Source, A, W>, a.rows, kThreads, 0, stream,
-           source, a.genes, static_cast<const A*>(a.mask), a.mask_stride, a.chosen, a.k,
-           static_cast<const W*>(a.weight), a.weight_stride, a.outputs, static_cast<const A*>(bias),
-           static_cast<W*>(y));
+    launch("masked_linear_forward", forward_kernel<Source, A, W>, a.x.rows, kThreads, 0, stream,
+           source, a.x.genes, static_cast<const A*>(a.mask), a.mask_stride, a.chosen, a.k,
+           static_cast<const W*>(a.weight), a.weight_stride, a.outputs,
+           static_cast<const A*>(f.bias), static_cast<W*>(f.y));
   });
 }
 
-void masked_linear_backward(const CudaLinearArgs& a, const void* delta, int64_t delta_stride,
-                            void* grad_mask, void* grad_weight, CudaStream stream) {
+void masked_linear_backward(const LinearBackward<void>& g, CudaStream stream) {
+  const LinearLayer<void>& a = g.layer;
   with_types(a, [&](auto source, auto w) {
     using Source = decltype(source);
     using A = typename Source::Sum;
     using W = decltype(w);
     const A* mask = static_cast<const A*>(a.mask);
-    const W *weight = static_cast<const W*>(a.weight), *d = static_cast<const W*>(delta);
+    const W *weight = static_cast<const W*>(a.weight), *d = static_cast<const W*>(g.delta);
     const auto per_gene = [&](const char* name, const int64_t* list, int64_t count, A* dm, W* dw) {
       if (count == 0) return;
-      launch(name, gene_kernel<Source, A, W>, count, kThreads, 0, stream, source, a.rows, a.genes,
-             list, mask, a.mask_stride, weight, a.weight_stride, a.outputs, d, delta_stride, dm,
-             dw);
-      launch(name, spoil_kernel<A, W>, (count + kThreads - 1) / kThreads, kThreads, 0, stream,
-             a.genes, list, count, dm != nullptr, a.outputs, dm, dw);
+      launch(name, gene_kernel<Source, A, W>, count, kThreads, 0, stream, source, a.x.rows,
+             a.x.genes, list, mask, a.mask_stride, weight, a.weight_stride, a.outputs, d,
+             g.delta_stride, dm, dw);
+      launch(name, spoil_kernel<A, W>, divide_up(count, kThreads), kThreads, 0, stream, a.x.genes,
+             list, count, dm != nullptr, a.outputs, dm, dw);
     };
-    if (grad_weight != nullptr)
-      per_gene("masked_linear_grad_weight", a.chosen, a.k, nullptr, static_cast<W*>(grad_weight));
-    if (grad_mask == nullptr) return;
+    if (g.grad_weight != nullptr)
+      per_gene("masked_linear_grad_weight", a.chosen, a.k, nullptr, static_cast<W*>(g.grad_weight));
+    if (g.grad_mask == nullptr) return;
     if (a.reached != nullptr)
-      per_gene("masked_linear_grad_mask", a.reached, a.reach, static_cast<A*>(grad_mask), nullptr);
-    else if (a.genes > 0)
-      launch("masked_linear_grad_mask", tile_kernel<Source, A, W>, (a.genes + kTile - 1) / kTile,
-             kThreads, 0, stream, source, a.rows, a.genes, weight, a.weight_stride, a.outputs, d,
-             delta_stride, static_cast<A*>(grad_mask));
+      per_gene("masked_linear_grad_mask", a.reached, a.reach, static_cast<A*>(g.grad_mask),
+               nullptr);
+    else if (a.x.genes > 0)
+      launch("masked_linear_grad_mask", tile_kernel<Source, A, W>, divide_up(a.x.genes, kTile),
+             kThreads, 0, stream, source, a.x.rows, a.x.genes, weight, a.weight_stride, a.outputs,
+             d, g.delta_stride, static_cast<A*>(g.grad_mask));
   });
 }
 

@@ -24,7 +24,7 @@ namespace {
 
 template <int Act, typename Z, typename Y, bool Sparse>
 __global__ void __launch_bounds__(kThreads)
-    sweep_kernel(CudaPoissonArgs a, CudaPoissonStrip s, Law<Sum<Z>> law, int64_t length,
+    sweep_kernel(PoissonProblem<void> a, PoissonStrip<void> s, Law<Sum<Z>> law, int64_t length,
                  const double* units, const double* weights) {
   using A = Sum<Z>;
   constexpr int V = 16 / sizeof(Z), kVectors = kItems<A> / V;
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t begin = segment * length, end = min(begin + length, last);
   if (begin >= end) return;
   const A unit = static_cast<A>(units[b]), weight = static_cast<A>(weights[b]);
-  const A of_zero = a.kind == kTargetRate ? A(0) : A(1);
+  const A of_zero = a.target_kind == kTargetRate ? A(0) : A(1);
 
   const Stream<const Z, V> logits(row, shift);
   const Stream<const Y, V> target(
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads)
   const Stream<const uint8_t, V> observed(panel, shift);
 
   Range range{0, 0};
-  if constexpr (Sparse) row_entries(a, b, &range);
+  if constexpr (Sparse) range = row_entries(a.indptr, a.stored, b);
   Entries<A> entries(a, range);
   if constexpr (Sparse) {
     for (int i = block.thread; i < 2 * kTile<A>; i += kThreads) rates[i] = of_zero;
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int u = 0; u < kVectors; ++u)
         target.load(base + (u * kThreads + block.thread) * V, s.count, y + u * V);
-      to_rates<kItems<A>>(a.kind, unit, y);
+      to_rates<kItems<A>>(a.target_kind, unit, y);
     }
 #pragma unroll
     for (int i = 0; i < kItems<A>; ++i) point<Act>(z[i], y[i], law, loss + i, derivative + i);
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int Act, typename Z, typename Y, bool Sparse>
-void sweep(const CudaPoissonArgs& a, const CudaPoissonStrip& s, const double* units,
+void sweep(const PoissonProblem<void>& a, const PoissonStrip<void>& s, const double* units,
            const double* weights, CudaStream stream) {
   using A = Sum<Z>;
   const int64_t places = s.count + 16 / sizeof(Z) - 1, tiles = (places + kTile<A> - 1) / kTile<A>;
@@ -156,7 +156,7 @@ void sweep(const CudaPoissonArgs& a, const CudaPoissonStrip& s, const double* un
 }
 
 template <typename Z, typename Y, bool Sparse, typename... Rest>
-void with_activation(const CudaPoissonArgs& a, const Rest&... rest) {
+void with_activation(const PoissonProblem<void>& a, const Rest&... rest) {
   switch (a.activation) {
     case kRectifiedTanh:
       return sweep<kRectifiedTanh, Z, Y, Sparse>(a, rest...);
@@ -174,7 +174,7 @@ void with_activation(const CudaPoissonArgs& a, const Rest&... rest) {
 }
 
 template <typename Z, typename... Rest>
-void with_layout(const CudaPoissonArgs& a, const Rest&... rest) {
+void with_layout(const PoissonProblem<void>& a, const Rest&... rest) {
   if (a.indptr != nullptr)
     with_activation<Z, Sum<Z>, true>(a, rest...);
   else if (std::is_same_v<Z, __nv_bfloat16> && a.values_kind == kBFloat16)
@@ -186,23 +186,24 @@ void with_layout(const CudaPoissonArgs& a, const Rest&... rest) {
 }  // namespace
 }  // namespace poisson
 
-void poisson_sweep(const CudaPoissonArgs& a, const CudaPoissonStrip& s, const double* units,
-                   const double* weights, CudaStream stream) {
+void poisson_sweep(const PoissonSweep<void>& p, CudaStream stream) {
+  const PoissonProblem<void>& a = p.problem;
+  const PoissonStrip<void>& s = p.strip;
   if (a.rows == 0 || s.count == 0) return;
   if (s.logits_kind == kFloat64)
-    poisson::with_layout<double>(a, s, units, weights, stream);
+    poisson::with_layout<double>(a, s, p.units, p.weights, stream);
   else if (s.logits_kind == kBFloat16)
-    poisson::with_layout<__nv_bfloat16>(a, s, units, weights, stream);
+    poisson::with_layout<__nv_bfloat16>(a, s, p.units, p.weights, stream);
   else
-    poisson::with_layout<float>(a, s, units, weights, stream);
+    poisson::with_layout<float>(a, s, p.units, p.weights, stream);
 }
 
-void poisson_prepare(const CudaPoissonArgs& a, int reduction, int64_t segments, double* units,
-                     double* weights, double* sums, CudaStream stream) {
+void poisson_prepare(const PoissonPrepare<void>& p, CudaStream stream) {
+  const PoissonProblem<void>& a = p.problem;
   if (a.rows == 0) return;
-  if (a.kind == kTargetCounts && a.library == nullptr) {
+  if (a.target_kind == kTargetCounts && a.library == nullptr) {
     const auto library = [&](auto kernel) {
-      launch("poisson_library", kernel, a.rows, poisson::kThreads, 0, stream, a, units);
+      launch("poisson_library", kernel, a.rows, poisson::kThreads, 0, stream, a, p.units);
     };
     if (a.values_kind == kFloat64)
       library(poisson::library_kernel<double>);
@@ -211,30 +212,28 @@ void poisson_prepare(const CudaPoissonArgs& a, int reduction, int64_t segments, 
     else
       library(poisson::library_kernel<float>);
   }
-  const bool alone = reduction == kCudaReduceGenes && a.panel != nullptr;
-  const int64_t blocks = (a.rows + poisson::kThreads - 1) / poisson::kThreads;
-  launch("poisson_prepare", poisson::prepare_kernel, alone ? 1 : blocks,
-         alone ? poisson::kWide : poisson::kThreads, 0, stream, a, reduction, segments, units,
-         weights, sums);
+  const bool alone = p.reduction == kReduceGenes && a.panel != nullptr;
+  launch("poisson_prepare", poisson::prepare_kernel,
+         alone ? 1 : divide_up(a.rows, poisson::kThreads),
+         alone ? poisson::kWide : poisson::kThreads, 0, stream, a, p.reduction, p.segments, p.units,
+         p.weights, p.sums);
 }
 
-void poisson_finish(int64_t rows, int64_t segments, const double* sums, const double* weights,
-                    bool by_cell, int out_kind, void* out, CudaStream stream) {
-  if (out_kind == kFloat64)
-    poisson::finish<double>(rows, segments, sums, weights, by_cell, out, stream);
+void poisson_finish(const PoissonFinish& p, CudaStream stream) {
+  if (p.out_kind == kFloat64)
+    poisson::finish<double>(p, stream);
   else
-    poisson::finish<float>(rows, segments, sums, weights, by_cell, out, stream);
+    poisson::finish<float>(p, stream);
 }
 
-void poisson_scale(const void* from, void* to, int64_t count, int kind, const void* factor,
-                   CudaStream stream) {
-  if (count == 0) return;
-  if (kind == kFloat64)
-    poisson::scale<double>(from, to, count, factor, stream);
-  else if (kind == kBFloat16)
-    poisson::scale<__nv_bfloat16>(from, to, count, factor, stream);
+void poisson_scale(const PoissonScale& p, CudaStream stream) {
+  if (p.count == 0) return;
+  if (p.kind == kFloat64)
+    poisson::scale<double>(p, stream);
+  else if (p.kind == kBFloat16)
+    poisson::scale<__nv_bfloat16>(p, stream);
   else
-    poisson::scale<float>(from, to, count, factor, stream);
+    poisson::scale<float>(p, stream);
 }
 
 }  // namespace kernomics

@@ -20,13 +20,13 @@ constexpr int kWide = 512;  // threads of a block that works alone
 
 // sums[b] = Σ values of row b, 0 for a row whose pointers are at fault.
 template <typename Y>
-__global__ void __launch_bounds__(kThreads) library_kernel(CudaPoissonArgs a, double* sums) {
+__global__ void __launch_bounds__(kThreads) library_kernel(PoissonProblem<void> a, double* sums) {
   __shared__ BlockSlots slots;
   Block block(slots);
   const int64_t b = blockIdx.x;
   const Y* values = static_cast<const Y*>(a.values);
   Range range{b * a.row_stride, b * a.row_stride + a.genes};
-  if (a.indptr != nullptr) row_entries(a, b, &range);
+  if (a.indptr != nullptr) range = row_entries(a.indptr, a.stored, b);
   double sum = 0;
   for (int64_t i = range.begin + block.thread; i < range.end; i += kThreads)
     sum += static_cast<double>(widen(values[i]));
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads) library_kernel(CudaPoissonArgs a, do
 
 // Units hold the library sums where none are given.
 __global__ void __launch_bounds__(kWide)
-    prepare_kernel(CudaPoissonArgs a, int reduction, int64_t segments, double* units,
+    prepare_kernel(PoissonProblem<void> a, int reduction, int64_t segments, double* units,
                    double* weights, double* sums) {
   __shared__ BlockSlots slots;
   Block block(slots);
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kWide)
     return panel >= 0 && panel < a.panels ? a.counts[panel] : -1;
   };
   int64_t total = a.rows * a.genes;
-  if (reduction == kCudaReduceGenes && a.panel != nullptr) {  // then this is the only block
+  if (reduction == kReduceGenes && a.panel != nullptr) {  // then this is the only block
     total = 0;
     for (int64_t b = block.thread; b < a.rows; b += block.threads)
       total += max(genes_of(b), int64_t(0));
@@ -56,18 +56,17 @@ __global__ void __launch_bounds__(kWide)
        b += static_cast<int64_t>(gridDim.x) * block.threads) {
     const int64_t genes = genes_of(b);
     bool fine = genes >= 0;
-    Range range;
-    if (a.indptr != nullptr) fine = row_entries(a, b, &range) && fine;
+    if (a.indptr != nullptr) fine = row_fits(a.indptr, a.stored, b) && fine;
     double unit = 0;
-    if (a.kind == kTargetCounts) {
+    if (a.target_kind == kTargetCounts) {
       const double library = a.library != nullptr ? a.library[b] : units[b];
       fine = fine && library >= 0 && library < HUGE_VAL;  // neither for NaN
       if (library > 0) unit = a.target_sum / library;
     }
     double weight = genes > 0 ? 1.0 / static_cast<double>(genes) : 0.0;  // a mean of nothing is 0
-    if (reduction == kCudaReduceMean) weight /= static_cast<double>(a.rows);
-    if (reduction == kCudaReduceGenes) weight = total > 0 ? 1.0 / static_cast<double>(total) : 0.0;
-    if (reduction == kCudaReduceSum) weight = 1.0;
+    if (reduction == kReduceMean) weight /= static_cast<double>(a.rows);
+    if (reduction == kReduceGenes) weight = total > 0 ? 1.0 / static_cast<double>(total) : 0.0;
+    if (reduction == kReduceSum) weight = 1.0;
     units[b] = unit;
     weights[b] = fine ? weight : nan("");
     for (int64_t s = 0; s < segments; ++s) sums[b * segments + s] = 0.0;
@@ -102,14 +101,14 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename A>
-void finish(int64_t rows, int64_t segments, const double* sums, const double* weights, bool by_cell,
-            void* out, CudaStream stream) {
-  if (!by_cell)
-    launch("poisson_total", total_kernel<A>, 1, kWide, 0, stream, rows, segments, sums, weights,
-           static_cast<A*>(out));
-  else if (rows > 0)
-    launch("poisson_rows", rows_kernel<A>, (rows + kThreads - 1) / kThreads, kThreads, 0, stream,
-           rows, segments, sums, weights, static_cast<A*>(out));
+void finish(const PoissonFinish& p, CudaStream stream) {
+  A* out = static_cast<A*>(p.out);
+  if (!p.by_cell)
+    launch("poisson_total", total_kernel<A>, 1, kWide, 0, stream, p.rows, p.segments, p.sums,
+           p.weights, out);
+  else if (p.rows > 0)
+    launch("poisson_rows", rows_kernel<A>, divide_up(p.rows, kThreads), kThreads, 0, stream, p.rows,
+           p.segments, p.sums, p.weights, out);
 }
 
 template <typename Z>
@@ -132,11 +131,11 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename Z>
-void scale(const void* from, void* to, int64_t count, const void* factor, CudaStream stream) {
-  const int64_t per_block = kThreads * 16 / sizeof(Z), blocks = (count + per_block - 1) / per_block;
+void scale(const PoissonScale& p, CudaStream stream) {
+  const int64_t blocks = divide_up(p.count, kThreads * 16 / sizeof(Z));
   launch("poisson_scale", scale_kernel<Z>, blocks < 2048 ? blocks : 2048, kThreads, 0, stream,
-         static_cast<const Z*>(from), static_cast<Z*>(to), count,
-         static_cast<const Sum<Z>*>(factor));
+         static_cast<const Z*>(p.from), static_cast<Z*>(p.to), p.count,
+         static_cast<const Sum<Z>*>(p.factor));
 }
 
 }  // namespace

@@ -8,31 +8,18 @@
 
 #include "../common/activation.h"
 #include "block.cuh"
-#include "poisson.h"
+#include "csr.cuh"
+#include "kernels.h"
+#include "scalar.cuh"
 
 namespace kernomics::poisson {
 
 constexpr int kThreads = 128;
 
-// What values of type S are computed in.
-template <typename S>
-using Sum = std::conditional_t<std::is_same_v<S, double>, double, float>;
-
 template <typename A>
 constexpr int kItems = 32 / sizeof(A);  // genes of a tile for each thread
 template <typename A>
 constexpr int kTile = kThreads * kItems<A>;
-
-__device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ double widen(double x) { return x; }
-__device__ __forceinline__ uint8_t widen(uint8_t x) { return x; }
-__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-template <typename A>
-__device__ __forceinline__ void narrow(A x, A* to) {
-  *to = x;
-}
-__device__ __forceinline__ void narrow(float x, __nv_bfloat16* to) { *to = __float2bfloat16(x); }
 
 // Writes 16 bytes of numbers, in the one instruction that nvcc does not find by itself; two
 // bfloat16 are rounded at a time.
@@ -176,19 +163,6 @@ __device__ __forceinline__ void to_rates(int kind, A unit, A* x) {
 
 // ---- the non-zeros of a row -----------------------------------------------------------------
 
-struct Range {
-  int64_t begin, end;
-};
-
-// Where a row's entries stand; none if its pointers fall or leave what is stored.
-__device__ inline bool row_entries(const CudaPoissonArgs& a, int64_t row, Range* entries) {
-  *entries = {a.indptr[row], a.indptr[row + 1]};
-  const bool fine =
-      entries->begin >= 0 && entries->begin <= entries->end && entries->end <= a.stored;
-  if (!fine) *entries = {0, 0};
-  return fine;
-}
-
 // Where y of a tile's gene stands in shared memory. What a thread reads, V at a time, it reads in
 // 16-byte words next to those of its neighbours.
 template <typename A, int V>
@@ -223,7 +197,7 @@ __device__ __forceinline__ void take_rates(A* rates, unsigned gene, A of_zero, A
 template <typename A>
 class Entries {
  public:
-  __device__ Entries(const CudaPoissonArgs& a, Range entries)
+  __device__ Entries(const PoissonProblem<void>& a, Range entries)
       : a_(a), begin_(entries.begin), end_(entries.end), cursor_(entries.begin) {}
 
   // To the first entry at or after a gene: in every round each thread looks at one of 128 places.
@@ -253,7 +227,7 @@ class Entries {
       if (mine) {
         if (gene >= first && (place == begin_ || column(place - 1) < gene)) {
           A y = static_cast<const A*>(a_.values)[place];
-          to_rates<1>(a_.kind, unit, &y);
+          to_rates<1>(a_.target_kind, unit, &y);
           rates[slot<A, V>(static_cast<unsigned>(gene - origin))] = y;
         } else {
           fault_ = true;
@@ -273,7 +247,7 @@ class Entries {
                            : static_cast<const int32_t*>(a_.columns)[place];
   }
 
-  const CudaPoissonArgs& a_;
+  const PoissonProblem<void>& a_;
   int64_t begin_, end_, cursor_;
   bool fault_ = false;
 };

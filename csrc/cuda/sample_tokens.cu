@@ -66,8 +66,9 @@ __device__ bool open_row(const TokenJob<T, C>& a, int64_t r, TokenRow<T, C>& row
   row.weights = a.weights;
   row.log1p = a.log1p;
   row.drawable = a.seed != nullptr;
-  row.key = philox_key(row.drawable ? a.seed[0] : 0);
-  row.counter = philox_row_counter(id, a.stream, row.drawable ? a.seed[1] : 0);
+  const Seed seed = read_seed(a.seed);
+  row.key = philox_key(seed.key);
+  row.counter = philox_row_counter(id, a.stream, seed.step);
   row.bad = false;
   return true;
 }
@@ -268,11 +269,12 @@ __global__ void __launch_bounds__(kTokenThreads)
 
 // ---- launches -------------------------------------------------------------------------------
 
-void check_sizes(int64_t genes, int64_t n_tokens) {
+template <typename T>
+void check_sizes(const SampleTokens<T>& args) {
   constexpr int64_t kMost = int64_t{1} << 30;
-  if (genes > kMost || n_tokens > kMost)
+  if (args.genes > kMost || args.n_tokens > kMost)
     throw std::runtime_error("sample_tokens on CUDA takes at most 2^30 genes and tokens a cell, " +
-                             std::to_string(genes) + " and " + std::to_string(n_tokens) +
+                             std::to_string(args.genes) + " and " + std::to_string(args.n_tokens) +
                              " were given");
 }
 
@@ -285,15 +287,14 @@ struct TokenScratch {
 };
 
 template <typename T>
-TokenScratch<T> carve_tokens(Carver& carver, int64_t rows, int64_t genes, int64_t n_tokens,
-                             bool ragged) {
+TokenScratch<T> carve_tokens(Carver& carver, const SampleTokens<T>& args) {
   TokenScratch<T> s{};
-  const int64_t blocks = scratch_blocks(rows, genes);
-  if (blocks > 0) s.bits = carver.take<uint32_t>(blocks * 2 * bitmap_words(genes));
-  if (!ragged) return s;
-  s.gene_ids = carver.take<int32_t>(rows * n_tokens);
-  s.tokens = carver.take<T>(rows * n_tokens);
-  s.lengths = carver.take<int>(rows);
+  const int64_t blocks = scratch_blocks(args.rows, args.genes);
+  if (blocks > 0) s.bits = carver.take<uint32_t>(blocks * 2 * bitmap_words(args.genes));
+  if (args.offsets == nullptr) return s;
+  s.gene_ids = carver.take<int32_t>(args.rows * args.n_tokens);
+  s.tokens = carver.take<T>(args.rows * args.n_tokens);
+  s.lengths = carver.take<int>(args.rows);
   return s;
 }
 
@@ -305,30 +306,31 @@ void launch_draw(const TokenJob<T, C>& job, CudaStream stream) {
 }
 
 template <typename T, typename C>
-void draw(const CudaTokenArgs<T>& args, const TokenScratch<T>& s, CudaStream stream) {
+void draw(const SampleTokens<T>& args, const TokenScratch<T>& s, CudaStream stream) {
   const bool ragged = args.offsets != nullptr;
-  const TokenJob<T, C> job{args.values,
-                           args.indptr,
-                           static_cast<const C*>(args.columns),
-                           args.stored,
-                           args.rows,
-                           static_cast<int>(args.genes),
-                           static_cast<int>(args.n_tokens),
-                           args.seed,
-                           args.cell_ids,
-                           args.stream,
-                           args.library,
-                           args.panel_id,
-                           args.panel_mask,
-                           args.panel_counts,
-                           args.panels,
-                           args.weights,
-                           args.log1p,
-                           args.target_sum,
-                           ragged ? s.gene_ids : args.gene_ids,
-                           ragged ? s.tokens : args.tokens,
-                           s.lengths,
-                           s.bits};
+  TokenJob<T, C> job{};
+  job.values = args.values;
+  job.indptr = args.indptr;
+  job.columns = static_cast<const C*>(args.columns);
+  job.stored = args.stored;
+  job.rows = args.rows;
+  job.genes = static_cast<int>(args.genes);
+  job.n_tokens = static_cast<int>(args.n_tokens);
+  job.seed = args.seed;
+  job.cell_ids = args.cell_ids;
+  job.stream = args.stream;
+  job.library = args.library;
+  job.panel_id = args.panel_id;
+  job.panel_mask = args.panel_mask;
+  job.panel_counts = args.panel_counts;
+  job.panels = args.panels;
+  job.weights = args.weights;
+  job.log1p = args.log1p;
+  job.target_sum = args.target_sum;
+  job.gene_ids = ragged ? s.gene_ids : args.gene_ids;
+  job.tokens = ragged ? s.tokens : args.tokens;
+  job.lengths = s.lengths;
+  job.bits = s.bits;
   const bool weighted = args.weights != nullptr;
   if (args.expressed && weighted) return launch_draw<Entries<true, T, C>>(job, stream);
   if (args.expressed) return launch_draw<Entries<false, T, C>>(job, stream);
@@ -339,16 +341,16 @@ void draw(const CudaTokenArgs<T>& args, const TokenScratch<T>& s, CudaStream str
 }  // namespace
 
 template <typename T>
-size_t sample_tokens_scratch(int64_t rows, int64_t genes, int64_t n_tokens, bool ragged) {
-  check_sizes(genes, n_tokens);
+size_t sample_tokens_scratch(const SampleTokens<T>& args) {
+  check_sizes(args);
   Carver carver(nullptr);
-  carve_tokens<T>(carver, rows, genes, n_tokens, ragged);
+  carve_tokens(carver, args);
   return carver.used();
 }
 
 template <typename T>
-void sample_tokens(const CudaTokenArgs<T>& args, CudaStream stream) {
-  check_sizes(args.genes, args.n_tokens);
+void sample_tokens(const SampleTokens<T>& args, void* scratch, CudaStream stream) {
+  check_sizes(args);
   const bool ragged = args.offsets != nullptr;
   if (args.rows == 0 || args.n_tokens == 0) {
     if (ragged)
@@ -356,8 +358,8 @@ void sample_tokens(const CudaTokenArgs<T>& args, CudaStream stream) {
                  "sample_tokens");
     return;
   }
-  Carver carver(args.scratch);
-  const TokenScratch<T> s = carve_tokens<T>(carver, args.rows, args.genes, args.n_tokens, ragged);
+  Carver carver(scratch);
+  const TokenScratch<T> s = carve_tokens(carver, args);
   if (args.wide_columns)
     draw<T, int64_t>(args, s, stream);
   else
@@ -370,9 +372,9 @@ void sample_tokens(const CudaTokenArgs<T>& args, CudaStream stream) {
          args.gene_ids, args.tokens);
 }
 
-#define KN_INSTANTIATE(T)                                                    \
-  template size_t sample_tokens_scratch<T>(int64_t, int64_t, int64_t, bool); \
-  template void sample_tokens<T>(const CudaTokenArgs<T>&, CudaStream);
+#define KN_INSTANTIATE(T)                                           \
+  template size_t sample_tokens_scratch<T>(const SampleTokens<T>&); \
+  template void sample_tokens<T>(const SampleTokens<T>&, void*, CudaStream);
 
 KN_INSTANTIATE(float)
 KN_INSTANTIATE(double)

@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstdint>
+
 namespace kernomics {
 
 template <typename T>
@@ -11,6 +13,11 @@ __device__ __forceinline__ float widen(T x) {
   return static_cast<float>(x);
 }
 __device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ uint8_t widen(uint8_t x) { return x; }  // a flag
+
+// What values of type T are computed in.
+template <typename T>
+using Sum = decltype(widen(T()));
 
 __device__ __forceinline__ void narrow(float x, float* out) { *out = x; }
 __device__ __forceinline__ void narrow(double x, double* out) { *out = x; }

@@ -4,8 +4,8 @@
 #include <type_traits>
 
 #include "../common/philox.h"
+#include "kernels.h"
 #include "smallest.cuh"
-#include "tokens.h"
 
 namespace kernomics {
 
@@ -32,12 +32,6 @@ struct TokenJob {
   int* lengths;    // [rows] or null
   uint32_t* bits;  // two words per 32 genes for each block, or null: in shared memory
 };
-
-// Usable as a count or a library; as on the CPU.
-template <typename T>
-__device__ bool sound(T x) {
-  return x >= T(0) && x < static_cast<T>(INFINITY);
-}
 
 // One row, in registers.
 template <typename T, typename C>

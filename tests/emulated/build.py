@@ -56,7 +56,7 @@ def _digest(compiler: str) -> str:
     digest = hashlib.sha256(_run(compiler, "--version").encode())
     digest.update(f"{sys.version} {pybind11.__version__}".encode())
     sources = [
-        *BINDINGS,
+        *CSRC.glob("bindings*"),
         *(CSRC / "cuda").glob("*.*"),
         *(CSRC / "common").glob("*.*"),
         Path(__file__),

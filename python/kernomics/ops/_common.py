@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,10 +11,21 @@ from torch import Tensor
 STREAM_GENE_SCORES = 0
 STREAM_TOKENS = 1
 
-# How the CUDA kernels know a dtype: ScalarKind in csrc/cuda/kernels.h.
+# How the kernels know a dtype: ScalarKind in csrc/common/fields.h.
 SCALAR_KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 LIBRARY = torch.library.Library("kernomics", "DEF")
+
+
+class Report(NamedTuple):
+    """The first fault that a CPU kernel found in its data: csrc/cpu/report.h."""
+
+    fault: int  # 0: none
+    row: int  # the first bad row
+    position: int  # where in it
+    value: int  # what was found there
+    number: float  # the same where it is no integer
+    bad: int  # how many are
 
 
 class SparseRows(Protocol):
@@ -35,11 +46,6 @@ class SparseRows(Protocol):
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
-
-
-def suffix(tensor: Tensor) -> str:
-    """Return the ending of the kernel's name for a float32 or float64 tensor."""
-    return "f64" if tensor.dtype == torch.float64 else "f32"
 
 
 def address(tensor: Tensor | None) -> int:
@@ -94,15 +100,12 @@ def csr_parts(x: Tensor | SparseRows, name: str) -> tuple[Tensor, Tensor, Tensor
     return indptr.to(torch.int64).contiguous(), indices.contiguous(), values.contiguous()
 
 
-def raise_csr_fault(
-    report: tuple[int, int, int, int, int], name: str, genes: int, hint: str
-) -> None:
+def raise_csr_fault(report: Report, name: str, genes: int, hint: str) -> None:
     """Raise for one of the faults of csrc/cpu/csr.h, none for 0 and for other codes.
 
-    The report holds the fault, the first bad row, the position in it, the value found there and
-    the number of bad rows; the hint says what to do about genes out of range.
+    The hint says what to do about genes out of range.
     """
-    fault, row, position, value, count = report
+    fault, row, position, value, _, count = report
     rows = f"in {count:,} rows, first row {row:,}"
     if fault == 1:
         raise ValueError(

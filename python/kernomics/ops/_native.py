@@ -11,6 +11,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
+
+# A kernel's parameters by name, as the structs in csrc/common name them; tensors as addresses.
+# The kernels raise TypeError for a name that is missing or unknown.
+Parameters = dict[str, int | float]
 
 _BUILD_HELP = (
     "build it with `pip install . -Ccmake.define.KERNOMICS_CUDA=ON` (needs nvcc 12.8 or newer), "
@@ -63,6 +68,29 @@ def cuda() -> Any:
             f"a CUDA tensor was given, but this build has no CUDA kernels: {_BUILD_HELP}"
         )
     return _cuda
+
+
+def launch(kernel: str, parameters: Parameters, room: Tensor | None = None) -> None:
+    """Run a CUDA kernel on the current stream.
+
+    Parameters
+    ----------
+    kernel
+        Its name.
+    parameters
+        All but the scratch and the stream.
+    room
+        Any tensor on the device, for a kernel that takes scratch; the sizes in `parameters` and
+        which addresses are 0 decide how much.
+    """
+    kernels = cuda()
+    scratch = None
+    if room is not None:
+        size = getattr(kernels, f"{kernel}_scratch")(parameters)
+        scratch = room.new_empty(size, dtype=torch.uint8)
+    parameters["scratch"] = 0 if scratch is None else scratch.data_ptr()
+    parameters["cuda_stream"] = torch.cuda.current_stream().cuda_stream
+    getattr(kernels, kernel)(parameters)
 
 
 def checks_enabled() -> bool:

@@ -17,7 +17,7 @@ from ._kinds import (
     require_words,
 )
 
-# The constants of csrc/common/activation.h, csrc/cpu/kernels.h and csrc/cuda/poisson.h.
+# The constants of csrc/common/activation.h and csrc/common/poisson_nll.h.
 ACTIVATIONS = {
     "rectified_tanh": 0, "relu": 1, "clamped_relu": 2, "exp": 3, "softplus": 4, "identity": 5,
 }  # fmt: skip

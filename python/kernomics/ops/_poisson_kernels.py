@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import _native
-from ._common import address, raise_csr_fault, suffix
+from ._common import SCALAR_KINDS, Report, address, raise_csr_fault
 from ._poisson import ACTIVATIONS, REDUCTIONS, TARGET_KINDS, Problem, compute_dtype
 
 T = TypeVar("T")
 
-# The constants of ScalarKind in csrc/cuda/kernels.h.
-_KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+_SCALED = (torch.float32, torch.float64, torch.bfloat16)  # by poisson_scale
 
 # On CUDA a row is cut where there are fewer rows than blocks that fill a GPU, in parts of at least
 # four tiles. By the sizes alone, so that every GPU adds in the same order.
@@ -27,45 +25,86 @@ _BLOCKS, _PART = 2048, 4096
 _WIDE_PRODUCTS = "dtype_out" in torch.ops.aten.mm.overloads()
 
 
-def _stream() -> int:
-    return int(torch.cuda.current_stream().cuda_stream)
-
-
 def _segments(cells: int, genes: int) -> int:
     return max(1, min(math.ceil(_BLOCKS / max(1, cells)), math.ceil(genes / _PART)))
 
 
-def _arguments(problem: Problem, cells: int, genes: int) -> tuple[Any, ...]:
-    """Return what both devices' kernels take first, in their order."""
-    p = problem
-    return (
-        cells, genes, TARGET_KINDS[p.target_kind], p.target.data_ptr(), address(p.indptr),
-        address(p.columns), p.columns is not None and p.columns.dtype == torch.int64,
-        p.target.shape[0], p.target.stride(0) if p.indptr is None else 0, address(p.library),
-        address(p.panel_id), address(p.panel_mask), address(p.panel_counts),
-        0 if p.panel_counts is None else len(p.panel_counts), ACTIVATIONS[p.activation],
-        p.target_sum, p.eps, p.full,
-    )  # fmt: skip
+class _Sweeper:
+    """A problem's parameters, with each cell's two numbers and its sums of losses."""
+
+    def __init__(self, problem: Problem, shape: tuple[int, int], segments: int) -> None:
+        p, (cells, genes) = problem, shape
+        self.cells, self.segments = cells, segments
+        self.units, self.weights = p.target.new_empty((2, cells), dtype=torch.float64)
+        self.sums = p.target.new_empty((cells, segments), dtype=torch.float64)
+        self._kept = problem  # its tensors, whose addresses the parameters hold
+        # PoissonProblem in csrc/common/poisson_nll.h
+        self._problem: _native.Parameters = {
+            "rows": cells,
+            "genes": genes,
+            "target_kind": TARGET_KINDS[p.target_kind],
+            "values": p.target.data_ptr(),
+            "values_kind": SCALAR_KINDS[p.target.dtype],
+            "indptr": address(p.indptr),
+            "columns": address(p.columns),
+            "wide_columns": p.columns is not None and p.columns.dtype == torch.int64,
+            "stored": p.target.shape[0],
+            "row_stride": p.target.stride(0) if p.indptr is None else 0,
+            "library": address(p.library),
+            "panel": address(p.panel_id),
+            "mask": address(p.panel_mask),
+            "counts": address(p.panel_counts),
+            "panels": 0 if p.panel_counts is None else len(p.panel_counts),
+            "activation": ACTIVATIONS[p.activation],
+            "target_sum": p.target_sum,
+            "eps": p.eps,
+            "full": p.full,
+        }
+
+    def _prepare(self, reduction: str) -> _native.Parameters:
+        return {
+            **self._problem,
+            "reduction": REDUCTIONS[reduction],
+            "segments": self.segments,
+            "units": self.units.data_ptr(),
+            "weights": self.weights.data_ptr(),
+            "sums": self.sums.data_ptr(),
+        }
+
+    def _strip(
+        self,
+        logits: Tensor,
+        first: int,
+        loss: Tensor | None,
+        gradient: Tensor | None,
+        upstream: Tensor | None,
+    ) -> _native.Parameters:
+        return {
+            **self._problem,
+            "first": first,
+            "count": logits.shape[1],
+            "logits": logits.data_ptr(),
+            "logits_kind": SCALAR_KINDS[logits.dtype],
+            "logits_stride": logits.stride(0),
+            "segments": self.segments,
+            "sums": self.sums.data_ptr(),
+            "loss": address(loss),
+            "gradient": address(gradient),
+            "gradient_stride": 0 if gradient is None else gradient.stride(0),
+            "upstream": address(upstream),
+            "upstream_stride": 0 if upstream is None else upstream.stride(0),
+            "units": self.units.data_ptr(),
+            "weights": self.weights.data_ptr(),
+        }
 
 
-class Prepared:
+class Prepared(_Sweeper):
     """A checked problem with each cell's two numbers, ready for sweeps on the CPU."""
 
     def __init__(self, problem: Problem, shape: tuple[int, int], reduction: str) -> None:
-        p = problem
-        cells, genes = shape
-        self.cells = cells
-        self.units, self.weights, self.sums = torch.zeros((3, cells), dtype=torch.float64)
-        self._arguments = (*_arguments(p, cells, genes), torch.get_num_threads())
-        self._sweep = getattr(_native.cpu(), "poisson_sweep_" + suffix(p.target))
-        report = getattr(_native.cpu(), "poisson_prepare_" + suffix(p.target))(
-            *self._arguments, REDUCTIONS[reduction], self.units.data_ptr(), self.weights.data_ptr()
-        )
-        self._raise_fault = partial(
-            _raise_fault, genes=genes, panels=0 if p.panel_counts is None else len(p.panel_counts)
-        )
-        if report[0]:
-            self._raise_fault(report)
+        super().__init__(problem, shape, segments=1)
+        self._problem["threads"] = torch.get_num_threads()
+        self._raise_if_bad(_native.cpu().poisson_prepare(self._prepare(reduction)))
 
     def sweep(
         self,
@@ -77,19 +116,18 @@ class Prepared:
         upstream: Tensor | None = None,
     ) -> None:
         """Add the losses of genes `first` … to `sums`; write each loss or gradient if asked to."""
-        report = self._sweep(
-            *self._arguments, self.units.data_ptr(), self.weights.data_ptr(), first,
-            logits.shape[1], logits.data_ptr(), logits.stride(0), self.sums.data_ptr(),
-            address(loss), address(gradient), 0 if gradient is None else gradient.stride(0),
-            address(upstream), 0 if upstream is None else upstream.stride(0),
-        )  # fmt: skip
-        if report[0]:
-            self._raise_fault(report)
+        parameters = self._strip(logits, first, loss, gradient, upstream)
+        self._raise_if_bad(_native.cpu().poisson_sweep(parameters))
+
+    def _raise_if_bad(self, found: tuple[Any, ...]) -> None:
+        report = Report(*found)
+        if report.fault:
+            _raise_fault(report, int(self._problem["genes"]), int(self._problem["panels"]))
 
     def result(self, reduction: str, dtype: torch.dtype) -> Tensor:
         """Reduce the sums: one number, or [cells]."""
         if reduction == "cell":
-            per_cell: Tensor = (self.sums * self.weights).to(dtype)
+            per_cell: Tensor = (self.sums[:, 0] * self.weights).to(dtype)
             return per_cell
         total = _native.cpu().weighted_sum(
             self.sums.data_ptr(), self.weights.data_ptr(), self.cells
@@ -97,11 +135,11 @@ class Prepared:
         return torch.tensor(total, dtype=dtype)
 
 
-def _raise_fault(report: tuple[int, int, int, int, float, int], genes: int, panels: int) -> None:
-    fault, row, position, value, library, count = report
+def _raise_fault(report: Report, genes: int, panels: int) -> None:
+    fault, row, _, value, library, count = report
     if fault <= 3:
         hint = "target and logits must share one gene order"
-        raise_csr_fault((fault, row, position, value, count), "target", genes, hint)
+        raise_csr_fault(report, "target", genes, hint)
     if fault == 4:
         raise ValueError(
             f"observed.panel_id names panels that do not exist in {count:,} cells, first cell "
@@ -123,7 +161,7 @@ def _raise_fault(report: tuple[int, int, int, int, float, int], genes: int, pane
     )
 
 
-class PreparedOnCuda:
+class PreparedOnCuda(_Sweeper):
     """As `Prepared`; faults of the data are looked for with ``KERNOMICS_CHECK=1`` only."""
 
     def __init__(
@@ -135,16 +173,8 @@ class PreparedOnCuda:
             target = p.target.to("cpu", compute_dtype(p.target))
             others: Any = (f.cpu() if isinstance(f, Tensor) else f for f in p[1:])
             Prepared(Problem(target, *others), shape, reduction)
-        cells = shape[0]
-        self.cells, self.segments = cells, _segments(cells, widest)
-        self.units, self.weights = p.target.new_empty((2, cells), dtype=torch.float64)
-        self.sums = p.target.new_empty((cells, self.segments), dtype=torch.float64)
-        self._arguments = (*_arguments(p, *shape), _KINDS[p.target.dtype])
-        self._kept = problem  # its tensors, whose addresses the arguments hold
-        _native.cuda().poisson_prepare(
-            *self._arguments, REDUCTIONS[reduction], self.segments, self.units.data_ptr(),
-            self.weights.data_ptr(), self.sums.data_ptr(), _stream(),
-        )  # fmt: skip
+        super().__init__(problem, shape, _segments(shape[0], widest))
+        _native.launch("poisson_prepare", self._prepare(reduction))
 
     def sweep(
         self,
@@ -156,22 +186,23 @@ class PreparedOnCuda:
         upstream: Tensor | None = None,
     ) -> None:
         """Add the losses of genes `first` … to `sums`; write each loss or gradient if asked to."""
-        _native.cuda().poisson_sweep(
-            *self._arguments, first, logits.shape[1], logits.data_ptr(), _KINDS[logits.dtype],
-            logits.stride(0), self.segments, self.sums.data_ptr(), address(loss),
-            address(gradient), 0 if gradient is None else gradient.stride(0), address(upstream),
-            0 if upstream is None else upstream.stride(0), self.units.data_ptr(),
-            self.weights.data_ptr(), _stream(),
-        )  # fmt: skip
+        parameters = self._strip(logits, first, loss, gradient, upstream)
+        _native.launch("poisson_sweep", parameters)
 
     def result(self, reduction: str, dtype: torch.dtype) -> Tensor:
         """Reduce the sums: one number, or [cells]."""
         by_cell = reduction == "cell"
         out = self.sums.new_empty((self.cells,) if by_cell else (), dtype=dtype)
-        _native.cuda().poisson_finish(
-            self.cells, self.segments, self.sums.data_ptr(), self.weights.data_ptr(), by_cell,
-            _KINDS[dtype], out.data_ptr(), _stream(),
-        )  # fmt: skip
+        parameters: _native.Parameters = {
+            "rows": self.cells,
+            "segments": self.segments,
+            "sums": self.sums.data_ptr(),
+            "weights": self.weights.data_ptr(),
+            "by_cell": by_cell,
+            "out_kind": SCALAR_KINDS[dtype],
+            "out": out.data_ptr(),
+        }
+        _native.launch("poisson_finish", parameters)
         return out
 
 
@@ -205,7 +236,7 @@ def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
     if upstream.dim():
         return (gradient * upstream[:, None]).to(gradient.dtype)
     if type(upstream) is Tensor and not torch.compiler.is_compiling():
-        if upstream.is_cuda and gradient.dtype in _KINDS and gradient.is_contiguous():
+        if upstream.is_cuda and gradient.dtype in _SCALED and gradient.is_contiguous():
             return _scaled_on_cuda(gradient, upstream)
         if upstream.device.type == "cpu" and upstream.item() == 1:
             return gradient
@@ -216,10 +247,14 @@ def _scaled_on_cuda(gradient: Tensor, upstream: Tensor) -> Tensor:
     by = upstream.to(compute_dtype(gradient))
     out = torch.empty_like(gradient)
     with torch.cuda.device(gradient.device):
-        _native.cuda().poisson_scale(
-            gradient.data_ptr(), out.data_ptr(), gradient.numel(), _KINDS[gradient.dtype],
-            by.data_ptr(), _stream(),
-        )  # fmt: skip
+        parameters: _native.Parameters = {
+            "from": gradient.data_ptr(),
+            "to": out.data_ptr(),
+            "count": gradient.numel(),
+            "kind": SCALAR_KINDS[gradient.dtype],
+            "factor": by.data_ptr(),
+        }
+        _native.launch("poisson_scale", parameters)
     return out
 
 

@@ -9,19 +9,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from . import _native
-from ._common import LIBRARY, SCALAR_KINDS, address, require_float, require_same_device
+from ._common import LIBRARY, SCALAR_KINDS, Report, address, require_float, require_same_device
 from ._derivatives import apply, call, differentiates, once, register
 from ._kinds import require_given, require_tensors, require_words
 
 Combine = Literal["concat", "add"]
-
-# The endings of the kernels' names; other table dtypes are refused.
-_SUFFIXES = {
-    torch.float32: "f32",
-    torch.float64: "f64",
-    torch.bfloat16: "bf16",
-    torch.float16: "f16",
-}
 
 # `values` are the public function's `values` [B, K], to be concatenated, or its `value_embedding`
 # [B, K, d], to be added. Of the backward op's three gradients those not wanted are empty.
@@ -64,12 +56,22 @@ def _readable(
     )
 
 
-def _shape_arguments(
-    gene_ids: Tensor, genes: int, width: int, concat: bool, with_cls: bool
-) -> tuple[Any, ...]:
-    """Return what all kernels take first, in their order."""
-    wide = gene_ids.dtype == torch.int64
-    return gene_ids.data_ptr(), wide, *gene_ids.shape, genes, width, concat, with_cls
+def _shape(
+    gene_ids: Tensor, genes: int, width: int, dtype: torch.dtype, concat: bool, with_cls: bool
+) -> _native.Parameters:
+    """Return what forward and backward share: EmbedShape in csrc/common/embed_tokens.h."""
+    cells, tokens = gene_ids.shape
+    return {
+        "kind": SCALAR_KINDS[dtype],
+        "gene_ids": gene_ids.data_ptr(),
+        "wide_ids": gene_ids.dtype == torch.int64,
+        "cells": cells,
+        "tokens": tokens,
+        "genes": genes,
+        "width": width,
+        "concat": concat,
+        "with_cls": with_cls,
+    }
 
 
 def _tokens(gene_ids: Tensor, table: Tensor, cls: Tensor | None) -> Tensor:
@@ -97,26 +99,63 @@ def _gradients(
     )
 
 
-def _raise_fault(count: int, cell: int, token: int, gene: int, genes: int) -> NoReturn:
+def _raise_fault(report: Report, genes: int) -> NoReturn:
     raise ValueError(
-        f"gene_ids has {count:,} ids that are neither −1 (padding) nor one of "
-        f"{genes:,} genes, first {gene:,} at [{cell:,}, {token:,}]; ids are rows of table, "
-        f"from 0 to {genes - 1:,}"
+        f"gene_ids has {report.bad:,} ids that are neither −1 (padding) nor one of "
+        f"{genes:,} genes, first {report.value:,} at [{report.row:,}, {report.position:,}]; ids "
+        f"are rows of table, from 0 to {genes - 1:,}"
     )
+
+
+def _forward_parameters(
+    gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor | None, out: Tensor
+) -> _native.Parameters:
+    genes, width = table.shape
+    concat, with_cls = values.dim() == 2, cls is not None
+    parameters = _shape(gene_ids, genes, width, table.dtype, concat, with_cls)
+    cell_stride, token_stride = values.stride()[:2]
+    parameters.update(
+        table=table.data_ptr(),
+        table_stride=table.stride(0),
+        values=values.data_ptr(),
+        cell_stride=cell_stride,
+        token_stride=token_stride,
+        cls=address(cls),
+        out=out.data_ptr(),
+    )
+    return parameters
+
+
+def _backward_parameters(
+    delta: Tensor,
+    token_stride: int,
+    gene_ids: Tensor,
+    grads: tuple[Tensor, Tensor, Tensor],
+    genes: int,
+    concat: bool,
+    with_cls: bool,
+) -> _native.Parameters:
+    grad_values, grad_table, grad_cls = (address(g) if g.numel() else 0 for g in grads)
+    parameters = _shape(gene_ids, genes, delta.shape[2], delta.dtype, concat, with_cls)
+    parameters.update(
+        delta=delta.data_ptr(),
+        cell_stride=delta.stride(0),
+        token_stride=token_stride,
+        grad_table=grad_table,
+        grad_values=grad_values,
+        grad_cls=grad_cls,
+    )
+    return parameters
 
 
 def _forward_cpu(gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor | None) -> Tensor:
     gene_ids, values, table, cls = _readable(gene_ids, values, table, cls)
     tokens = _tokens(gene_ids, table, cls)
-    genes, width = table.shape
-    kernel = getattr(_native.cpu(), "embed_tokens_forward_" + _SUFFIXES[table.dtype])
-    count, cell, token, gene = kernel(
-        *_shape_arguments(gene_ids, genes, width, values.dim() == 2, cls is not None),
-        torch.get_num_threads(), table.data_ptr(), table.stride(0), values.data_ptr(),
-        *values.stride()[:2], address(cls), tokens.data_ptr(),
-    )  # fmt: skip
-    if count:
-        _raise_fault(count, cell, token, gene, genes)
+    parameters = _forward_parameters(gene_ids, values, table, cls, tokens)
+    parameters["threads"] = torch.get_num_threads()
+    report = Report(*_native.cpu().embed_tokens_forward(parameters))
+    if report.fault:
+        _raise_fault(report, table.shape[0])
     return tokens
 
 
@@ -132,30 +171,27 @@ def _backward_cpu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     delta, gene_ids = _dense_columns(delta), gene_ids.contiguous()
     grads = _gradients(delta, gene_ids, genes, concat, want_values, want_table, want_cls)
-    values, table, cls = (address(g) if g.numel() else 0 for g in grads)
-    getattr(_native.cpu(), "embed_tokens_backward_" + _SUFFIXES[delta.dtype])(
-        *_shape_arguments(gene_ids, genes, delta.shape[2], concat, with_cls),
-        torch.get_num_threads(), delta.data_ptr(), *delta.stride()[:2], table, values, cls,
-    )  # fmt: skip
+    parameters = _backward_parameters(
+        delta, delta.stride(1), gene_ids, grads, genes, concat, with_cls
+    )
+    parameters["threads"] = torch.get_num_threads()
+    _native.cpu().embed_tokens_backward(parameters)
     return grads
 
 
 def _forward_cuda(gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor | None) -> Tensor:
     gene_ids, values, table, cls = _readable(gene_ids, values, table, cls)
-    genes, width = table.shape
+    genes = table.shape[0]
     if _native.checks_enabled():
         bad = ((gene_ids < -1) | (gene_ids >= genes)).nonzero()
         if len(bad):
             cell, token = bad[0].tolist()
-            _raise_fault(len(bad), cell, token, int(gene_ids[cell, token]), genes)
+            gene = int(gene_ids[cell, token])
+            _raise_fault(Report(1, cell, token, gene, 0.0, len(bad)), genes)
     with torch.cuda.device(table.device):
         tokens = _tokens(gene_ids, table, cls)
-        _native.cuda().embed_tokens_forward(
-            *_shape_arguments(gene_ids, genes, width, values.dim() == 2, cls is not None),
-            SCALAR_KINDS[table.dtype], table.data_ptr(), table.stride(0), values.data_ptr(),
-            *values.stride()[:2], address(cls), tokens.data_ptr(),
-            torch.cuda.current_stream().cuda_stream,
-        )  # fmt: skip
+        parameters = _forward_parameters(gene_ids, values, table, cls, tokens)
+        _native.launch("embed_tokens_forward", parameters)
     return tokens
 
 
@@ -170,17 +206,12 @@ def _backward_cuda(
     want_cls: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     (delta, token_stride), gene_ids = _evenly_apart(delta), gene_ids.contiguous()
-    kernels = _native.cuda()
     with torch.cuda.device(delta.device):
         grads = _gradients(delta, gene_ids, genes, concat, want_values, want_table, want_cls)
-        values, table, cls = (address(g) if g.numel() else 0 for g in grads)
-        size = kernels.embed_tokens_backward_scratch(*gene_ids.shape, genes) if table else 0
-        scratch = delta.new_empty(size, dtype=torch.uint8)
-        kernels.embed_tokens_backward(
-            *_shape_arguments(gene_ids, genes, delta.shape[2], concat, with_cls),
-            SCALAR_KINDS[delta.dtype], delta.data_ptr(), token_stride, table, values, cls,
-            scratch.data_ptr(), torch.cuda.current_stream().cuda_stream,
-        )  # fmt: skip
+        parameters = _backward_parameters(
+            delta, token_stride, gene_ids, grads, genes, concat, with_cls
+        )
+        _native.launch("embed_tokens_backward", parameters, room=delta)
     return grads
 
 
@@ -232,7 +263,7 @@ def _check(gene_ids: Tensor, table: Tensor, cls: Tensor | None) -> None:
         )
     if table.dim() != 2 or table.shape[1] == 0:
         raise ValueError(f"table has shape {tuple(table.shape)}; [genes, width] is needed")
-    if table.dtype not in _SUFFIXES:
+    if table.dtype not in SCALAR_KINDS:
         raise TypeError(
             f"table has dtype {table.dtype}; float32, float64, bfloat16 or float16 is needed"
         )

@@ -7,216 +7,20 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from . import _native
 from ._common import (
-    LIBRARY,
     STREAM_GENE_SCORES,
-    address,
     draw_seed,
     require_float,
     require_ids,
     require_same_device,
     require_seed,
     require_stream,
-    suffix,
 )
-from ._derivatives import apply, call, differentiates, once, register
+from ._derivatives import apply, call, differentiates, once
+from ._gumbel_kernels import RELAXATIONS, checked_scale, checked_temperature
 from ._kinds import require_given, require_integers, require_numbers, require_tensors, require_words
 
 Relaxation = Literal["softsort", "neuralsort", "softmax"]
-# From 1/EXTREME to EXTREME a temperature has an inverse that float32 holds, and so much noise added
-# to the largest float32 rounds to it.
-EXTREME = 1e28
-RELAXATIONS: dict[str, int] = {"softsort": 0, "neuralsort": 1, "softmax": 2}
-
-# tau and noise_scale are numbers on the CPU, as tensors so that a compiled graph takes any value.
-LIBRARY.define(
-    "gumbel_topk(Tensor scores, Tensor? seed, Tensor? row_ids, SymInt k, Tensor? noise_scale, "
-    "int stream, Tensor tau, int relaxation, SymInt reach, bool keep_y) "
-    "-> (Tensor indices, Tensor mask, Tensor y, Tensor grad_indices)"
-)
-LIBRARY.define(
-    "gumbel_topk_backward(Tensor grad_mask, Tensor y, Tensor indices, Tensor tau, int relaxation)"
-    " -> Tensor"
-)
-LIBRARY.define("relaxed_mask(Tensor y, Tensor indices, Tensor tau, int relaxation) -> Tensor")
-
-
-def _outputs(scores: Tensor, k: int, reach: int, keep_y: bool) -> tuple[Tensor, ...]:
-    rows, genes = scores.shape
-    indices = scores.new_empty((rows, k), dtype=torch.int64)
-    mask = scores.new_empty((rows, genes))
-    y = scores.new_empty((rows, genes) if keep_y else (0, 0))
-    grad_indices = scores.new_empty((rows, reach), dtype=torch.int64)
-    return indices, mask, y, grad_indices
-
-
-def _raise_fault(fault: int, row: int, count: int, first: int, k: int, genes: int) -> None:
-    if fault == 1:
-        raise ValueError(
-            f"scores are NaN for {count:,} of {genes:,} genes in row {row}, first gene {first}; "
-            "a training run with a NaN loss usually precedes this"
-        )
-    if fault == 2:
-        raise ValueError(
-            f"{count:,} genes of row {row} are forced (score +inf), more than k = {k:,}; "
-            "raise k or force fewer genes"
-        )
-    if fault == 4:
-        raise ValueError(
-            f"row_ids[{row}] is {count}, outside [0, 2**48); give each row its index in the data"
-        )
-    raise ValueError(
-        f"only {count:,} of {genes:,} genes of row {row} are usable (the others have score -inf), "
-        f"fewer than k = {k:,}; lower k or forbid fewer genes"
-    )
-
-
-def _temperature(tau: Tensor | float) -> float:
-    """Return τ as a number, checked: a compiled graph may come with any."""
-    tau = float(tau)
-    if not 0.0 < tau < float("inf"):
-        raise ValueError(f"tau = {tau} must be positive and finite")
-    if not 1.0 <= tau * EXTREME <= EXTREME**2:
-        raise ValueError(
-            f"tau = {tau} is beyond what float32 divides by; use a tau from {1 / EXTREME:g} to "
-            f"{EXTREME:g}"
-        )
-    return tau
-
-
-def _scale(noise: Tensor | float | None) -> float:
-    """Return the noise's scale as a number, checked."""
-    scale = 0.0 if noise is None else float(noise)
-    if not 0.0 <= scale < float("inf"):
-        raise ValueError(f"noise = {scale} must be a finite scale, at least 0")
-    if scale > EXTREME:
-        raise ValueError(
-            f"noise = {scale} would take scores beyond float32; use a scale of at most {EXTREME:g}"
-        )
-    return scale
-
-
-def _forward_cpu(
-    scores: Tensor,
-    seed: Tensor | None,
-    row_ids: Tensor | None,
-    k: int,
-    noise_scale: Tensor | None,
-    stream: int,
-    tau: Tensor,
-    relaxation: int,
-    reach: int,
-    keep_y: bool,
-) -> tuple[Tensor, ...]:
-    rows, genes = scores.shape
-    scores = scores if scores.stride(1) == 1 else scores.contiguous()
-    indices, mask, y, grad_indices = _outputs(scores, k, reach, keep_y)
-    kernel = getattr(_native.cpu(), "gumbel_topk_forward_" + suffix(scores))
-    fault, row, count, first = kernel(
-        scores.data_ptr(), scores.stride(0), rows, genes, k, _scale(noise_scale), address(seed),
-        address(row_ids), stream, _temperature(tau), relaxation, reach,
-        y.data_ptr() if keep_y else 0,
-        mask.data_ptr(), indices.data_ptr(), grad_indices.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    if fault:
-        _raise_fault(fault, row, count, first, k, genes)
-    return indices, mask, y, grad_indices
-
-
-def _forward_cuda(
-    scores: Tensor,
-    seed: Tensor | None,
-    row_ids: Tensor | None,
-    k: int,
-    noise_scale: Tensor | None,
-    stream: int,
-    tau: Tensor,
-    relaxation: int,
-    reach: int,
-    keep_y: bool,
-) -> tuple[Tensor, ...]:
-    rows, genes = scores.shape
-    scores = scores if scores.stride(1) == 1 else scores.contiguous()
-    kernels = _native.cuda()
-    with torch.cuda.device(scores.device):
-        check = _native.checks_enabled()  # needs y to find the first NaN
-        indices, mask, y, grad_indices = _outputs(scores, k, reach, keep_y or check)
-        faults = scores.new_empty((rows, 2), dtype=torch.int32)
-        scratch = _scratch("forward", scores, k, relaxation, reach, keep_y or check)
-        getattr(kernels, "gumbel_topk_forward_" + suffix(scores))(
-            scores.data_ptr(), scores.stride(0), rows, genes, k, _scale(noise_scale),
-            address(seed), address(row_ids), stream, _temperature(tau), relaxation, reach,
-            y.data_ptr() if keep_y or check else 0, mask.data_ptr(), indices.data_ptr(),
-            grad_indices.data_ptr(), faults.data_ptr(), scratch.data_ptr(),
-            torch.cuda.current_stream().cuda_stream,
-        )  # fmt: skip
-        if check:
-            bad = faults[:, 0].nonzero()
-            if len(bad):
-                row = int(bad[0])
-                fault, count = (int(x) for x in faults[row])
-                if fault == 4 and row_ids is not None:  # more than the report's 32 bits hold
-                    count = int(row_ids[row])
-                _raise_fault(fault, row, count, int(y[row].isnan().int().argmax()), k, genes)
-    return indices, mask, y if keep_y else y.new_empty((0, 0)), grad_indices
-
-
-def _scratch(kernel: str, y: Tensor, *options: int) -> Tensor:
-    """Allocate what a kernel asks for; the sizes depend on the shape and the options alone."""
-    size = getattr(_native.cuda(), f"gumbel_topk_{kernel}_scratch_{suffix(y)}")(*y.shape, *options)
-    return y.new_empty(size, dtype=torch.uint8)
-
-
-def _forward_fake(
-    scores: Tensor, seed: Tensor | None, row_ids: Tensor | None, k: int, *options: Any
-) -> tuple[Tensor, ...]:
-    return _outputs(scores, k, *options[-2:])
-
-
-def _from_kept(
-    kernel: str, y: Tensor, indices: Tensor, u: Tensor | None, tau: Tensor, relaxation: int
-) -> Tensor:
-    """Run a kernel that reads the kept y and indices, on either device."""
-    rows, genes = y.shape
-    k, out = indices.shape[1], torch.empty_like(y)
-    u = None if u is None else u.contiguous()
-    arguments = (
-        y.data_ptr(), indices.data_ptr(), *(() if u is None else (u.data_ptr(),)), rows, genes, k,
-        _temperature(tau), relaxation, out.data_ptr(),
-    )  # fmt: skip
-    name = f"gumbel_topk_{kernel}_{suffix(y)}"
-    if not y.is_cuda:
-        getattr(_native.cpu(), name)(*arguments, torch.get_num_threads())
-        return out
-    with torch.cuda.device(y.device):
-        scratch = _scratch("relaxed", y, k, relaxation)
-        stream = torch.cuda.current_stream().cuda_stream
-        getattr(_native.cuda(), name)(*arguments, scratch.data_ptr(), stream)
-    return out
-
-
-def _backward(
-    grad_mask: Tensor, y: Tensor, indices: Tensor, tau: Tensor, relaxation: int
-) -> Tensor:
-    return _from_kept("backward", y, indices, grad_mask, tau, relaxation)
-
-
-def _relaxed(y: Tensor, indices: Tensor, tau: Tensor, relaxation: int) -> Tensor:
-    return _from_kept("relaxed", y, indices, None, tau, relaxation)
-
-
-def _like_y(y: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(y)
-
-
-def _like_y_backward(_grad_mask: Tensor, y: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(y)
-
-
-register("gumbel_topk", "gumbel_topk", _forward_cpu, _forward_cuda, _forward_fake)
-register("gumbel_topk_backward", "gumbel_topk", _backward, _backward, _like_y_backward)
-register("relaxed_mask", "relaxed_mask", _relaxed, _relaxed, _like_y)
 
 
 class _GumbelTopk(torch.autograd.Function):
@@ -335,7 +139,7 @@ def _check(scores: Tensor, k: int, tau: float | Tensor, relaxation: str) -> Tens
     if genes >= 2**31:
         raise ValueError(f"scores have {genes:,} genes; fewer than 2³¹ are possible")
     if not isinstance(tau, Tensor):
-        _temperature(tau)
+        checked_temperature(tau)
     if relaxation not in RELAXATIONS:
         raise ValueError(
             f"unknown relaxation {relaxation!r}; choose one of {', '.join(RELAXATIONS)}"
@@ -459,7 +263,7 @@ def gumbel_topk(
     require_numbers(tau=tau, noise=float(noise) if isinstance(noise, bool) else noise)
     rows = _check(scores, k, tau, relaxation)
     scale: Tensor | None = None
-    if isinstance(noise, Tensor) or _scale(noise) > 0.0:
+    if isinstance(noise, Tensor) or checked_scale(noise) > 0.0:
         scale = _number("noise", noise, "gumbel_topk")
     require_stream(stream)
     if reach is not None and relaxation == "softmax":

@@ -11,13 +11,13 @@ from . import _native
 from ._common import (
     LIBRARY,
     SCALAR_KINDS,
+    Report,
     SparseRows,
     address,
     csr_parts,
     raise_csr_fault,
     require_float,
     require_same_device,
-    suffix,
 )
 from ._derivatives import apply, call, differentiates, once, register
 from ._kinds import require_given, require_rows, require_tensors
@@ -43,7 +43,7 @@ def _dense_columns(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(1) == 1 else tensor.contiguous()
 
 
-def _arguments(
+def _layer(
     values: Tensor,
     indptr: Tensor | None,
     columns: Tensor | None,
@@ -51,22 +51,37 @@ def _arguments(
     chosen: Tensor,
     weight: Tensor,
     reached: Tensor | None,
-) -> tuple[Any, ...]:
-    """Return what both devices' kernels take first, in their order."""
+) -> _native.Parameters:
+    """Return what forward and backward share: LinearLayer in csrc/common/masked_linear.h."""
+    row_stride, column_stride = values.stride() if indptr is None else (0, 0)
     genes, outputs = weight.shape
-    strides = values.stride() if indptr is None else (0, 0)
-    wide = columns is not None and columns.dtype == torch.int64
-    return (
-        values.data_ptr(), address(indptr), address(columns), wide, *strides,
-        _rows(values, indptr), genes, mask.data_ptr(), mask.stride(0), chosen.data_ptr(),
-        chosen.shape[0], address(reached), 0 if reached is None else reached.shape[0],
-        weight.data_ptr(), weight.stride(0), outputs,
-    )  # fmt: skip
+    return {
+        "values": values.data_ptr(),
+        "values_kind": SCALAR_KINDS[values.dtype],
+        "indptr": address(indptr),
+        "columns": address(columns),
+        "wide_columns": columns is not None and columns.dtype == torch.int64,
+        "stored": values.shape[0],
+        "row_stride": row_stride,
+        "column_stride": column_stride,
+        "rows": _rows(values, indptr),
+        "genes": genes,
+        "mask": mask.data_ptr(),
+        "mask_stride": mask.stride(0),
+        "chosen": chosen.data_ptr(),
+        "k": chosen.shape[0],
+        "reached": address(reached),
+        "reach": 0 if reached is None else reached.shape[0],
+        "weight": weight.data_ptr(),
+        "weight_kind": SCALAR_KINDS[weight.dtype],
+        "weight_stride": weight.stride(0),
+        "outputs": outputs,
+    }
 
 
-def _raise_fault(report: tuple[int, int, int, int, int], genes: int) -> None:
+def _raise_fault(report: Report, genes: int) -> None:
     raise_csr_fault(report, "x", genes, "x and weight must share one gene order")
-    fault, row, position, value, count = report
+    fault, row, position, value, _, count = report
     if fault == 8:
         raise ValueError(
             f"sums of finite numbers are beyond float32 (float64 for a float64 weight) in "
@@ -108,11 +123,10 @@ def _forward_cpu(
 ) -> Tensor:
     weight = _dense_columns(weight)
     y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
-    report = getattr(_native.cpu(), "masked_linear_forward_" + suffix(weight))(
-        *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-        values.shape[0], torch.get_num_threads(), address(bias), y.data_ptr(),
-    )  # fmt: skip
-    if report[0]:
+    parameters = _layer(values, indptr, columns, mask, chosen, weight, reached)
+    parameters.update(bias=address(bias), y=y.data_ptr(), threads=torch.get_num_threads())
+    report = Report(*_native.cpu().masked_linear_forward(parameters))
+    if report.fault:
         _raise_fault(report, weight.shape[0])
     return y
 
@@ -132,11 +146,17 @@ def _backward_cpu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     delta, weight = _dense_columns(delta), _dense_columns(weight)
     grads = _gradients(mask, weight, want_mask, want_weight, want_bias)
-    getattr(_native.cpu(), "masked_linear_backward_" + suffix(weight))(
-        *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-        values.shape[0], torch.get_num_threads(), delta.data_ptr(), delta.stride(0),
-        *(address(g) if g.numel() else 0 for g in grads),
-    )  # fmt: skip
+    grad_mask, grad_weight, grad_bias = (address(g) if g.numel() else 0 for g in grads)
+    parameters = _layer(values, indptr, columns, mask, chosen, weight, reached)
+    parameters.update(
+        delta=delta.data_ptr(),
+        delta_stride=delta.stride(0),
+        grad_mask=grad_mask,
+        grad_weight=grad_weight,
+        grad_bias=grad_bias,
+        threads=torch.get_num_threads(),
+    )
+    _native.cpu().masked_linear_backward(parameters)
     return grads
 
 
@@ -154,11 +174,11 @@ def _raise_faults_of_cuda(
         None if tensor is None else tensor.cpu() for tensor in (indptr, columns, chosen, reached)
     )
     assert host_chosen is not None
-    report = _native.cpu().masked_linear_forward_f32(
-        *_arguments(values, indptr, columns, mask, host_chosen, weight, reached),
-        values.shape[0], torch.get_num_threads(), 0, 0,
-    )  # fmt: skip
-    if report[0]:
+    parameters = _layer(values, indptr, columns, mask, host_chosen, weight, reached)
+    parameters["weight_kind"] = SCALAR_KINDS[torch.float32]  # any: no weight is read
+    parameters.update(bias=0, y=0, threads=torch.get_num_threads())
+    report = Report(*_native.cpu().masked_linear_forward(parameters))
+    if report.fault:
         _raise_fault(report, weight.shape[0])
 
 
@@ -177,11 +197,9 @@ def _forward_cuda(
     with torch.cuda.device(weight.device):
         weight = _dense_columns(weight)
         y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
-        _native.cuda().masked_linear_forward(
-            *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-            values.shape[0], SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype], address(bias),
-            y.data_ptr(), torch.cuda.current_stream().cuda_stream,
-        )  # fmt: skip
+        parameters = _layer(values, indptr, columns, mask, chosen, weight, reached)
+        parameters.update(bias=address(bias), y=y.data_ptr())
+        _native.launch("masked_linear_forward", parameters)
     return y
 
 
@@ -207,13 +225,15 @@ def _backward_cuda(
         grad_weight.zero_()
         if want_bias:
             grad_bias = delta.sum(0, dtype=mask.dtype)
-        _native.cuda().masked_linear_backward(
-            *_arguments(values, indptr, columns, mask, chosen, weight, reached),
-            values.shape[0], SCALAR_KINDS[values.dtype], SCALAR_KINDS[weight.dtype],
-            delta.data_ptr(), delta.stride(0),
-            *(address(g) if g.numel() else 0 for g in (grad_mask, grad_weight)),
-            torch.cuda.current_stream().cuda_stream,
-        )  # fmt: skip
+        parameters = _layer(values, indptr, columns, mask, chosen, weight, reached)
+        parameters.update(
+            delta=delta.data_ptr(),
+            delta_stride=delta.stride(0),
+            grad_mask=address(grad_mask) if want_mask else 0,
+            grad_weight=address(grad_weight) if want_weight else 0,
+            grad_bias=0,  # summed above
+        )
+        _native.launch("masked_linear_backward", parameters)
     return grad_mask, grad_weight, grad_bias
 
 

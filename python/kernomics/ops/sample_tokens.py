@@ -10,7 +10,9 @@ from torch import Tensor
 from . import _native
 from ._common import (
     LIBRARY,
+    SCALAR_KINDS,
     STREAM_TOKENS,
+    Report,
     SparseRows,
     address,
     as_float,
@@ -21,7 +23,6 @@ from ._common import (
     require_same_device,
     require_seed,
     require_stream,
-    suffix,
 )
 from ._derivatives import call, register
 from ._kinds import (
@@ -59,10 +60,10 @@ def _outputs(
     )
 
 
-def _raise_fault(report: tuple[int, int, int, int, float, int], genes: int, panels: int) -> None:
+def _raise_fault(report: Report, genes: int, panels: int) -> None:
     fault, row, position, value, number, count = report
     hint = "the shape of counts must cover every gene"
-    raise_csr_fault((fault, row, position, value, count), "counts", genes, hint)
+    raise_csr_fault(report, "counts", genes, hint)
     rows = f"in {count:,} rows, first row {row:,}"
     if fault == 4:
         raise ValueError(
@@ -88,7 +89,8 @@ def _raise_fault(report: tuple[int, int, int, int, float, int], genes: int, pane
     )
 
 
-def _forward_cpu(
+def _parameters(
+    outputs: tuple[Tensor, Tensor, Tensor],
     values: Tensor,
     indptr: Tensor,
     columns: Tensor,
@@ -106,77 +108,64 @@ def _forward_cpu(
     log1p: bool,
     target_sum: float,
     ragged: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    gene_ids, tokens, offsets = _outputs(values, indptr, n_tokens, ragged)
-    panels = 0 if panel_mask is None else panel_mask.shape[0]
-    report = getattr(_native.cpu(), "sample_tokens_" + suffix(values))(
-        values.data_ptr(), indptr.data_ptr(), columns.data_ptr(), columns.dtype == torch.int64,
-        values.shape[0], indptr.shape[0] - 1, genes, address(seed), address(cell_ids), stream,
-        n_tokens, address(library), address(panel_id), address(panel_mask), address(panel_counts),
-        panels, address(weights), expressed, log1p, target_sum, gene_ids.data_ptr(),
-        tokens.data_ptr(), offsets.data_ptr() if ragged else 0, torch.get_num_threads(),
-    )  # fmt: skip
-    if report[0]:
-        _raise_fault(report, genes, panels)
-    return gene_ids, tokens, offsets
+) -> _native.Parameters:
+    """Return SampleTokens in csrc/common/sample_tokens.h from the op's arguments."""
+    gene_ids, tokens, offsets = outputs
+    return {
+        "kind": SCALAR_KINDS[values.dtype],
+        "values": values.data_ptr(),
+        "indptr": indptr.data_ptr(),
+        "columns": columns.data_ptr(),
+        "wide_columns": columns.dtype == torch.int64,
+        "stored": values.shape[0],
+        "rows": indptr.shape[0] - 1,
+        "genes": genes,
+        "seed": address(seed),
+        "cell_ids": address(cell_ids),
+        "stream": stream,
+        "n_tokens": n_tokens,
+        "library": address(library),
+        "panel_id": address(panel_id),
+        "panel_mask": address(panel_mask),
+        "panel_counts": address(panel_counts),
+        "panels": 0 if panel_mask is None else panel_mask.shape[0],
+        "weights": address(weights),
+        "expressed": expressed,
+        "log1p": log1p,
+        "target_sum": target_sum,
+        "gene_ids": gene_ids.data_ptr(),
+        "tokens": tokens.data_ptr(),
+        "offsets": offsets.data_ptr() if ragged else 0,
+    }
 
 
-def _forward_cuda(
-    values: Tensor,
-    indptr: Tensor,
-    columns: Tensor,
-    genes: int,
-    cell_ids: Tensor | None,
-    seed: Tensor | None,
-    stream: int,
-    n_tokens: int,
-    library: Tensor | None,
-    panel_id: Tensor | None,
-    panel_mask: Tensor | None,
-    panel_counts: Tensor | None,
-    weights: Tensor | None,
-    expressed: bool,
-    log1p: bool,
-    target_sum: float,
-    ragged: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _room(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return room for what the op's arguments ask for."""
+    values, indptr, n_tokens, ragged = (arguments[i] for i in (0, 1, 7, 16))
+    return _outputs(values, indptr, n_tokens, ragged)
+
+
+def _forward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    outputs = _room(*arguments)
+    parameters = _parameters(outputs, *arguments)
+    parameters["threads"] = torch.get_num_threads()
+    report = Report(*_native.cpu().sample_tokens(parameters))
+    if report.fault:
+        _raise_fault(report, int(parameters["genes"]), int(parameters["panels"]))
+    return outputs
+
+
+def _forward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     if _native.checks_enabled():  # the CPU's kernel, on copies, finds faults and names them
-        _forward_cpu(
-            values.cpu(), indptr.cpu(), columns.cpu(), genes, _host(cell_ids), _host(seed), stream,
-            n_tokens, _host(library), _host(panel_id), _host(panel_mask), _host(panel_counts),
-            _host(weights), expressed, log1p, target_sum, ragged,
-        )  # fmt: skip
-    kernels, rows = _native.cuda(), indptr.shape[0] - 1
+        _forward_cpu(*(a.cpu() if isinstance(a, Tensor) else a for a in arguments))
+    values = arguments[0]
     with torch.cuda.device(values.device):
-        gene_ids, tokens, offsets = _outputs(values, indptr, n_tokens, ragged)
-        size = getattr(kernels, "sample_tokens_scratch_" + suffix(values))
-        scratch = values.new_empty(size(rows, genes, n_tokens, ragged), dtype=torch.uint8)
-        getattr(kernels, "sample_tokens_" + suffix(values))(
-            values.data_ptr(), indptr.data_ptr(), columns.data_ptr(), columns.dtype == torch.int64,
-            values.shape[0], rows, genes, address(seed), address(cell_ids), stream, n_tokens,
-            address(library), address(panel_id), address(panel_mask), address(panel_counts),
-            0 if panel_mask is None else panel_mask.shape[0], address(weights), expressed, log1p,
-            target_sum, gene_ids.data_ptr(), tokens.data_ptr(),
-            offsets.data_ptr() if ragged else 0, scratch.data_ptr(),
-            torch.cuda.current_stream().cuda_stream,
-        )  # fmt: skip
-    return gene_ids, tokens, offsets
+        outputs = _room(*arguments)
+        _native.launch("sample_tokens", _parameters(outputs, *arguments), room=values)
+    return outputs
 
 
-def _host(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.cpu()
-
-
-def _forward_fake(
-    values: Tensor, indptr: Tensor, columns: Any, genes: Any, cell_ids: Any, seed: Any, stream: Any,
-    n_tokens: int, *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return _outputs(values, indptr, n_tokens, rest[-1])
-
-
-register(
-    "sample_tokens", "sample_tokens", _forward_cpu, _forward_cuda, _forward_fake, gradient=False
-)
+register("sample_tokens", "sample_tokens", _forward_cpu, _forward_cuda, _room, gradient=False)
 
 
 def _check_options(
