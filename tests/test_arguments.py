@@ -88,7 +88,7 @@ def test_rows_are_numbers_or_a_mask() -> None:
         ([True], r"rows are a mask of shape \(1,\) for 3 cells"),
         ([], "rows names no cell"),
         ([0.5], "rows are of type float64"),
-        ([0, -1, 3], "there are 3 cells, counted from 0: 2 of the 3 rows are no cell, first -1"),
+        ([0, -1, 3], "there are 3 cells, counted from 0: 2 of the 3 rows do not exist, first -1"),
         ([[1]], r"rows have shape \(1, 1\): give one list"),
     ):
         with pytest.raises(DataError, match=message):

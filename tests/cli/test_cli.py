@@ -373,7 +373,7 @@ def error_of(capsys, *line):
         (["--layer", "raw"], "there is no layer 'raw'"),
         (["--library-key", "n_count"], "n_count"),
         (["--unlabelled", "Unknown"], "'Unknown' occurs in none of the label columns"),
-        (["--label-kinds", "x=categorical"], "--label-kinds names 'x', no label"),
+        (["--label-kinds", "x=categorical"], "--label-kinds names 'x', which is not a label"),
         (["--label-kinds", "x=number"], "write LABEL=categorical or LABEL=continuous"),
         (["--force", "gene_1", "--forbid", "gene_1"], "1 gene is both forced and forbidden"),
         (["--split", "group"], "needs --split-key"),

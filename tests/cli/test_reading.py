@@ -100,7 +100,7 @@ def test_several_files_are_pretrained_on_together_and_embedded_by_symbol(folder,
     assert main(embed) == 0
     assert "read       as in training" not in capsys.readouterr().out  # all was given
     assert main(embed) == 2
-    assert f"{out} is there already; choose another --out" in capsys.readouterr().err
+    assert f"{out} already exists; choose another --out" in capsys.readouterr().err
     assert main([*embed[:-3], "--use-raw", "--overwrite"]) == 0
     assert "read       as in training, --gene-names feature_name\n" in capsys.readouterr().out
     found = anndata.read_h5ad(out)

@@ -48,7 +48,8 @@ def test_load_gives_what_the_directory_holds(tmp_path):
     with pytest.raises(CheckpointError, match="neither a run nor a saved model"):
         kn.models.load(tmp_path)
     save_model_dir(tmp_path / "new", {}, {"format": "kernomics gil 1"})
-    with pytest.raises(CheckpointError, match=r"'kernomics gil 1', which this version .* not know"):
+    said = r"'kernomics gil 1', which this version .* cannot read"
+    with pytest.raises(CheckpointError, match=said):
         kn.models.load(tmp_path / "new")
 
 

@@ -112,7 +112,7 @@ def test_a_saved_model_is_the_same_model(trained, tmp_path):
     assert repr(again) == repr(trained.trained)
     adata = conditions(20, seed=9)
     pd.testing.assert_frame_equal(again.predict(adata), trained.predict(adata))
-    with pytest.raises(CheckpointError, match="holds a PolyGene, and this takes a TxFM"):
+    with pytest.raises(CheckpointError, match="holds a PolyGene, but this takes a TxFM"):
         TxFM.load(tmp_path / "model")
 
 
