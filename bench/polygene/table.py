@@ -1,6 +1,6 @@
 """Write the tables of docs/attribution.md from the committed results.
 
-python -m bench.polygene.table
+``python -m bench.polygene.table``
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ def spread(values: list[float], digits: int = 3) -> str:
 
 def truth_table(lines: list[dict[str, Any]]) -> str:
     """Write how early the genes of known sets come."""
-    rows = ["| score | interferon-α: average precision | of the best 30 | TNF-α: average precision |",
-            "| --- | --- | --- | --- |"]  # fmt: skip
+    rows = [
+        "| score | interferon-α: average precision | of the best 30 | TNF-α: average precision |",
+        "| --- | --- | --- | --- |",
+    ]
     for name, shown in NAMES.items():
         found = {
             key: [row for line in lines for row in line["truth"]
