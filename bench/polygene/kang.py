@@ -68,7 +68,10 @@ def run(data: Path, seed: int, *, retraining: bool = True, **training: Any) -> d
     rankings = rankings_of(found, statistics)
     sets = read_gene_sets(data / "gene_sets" / "interferon.gmt")
     truth = recall_of_sets({name: rankings[name] for name in SCORES}, sets)
-    pruning = prune(model.cells, model, rankings, **ASKED, seed=seed)
+    pruning = prune(
+        model.cells, model, {name: rankings[name] for name in SCORES}, **ASKED,
+        reversed_too=False, seed=seed,
+    )  # fmt: skip
     pruned = time.monotonic()
     whole = pruning.at(0.0)["absolute"]
     kept = pruning.at(1 - KEPT)

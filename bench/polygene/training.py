@@ -2,8 +2,8 @@
 
     python -m bench.polygene.training --cells 32 --repeats 9
 
-Batches are those of a training on real cells, whose lengths are uneven: Kang's cells express 130 to
-2,000 genes, 560 on average. A line on the screen and one in `--out` for each limit on a cell's
+Batches are those of a training on real cells, whose lengths are uneven: Kang's cells express 18 to
+2,007 genes, 565 on average. A line on the screen and one in `--out` for each limit on a cell's
 genes: cells per second of both, in turn in one run, their ratio, and the share of the padded
 network's tokens that are padding.
 """
@@ -23,6 +23,7 @@ import torch
 import kernomics
 from bench.machine import describe
 from bench.polygene import eager
+from kernomics.data import Sampler
 from kernomics.models import PolyGene
 from kernomics.models.polygene.module import PolyGeneModule
 
@@ -41,10 +42,8 @@ def compare(data: Path, size: str, n_cells: int, n_tokens: int, repeats: int) ->
     """Time steps of both on the same batches."""
     model = PolyGene(data / "kang_ifnb_harmony.h5ad", "perturbation", size, n_tokens=n_tokens)
     module: PolyGeneModule = model._module()
-    batches = [
-        model.cells.batch(model.split.train[i * n_cells : (i + 1) * n_cells])
-        for i in range(repeats + 1)
-    ]
+    sampler = Sampler(model.split.train, n_cells)
+    batches = [model.cells.batch(sampler.batch(0, i)) for i in range(repeats + 1)]
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
 
     def step(loss_of: Any, cells: Any) -> None:

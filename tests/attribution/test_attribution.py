@@ -155,6 +155,16 @@ def test_cells_with_more_genes_than_are_shown_are_told():
         attribute(cells, untrained(cells), **ASKED, n_tokens=5, n_pairs=4)
 
 
+def test_the_genes_shown_of_a_cell_are_those_that_predictions_see():
+    cells = collection()
+    model = untrained(cells)
+    source = PhenotypeSource(model, cells, "treatment", output="probabilities", n_tokens=12)
+    inputs = source.inputs(np.array([50, 7]))
+    found = source.outputs(inputs, inputs.features)
+    expected = model.probabilities(cells, "treatment", rows=[50, 7], n_tokens=12)["treatment"]
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -19,7 +19,7 @@ from kernomics.attribution.sources import Inputs, Source
 
 STEPS = 16
 """Points on the path of integrated gradients."""
-NUMBERS_AT_A_TIME = 4_000_000
+NUMBERS_AT_A_TIME = 1_000_000
 """Of the features that one pass through the model is given."""
 
 
@@ -49,8 +49,50 @@ Engine = Callable[[Source, NDArray[np.int64], NDArray[np.int64], int], PairScore
 """(source, case rows [P], baseline rows [P], class) → the scores of these pairs."""
 
 
+class CellGradients(NamedTuple):
+    """The gradients of one output of some cells, which all pairs of these cells share.
+
+    Attributes
+    ----------
+    rows
+        int64 [B], which cells, ascending.
+    inputs
+        Their genes.
+    gradients
+        float [N, w], of each cell's output by the features of its genes.
+    outputs
+        float [B].
+    """
+
+    rows: NDArray[np.int64]
+    inputs: Inputs
+    gradients: Tensor
+    outputs: Tensor
+
+
+def cell_gradients(source: Source, rows: NDArray[np.int64], output: int) -> CellGradients:
+    """Run cells through the model, each once.
+
+    Parameters
+    ----------
+    source
+        The model and its cells.
+    rows
+        int64, the cells; repeated ones count once.
+    output
+        Which of the source's outputs.
+    """
+    cells = np.unique(rows)
+    inputs = source.inputs(cells)
+    return CellGradients(cells, inputs, *_gradients(source, inputs, np.full(len(cells), output)))
+
+
 def grad_x_delta(
-    source: Source, case: NDArray[np.int64], baseline: NDArray[np.int64], output: int
+    source: Source,
+    case: NDArray[np.int64],
+    baseline: NDArray[np.int64],
+    output: int,
+    known: CellGradients | None = None,
 ) -> PairScores:
     r"""Gradient times difference: what the attribution paper's figures are.
 
@@ -70,11 +112,26 @@ def grad_x_delta(
         int64 [P], rows of the cells I and B.
     output
         Which of the source's outputs.
+    known
+        The gradients of these cells and perhaps others, if they are known already.
     """
-    cells, at = np.unique(np.concatenate([case, baseline]), return_inverse=True)
-    inputs = source.inputs(cells)
-    gradients, outputs = _gradients(source, inputs, np.full(len(cells), output))
-    return _grad_x_delta(inputs, gradients, outputs, at, source)
+    both_sides = np.concatenate([case, baseline])
+    if known is None:
+        known = cell_gradients(source, both_sides, output)
+    inputs, gradients = known.inputs, known.gradients
+    at = np.searchsorted(known.rows, both_sides)
+    tokens, blended, change = _blended(inputs, at, source)
+    sides = [inputs.features[side] for side in tokens]
+    slopes = [gradients[side] for side in tokens]
+    places = (blended.first, blended.second)
+    shared = torch.nonzero((places[0] >= 0) & (places[1] >= 0)).flatten()
+    found = []
+    for own, other in ((0, 1), (1, 0)):
+        score = _taken((slopes[own] * sides[own]).sum(1), places[own])
+        products = slopes[own][places[own][shared]] * sides[other][places[other][shared]]
+        score[shared] -= products.sum(1)
+        found.append(score)
+    return PairScores(blended, found[0], found[1], change, _of_pairs(known.outputs, at))
 
 
 def empty_baselines(
@@ -190,24 +247,6 @@ def _gradients(source: Source, inputs: Inputs, outputs: NDArray[np.int64]) -> tu
         values.append(value.detach())
         first = last
     return torch.cat(found), torch.cat(values)
-
-
-def _grad_x_delta(
-    inputs: Inputs, gradients: Tensor, outputs: Tensor, at: NDArray[np.int64], source: Source
-) -> PairScores:
-    tokens, blended, change = _blended(inputs, at, source)
-    sides = [inputs.features[side] for side in tokens]
-    slopes = [gradients[side] for side in tokens]
-    places = (blended.first, blended.second)
-    found = []
-    for own, other in ((0, 1), (1, 0)):
-        whole = (slopes[own] * sides[own]).sum(1)
-        score = _taken(whole, places[own])
-        both = torch.nonzero((places[0] >= 0) & (places[1] >= 0)).flatten()
-        shared = slopes[own][places[own][both]] * sides[other][places[other][both]]
-        score[both] -= shared.sum(1)
-        found.append(score)
-    return PairScores(blended, found[0], found[1], change, _of_pairs(outputs, at))
 
 
 def _blended(

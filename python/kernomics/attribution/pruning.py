@@ -148,12 +148,18 @@ def prune(
         for share in sorted(set(map(float, shares)))
     ]
     found = []
+    whole: tuple[NDArray[np.int64], int] | None = None  # with all genes every ranking is alike
     for name, order, share in tqdm(jobs, unit="cut", desc="pruning", disable=not progress):
         kept = np.zeros(n_genes, dtype=bool)
         n_kept = max(1, round(n_genes * (1 - share)))
         best = orders[name]
         kept[best[:n_kept] if order == "lowest first" else best[n_genes - n_kept :]] = True
-        called, without = _called(source, inputs, torch.from_numpy(kept))
+        if n_kept == n_genes and whole is not None:
+            called, without = whole
+        else:
+            called, without = _called(source, inputs, torch.from_numpy(kept))
+        if n_kept == n_genes:
+            whole = called, without
         scores = class_scores(truth, called)
         hits = (called == code) & (truth == code)
         found.append(

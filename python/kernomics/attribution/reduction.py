@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kernomics.attribution.engines import ENGINES, PairScores, empty_baselines
+from kernomics.attribution.engines import (
+    ENGINES,
+    PairScores,
+    cell_gradients,
+    empty_baselines,
+    grad_x_delta,
+)
 from kernomics.attribution.pairs import Pairs
 from kernomics.attribution.sources import Source
 from kernomics.errors import ConfigError, DataError, TrainingError, closest
@@ -167,16 +174,21 @@ def attribute_pairs(
 def _of_block(
     source: Source, pairs: Pairs, block: slice, output: int, other: int | None, engine: str,
     contrast: Contrast,
-) -> Any:  # fmt: skip
+) -> Iterator[PairScores]:  # fmt: skip
+    """Attribute the pairs of a block, some at a time, but run its cells once where that does."""
     case, baseline = pairs.case[block], pairs.baseline[block]
-    if contrast == "empty":
-        assert other is not None
-        yield empty_baselines(source, case, baseline, output, other)
-        return
-    size = PAIRS_AT_A_TIME if engine != "grad_x_delta" else 16 * PAIRS_AT_A_TIME
-    for start in range(0, len(case), size):
-        part = slice(start, start + size)
-        yield ENGINES[engine](source, case[part], baseline[part], output)
+    known = None
+    if contrast == "pairs" and engine == "grad_x_delta":
+        known = cell_gradients(source, np.concatenate([case, baseline]), output)
+    for start in range(0, len(case), PAIRS_AT_A_TIME):
+        part = slice(start, start + PAIRS_AT_A_TIME)
+        if contrast == "empty":
+            assert other is not None
+            yield empty_baselines(source, case[part], baseline[part], output, other)
+        elif known is not None:
+            yield grad_x_delta(source, case[part], baseline[part], output, known)
+        else:
+            yield ENGINES[engine](source, case[part], baseline[part], output)
 
 
 def _errors(found: PairScores) -> NDArray[np.float64]:

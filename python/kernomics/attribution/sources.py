@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernomics.data import CellCollection, Cells
+from kernomics.data.rng import keys_of_names
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models import CellEncoder, Panel, PhenotypeModel
 from kernomics.models.yoto.network import transformed
@@ -115,7 +116,7 @@ class PhenotypeSource:
         """Read cells; parameters as of `Source`."""
         module = self.model.module
         with torch.no_grad():
-            cells = self.view.batch(rows).to(self.device)
+            cells = _batch(self.view, rows).to(self.device)
             if self.n_tokens is not None:
                 self.cut += int((cells.indptr.diff() > self.n_tokens).sum())
             tokens = module.gene_tokens(cells, self.n_tokens, -1)
@@ -233,7 +234,7 @@ class ReconstructionSource:
 
     def inputs(self, rows: NDArray[np.int64]) -> Inputs:
         """Read cells; parameters as of `Source`."""
-        module, cells = self.encoder.module, self.view.batch(rows)
+        module, cells = self.encoder.module, _batch(self.view, rows)
         with torch.no_grad():
             ids, values, offsets = sample_tokens(
                 cells,
@@ -269,6 +270,12 @@ class ReconstructionSource:
             weighted: Tensor = states @ self.weights
             return weighted[:, None]
         return module.expression(module.decoder.hidden(states), columns=self.column)
+
+
+def _batch(cells: CellCollection, rows: NDArray[np.int64]) -> Cells:
+    """Read cells whose ids are keys of their names, by which genes are chosen."""
+    keys = keys_of_names(cells.cell_names[rows])
+    return replace(cells.batch(rows), cell_ids=torch.from_numpy(keys))
 
 
 def _require_output(output: str) -> None:
