@@ -199,8 +199,9 @@ def print_recall(recall: Any) -> None:
     n = int(column.removeprefix("in_top_"))
     for name, part in recall.groupby("set", sort=False):
         first = part.iloc[0]
-        said = f"{name}, {int(first['genes']):,} genes (chance {first['by_chance']:.3f})"
-        print(f"truth      {said:<44}{'average precision':>18}{f'precision at {n}':>18}")
+        said = f"{int(first['genes']):,} genes, chance {first['by_chance']:.3f}"
+        print(f"truth      {name}")
+        print(f"           {said:<44}{'average precision':>18}{f'precision at {n}':>18}")
         for row in part.to_dict("records"):
             hits = f"{row[column] / n:.3f} ({row[column]})"
             print(f"           {row['ranking']:<44}{row['average_precision']:>18.3f}{hits:>18}")

@@ -58,6 +58,7 @@ def attribution_distributions(
     end = max(ends) or 1.0
     low = -end if any((found < 0).any() for found in values.values()) else 0.0
     edges = np.linspace(low, end, N_BINS + 1)
+    ticker = style.matplotlib_module("ticker")
     n = len(values)
     height = 0.45 + n * 1.45
     figure = style.new_figure(style.PHONE, height, colors)
@@ -72,6 +73,9 @@ def attribution_distributions(
             f"{name}{said}", loc="left", fontsize=style.TEXT, color=colors.ink, parse_math=False
         )
         ax.set_xlim(low, end)
+        ax.set_ylim(bottom=0.7)
+        ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda n, _: f"{n:,.0f}"))
+        ax.yaxis.set_minor_locator(ticker.NullLocator())
         ax.set_ylabel("genes")
         style.dress(ax, colors, grid="y")
         if place < n - 1:
@@ -198,7 +202,7 @@ def attribution_heatmap(
     if ax is None:
         ax = style.new_axes(
             max(1.5, 0.24 * len(groups)), 0.17 * len(genes), colors,
-            left=style.label_width(genes), bottom=style.label_width(groups) + 0.75,
+            left=style.label_width(genes), bottom=style.label_width(groups) + 0.5,
             right=0.15, top=0.1,
         )  # fmt: skip
     signed = score not in UNSIGNED
@@ -213,7 +217,7 @@ def attribution_heatmap(
     )
     style.name_ticks(ax.yaxis, genes, size=style.SMALL)
     style.name_ticks(ax.xaxis, groups, rotation=90, size=style.SMALL)
-    scale_legend(ax, mesh, f"{score} score", colors, drop=style.label_width(groups) + 0.45)
+    scale_legend(ax, mesh, f"{score} score", colors, drop=style.label_width(groups) + 0.25)
     return ax
 
 
