@@ -10,6 +10,7 @@ from kernomics.cli import attribute
 from kernomics.cli import options as cli_options
 from kernomics.cli.evaluate_txfm import noted_warnings
 from kernomics.cli.messages import Help
+from kernomics.errors import ConfigError
 
 
 def add_parser(commands: Any) -> None:
@@ -63,6 +64,11 @@ def _run(args: argparse.Namespace, notes: list[str]) -> None:
     attribute.check_out(args)
     attribution, statistics, results = read_attribution(args.attribution)
     model = load_trained(args.run_or_model, (PhenotypeModel,), "a PolyGene")
+    for n in args.retrain:
+        if not 1 <= n <= len(model.genes):
+            raise ConfigError(
+                f"--retrain is {n}: 1 to {len(model.genes):,} genes of the model are possible"
+            )
     cells = attribute.read(args, model)
     known = run_cells(args.run_or_model, model, cells)
     rows, which = known.part("test", cells.n_cells)

@@ -98,14 +98,7 @@ def run_pruning(
     params = attribution.params
     compared = {name: params[name] for name in ("target", "case", "baseline")}
     rankings = rankings_of(attribution, statistics)
-    new = None
-    if n_genes:
-        new = untrained(model, cells, split, seed)
-        for n in n_genes:
-            if not 1 <= n <= len(model.genes):
-                raise ConfigError(
-                    f"retrain is {n}: 1 to {len(model.genes):,} genes of the model are possible"
-                )
+    new = untrained(model, cells, split, seed) if n_genes else None
     config = {
         "system": "analysis of pruning",
         "model": source,
