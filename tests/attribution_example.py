@@ -71,7 +71,8 @@ def pruning() -> Pruning:
     rows = [
         {
             "ranking": ranking, "order": order, "removed": share,
-            "n_genes": round(100 * (1 - share)), "balanced_accuracy": high - share * slope, "macro_f1": 0.5,
+            "n_genes": round(100 * (1 - share)),
+            "balanced_accuracy": high - share * slope, "macro_f1": 0.5,
         }
         for order in ("lowest first", "highest first")
         for ranking, high, slope in (("absolute", 1.0, 0.25), ("<random>", 0.875, 0.5))
