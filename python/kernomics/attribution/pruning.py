@@ -57,6 +57,7 @@ class Pruning:
     empty: tuple[str, float]
     n_cells: dict[str, int]
 
+    @checked
     def at(self, share: float, order: str = "lowest first") -> pd.Series[float]:
         """Return each ranking's balanced accuracy at one share removed."""
         rows = self.table[(self.table["order"] == order) & np.isclose(self.table["removed"], share)]

@@ -51,7 +51,7 @@ def attribution_distributions(
         the mean share of a pair's genes that score nothing at all.
     """
     colors = style.get_theme(theme)
-    if not scores:
+    if not len(scores):
         raise ConfigError("scores names no column of the attribution: there is nothing to draw")
     values = {name: _scores(attribution, name) for name in scores}
     ends = [float(np.abs(found).max()) for found in values.values()]
