@@ -232,8 +232,8 @@ class _Names(dict[str, Any]):
 
 _BY_NAME = {  # classes that modules import for the type checker alone
     "AnnData", "Attribution", "Axes", "CellCollection", "Contributions", "Labels", "Panel",
-    "PanelCurve", "PanelEmbedding", "PerturbationConsistency", "PerturbationScores", "Pruning", "Redundancy",
-    "Split", "Stability",
+    "PanelCurve", "PanelEmbedding", "PerturbationConsistency", "PerturbationScores", "Pruning",
+    "Redundancy", "Split", "Stability",
 }  # fmt: skip
 
 

@@ -274,7 +274,8 @@ NOT_WALKED: dict[str, tuple[str, ...]] = {
         "attribution.ReconstructionSource.outputs", "attribution.attribute_pairs",
         "attribution.blend", "attribution.grad_x_delta", "attribution.integrated_gradients",
         "attribution.make_pairs", "attribution.overlap", "attribution.Blend",
-        "models.PhenotypeModel.codes", "models.PhenotypeModel.evaluate_labels", "models.PhenotypeModel.shown_codes",
+        "models.PhenotypeModel.codes", "models.PhenotypeModel.evaluate_labels",
+        "models.PhenotypeModel.shown_codes",
     ),
     "it trains what it is given whole": ("evaluation.panels.score_panels",),
     "what only the loop and the commands call: tests/train": (
