@@ -47,7 +47,9 @@ READERS_OF_MODELS = (
     TxFM.from_pretrained, Panel.predict, Panel.evaluate, tl.panel_contributions, tl.represent_cells,
     CellEncoder.get_latent_representation, CellEncoder.get_block_representations,
     CellEncoder.get_normalized_expression, tl.evaluate_perturbations,
-    perturbations.evaluate_perturbations,
+    perturbations.evaluate_perturbations, PhenotypeModel.probabilities,
+    PhenotypeModel.get_latent_representation, attribution.attribute, attribution.prune,
+    tl.attribute,
 )  # fmt: skip
 READING_COMMANDS = (
     *("select", "panel", "evaluate", "pretrain", "finetune", "embed"),
@@ -70,7 +72,10 @@ PRINTED_BY = {
     "data/checks.py": (READERS, READING_COMMANDS),
     "data/readers/features.py": (READERS, READING_COMMANDS),
     "data/readers/inputs.py": (READERS, READING_COMMANDS),
-    "models/reading.py": (READERS_OF_MODELS, ("evaluate", "embed", "finetune")),
+    "models/reading.py": (
+        READERS_OF_MODELS,
+        ("evaluate", "embed", "finetune", "attribute", "prune"),
+    ),
     "data/genes.py": (READERS, READING_COMMANDS),
     "data/labels.py": ((CellCollection.from_anndata, *SELECT), ("select", "panel")),
     "data/splits.py": (DIVIDE, ()),

@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
     attribute.add_argument(
         "run_or_model", help="a run directory of a PolyGene (or YOTO), or a saved model"
     )
-    cli_options.add_reading(attribute, several=True, keep_empty=False)
+    cli_options.add_reading(attribute, several=True, keep_empty=False, trained=True)
     compared = attribute.add_argument_group("what is compared")
     compared.add_argument(
         "--target", required=True, metavar="COLUMN", help="obs column that the model predicts"
@@ -63,8 +63,8 @@ def add_parser(commands: Any) -> None:
         "--output", default="logits", choices=("logits", "probabilities"), help="what is attributed"
     )
     how.add_argument(
-        "--no-normalise", action="store_true",
-        help="do not divide each pair's scores by their L2 norm",
+        "--normalise", action=argparse.BooleanOptionalAction, default=False,
+        help="divide each pair's scores by their L2 norm, as in the paper",
     )  # fmt: skip
     how.add_argument(
         "--n-tokens", type=int, metavar="K",
@@ -137,6 +137,8 @@ def _run(args: argparse.Namespace, notes: list[str]) -> None:
         part = "all" if known.split is None else "train"
     print(f"model      {model!r}")
     print(f"cells      {which}")
+    for line in cli_options.as_in_training(args, cells):
+        print(line)
     dataset = cli_options.data_name(args)
     result = run_attribution(
         model,
@@ -161,7 +163,7 @@ def _run(args: argparse.Namespace, notes: list[str]) -> None:
         engine=args.engine,
         contrast=args.contrast,
         output=args.output,
-        normalise=not args.no_normalise,
+        normalise=args.normalise,
         n_tokens=args.n_tokens,
         min_gene_overlap=args.min_gene_overlap,
     )

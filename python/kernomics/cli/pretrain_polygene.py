@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kernomics.cli import options as cli_options
 from kernomics.cli import pretrain
+from kernomics.cli.constraints import task_weights
 from kernomics.errors import ConfigError
 from kernomics.report.phenotype_data import PhenotypeScores
 
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from kernomics.workflows.pretrain_polygene import run_polygene
 
     settings, training = pretrain.training_settings(args, PolyGeneConfig.of_size(args.size))
-    weights = cli_options.task_weights(args)
+    weights = task_weights(args)
     cells = cli_options.read_cells(args, **cli_options.labels_of(args))
     split = cli_options.divide(cells, args.split_key, FRACTIONS, args.seed)
     model = PolyGene(

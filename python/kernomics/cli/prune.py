@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=Help,
     )
     prune.add_argument("run_or_model", help="a run directory of a PolyGene, or a saved model")
-    cli_options.add_reading(prune, several=True, keep_empty=False)
+    cli_options.add_reading(prune, several=True, keep_empty=False, trained=True)
     prune.add_argument(
         "--attribution", required=True, metavar="DIR", help="what kernomics attribute wrote"
     )
@@ -84,6 +84,8 @@ def _run(args: argparse.Namespace, notes: list[str]) -> None:
         )
     print(f"model      {model!r}")
     print(f"cells      {which}")
+    for line in cli_options.as_in_training(args, cells):
+        print(line)
     result = run_pruning(
         model,
         cells,

@@ -12,8 +12,9 @@ import pandas as pd
 from kernomics._arguments import checked
 from kernomics.attribution import Attribution
 from kernomics.attribution import attribute as _attribute
+from kernomics.attribution.attribution import trained_model
 from kernomics.data.readers.inputs import divided_options, gene_names_in_var, require_anndata
-from kernomics.models import YOTO, Panel, PhenotypeModel, PolyGene
+from kernomics.models import YOTO, Panel, PhenotypeModel, PolyGene, load
 from kernomics.tl._uns import names, without_none
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def attribute(
     key_added
         Where to put the result.
     **options
-        Further ones of `kernomics.attribution.attribute`, such as ``n_pairs``, ``rows``, ``output``
-        or ``layer``.
+        Further ones of `kernomics.attribution.attribute`, such as ``n_pairs``, ``rows`` or
+        ``output``; ``layer``, ``use_raw`` and their like are by default those of the training.
 
     Returns
     -------
@@ -78,11 +79,14 @@ def attribute(
         As `kernomics.attribution.attribute`; `adata` is then as it was.
     """
     require_anndata(adata, "attribute")
-    reading, _ = divided_options(options)
+    reading, others = divided_options(options)
+    asked: Any = load(model) if isinstance(model, str | Path) else model
+    cells = trained_model(asked).read(adata, **reading)
     found = _attribute(
-        adata, model, target=target, case=case, baseline=baseline, controlled=controlled,
-        engine=engine, **options,
+        cells, asked, target=target, case=case, baseline=baseline, controlled=controlled,
+        engine=engine, **others,
     )  # fmt: skip
+    reading = {**reading, **cells.reading}
     genes = gene_names_in_var(adata, reading)
     table = found.table[list(COLUMNS)].reindex(genes)
     table["n_pairs"] = table["n_pairs"].fillna(0).astype(np.int64)
