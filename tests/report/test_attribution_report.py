@@ -70,7 +70,7 @@ def test_an_attribution_is_told_with_its_pairs_genes_truth_and_groups() -> None:
         "Attributed on the run's 4 training cells.", "Cells left out: 3 (type is missing).",
         "median over the pairs; at most 0.750", "up $1$, down<b>, flat",
         "<IFN>: 7 genes of the set are scored; average precision by chance 0.350",
-        "absolute 0.625 6 0.200", "1 up $1$ 0.7500 0.7500", "T/NK 1", "1 warning to read",
+        "absolute 0.625 6 0.200", "1 up $1$ 0.75 0.75", "T/NK 1", "1 warning to read",
         "Seed 3.",
     ):  # fmt: skip
         assert said in text, said

@@ -120,12 +120,15 @@ def run(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace, notes: list[str]) -> None:
     import numpy as np
 
+    from kernomics.attribution import read_gene_sets
     from kernomics.models import Panel, PhenotypeModel
     from kernomics.workflows.attribute import run_attribution
     from kernomics.workflows.run_cells import load_trained, run_cells
 
     cli_options.use_threads(args.threads)
     check_out(args)
+    if args.truth is not None:
+        read_gene_sets(args.truth)  # what is wrong with it is told before the data are read
     model = load_trained(args.run_or_model, (PhenotypeModel, Panel), "a PolyGene or a panel (YOTO)")
     cells = read(args, model)
     if args.all_cells:
@@ -189,7 +192,7 @@ def _print(result: Any) -> None:
     top = found.top(TOP)
     print(f"top {len(top):<6} {'gene':<20}" + "".join(f"{name:>17}" for name in SHOWN))
     for gene, row in top.iterrows():
-        print(f"           {gene!s:<20}" + "".join(f"{row[name]:>17.4f}" for name in SHOWN))
+        print(f"           {gene!s:<20}" + "".join(f"{row[name]:>17.3g}" for name in SHOWN))
     if result.recall is not None:
         print_recall(result.recall)
     print(f"report     {result.report}")

@@ -121,7 +121,7 @@ def _genes(data: AttributionReport) -> str:
         [
             Cell(f"{rank}", "number"),
             Cell(str(gene), "gene", heads_row=True),
-            *(number(values[name], 4) for name in columns),
+            *(_short(values[name]) for name in columns),
             number(values["n_pairs"], 0),
         ]
         for rank, (gene, values) in enumerate(top.iterrows(), 1)
@@ -154,6 +154,11 @@ def _genes(data: AttributionReport) -> str:
             paragraph(MEANINGS, "note"),
         ]
     )
+
+
+def _short(value: float) -> Cell:
+    """Return a cell of three digits: scores of thousands of genes are small."""
+    return Cell(f"{value:.3g}".replace("-", "−"), "number")
 
 
 def _truth(data: AttributionReport) -> str:

@@ -160,7 +160,7 @@ def run_attribution(
             write_attribution_report(
                 run.report,
                 AttributionReport(
-                    title=f"Genes that make {case} of {baseline}: {target}",
+                    title=f"Which genes tell {case} from {baseline}: {target}",
                     head=_head(found, dataset, source),
                     which=which,
                     attribution=found,
@@ -252,7 +252,8 @@ def _head(found: Attribution, dataset: str, source: str) -> list[tuple[str, str]
     params = found.params
     return [
         ("Data set", dataset),
-        ("Model", f"{params['model']}, {source}"),
+        ("Model", params["model"]),
+        ("Run", source),
         ("Target", params["target"]),
         ("Case", params["case"]),
         ("Baseline", params["baseline"]),

@@ -140,7 +140,8 @@ def run_pruning(
                     title=f"How few genes tell {params['case']} from {params['baseline']}",
                     head=[
                         ("Data set", dataset),
-                        ("Model", f"{model!r}, {source}"),
+                        ("Model", repr(model)),
+                        ("Run", source),
                         ("Attribution", attributed),
                         ("Target", params["target"]),
                         ("Case", params["case"]),
