@@ -13,6 +13,7 @@ from kernomics._version import __version__
 
 if TYPE_CHECKING:
     from kernomics import (
+        attribution,
         baselines,
         data,
         datasets,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "attribution",
     "baselines",
     "data",
     "datasets",

@@ -231,9 +231,9 @@ class _Names(dict[str, Any]):
 
 
 _BY_NAME = {  # classes that modules import for the type checker alone
-    "AnnData", "Axes", "CellCollection", "Contributions", "Labels", "Panel", "PanelCurve",
-    "PanelEmbedding", "PerturbationConsistency", "PerturbationScores", "Redundancy", "Split",
-    "Stability",
+    "AnnData", "Attribution", "Axes", "CellCollection", "Contributions", "Labels", "Panel",
+    "PanelCurve", "PanelEmbedding", "PerturbationConsistency", "PerturbationScores", "Pruning",
+    "Redundancy", "Split", "Stability",
 }  # fmt: skip
 
 

@@ -34,6 +34,8 @@ def test_the_genes_that_differ_keep_the_accuracy_and_removing_them_first_loses_i
     assert found.at(0.9)["known"] >= 0.9 * whole
     assert found.at(0.5, "highest first")["known"] < found.at(0.5)["known"]
     assert found.n_cells["drug"] + found.n_cells["control"] == len(model.split.test)
+    with pytest.raises(ConfigError, match=r"no share 0\.7 removed lowest first; there are 0, 0\.5"):
+        found.at(0.7)
     areas = found.areas.set_index("order")["area"]
     assert areas["lowest first"] > areas["highest first"]
     assert found.table["n_genes"].tolist()[:3] == [60, 30, 6]

@@ -9,45 +9,73 @@ from pathlib import Path
 import pytest
 
 import kernomics
-from kernomics import cli, pp, tl
+from kernomics import attribution, cli, pp, tl
 from kernomics.cli.messages import CALL, TOKEN, as_options, options_of
 from kernomics.data import CellCollection, ReadOptions, make_split
 from kernomics.errors import percent
 from kernomics.evaluation import panels, perturbations
-from kernomics.models import YOTO, CellEncoder, Panel, TxFM, TxFMConfig, YOTOConfig
+from kernomics.models import (
+    YOTO,
+    CellEncoder,
+    Panel,
+    PhenotypeModel,
+    PolyGene,
+    PolyGeneConfig,
+    TxFM,
+    TxFMConfig,
+    YOTOConfig,
+)
+from kernomics.models.polygene.options import PolyGeneOptions
 from kernomics.models.txfm.options import TxFMOptions
 from kernomics.models.yoto.options import SelectOptions, YOTOOptions
 
-OPTIONS = {kind.__name__: kind for kind in (ReadOptions, YOTOOptions, SelectOptions, TxFMOptions)}
+OPTIONS = {
+    kind.__name__: kind
+    for kind in (ReadOptions, YOTOOptions, SelectOptions, TxFMOptions, PolyGeneOptions)
+}
 
 READERS = (
     CellCollection.from_anndata, YOTO, TxFM, TxFM.from_pretrained, Panel.predict, Panel.evaluate,
     CellEncoder.get_latent_representation, CellEncoder.get_block_representations,
     CellEncoder.get_normalized_expression, tl.select_genes, tl.evaluate_panel, tl.panel_redundancy,
     tl.panel_contributions, tl.panel_stability, tl.panel_curve, tl.represent_cells,
-    tl.evaluate_perturbations, perturbations.evaluate_perturbations, pp.curate,
+    tl.evaluate_perturbations, perturbations.evaluate_perturbations, pp.curate, PolyGene,
+    PhenotypeModel.probabilities, PhenotypeModel.get_latent_representation, attribution.attribute,
+    attribution.prune, tl.attribute,
 )  # fmt: skip
 READERS_OF_MODELS = (
     TxFM.from_pretrained, Panel.predict, Panel.evaluate, tl.panel_contributions, tl.represent_cells,
     CellEncoder.get_latent_representation, CellEncoder.get_block_representations,
     CellEncoder.get_normalized_expression, tl.evaluate_perturbations,
-    perturbations.evaluate_perturbations,
+    perturbations.evaluate_perturbations, PhenotypeModel.probabilities,
+    PhenotypeModel.get_latent_representation, attribution.attribute, attribution.prune,
+    tl.attribute,
 )  # fmt: skip
-READING_COMMANDS = ("select", "panel", "evaluate", "pretrain", "finetune", "embed")
+READING_COMMANDS = (
+    *("select", "panel", "evaluate", "pretrain", "finetune", "embed"),
+    *("attribute", "prune"),
+)
 
 FORWARDED = {
     tl.represent_cells: CellEncoder.get_latent_representation,
     tl.evaluate_perturbations: perturbations.evaluate_perturbations,
+    tl.attribute: attribution.attribute,
 }
 """Where ``**options`` of a function go."""
 
 SELECT, DIVIDE = (YOTO, tl.select_genes), (make_split,)
 PRINTED_BY = {
+    "attribution/reduction.py": ((attribution.attribute, tl.attribute), ("attribute",)),
+    "attribution/sources.py": ((attribution.attribute_pairs,), ()),
+    "models/polygene/model.py": ((PolyGene,), ("pretrain",)),
     "data/readers/anndata.py": (READERS, READING_COMMANDS),
     "data/checks.py": (READERS, READING_COMMANDS),
     "data/readers/features.py": (READERS, READING_COMMANDS),
     "data/readers/inputs.py": (READERS, READING_COMMANDS),
-    "models/reading.py": (READERS_OF_MODELS, ("evaluate", "embed", "finetune")),
+    "models/reading.py": (
+        READERS_OF_MODELS,
+        ("evaluate", "embed", "finetune", "attribute", "prune"),
+    ),
     "data/genes.py": (READERS, READING_COMMANDS),
     "data/labels.py": ((CellCollection.from_anndata, *SELECT), ("select", "panel")),
     "data/splits.py": (DIVIDE, ()),
@@ -185,7 +213,11 @@ def test_calls_are_told_from_arguments():
 
 @pytest.mark.parametrize(
     ("options", "config", "apart"),
-    [(YOTOOptions, YOTOConfig, {"n_genes"}), (TxFMOptions, TxFMConfig, set())],
+    [
+        (YOTOOptions, YOTOConfig, {"n_genes"}),
+        (TxFMOptions, TxFMConfig, set()),
+        (PolyGeneOptions, PolyGeneConfig, set()),
+    ],
 )
 def test_keyword_arguments_of_a_model_are_its_settings_and_those_of_reading(options, config, apart):
     fields = set(inspect.signature(config).parameters)

@@ -263,7 +263,20 @@ NOT_WALKED: dict[str, tuple[str, ...]] = {
     "made from parts that the package checks itself: tests/data": (
         "data.CellCollection", "data.Cells.from_rows",
     ),
-    "made from parts of a trained model": ("models.CellEncoder", "models.Panel"),
+    "made from parts of a trained model": (
+        "models.CellEncoder", "models.Panel", "models.PhenotypeModel",
+    ),
+    "what attributions are made of inside": (
+        "attribution.PanelSource", "attribution.PanelSource.inputs",
+        "attribution.PanelSource.outputs", "attribution.PhenotypeSource",
+        "attribution.PhenotypeSource.inputs", "attribution.PhenotypeSource.outputs",
+        "attribution.ReconstructionSource", "attribution.ReconstructionSource.inputs",
+        "attribution.ReconstructionSource.outputs", "attribution.attribute_pairs",
+        "attribution.blend", "attribution.grad_x_delta", "attribution.integrated_gradients",
+        "attribution.make_pairs", "attribution.overlap", "attribution.Blend",
+        "models.PhenotypeModel.codes", "models.PhenotypeModel.evaluate_labels",
+        "models.PhenotypeModel.shown_codes",
+    ),
     "it trains what it is given whole": ("evaluation.panels.score_panels",),
     "what only the loop and the commands call: tests/train": (
         "train.History", "train.JSONLines", "train.JSONLines.config", "train.JSONLines.log",

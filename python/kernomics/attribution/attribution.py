@@ -64,6 +64,7 @@ class Attribution:
     completeness: NDArray[np.float64]
     zeros: dict[str, float] = field(default_factory=dict)
 
+    @checked
     def top(self, n: int = 30, by: str = "absolute") -> pd.DataFrame:
         """Return the n genes that score highest, in order."""
         if by not in self.table.columns:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, shown, words_of
 from kernomics._optional import keep_torch_threads, require_extra
 from kernomics._warnings import warn
 from kernomics.attribution.attribution import Attribution
@@ -24,6 +24,7 @@ FEWEST = 2
 ATTRIBUTIONS = ("absolute", "signed_by_change", "effect", "importance", "forward", "backward")
 
 
+@checked
 def rankings_of(attribution: Attribution, others: pd.DataFrame | None = None) -> dict[str, Any]:
     """Return the rankings to prune by: those of an attribution, and other columns of scores.
 
@@ -229,11 +230,12 @@ def recall_of_sets(
     if n < 1:
         raise ConfigError(f"n is {n}: at least 1 is needed")
     rows, absent = [], []
-    for name, genes in sets.items():
+    for name, named in sets.items():
+        genes = words_of(f"sets[{name!r}]", named)
         for ranking, values in scores.items():
             table = values if isinstance(values, pd.Series) else pd.Series(values)
             order = np.argsort(-table.to_numpy(), kind="stable")
-            hits = np.isin(table.index.astype(str)[order], list(genes))
+            hits = np.isin(table.index.astype(str)[order], genes)
             if not hits.any():
                 absent.append(name)
                 break
@@ -259,8 +261,14 @@ def recall_of_sets(
     return pd.DataFrame(rows)
 
 
+@checked
 def top_genes(scores: Mapping[str, Any], n: int = 30) -> pd.DataFrame:
     """Return the best n genes of each ranking, a column each."""
+    if n < 1:
+        raise ConfigError(f"n is {n}: at least 1 is needed")
+    for name, values in scores.items():
+        if not isinstance(values, pd.Series):
+            raise ConfigError(f"scores[{name!r}] is {shown(values)}: a Series by gene is needed")
     return pd.DataFrame(
         {
             name: values.sort_values(ascending=False, kind="stable").index[:n].astype(str)
@@ -279,6 +287,7 @@ def overlap(tops: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
+@checked
 def recurring(
     attributions: Mapping[str, Attribution], *, by: str = "absolute", n: int = 30
 ) -> pd.DataFrame:
@@ -299,6 +308,11 @@ def recurring(
         One row per gene: in how many attributions it recurs, and its rank in each, from 1; empty
         where it is not among the best.
     """
+    if n < 1:
+        raise ConfigError(f"n is {n}: at least 1 is needed")
+    for name, found in attributions.items():
+        if not isinstance(found, Attribution):
+            raise ConfigError(f"attributions[{name!r}] is {shown(found)}: an Attribution is needed")
     ranks = {
         name: pd.Series(np.arange(1, n + 1)[: len(top)], index=top.index)
         for name, top in ((name, found.top(n, by)) for name, found in attributions.items())

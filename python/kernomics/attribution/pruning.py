@@ -57,9 +57,16 @@ class Pruning:
     empty: tuple[str, float]
     n_cells: dict[str, int]
 
+    @checked
     def at(self, share: float, order: str = "lowest first") -> pd.Series[float]:
         """Return each ranking's balanced accuracy at one share removed."""
         rows = self.table[(self.table["order"] == order) & np.isclose(self.table["removed"], share)]
+        if rows.empty:
+            raise ConfigError(
+                f"there is no share {share:g} removed {order}; there are "
+                f"{', '.join(f'{s:g}' for s in sorted(set(self.table['removed'])))}, "
+                f"{' and '.join(sorted(set(self.table['order'])))}"
+            )
         return rows.set_index("ranking")["balanced_accuracy"]
 
     def to_dict(self) -> dict[str, Any]:
@@ -338,6 +345,7 @@ def retrain(
                 split=model.split,
                 seed=seed,
                 config=model.config,
+                task_weights={task.name: task.weight for task in model.tasks},
             )
             new.training = model.training
             new.train(**{"progress": progress, **training})

@@ -9,11 +9,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from kernomics._version import __version__
-from kernomics.cli import demo, embed, evaluate, finetune, info, panel, pretrain, select
+from kernomics.cli import (
+    attribute,
+    demo,
+    embed,
+    evaluate,
+    finetune,
+    info,
+    panel,
+    pretrain,
+    prune,
+    select,
+)
 from kernomics.cli.messages import CommandParser, as_options, options_of
 from kernomics.errors import KernomicsError
 
-COMMANDS = (select, demo, evaluate, panel, pretrain, finetune, embed, info)
+COMMANDS = (
+    *(select, demo, evaluate, panel),
+    *(pretrain, finetune, embed),
+    *(attribute, prune),
+    info,
+)
 EXAMPLES = """examples:
   kernomics demo
   kernomics select cells.h5ad --labels-key cell_type --n-genes 64 --out runs/panel
@@ -25,6 +41,10 @@ EXAMPLES = """examples:
   kernomics pretrain cells.h5ad --size XS --labels-key cell_type --out runs/txfm
   kernomics finetune runs/txfm other.h5ad --out runs/tuned
   kernomics embed runs/tuned other.h5ad --out embedded.h5ad
+  kernomics pretrain cells.h5ad --model polygene --labels-key disease cell_type --out runs/poly
+  kernomics attribute runs/poly cells.h5ad --target disease --case lupus --baseline normal \\
+      --controlled cell_type --out runs/lupus
+  kernomics prune runs/poly cells.h5ad --attribution runs/lupus --out runs/pruned
 """
 
 
@@ -33,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     top = CommandParser(
         prog="kernomics",
         description="Train models on gene-expression counts: gene panels with their predictors, "
-        "and representations of cells.",
+        "representations of cells, and phenotypes with the genes that tell them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

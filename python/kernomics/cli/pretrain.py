@@ -1,4 +1,4 @@
-"""Commands of TxFM: ``kernomics pretrain`` and ``kernomics embed``."""
+"""``kernomics pretrain``: of a TxFM, and the way to that of a PolyGene."""
 
 from __future__ import annotations
 
@@ -9,24 +9,35 @@ from typing import Any
 from kernomics.cli import options as cli_options
 from kernomics.cli import tables
 from kernomics.cli.messages import Help
+from kernomics.errors import ConfigError
 
 
 def add_parser(commands: Any) -> None:
     """Add ``kernomics pretrain`` to the subcommands."""
     pretrain = commands.add_parser(
         "pretrain",
-        help="learn cell representations from counts alone (TxFM)",
+        help="learn cell representations from counts alone (TxFM), or phenotypes (PolyGene)",
         description="Train a masked autoencoder of counts: a transformer sees a random subset "
         "of each cell's genes and reconstructs all genes. No labels are used in training; with "
         "--labels-key the representation is scored on held-out cells beside PCA and normalised "
-        "counts. Writes a run directory with the model (model/), its history, curves, "
-        "results.json and a report (report.html).",
+        "counts. Or, with --model polygene, train a transformer of expressed genes and the "
+        "phenotypes that --labels-key names to predict each of them. Writes a run directory with "
+        "the model (model/), its history, curves, results.json and a report (report.html).",
         formatter_class=Help,
     )
-    add_data(pretrain)
+    add_data(pretrain, labels=f"{SCORED_BY}; with --model polygene, the phenotypes it learns")
+    pretrain.add_argument(
+        "--model", default="txfm", choices=("txfm", "polygene"), help="which model to train"
+    )
     pretrain.add_argument(
         "--size", default="XXS", choices=("XXS", "XS", "S", "B", "L"),
-        help="XXS and XS suit laptops; S, B and L are those of the paper",
+        help="XXS and XS suit laptops; S, B and L are those of the paper (PolyGene's: B; it has "
+        "no L)",
+    )  # fmt: skip
+    pretrain.add_argument(
+        "--task-weights", nargs="+", default=[], metavar="LABEL=WEIGHT",
+        help="with --model polygene, weight of a phenotype's loss beside the others' (1 if not "
+        "given)",
     )  # fmt: skip
     vocabulary = pretrain.add_mutually_exclusive_group()
     vocabulary.add_argument(
@@ -42,19 +53,26 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     add_training(
         pretrain,
-        tokens="genes revealed in training",
-        epochs="100 for XXS and XS, else 200",
-        rate="0.003 for XXS and XS, else 0.001",
+        tokens="genes revealed in training; of a PolyGene, the most genes of a cell",
+        epochs="100 for XXS and XS, else 200; enough for about 800 steps of a PolyGene",
+        rate="0.003 for XXS and XS, else 0.001; of a PolyGene 0.002, else 0.0001",
     )
     pretrain.set_defaults(run=run)
 
 
-def add_data(command: argparse.ArgumentParser, *, trained: bool = False) -> None:
-    """Add what a training reads, `trained` if a model reads it, and where it writes."""
+SCORED_BY = "obs column(s) of classes to score the representation by; never trained on"
+
+
+def add_data(
+    command: argparse.ArgumentParser, *, labels: str = SCORED_BY, trained: bool = False
+) -> None:
+    """Add what a training reads, `trained` if a model reads it, and where it writes.
+
+    `labels` says what the labels are for.
+    """
     cli_options.add_reading(command, several=True, keep_empty=False, trained=trained)
     cli_options.add_run(command)
-    what = "obs column(s) of classes to score the representation by; never used in training"
-    cli_options.add_labels(command, what, need=False)
+    cli_options.add_labels(command, labels, need=False)
     command.add_argument(
         "--score-epochs", action="store_true",
         help="also score by these classes at each validation, on the validation cells",
@@ -83,28 +101,43 @@ def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: str, 
     command.add_argument("--seed", type=int, default=0, help="seed of everything random")
     command.add_argument(
         "--config", metavar="JSON",
-        help='JSON file with settings of TxFMConfig and TrainConfig, such as {"loss": "zinb", '
-        '"precision": "bf16"}, or the config.json of another run; the options of this command '
-        "take precedence",
+        help="JSON file with settings of TxFMConfig (PolyGeneConfig) and TrainConfig, such as "
+        '{"loss": "zinb", "precision": "bf16"}, or the config.json of another run; the options of '
+        "this command take precedence",
     )  # fmt: skip
     cli_options.add_machine(command)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train a TxFM."""
-    from kernomics.data.gene_lists import read_genes
-    from kernomics.models import TxFM, TxFMConfig
+    """Train a TxFM or a PolyGene."""
+    from kernomics.cli import pretrain_polygene
 
     cli_options.use_threads(args.threads)
+    if args.model == "polygene":
+        pretrain_polygene.check(args)
+        pretrain_polygene.run(args)
+        return
+    if args.task_weights:
+        raise ConfigError(
+            "--task-weights is about --model polygene: a TxFM learns no labels; leave it out"
+        )
+    from kernomics.models import TxFM, TxFMConfig
+
     settings, training = training_settings(args, TxFMConfig.of_size(args.size))
-    genes = None if args.genes is None else read_genes(args.genes)
     cells, split = read_divided(args)
     model = TxFM(
-        cells, args.size, genes=genes, n_genes=args.n_genes, min_cells=args.min_cells,
+        cells, args.size, genes=vocabulary(args), n_genes=args.n_genes, min_cells=args.min_cells,
         split=split, seed=args.seed,
         **settings,
     )  # fmt: skip
     run_training(args, model, training)
+
+
+def vocabulary(args: argparse.Namespace) -> list[str] | None:
+    """Return the genes that the file of --genes names."""
+    from kernomics.data.gene_lists import read_genes
+
+    return None if args.genes is None else read_genes(args.genes)
 
 
 def read_divided(args: argparse.Namespace, model: Any = None) -> tuple[Any, Any]:

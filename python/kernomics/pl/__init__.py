@@ -3,6 +3,11 @@
 matplotlib comes with the extra ``report`` and is imported when a plot is drawn.
 """
 
+from kernomics.pl.attribution import (
+    attribution_by_gene,
+    attribution_distributions,
+    attribution_heatmap,
+)
 from kernomics.pl.confusion import confusion, confusion_key
 from kernomics.pl.contributions import contribution_table, contributions
 from kernomics.pl.count_losses import activation, activation_curves, count_nll, nll_curves
@@ -11,6 +16,7 @@ from kernomics.pl.embedding import embedding, embedding_map, shown_classes
 from kernomics.pl.gene_parameters import component_moments, recall_curve
 from kernomics.pl.panel import dot_plot, method_comparison, panel_scores
 from kernomics.pl.perturbations import consistency_by_block, consistency_null
+from kernomics.pl.pruning import pruning_curves
 from kernomics.pl.redundancy import correlation_order, panel_correlation
 from kernomics.pl.representation import LIBRARY_SIZE, representation_map, representation_maps
 from kernomics.pl.stability import gene_frequency, panel_overlap
@@ -29,6 +35,9 @@ __all__ = [
     "TrainingPanel",
     "activation",
     "activation_curves",
+    "attribution_by_gene",
+    "attribution_distributions",
+    "attribution_heatmap",
     "component_moments",
     "confusion",
     "confusion_key",
@@ -49,6 +58,7 @@ __all__ = [
     "panel_curve",
     "panel_overlap",
     "panel_scores",
+    "pruning_curves",
     "recall_curve",
     "representation_map",
     "representation_maps",

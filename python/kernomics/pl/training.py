@@ -24,7 +24,11 @@ MONITORS = {
     "score_variance": "variance of the scores",
     "subset_size": "subset size k",
 }
-SCORES = {"knn_accuracy/": "kNN accuracy of ", "linear_accuracy/": "linear accuracy of "}
+SCORES = {
+    "knn_accuracy/": "kNN accuracy of ",
+    "linear_accuracy/": "linear accuracy of ",
+    "balanced_accuracy/": "balanced accuracy of ",
+}
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,9 @@ def training_panels(history: Sequence[Mapping[str, Any]]) -> list[TrainingPanel]
     history
         Records with ``step``, ``split`` (``"train"``, ``"validation"``, or ``"step"`` for figures
         logged between epochs, which are drawn only where ``"train"`` has none) and numbers by name.
-        Drawn are ``loss``, ``loss_<task>`` (or ``loss/<task>``) of each task, ``knn_accuracy/`` and
-        ``linear_accuracy/`` of each label, ``temperature``, ``score_variance`` and ``subset_size``;
-        a prefix ``train_`` or ``validation_`` equal to the
+        Drawn are ``loss``, ``loss_<task>`` (or ``loss/<task>``) of each task, ``knn_accuracy/``,
+        ``linear_accuracy/`` and ``balanced_accuracy/`` of each label, ``temperature``,
+        ``score_variance`` and ``subset_size``; a prefix ``train_`` or ``validation_`` equal to the
         record's split is taken off first. Values that are missing or not finite are left out.
 
     Returns

@@ -1,8 +1,10 @@
 """A run's report: one self-contained HTML file."""
 
 from kernomics.metrics.panel_score import MethodScore
+from kernomics.report.attribution_data import AttributionReport, PruningReport
 from kernomics.report.data import ReportData, SplitReport, TaskReport
 from kernomics.report.panel_report import render_report, write_report
+from kernomics.report.phenotype_data import PhenotypeReport, PhenotypeScores
 from kernomics.report.provenance import Provenance
 from kernomics.report.representation_data import RepresentationReport
 from kernomics.report.representation_report import (
@@ -11,8 +13,12 @@ from kernomics.report.representation_report import (
 )
 
 __all__ = [
+    "AttributionReport",
     "MethodScore",
+    "PhenotypeReport",
+    "PhenotypeScores",
     "Provenance",
+    "PruningReport",
     "ReportData",
     "RepresentationReport",
     "SplitReport",

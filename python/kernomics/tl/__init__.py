@@ -1,10 +1,11 @@
-"""One-liners on AnnData, in the manner of scanpy: results land in `.var` and `.uns`."""
+"""One-liners on AnnData, in the manner of scanpy: results land in `.var`, `.varm` and `.uns`."""
 
 from typing import TYPE_CHECKING
 
 from kernomics._lazy import later
 
 if TYPE_CHECKING:
+    from kernomics.tl._attribution import attribute
     from kernomics.tl._panels import (
         evaluate_panel,
         panel_contributions,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from kernomics.tl._representations import relationship_recall, represent_cells
 
 __all__ = [
+    "attribute",
     "evaluate_panel",
     "evaluate_perturbations",
     "panel_contributions",
@@ -30,6 +32,7 @@ __all__ = [
 __getattr__ = later(
     __name__,
     {
+        "attribute": "_attribution",
         "evaluate_panel": "_panels",
         "evaluate_perturbations": "_perturbations",
         "panel_contributions": "_panels",

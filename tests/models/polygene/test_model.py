@@ -36,7 +36,7 @@ def test_it_learns_both_phenotypes_from_the_genes_alone(trained):
     scores = trained.test_metrics()
     assert scores["treatment"]["balanced_accuracy"] > 0.8
     assert scores["cell_type"]["balanced_accuracy"] > 0.8
-    assert {"loss", "genes", "treatment", "cell_type"} <= set(trained.history[0])
+    assert {"loss", "loss/genes", "loss/treatment", "loss/cell_type"} <= set(trained.history[0])
     assert trained.history.column("balanced_accuracy/treatment", "validation")[-1] > 0.8
 
 

@@ -275,11 +275,9 @@ class PolyGene:
             cells = self.cells.batch(rows[start : start + CELLS_AT_A_TIME]).to(device)
             for name, value in module.losses(cells, VALIDATION_DRAW).items():
                 totals[name] = totals.get(name, 0.0) + float(value) * len(cells) / len(rows)
-        found = {"loss": totals.pop("loss")}
-        found |= {f"loss/{name}": value for name, value in totals.items()}
         model = PhenotypeModel(module, self.genes.tolist(), self._info())
         scores = model.evaluate_labels(self.cells, rows)
-        return found | {
+        return totals | {
             f"balanced_accuracy/{name}": score["balanced_accuracy"]
             for name, score in scores.items()
             if "balanced_accuracy" in score

@@ -241,8 +241,9 @@ class PolyGeneModule(nn.Module):
         )  # fmt: skip
         of_genes = total / max(1, len(wanted))
         loss = mean_task_loss(self.tasks, of_tasks) + config.gene_weight * of_genes
-        parts = {task.name: part for task, part in zip(self.tasks, of_tasks, strict=True)}
-        return {"loss": loss, "genes": of_genes, **parts}
+        named = zip(self.tasks, of_tasks, strict=True)
+        parts = {f"loss/{task.name}": part for task, part in named}
+        return {"loss": loss, "loss/genes": of_genes, **parts}
 
     def mask_genes(
         self, cells: Cells, tokens: GeneTokens, seed: Tensor

@@ -80,6 +80,7 @@ class PhenotypeModel:
         """The phenotypes."""
         return self.module.tasks
 
+    @checked
     def task(self, name: str) -> Task:
         """Return a phenotype by name, or say which there are."""
         names = [task.name for task in self.tasks]
@@ -145,7 +146,8 @@ class PhenotypeModel:
         cells = self.read(adata, **reading)
         known = self._known(cells, rows, min_gene_overlap, reading)
         found: dict[str, NDArray[np.float32]] = {}
-        for names in [[name] for name in wanted] if given == REST else [wanted]:
+        rest = isinstance(given, str) and given == REST
+        for names in [[name] for name in wanted] if rest else [wanted]:
             shown = self.shown_codes(cells, given, names)
             parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
             for _, states in self._states(known, shown, n_tokens, batch_size, progress):
@@ -314,7 +316,7 @@ class PhenotypeModel:
         """Return the codes of the phenotypes as the model sees them, int64 [n_cells, P]."""
         shown = np.full((cells.n_cells, len(self.tasks)), -1, np.int64)
         rest = [task.name for task in self.tasks if task.name not in hidden]
-        if given == REST:
+        if isinstance(given, str) and given == REST:
             names = [name for name in rest if name in cells.obs.columns]
         else:
             names = words_of("given", given)
