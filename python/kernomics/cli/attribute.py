@@ -72,7 +72,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     how.add_argument(
         "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
-        help="share of the model's genes that the data must have",
+        help="fraction of the model's genes that the data must have",
     )  # fmt: skip
     attribute.add_argument(
         "--truth", metavar="GMT", help="a file of gene sets that the rankings are to recall"

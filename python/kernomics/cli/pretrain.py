@@ -60,7 +60,7 @@ def add_parser(commands: Any) -> None:
     pretrain.set_defaults(run=run)
 
 
-SCORED_BY = "obs column(s) of classes to score the representation by; never trained on"
+SCORED_BY = "obs column(s) of classes to score the representation by; never used in training"
 
 
 def add_data(
