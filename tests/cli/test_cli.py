@@ -18,7 +18,10 @@ import kernomics
 from kernomics import cli, datasets
 from kernomics.cli import main
 
-COMMANDS = ["select", "demo", "evaluate", "panel", "pretrain", "finetune", "embed", "info"]
+COMMANDS = [
+    *("select", "demo", "evaluate", "panel", "pretrain", "finetune", "embed"),
+    *("attribute", "prune", "info"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,8 @@ def test_command_keeps_markers_and_names_genes_that_are_everywhere(line, adata, 
     )
     assert everywhere == [g for g in table.index if (of_type.mean()[g] >= 0.95).all()]
     assert "gene_7" in everywhere
-    assert f"everywhere {', '.join(everywhere)}: in nearly every cell of every class" in text
+    said = f"everywhere {', '.join(everywhere)}: detected in nearly every cell of every class"
+    assert said in text
     assert "--max-detection 0.95 leaves them out" in text
     kept = table["marker_for"].dropna()
     assert sorted(kept) == ["type_0", "type_0", "type_1", "type_1"]
