@@ -17,6 +17,7 @@ from kernomics.attribution import (
     integrated_gradients,
     make_pairs,
 )
+from kernomics.data import CellCollection, concat
 from kernomics.errors import ConfigError, DataError, TrainingError
 from kernomics.models import YOTO, PhenotypeModel, PolyGene, TxFM
 
@@ -176,6 +177,7 @@ def test_the_genes_shown_of_a_cell_are_those_that_predictions_see():
         ({"engine": "integrated_gradients", "contrast": "empty"}, "contrast='empty' goes with"),
         ({"controlled": "nowhere"}, "obs has no column 'nowhere'"),
         ({"rows": [1, 999]}, "999"),
+        ({"n_tokens": 0}, "n_tokens is 0"),
     ],
 )
 def test_what_cannot_be_attributed_is_told(asked, message):
@@ -197,3 +199,77 @@ def test_scores_that_are_not_finite_are_refused():
 def test_a_model_of_another_kind_is_refused():
     with pytest.raises(ConfigError, match="model is 3: it must be PolyGene"):
         attribute(collection(), 3, **ASKED)
+
+
+def test_cells_of_the_model_are_known_by_name_and_total(model):
+    adata = conditions()
+    some = adata[::-2].copy()
+    found = attribute(some, model, **ASKED, n_pairs=5)
+    train = set(model.cells.cell_names[model.split.train])
+    assert found.params["n_cells_given"] == sum(name in train for name in some.obs_names)
+    taken = np.concatenate([found.pairs.case, found.pairs.baseline])
+    assert set(some.obs_names[taken]) <= train
+    with pytest.warns(UserWarning, match="these cells are not those that the model was made with"):
+        other = attribute(conditions(seed=9), model, **ASKED, n_pairs=5)
+    assert other.params["n_cells_given"] == 240
+
+
+def test_cells_without_a_gene_of_the_model_are_left_out():
+    adata = conditions()
+    counts = np.asarray(adata.X)
+    counts[:7, :50] = 0
+    counts[:7, 50:] += 1
+    adata.X = counts
+    known = CellCollection.from_anndata(adata, labels_key=["treatment", "cell_type"])
+    small = PhenotypeModel(module_of(n_genes=50), known.genes[:50].tolist(), {})
+    with pytest.warns(UserWarning, match="7 of 240 cells have no count of the model's genes"):
+        found = attribute(known, small, **ASKED)
+    assert not set(range(7)) & set(found.pairs.case.tolist() + found.pairs.baseline.tolist())
+
+
+def test_genes_that_one_data_set_did_not_measure_get_no_score_from_its_pairs():
+    adata = conditions()
+    drug = (adata.obs["treatment"] == "drug").to_numpy()
+    parts = [adata[drug][:, :50].copy(), adata[~drug].copy()]
+    read = [CellCollection.from_anndata(a) for a in parts]
+    cells = concat({"one": read[0], "two": read[1]}, labels_key=["treatment", "cell_type"])
+    model = PhenotypeModel(module_of(), cells.genes.tolist(), {})
+    found = attribute(cells, model, **ASKED, n_pairs=60)
+    unmeasured = found.table.loc[adata.var_names[50:]]
+    assert (unmeasured["n_pairs"] == 0).all()
+    assert (unmeasured[["forward", "backward", "absolute", "expression_change"]] == 0).all().all()
+    assert (found.table["n_pairs"] > 0).any()
+
+
+def test_the_unlabelled_category_of_the_training_stays_unlabelled():
+    adata = conditions()
+    types = adata.obs["cell_type"].astype(str).to_numpy().astype(object)
+    types[:40] = "unknown"
+    adata.obs["cell_type"] = types
+    model = PolyGene(adata, ["treatment", "cell_type"], unlabelled_category="unknown", d_model=16,
+                     n_heads=2, n_layers=1).train(max_epochs=1, progress=False)  # fmt: skip
+    with pytest.warns(UserWarning, match=r"40 \(cell_type is missing\)"):
+        found = attribute(adata, model, **ASKED, controlled="cell_type", rows=np.arange(240))
+    assert "unknown" not in found.pairs.groups
+    assert set(model.predict(adata)["cell_type"]) <= {"type_0", "type_1", "type_2"}
+
+
+def test_empty_baselines_are_measured_against_the_empty_cell():
+    cells = collection()
+    model = untrained(cells)
+    found = attribute(cells, model, **ASKED, contrast="empty", n_pairs=1, normalise=False)
+    row = found.pairs.case[:1]
+    source = PhenotypeSource(model, cells, "treatment")
+    inputs = source.inputs(row)
+    whole = source.outputs(inputs, inputs.features)[0, 1].item()
+    no_genes = inputs.__class__(
+        inputs.gene_ids[:0], torch.tensor([0]), inputs.features[:0], inputs.expression[:0], row
+    )
+    effect = whole - source.outputs(no_genes, no_genes.features)[0, 1].item()
+    total, size = found.table["forward"].sum(), found.table["forward"].abs().sum()
+    expected = abs(total - effect) / max(abs(effect), 0.1 * size)
+    assert found.completeness[0] == pytest.approx(expected, rel=1e-3)
+    np.testing.assert_array_equal(found.table["effect"], found.table["importance"])
+    panel = YOTO(conditions(), "treatment", 6).train(max_epochs=10, progress=False)
+    with pytest.raises(ConfigError, match="a panel needs all of its genes"):
+        attribute(panel.cells, panel, **ASKED, contrast="empty")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from phenotyped_cells import collection
+from phenotyped_cells import collection, conditions
 from scipy.stats import ranksums
 
 from kernomics.attribution import (
@@ -17,6 +17,7 @@ from kernomics.attribution import (
     top_genes,
 )
 from kernomics.attribution.attribution import Attribution
+from kernomics.data import CellCollection, concat
 from kernomics.errors import ConfigError, DataError
 
 
@@ -61,12 +62,41 @@ def test_the_test_within_strata_sees_no_difference_between_strata():
     )
 
 
+def test_a_gene_is_scored_over_the_cells_that_measured_it():
+    adata = conditions()
+    parts = [adata[:120][:, :50].copy(), adata[120:].copy()]
+    read = [CellCollection.from_anndata(a) for a in parts]
+    cells = concat({"one": read[0], "two": read[1]}, labels_key=["treatment", "cell_type"])
+    found = gene_statistics(
+        cells, cells.genes, cells.labels["treatment"], "drug", "control", np.arange(240)
+    )
+    alone = gene_statistics(
+        cells, cells.genes[50:], cells.labels["treatment"], "drug", "control", np.arange(120, 240)
+    )
+    for name in ("DE", "dropout", "mean"):
+        np.testing.assert_allclose(found[name][50:], alone[name], rtol=1e-5, atol=1e-6)
+
+
+def test_one_cell_of_a_side_has_no_differential_expression():
+    cells = collection()
+    codes = cells.labels["treatment"].values
+    rows = np.concatenate([np.flatnonzero(codes == 1)[:1], np.flatnonzero(codes == 0)])
+    with pytest.warns(UserWarning, match="60 genes were measured in 1 case and"):
+        found = gene_statistics(
+            cells, cells.genes, cells.labels["treatment"], "drug", "control", rows
+        )
+    assert (found["DE"] == 0).all()
+
+
 def test_gene_sets_are_read(tmp_path):
     path = tmp_path / "sets.gmt"
     path.write_text("one\thttp://x\tA\tB\n\ntwo\t\tC\n")
     assert read_gene_sets(path) == {"one": ["A", "B"], "two": ["C"]}
     path.write_text("one\tA\n")
     with pytest.raises(DataError, match="line 1: a gene set is a name, a description and genes"):
+        read_gene_sets(path)
+    path.write_text("one\tx\tA\none\tx\tB\n")
+    with pytest.raises(DataError, match="line 2: a second gene set is called 'one'"):
         read_gene_sets(path)
     path.write_text("")
     with pytest.raises(DataError, match="holds no gene set"):

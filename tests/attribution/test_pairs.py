@@ -36,16 +36,16 @@ def test_pairs_share_the_controlled_values_and_differ_in_the_target():
     assert len(pairs) == n_case == len(set(pairs.case.tolist()))
 
 
-@pytest.mark.parametrize("n_pairs", [1, 17, 130, 500, 3000])
-def test_every_cell_of_a_combination_is_used_as_often_as_any_other_up_to_one(n_pairs):
+@pytest.mark.parametrize("n_pairs", [1, 17, 130, 290, 560, 870])
+def test_every_cell_is_used_as_often_as_any_other_up_to_one_a_round(n_pairs):
     disease, _, rows = data()
+    ill, well = (np.flatnonzero(disease.values == code) for code in (0, 1))
     pairs = make_pairs(disease, "ill", "well", rows, n_pairs=n_pairs)
     assert len(pairs) == n_pairs
     assert len(set(zip(pairs.case.tolist(), pairs.baseline.tolist(), strict=True))) == n_pairs
-    for side, value in ((pairs.case, "ill"), (pairs.baseline, "well")):
-        own = rows[disease.values == disease.categories.index(value)]
+    for side, own in ((pairs.case, ill), (pairs.baseline, well)):
         used = np.bincount(side, minlength=len(rows))[own]
-        assert used.max() - used.min() <= 1 + n_pairs // 280  # rounds of further partners
+        assert used.max() - used.min() <= -(-n_pairs // max(len(ill), len(well)))
 
 
 def test_blocks_hold_few_cells():
@@ -53,8 +53,8 @@ def test_blocks_hold_few_cells():
     pairs = make_pairs(disease, "ill", "well", rows, n_baselines=10)
     seen = 0
     for block in pairs.blocks():
-        assert len(np.unique(pairs.case[block])) <= 64
-        assert len(np.unique(pairs.baseline[block])) <= 64
+        assert len(np.unique(pairs.case[block])) <= 127
+        assert len(np.unique(pairs.baseline[block])) <= 127
         seen += block.stop - block.start
     assert seen == len(pairs)
 
@@ -107,3 +107,28 @@ def test_what_cannot_be_paired_is_named():
     message = r"home: 0 case and \d+ baseline cells; hospital: \d+ case and 0 baseline cells"
     with pytest.raises(DataError, match=message):
         make_pairs(disease, "ill", "well", rows, controlled=[site])
+
+
+@pytest.mark.parametrize(("n_each", "n_baselines"), [(65, 5), (70, 60), (130, 65), (40, 40)])
+def test_every_case_cell_has_as_many_baselines_as_asked_for(n_each, n_baselines):
+    disease = labels(["ill"] * n_each + ["well"] * n_each, "disease")
+    pairs = make_pairs(disease, "ill", "well", np.arange(2 * n_each), n_baselines=n_baselines)
+    assert np.bincount(pairs.case).tolist() == [n_baselines] * n_each
+    assert np.bincount(pairs.baseline)[n_each:].tolist() == [n_baselines] * n_each
+    assert len(set(zip(pairs.case.tolist(), pairs.baseline.tolist(), strict=True))) == len(pairs)
+
+
+def test_combinations_without_a_pair_are_told_and_left_out():
+    disease, types, rows = data()
+    with pytest.warns(UserWarning, match="2 pairs are shared out .* 1 of these get none"):
+        pairs = make_pairs(disease, "ill", "well", rows, controlled=[types], n_pairs=2)
+    assert sorted(pairs.groups) == ["B", "T"]
+    assert set(pairs.group.tolist()) == {0, 1}
+
+
+def test_combinations_that_would_have_one_name_are_told_apart():
+    disease = labels(["ill", "well"] * 8, "disease")
+    one = labels(["a, b"] * 8 + ["a"] * 8, "one")
+    two = labels(["c"] * 8 + ["b, c"] * 8, "two")
+    pairs = make_pairs(disease, "ill", "well", np.arange(16), controlled=[one, two])
+    assert sorted(pairs.groups) == ["one='a', two='b, c'", "one='a, b', two='c'"]

@@ -110,6 +110,8 @@ def test_retraining_on_the_genes_that_differ_beats_the_others(model):
         ({"n_cells": 1}, "n_cells is 1"),
         ({"case": "poison"}, "'poison' is no value of 'treatment'"),
         ({"rankings": {}}, "rankings is empty"),
+        ({"rankings": {"r": ["a"] * 60}}, "does not contain numbers"),
+        ({"rankings": {"r": pd.Series([1.0, 2.0], index=["x", "x"])}}, "1 genes twice, first 'x'"),
         ({"rankings": {"r": np.zeros(3)}}, r"ranking 'r' has shape \(3,\)"),
         ({"rankings": {"r": np.full(60, np.nan)}}, "ranking 'r' is NaN for 60 genes"),
         ({"rankings": {"r": pd.Series([1.0], index=["x"])}}, "has no score of 60 of the model's"),
@@ -119,6 +121,11 @@ def test_what_cannot_be_pruned_is_told(model, asked, message):
     given = {"rankings": {"r": np.arange(60.0)}, **ASKED, **asked}
     with pytest.raises((ConfigError, DataError), match=message):
         prune(model.cells, model, **given)
+
+
+def test_a_phenotype_to_retrain_for_is_checked_before_the_training(model):
+    with pytest.raises(ConfigError, match="the model has no phenotype 'nope'"):
+        retrain(model, {"r": np.arange(60.0)}, target="nope")
 
 
 def test_a_panel_is_not_pruned():

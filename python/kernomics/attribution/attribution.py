@@ -23,6 +23,7 @@ from kernomics.data.readers.inputs import ReadOptions
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError
 from kernomics.models import YOTO, Panel, PhenotypeModel, PolyGene, load
+from kernomics.models.base import checked_integer
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -134,8 +135,9 @@ def attribute(
         obs columns whose values the two cells of a pair share. A PolyGene is shown those of them
         that it knows.
     rows
-        The cells to take, int [n] or bool [n_cells]. By default, for a PolyGene or YOTO in memory
-        and the cells it was made with, its training cells; else all.
+        The cells to take, int [n] or bool [n_cells]. By default, for a PolyGene or YOTO in memory,
+        those that are its training cells, known by name and total; else all, and cells that are not
+        the model's are told. Cells without a count of the model's genes are left out.
     n_pairs, n_baselines, seed
         As in `kernomics.attribution.make_pairs`.
     engine
@@ -163,6 +165,8 @@ def attribute(
     trained = trained_model(model)
     keys = words_of("controlled", controlled)
     source: Source
+    if n_tokens is not None:
+        n_tokens = checked_integer("n_tokens", n_tokens)
     if isinstance(trained, PhenotypeModel):
         classes = trained.task(target).classes
         source = PhenotypeSource(
@@ -180,13 +184,15 @@ def attribute(
                 f"{name} is {value!r}, a value of {target!r} that the model was not trained on; it "
                 f"knows {', '.join(classes)}"
             )
-    label = classes_of(cells, target)
+    rows = with_counts(source, rows)
+    unknown = trained.info.get("unlabelled_category")
+    label = classes_of(cells, target, unknown)
     pairs = make_pairs(
         label,
         case,
         baseline,
         rows,
-        controlled=[classes_of(cells, key) for key in keys],
+        controlled=[classes_of(cells, key, unknown) for key in keys],
         n_pairs=n_pairs,
         n_baselines=n_baselines,
         seed=seed,
@@ -201,7 +207,7 @@ def attribute(
         normalise=normalise,
         progress=progress,
     )
-    cut = getattr(source, "cut", 0)
+    cut = len(getattr(source, "cut", ()))
     if cut:
         warn(f"{cut:,} cells express more than n_tokens = {n_tokens:,} genes; a choice was shown")
     params = {
@@ -242,18 +248,53 @@ def cells_of(
     cells = trained_model(model).read(adata, **reading)
     if rows is not None:
         return cells, row_numbers(rows, cells.n_cells)
-    if isinstance(model, PolyGene | YOTO) and np.array_equal(
-        cells.cell_names, model.cells.cell_names
-    ):
-        return cells, np.sort(getattr(model.split, part))
-    return cells, np.arange(cells.n_cells)
+    if not isinstance(model, PolyGene | YOTO):
+        return cells, np.arange(cells.n_cells)
+    own, words = getattr(model.split, part), {"train": "training", "test": "test"}[part]
+    if cells is model.cells:
+        return cells, np.sort(own)
+    at = pd.Index(model.cells.cell_names).get_indexer(pd.Index(cells.cell_names))
+    known = at >= 0
+    if not known.any() or not np.array_equal(cells.library[known], model.cells.library[at[known]]):
+        warn(
+            "these cells are not those that the model was made with (their names or totals "
+            f"differ), so all {cells.n_cells:,} are taken; name some with rows"
+        )
+        return cells, np.arange(cells.n_cells)
+    found = np.flatnonzero(np.isin(at, own))
+    if not len(found):
+        raise DataError(
+            f"none of the {cells.n_cells:,} cells is a {words} cell of the model; name some with "
+            "rows"
+        )
+    return cells, found
 
 
-def classes_of(cells: CellCollection, name: str) -> Labels:
-    """Return an obs column as classes."""
+def with_counts(source: Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Leave out cells that have no count of the model's genes, with a warning."""
+    view: CellCollection | None = getattr(source, "view", None)
+    if view is None or getattr(source, "has_all_genes", False):
+        return rows
+    ordered = np.sort(rows)
+    full = []
+    for start, stop in view.blocks():
+        part = ordered[slice(*np.searchsorted(ordered, [start, stop]))]
+        if len(part):
+            full.append(part[(view.batch(part).indptr.diff() > 0).numpy()])
+    kept = np.concatenate([np.empty(0, np.int64), *full])
+    if len(kept) < len(rows):
+        warn(
+            f"{len(rows) - len(kept):,} of {len(rows):,} cells have no count of the model's genes "
+            "and are left out"
+        )
+    return kept
+
+
+def classes_of(cells: CellCollection, name: str, unlabelled: str | None = None) -> Labels:
+    """Return an obs column as classes, of which one may mean that a cell has none."""
     if name in cells.labels and cells.labels[name].kind == "categorical":
         return cells.labels[name]
-    label = Labels.from_series(column(cells.obs, name), name, kind="categorical")
+    label = Labels.from_series(column(cells.obs, name), name, unlabelled, kind="categorical")
     if not label.categories:
         raise DataError(f"obs column {name!r} has no value in any cell")
     return label

@@ -79,7 +79,8 @@ def gene_statistics(
         One row per gene. ``DE``: scanpy's Wilcoxon z of the case against the baseline, on log
         expression; ``|DE|``; ``DE within strata``, the same in each combination of the controlled
         labels, combined as Σ √n z / √Σ n; ``HVG``, the variance of log expression; ``mean``;
-        ``dropout``, the share of cells without a count; ``random``.
+        ``dropout``, the share of cells without a count; ``random``. A gene is scored over the cells
+        whose data set measured it.
     """
     rows = np.asarray(rows, dtype=np.int64)
     view = cells.with_genes(list(genes), 1.0)
@@ -89,15 +90,44 @@ def gene_statistics(
     summary = view.summary(rows)
     is_case = target.values[rows] == codes[0]
     expression = _expression(view, rows)
-    found = {"DE": _wilcoxon(expression, is_case)}
-    found["|DE|"] = np.abs(found["DE"])
+    found = {"DE": np.zeros(view.n_genes)}
     if controlled:
-        found["DE within strata"] = _within(expression, is_case, rows, controlled)
+        found["DE within strata"] = np.zeros(view.n_genes)
+    n_measured = np.zeros(view.n_genes, np.int64)
+    for columns, own in _measured(view, rows):
+        n_measured[columns] = own.sum()
+        part, side = sparse.csr_matrix(expression[own][:, columns]), is_case[own]
+        if min(side.sum(), (~side).sum()) < FEWEST:
+            warn(
+                f"differential expression needs {FEWEST} cells of each side; {len(columns):,} "
+                f"genes were measured in {side.sum():,} case and {(~side).sum():,} baseline "
+                "cells: their DE is 0"
+            )
+            continue
+        found["DE"][columns] = _wilcoxon(part, side)
+        if controlled:
+            within = _within(part, side, rows[own], controlled)
+            found["DE within strata"][columns] = within
+    found["|DE|"] = np.abs(found["DE"])
     found["HVG"] = variance
     found["mean"] = mean
-    found["dropout"] = 1 - np.asarray(summary.n_expressing) / max(1, len(rows))
+    found["dropout"] = 1 - np.asarray(summary.n_expressing) / np.maximum(1, n_measured)
     found["random"] = np.random.default_rng(seed).random(len(mean))
     return pd.DataFrame(found, index=pd.Index(view.genes.astype(str)))
+
+
+def _measured(
+    cells: CellCollection, rows: NDArray[np.int64]
+) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Return groups of genes with the rows, bool [n], whose data sets measured them."""
+    if cells.observed is None or cells.panel_of_cell is None:
+        return [(np.arange(cells.n_genes), np.ones(len(rows), dtype=bool))]
+    mask, panels = cells.observed.mask.numpy().astype(bool), cells.panel_of_cell[rows]
+    patterns, of_gene = np.unique(mask, axis=1, return_inverse=True)
+    return [
+        (np.flatnonzero(of_gene.ravel() == i), patterns[panels, i])
+        for i in range(patterns.shape[1])
+    ]
 
 
 def _expression(cells: CellCollection, rows: NDArray[np.int64]) -> sparse.csr_matrix:
@@ -112,11 +142,6 @@ def _wilcoxon(expression: sparse.csr_matrix, is_case: NDArray[np.bool_]) -> NDAr
     """Return scanpy's z-scores of all genes, case against baseline."""
     scanpy = require_extra("scanpy", purpose="differential expression")
     anndata = require_extra("anndata", purpose="differential expression")
-    if min(is_case.sum(), (~is_case).sum()) < FEWEST:
-        raise DataError(
-            f"differential expression needs {FEWEST} cells of each side; there are "
-            f"{is_case.sum():,} case and {(~is_case).sum():,} baseline cells"
-        )
     adata = anndata.AnnData(
         expression,
         obs=pd.DataFrame(
@@ -190,6 +215,8 @@ def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
                 f"'{path}', line {number}: a gene set is a name, a description and genes, between "
                 f"tabs; this line has {len(fields)} fields"
             )
+        if fields[0] in found:
+            raise DataError(f"'{path}', line {number}: a second gene set is called {fields[0]!r}")
         found[fields[0]] = genes
     if not found:
         raise DataError(f"'{path}' holds no gene set")
@@ -269,12 +296,13 @@ def top_genes(scores: Mapping[str, Any], n: int = 30) -> pd.DataFrame:
     for name, values in scores.items():
         if not isinstance(values, pd.Series):
             raise ConfigError(f"scores[{name!r}] is {shown(values)}: a Series by gene is needed")
+    shown_genes = min([n, *map(len, scores.values())])
     return pd.DataFrame(
         {
-            name: values.sort_values(ascending=False, kind="stable").index[:n].astype(str)
+            name: values.sort_values(ascending=False, kind="stable").index[:shown_genes].astype(str)
             for name, values in scores.items()
         },
-        index=pd.RangeIndex(1, min([n, *map(len, scores.values())]) + 1, name="rank"),
+        index=pd.RangeIndex(1, shown_genes + 1, name="rank"),
     )
 
 

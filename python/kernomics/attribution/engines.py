@@ -35,7 +35,8 @@ class PairScores(NamedTuple):
     change
         float [U], the log-normalised expression of the case cell less that of the baseline cell.
     outputs
-        float [P, 2]: the attributed output of the case and of the baseline cell.
+        float [P, 2]: the attributed output at the two ends of the way that the forward scores are
+        of, the case cell and what it is compared with.
     """
 
     blend: Blend
@@ -165,7 +166,18 @@ def empty_baselines(
     tokens, blended, change = _blended(inputs, at, source)
     forward = _taken(whole[tokens[0]], blended.first)
     backward = -_taken(whole[tokens[1]], blended.second)
-    return PairScores(blended, forward, backward, change, _of_pairs(outputs, at))
+    none = Inputs(
+        inputs.gene_ids[:0],
+        torch.zeros_like(inputs.lengths),
+        inputs.features[:0],
+        inputs.expression[:0],
+        inputs.rows,
+    )
+    with torch.no_grad():
+        empty = source.outputs(none, none.features)[:, output]
+    of_case = torch.from_numpy(at[: len(case)])
+    ends = torch.stack([outputs[of_case], empty[of_case]], 1)
+    return PairScores(blended, forward, backward, change, ends)
 
 
 def integrated_gradients(

@@ -15,7 +15,7 @@ from kernomics.data.rng import Stream, permutation
 from kernomics.errors import ConfigError, DataError, closest
 
 BLOCK = 64
-"""Case cells that are paired with as many baseline cells before others are read."""
+"""The fewest case cells that are paired with as many baseline cells before others are read."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Pairs:
     groups
         The combinations in words, such as ``"T cell, blood"``; one empty word without control.
     block
-        int64 [n], ascending: pairs of one block share at most 2 × 64 cells.
+        int64 [n], ascending: pairs of one block share at most 2 × 127 cells.
     left_out
         Cells left out, by reason.
     """
@@ -68,9 +68,10 @@ def make_pairs(
     """Pair cells of a case with cells of a baseline that have the same controlled values.
 
     Each combination of controlled values gets pairs in proportion to its case cells, and within it
-    each cell is in as many pairs as any other, up to one: a random matching, then further ones. A
-    cell meets its further partners among 64 that were drawn for it and 63 more, so that each cell
-    is read and run through the model once, however many pairs it is in.
+    each cell is in as many pairs as any other of its side, up to one for each round of matching. A
+    cell finds its partners in a block of 64 to 127 cells of each side (more, where it is to have
+    more partners), so that a cell of the larger side is read and run through the model once,
+    however many pairs it is in.
 
     Parameters
     ----------
@@ -158,21 +159,38 @@ def _matched(
     rest = np.argsort(-(shares - counts), kind="stable")[: wanted - int(counts.sum())]
     counts[rest] += 1
     parts: list[tuple[NDArray[np.int64], ...]] = []
-    groups, n_blocks = [], 0
+    groups: list[tuple[str, ...]] = []
+    n_blocks = 0
     for number, (combination, count) in enumerate(zip(shared.index, counts, strict=True)):
-        groups.append(", ".join(combination))
+        if not count:
+            continue
         own = [_of_combination(side, controlled, combination) for side in sides]
         pairs = _matching(own[0], own[1], int(count), seed, number)
-        if len(pairs[0]):
-            parts.append((pairs[0], pairs[1], np.full(len(pairs[0]), number), pairs[2] + n_blocks))
-            n_blocks += int(pairs[2].max()) + 1
+        of_group = np.full(len(pairs[0]), len(groups))
+        groups.append(tuple(map(str, combination)))
+        parts.append((pairs[0], pairs[1], of_group, pairs[2] + n_blocks))
+        n_blocks += int(pairs[2].max()) + 1
+    if len(groups) < len(shared):
+        warn(
+            f"{wanted:,} pairs are shared out by the case cells of {len(shared):,} combinations, "
+            f"and {len(shared) - len(groups):,} of these get none; ask for more pairs"
+        )
     found = [np.concatenate(column) for column in zip(*parts, strict=True)]
     if len(found[0]) < wanted:
         warn(
             f"{wanted:,} pairs were asked for and {len(found[0]):,} exist without repeating one; "
             "these are used"
         )
-    return Pairs(found[0], found[1], found[2], groups, found[3], left_out)
+    return Pairs(found[0], found[1], found[2], _named(groups, controlled), found[3], left_out)
+
+
+def _named(groups: Sequence[tuple[str, ...]], controlled: Sequence[Labels]) -> list[str]:
+    """Name combinations by their values, and by columns too where two would have one name."""
+    names = [", ".join(group) for group in groups]
+    if len(set(names)) == len(names):
+        return names
+    keys = [label.name for label in controlled]
+    return [", ".join(f"{k}={v!r}" for k, v in zip(keys, g, strict=True)) for g in groups]
 
 
 def _matching(
@@ -189,15 +207,18 @@ def _matching(
         ]
         lists.append(np.concatenate(drawn)[:slots])
     found: list[tuple[NDArray[np.int64], ...]] = []
-    slot = np.arange(slots)
-    block, at = slot // BLOCK, slot % BLOCK
-    size = np.minimum(BLOCK, slots - block * BLOCK)
+    # Blocks of about equal size, at least of as many cells as each has partners.
+    n_blocks = max(1, slots // max(BLOCK, -(-n // slots)))
+    sizes = np.full(n_blocks, slots // n_blocks) + (np.arange(n_blocks) < slots % n_blocks)
+    block = np.repeat(np.arange(n_blocks), sizes)
+    start, size = np.repeat(np.cumsum(sizes) - sizes, sizes), sizes[block]
+    at = np.arange(slots) - start
     seen: set[tuple[int, int]] = set()
-    for shift in range(BLOCK):
+    for shift in range(int(sizes.max())):
         missing = n - sum(len(part[0]) for part in found)
         if missing <= 0 or not (shift < size).any():
             break
-        partner = block * BLOCK + (at + shift) % size
+        partner = start + (at + shift) % size
         new = np.flatnonzero(shift < size)
         pairs = zip(lists[0][new].tolist(), lists[1][partner[new]].tolist(), strict=True)
         kept: list[int] = []

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
-from kernomics._arguments import checked
-from kernomics.attribution.attribution import cells_of, classes_of, trained_model
+from kernomics._arguments import checked, numbers_of
+from kernomics.attribution.attribution import cells_of, classes_of, trained_model, with_counts
 from kernomics.attribution.sources import Inputs, PhenotypeSource
 from kernomics.data import CellCollection
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.data.rng import Stream, permutation
-from kernomics.errors import ConfigError, DataError
+from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import class_scores
 from kernomics.models import YOTO, Panel, PhenotypeModel, PolyGene
 
@@ -92,6 +92,7 @@ def prune(
     n_cells: int = CELLS,
     shares: Sequence[float] = SHARES,
     reversed_too: bool = True,
+    min_gene_overlap: float = 0.8,
     seed: int = 0,
     progress: bool = False,
     **reading: Unpack[ReadOptions],
@@ -118,6 +119,8 @@ def prune(
         Shares of the genes to remove, from 0 to below 1.
     reversed_too
         Remove the highest first as well.
+    min_gene_overlap
+        The share of the model's genes that the data must have.
     seed
         Of the choice of cells and of ties.
     progress
@@ -138,7 +141,8 @@ def prune(
     if n_cells < 2:
         raise ConfigError(f"n_cells is {n_cells}: at least 2 are needed, one of each class")
     cells, rows = cells_of(model, adata, rows, reading, part="test")
-    source = PhenotypeSource(trained, cells, target)
+    source = PhenotypeSource(trained, cells, target, min_gene_overlap=min_gene_overlap)
+    rows = with_counts(source, rows)
     chosen, truth = _choice(cells, trained, rows, target, (case, baseline), n_cells, seed)
     orders = {name: _order(name, scores, source.genes, seed) for name, scores in rankings.items()}
     if not orders:
@@ -226,6 +230,12 @@ def _choice(
 def _order(name: str, scores: Any, genes: NDArray[np.object_], seed: int) -> NDArray[np.int64]:
     """Return the genes' numbers, highest score first."""
     if isinstance(scores, pd.Series):
+        if not scores.index.is_unique:
+            twice = scores.index[scores.index.duplicated()]
+            raise DataError(
+                f"ranking {name!r} has {len(twice):,} genes twice, first {twice[0]!r}; give one "
+                "score for each"
+            )
         lacking = [gene for gene in genes if gene not in scores.index]
         if lacking:
             raise DataError(
@@ -233,7 +243,7 @@ def _order(name: str, scores: Any, genes: NDArray[np.object_], seed: int) -> NDA
                 f"genes, first {lacking[0]!r}"
             )
         scores = scores.reindex(genes.tolist()).to_numpy()
-    values = np.asarray(scores, dtype=float)
+    values = numbers_of(f"ranking {name!r}", scores)
     if values.shape != genes.shape:
         raise DataError(
             f"ranking {name!r} has shape {values.shape}; one score for each of the "
@@ -331,6 +341,9 @@ def retrain(
         One row per ranking and number of genes: balanced accuracy and macro-F1 on the test cells.
         Cells without any of the genes are predicted from nothing and count.
     """
+    names = [task.name for task in model.tasks]
+    if target not in names:
+        raise ConfigError(f"the model has no phenotype {target!r}; {closest(target, names)}")
     if not len(model.split.test):
         raise ConfigError("the split has no test cells; give fractions a third share above 0")
     found = []

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from kernomics.attribution.blending import Blend
 from kernomics.attribution.engines import (
     ENGINES,
     PairScores,
@@ -43,7 +44,8 @@ class GeneScores:
         Pairs in all.
     completeness
         float [n_pairs]: |Σ scores − (F(I) − F(B))| as a share of the larger of |F(I) − F(B)| and a
-        tenth of Σ |scores|.
+        tenth of Σ |scores|: 0 where the scores explain the difference. With ``contrast="empty"`` of
+        the case cell and a cell without genes.
     zeros
         Share of a pair's genes with a score of zero, by score, the mean over the pairs.
     """
@@ -67,7 +69,9 @@ class _Sums:
         self.pairs = np.zeros(n_groups, np.int64)
         self.zeros = dict.fromkeys(SCORES, 0.0)
 
-    def add(self, found: PairScores, groups: NDArray[np.int64], normalise: bool) -> None:
+    def add(
+        self, found: PairScores, groups: NDArray[np.int64], normalise: bool, contrast: Contrast
+    ) -> None:
         """Add the scores of some pairs."""
         forward, backward = found.forward.double(), found.backward.double()
         pair, n_pairs = found.blend.pairs, len(groups)
@@ -80,6 +84,8 @@ class _Sums:
             "effect": (forward - backward) / 2,
             "absolute": (forward.abs() + backward.abs()) / 2,
         }
+        if contrast == "empty":  # where both are of the cell's own class
+            scores["effect"] = scores["importance"]
         genes = found.blend.gene_ids.cpu().numpy()
         at = groups[pair.cpu().numpy()] * self.shape[1] + genes
         self.pairs += np.bincount(groups, minlength=self.shape[0])
@@ -101,6 +107,31 @@ class _Sums:
             self.sizes[name] += np.bincount(genes, np.abs(numbers), minlength=self.shape[1])
             per_pair = torch.bincount(pair, (values == 0).double(), minlength=n_pairs)
             self.zeros[name] += float((per_pair / found.blend.lengths.clamp_min(1)).sum())
+
+
+def measured_in_both(
+    found: PairScores, source: Source, case: NDArray[np.int64], baseline: NDArray[np.int64]
+) -> PairScores:
+    """Leave out genes that the data set of one of a pair's cells did not measure.
+
+    That one cell lacks them says nothing about the cell.
+    """
+    view = getattr(source, "view", None)
+    if view is None or view.observed is None or view.panel_of_cell is None:
+        return found
+    mask = view.observed.mask.to(found.blend.gene_ids.device).bool()
+    kept = torch.ones_like(found.blend.gene_ids, dtype=torch.bool)
+    for rows in (case, baseline):
+        panels = torch.from_numpy(view.panel_of_cell[rows]).long().to(kept.device)
+        kept &= mask[panels[found.blend.pairs], found.blend.gene_ids]
+    if bool(kept.all()):
+        return found
+    one = found.blend
+    lengths = torch.bincount(one.pairs[kept], minlength=len(one.lengths))
+    less = Blend(one.gene_ids[kept], one.pairs[kept], lengths, one.first[kept], one.second[kept])
+    return PairScores(
+        less, found.forward[kept], found.backward[kept], found.change[kept], found.outputs
+    )
 
 
 def _normalised(scores: Tensor, pair: Tensor, n_pairs: int) -> Tensor:
@@ -154,6 +185,11 @@ def attribute_pairs(
         raise ConfigError(f"contrast is {contrast!r}: 'pairs' or 'empty' are possible")
     if contrast == "empty" and (engine != "grad_x_delta" or other is None):
         raise ConfigError("contrast='empty' goes with engine='grad_x_delta' and two classes")
+    if contrast == "empty" and getattr(source, "has_all_genes", False):
+        raise ConfigError(
+            "contrast='empty' compares with a cell without genes, and a panel needs all of its "
+            "genes; choose contrast='pairs'"
+        )
     if not len(pairs):
         raise DataError("there are no pairs to attribute")
     sums = _Sums(len(source.genes), len(pairs.groups))
@@ -163,9 +199,10 @@ def attribute_pairs(
             done = 0
             for found in _of_block(source, pairs, block, output, other, engine, contrast):
                 n = len(found.outputs)
-                groups = pairs.group[block][done : done + n]
-                sums.add(found, groups, normalise)
+                part = slice(block.start + done, block.start + done + n)
                 errors.append(_errors(found))
+                found = measured_in_both(found, source, pairs.case[part], pairs.baseline[part])
+                sums.add(found, pairs.group[part], normalise, contrast)
                 done += n
                 bar.update(n)
     return _reduced(source, pairs, sums, np.concatenate(errors))

@@ -110,7 +110,7 @@ class PhenotypeSource:
         self.codes = model.shown_codes(cells, shown, [target])
         self.view = cells.with_genes(model.genes, min_gene_overlap, absent="unobserved")
         self.device = next(model.module.parameters()).device
-        self.cut = 0  # cells that had more genes than n_tokens
+        self.cut: set[int] = set()  # cells that have more genes than n_tokens
 
     def inputs(self, rows: NDArray[np.int64]) -> Inputs:
         """Read cells; parameters as of `Source`."""
@@ -118,7 +118,8 @@ class PhenotypeSource:
         with torch.no_grad():
             cells = _batch(self.view, rows).to(self.device)
             if self.n_tokens is not None:
-                self.cut += int((cells.indptr.diff() > self.n_tokens).sum())
+                longer = (cells.indptr.diff() > self.n_tokens).cpu().numpy()
+                self.cut.update(rows[longer].tolist())
             tokens = module.gene_tokens(cells, self.n_tokens, -1)
             features = module.embed_genes(tokens.gene_ids, tokens.bins)
             expression = _expression(cells, tokens.gene_ids, tokens.cells, module.config.target_sum)
@@ -148,6 +149,8 @@ class PanelSource:
     output
         ``"logits"`` or ``"probabilities"``.
     """
+
+    has_all_genes = True
 
     def __init__(
         self, panel: Panel, cells: CellCollection, target: str, *, output: Output = "logits"

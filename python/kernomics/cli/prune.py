@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace, notes: list[str]) -> None:
     from kernomics.attribution.pruning import SHARES
     from kernomics.models import PhenotypeModel
-    from kernomics.workflows.attribute import read_attribution
+    from kernomics.workflows.attribute import read_attribution, trained_by
     from kernomics.workflows.prune import run_pruning
     from kernomics.workflows.run_cells import load_trained, run_cells
 
@@ -81,6 +81,11 @@ def _run(args: argparse.Namespace, notes: list[str]) -> None:
         warn(
             f"the attribution was made on all cells of {results.get('dataset')}: if the held-out "
             "cells are among them, its rankings have seen them"
+        )
+    elif results.get("trained") != trained_by(model):
+        warn(
+            f"the attribution is of another model ({results.get('model')}): if that was divided "
+            "otherwise, its rankings have seen the held-out cells of this one"
         )
     print(f"model      {model!r}")
     print(f"cells      {which}")

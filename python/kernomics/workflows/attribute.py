@@ -116,6 +116,7 @@ def run_attribution(
         Warnings for the report. Those that come up on the way may be added meanwhile.
     """
     require_extra("matplotlib", purpose="the plots of an attribution")
+    require_extra("scanpy", purpose="differential expression")
     sets = None if truth is None else read_gene_sets(truth)
     config = {
         "system": "attribution",
@@ -149,6 +150,7 @@ def run_attribution(
             "cells": which,
             "part": part,
             "model": source,
+            "trained": trained_by(model),
             "dataset": dataset,
             "top": {name: tops[name].tolist() for name in tops},
             "truth": [] if recall is None else recall.to_dict("records"),
@@ -173,6 +175,13 @@ def run_attribution(
                 ),
             )
         return AttributionResult(found, statistics, recall, run.report)
+
+
+def trained_by(model: PhenotypeModel | Panel) -> dict[str, Any]:
+    """Return what tells one training from another: its data, division and settings."""
+    names = ("data_sha256", "split", "training", "seed")
+    found: dict[str, Any] = json.loads(json.dumps({n: model.info.get(n) for n in names}))
+    return found
 
 
 def statistics_of(

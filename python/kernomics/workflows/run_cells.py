@@ -27,13 +27,10 @@ class RunCells:
         The run's division of these cells; None where they are not known to be the run's.
     said
         How that is known, or why not, as the end of a sentence.
-    exact
-        Whether the cells are the same down to each count, not by their number alone.
     """
 
     split: Split | None
     said: str
-    exact: bool = False
 
     def part(self, name: str, n_cells: int) -> tuple[NDArray[np.int64], str]:
         """Return the rows of a part, ``"train"`` or ``"test"``, or all, and say which in words."""
@@ -47,7 +44,7 @@ class RunCells:
 
 
 def run_cells(path: str | Path, model: Panel | PhenotypeModel, cells: CellCollection) -> RunCells:
-    """Compare cells with those of a run: by their fingerprint, else by their number."""
+    """Compare cells with those of a run: by their fingerprint."""
     folder = Path(path)
     if not (folder / SPLIT).is_file():
         return RunCells(None, f"'{folder}' has no {SPLIT}, so which were trained on is not known")
@@ -59,12 +56,13 @@ def run_cells(path: str | Path, model: Panel | PhenotypeModel, cells: CellCollec
     if expected is None and (folder / CONFIG).is_file():
         expected = _json(folder / CONFIG).get("config", {}).get("data_sha256")
     if expected is not None and expected == _fingerprint(model, cells):
-        return RunCells(split, "these cells are the run's", exact=True)
-    return RunCells(
-        split,
-        f"as many cells as the run's, taken for the same, though counts or labels of "
-        f"'{folder}' differ from these" if expected else "as many cells as the run's",
-    )  # fmt: skip
+        return RunCells(split, "these cells are the run's")
+    why = (
+        f"there are as many as in '{folder}', but their counts, names or labels differ"
+        if expected
+        else f"'{folder}' does not say which cells it was trained on"
+    )
+    return RunCells(None, why)
 
 
 def _fingerprint(model: Panel | PhenotypeModel, cells: CellCollection) -> str:

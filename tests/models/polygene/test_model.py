@@ -85,6 +85,12 @@ def test_scores_are_those_of_the_predictions(trained):
         assert scores[name]["balanced_accuracy"] == expected
 
 
+def test_no_rows_give_an_empty_table_and_a_number_is_one_row(trained):
+    adata = conditions(20, seed=3)
+    assert trained.predict(adata, rows=[]).shape[0] == 0
+    assert trained.predict(adata, rows=3).index.tolist() == [adata.obs_names[3]]
+
+
 def test_unknown_and_missing_values_count_as_missing(trained):
     adata = conditions(40, seed=7)
     adata.obs["treatment"] = ["new", None] * 5 + adata.obs["treatment"].tolist()[10:]

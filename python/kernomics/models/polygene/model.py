@@ -131,6 +131,7 @@ class PolyGene:
             else override(config, **settings)
         )
         self.seed = checked_seed(seed)
+        self.unlabelled_category = unlabelled_category
         more = {} if unlabelled_category is None else {"unlabelled_category": unlabelled_category}
         cells = as_collection(adata, reading, labels_key=labels_key, **more)
         if not cells.labels:
@@ -290,6 +291,8 @@ class PolyGene:
             "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
             "trained_on": {"cells": len(self.split.train), "genes": len(self.genes)},
             "data_sha256": self.cells.fingerprint,
+            "seed": self.seed,
+            "unlabelled_category": self.unlabelled_category,
             "library": self.cells.library_rule.description,
             "reading": self.cells.reading,
         }

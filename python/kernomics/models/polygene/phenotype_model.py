@@ -20,6 +20,7 @@ from kernomics.data import CellCollection, Cells, Labels
 from kernomics.data.collection import require_empty_cells
 from kernomics.data.labels import column
 from kernomics.data.readers.inputs import ReadOptions
+from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import class_scores
 from kernomics.models.base import checked_integer
@@ -190,7 +191,7 @@ class PhenotypeModel:
                 table[f"{name}:{value}"] = found[:, code]
         names = cells.cell_names.astype(str)
         if options.get("rows") is not None:
-            names = names[np.asarray(options["rows"])]
+            names = names[row_numbers(options["rows"], cells.n_cells)]
         return pd.DataFrame(table, index=pd.Index(names))
 
     @checked
@@ -228,8 +229,9 @@ class PhenotypeModel:
                     f"{list(cells.obs.columns)}"
                 )
         codes = self.codes(cells, wanted)
-        rows = options.get("rows")
-        rows = slice(None) if rows is None else np.asarray(rows)
+        rows: Any = slice(None)
+        if options.get("rows") is not None:
+            rows = row_numbers(options["rows"], cells.n_cells)
         found = self.probabilities(cells, wanted, **_others(options))
         return {name: _scores(self.task(name), codes[name][rows], found[name]) for name in wanted}
 
@@ -293,7 +295,9 @@ class PhenotypeModel:
         obs, found = cells.obs, {}
         for name in names:
             task = self.task(name)
-            label = Labels.from_series(column(obs, name), name, kind="categorical")
+            label = Labels.from_series(
+                column(obs, name), name, self.info.get("unlabelled_category"), kind="categorical"
+            )
             unknown = [value for value in label.categories if value not in task.classes]
             counts = label.counts()
             if unknown and len(unknown) == len(label.categories):
