@@ -133,16 +133,14 @@ def test_other_data_are_taken_whole_and_so_are_all_cells_if_asked(folder, tmp_pa
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_changed_counts_of_as_many_cells_are_taken_for_the_run_s_and_said_to_differ(
-    folder, tmp_path, capsys
-):
+def test_changed_counts_of_as_many_cells_are_not_taken_for_the_run_s(folder, tmp_path, capsys):
     changed = cells()
     changed.X[0, 0] += 1
     changed.write_h5ad(folder / "changed.h5ad")
     assert attribution(folder, tmp_path / "out", data="changed.h5ad") == 0
     printed = capsys.readouterr().out
-    assert "cells      the run's 168 training cells of 240: as many cells as the run's" in printed
-    assert "differ from these" in printed
+    assert "cells      all 240 cells: there are as many as in" in printed
+    assert "but their counts, names or labels differ" in printed
 
 
 def test_results_are_not_written_over_unless_asked(folder, attributed, capsys):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from kernomics._arguments import checked, words_of
@@ -28,6 +29,8 @@ from kernomics.models.base import checked_integer
 if TYPE_CHECKING:
     from anndata import AnnData
 
+COMPARED = 64
+"""Cells by which it is told whether data are those of a model."""
 COMPLETE = ("integrated_gradients",)
 """Engines whose scores add up to the difference between the outputs."""
 
@@ -136,7 +139,7 @@ def attribute(
         that it knows.
     rows
         The cells to take, int [n] or bool [n_cells]. By default, for a PolyGene or YOTO in memory,
-        those that are its training cells, known by name and total; else all, and cells that are not
+        those that are its training cells, known by their names and counts; else all, and cells that are not
         the model's are told. Cells without a count of the model's genes are left out.
     n_pairs, n_baselines, seed
         As in `kernomics.attribution.make_pairs`.
@@ -254,10 +257,9 @@ def cells_of(
     if cells is model.cells:
         return cells, np.sort(own)
     at = pd.Index(model.cells.cell_names).get_indexer(pd.Index(cells.cell_names))
-    known = at >= 0
-    if not known.any() or not np.array_equal(cells.library[known], model.cells.library[at[known]]):
+    if not _same_counts(cells, model.cells, at):
         warn(
-            "these cells are not those that the model was made with (their names or totals "
+            "these cells are not those that the model was made with (their names or counts "
             f"differ), so all {cells.n_cells:,} are taken; name some with rows"
         )
         return cells, np.arange(cells.n_cells)
@@ -268,6 +270,19 @@ def cells_of(
             "rows"
         )
     return cells, found
+
+
+def _same_counts(cells: CellCollection, own: CellCollection, at: NDArray[np.int64]) -> bool:
+    """Tell whether cells of the same names have the same counts, from a few of them."""
+    known = np.flatnonzero(at >= 0)
+    if not len(known) or not np.isin(own.genes, cells.genes).all():
+        return False
+    rows = known[np.unique(np.linspace(0, len(known) - 1, COMPARED).astype(np.int64))]
+    one, two = cells.with_genes(own.genes, 1.0).batch(rows), own.batch(at[rows])
+    return torch.equal(one.indptr, two.indptr) and all(
+        torch.equal(a.to(b.dtype), b)
+        for a, b in ((one.indices, two.indices), (one.values, two.values))
+    )
 
 
 def with_counts(source: Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:
