@@ -139,8 +139,8 @@ def attribute(
         that it knows.
     rows
         The cells to take, int [n] or bool [n_cells]. By default, for a PolyGene or YOTO in memory,
-        those that are its training cells, known by their names and counts; else all, and cells that are not
-        the model's are told. Cells without a count of the model's genes are left out.
+        those that are its training cells, known by their names and counts; else all, and cells that
+        are not the model's are told. Cells without a count of the model's genes are left out.
     n_pairs, n_baselines, seed
         As in `kernomics.attribution.make_pairs`.
     engine
