@@ -119,8 +119,8 @@ def main() -> None:
         "speed": speed_table(),
     }
     for name, table in tables.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        filled = rf"\g<1>{table.replace(chr(92), chr(92) * 2)}\g<2>"
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        filled = rf"\g<1>{table.replace(chr(92), chr(92) * 2)}\n\g<2>"
         text, n = re.subn(pattern, filled, text, flags=re.DOTALL)
         if n != 1:
             raise SystemExit(f"{PAGE.name} has {n} places for the table {name!r}")
