@@ -8,6 +8,8 @@ from attribution_example import cells
 
 pytest.importorskip("matplotlib")
 
+from kernomics.cli.pretrain_polygene import _print_scores
+from kernomics.data import Split
 from kernomics.errors import ConfigError
 from kernomics.metrics import class_scores
 from kernomics.models import PhenotypeModel, PolyGene
@@ -89,3 +91,18 @@ def test_another_seed_cannot_go_on_with_a_run(tmp_path):
     run_polygene(model(), tmp_path / "run", dataset="d", **{**SHORT, "max_epochs": 1})
     with pytest.raises(ConfigError, match="cannot be resumed"):
         run_polygene(model(seed=1), tmp_path / "run", dataset="d", resume=True, **SHORT)
+
+
+def test_held_out_cells_of_one_class_are_scored_without_an_auprc(tmp_path, capsys):
+    adata = cells(120)
+    ill = np.flatnonzero((adata.obs["state"] == "ill").to_numpy())
+    rest = np.setdiff1d(np.arange(120), ill[:20])
+    split = Split(rest[10:], rest[:10], ill[:20], "group", "donor", 0)
+    with pytest.warns(UserWarning, match="are of class 'ill', so AUPRC is undefined"):
+        one = PolyGene(adata, "state", d_model=8, n_layers=1, n_heads=1, n_tokens=8, split=split)
+    result = run_polygene(one, tmp_path / "run", dataset="d", **SHORT)
+    assert "auprc" not in result.scores[0].metrics
+    _print_scores(result.scores)
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.startswith("           state, 20 cells")
+    assert row.split()[-2:] == ["—", "1.000"]

@@ -90,5 +90,7 @@ def _print_scores(scores: list[PhenotypeScores]) -> None:
     print(f"held out   {'from the genes alone':<28}" + "".join(f"{head:>10}" for head in heads))
     for score in scores:
         said = f"{score.name}, {int(score.metrics['n_cells']):,} cells"
-        values = [*(score.metrics[key] for key in names), score.majority_share]
-        print(f"           {said:<28}" + "".join(f"{value:>10.3f}" for value in values))
+        # Where all held-out cells are of one class there is no AUPRC.
+        values = [*(score.metrics.get(key) for key in names), score.majority_share]
+        shown = ("—" if value is None else f"{value:.3f}" for value in values)
+        print(f"           {said:<28}" + "".join(f"{value:>10}" for value in shown))
