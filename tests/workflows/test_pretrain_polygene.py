@@ -105,4 +105,4 @@ def test_held_out_cells_of_one_class_are_scored_without_an_auprc(tmp_path, capsy
     _print_scores(result.scores)
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.startswith("           state, 20 cells")
-    assert row.split()[-2:] == ["—", "1.000"]
+    assert row.split()[-2:] == ["—", "0.000"]  # most training cells are well
