@@ -287,15 +287,14 @@ def _same_counts(cells: CellCollection, own: CellCollection, at: NDArray[np.int6
 
 def with_counts(source: Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Leave out cells that have no count of the model's genes, with a warning."""
-    view: CellCollection | None = getattr(source, "view", None)
-    if view is None or getattr(source, "has_all_genes", False):
+    if source.has_all_genes:
         return rows
     ordered = np.sort(rows)
     full = []
-    for start, stop in view.blocks():
+    for start, stop in source.view.blocks():
         part = ordered[slice(*np.searchsorted(ordered, [start, stop]))]
         if len(part):
-            full.append(part[(view.batch(part).indptr.diff() > 0).numpy()])
+            full.append(part[(source.view.batch(part).indptr.diff() > 0).numpy()])
     kept = np.concatenate([np.empty(0, np.int64), *full])
     if len(kept) < len(rows):
         warn(

@@ -116,8 +116,8 @@ def measured_in_both(
 
     That one cell lacks them says nothing about the cell.
     """
-    view = getattr(source, "view", None)
-    if view is None or view.observed is None or view.panel_of_cell is None:
+    view = source.view
+    if view.observed is None or view.panel_of_cell is None:
         return found
     mask = view.observed.mask.to(found.blend.gene_ids.device).bool()
     kept = torch.ones_like(found.blend.gene_ids, dtype=torch.bool)
@@ -185,7 +185,7 @@ def attribute_pairs(
         raise ConfigError(f"contrast is {contrast!r}: 'pairs' or 'empty' are possible")
     if contrast == "empty" and (engine != "grad_x_delta" or other is None):
         raise ConfigError("contrast='empty' goes with engine='grad_x_delta' and two classes")
-    if contrast == "empty" and getattr(source, "has_all_genes", False):
+    if contrast == "empty" and source.has_all_genes:
         raise ConfigError(
             "contrast='empty' compares with a cell without genes, and a panel needs all of its "
             "genes; choose contrast='pairs'"

@@ -52,6 +52,10 @@ class Source(Protocol):
 
     genes: NDArray[np.object_]
     """The model's genes, [G]."""
+    view: CellCollection
+    """The cells over these genes."""
+    has_all_genes: bool
+    """Whether every cell has every gene, zeros included, as the input of a panel."""
 
     def inputs(self, rows: NDArray[np.int64]) -> Inputs:
         """Read cells."""
@@ -89,6 +93,8 @@ class PhenotypeSource:
     n_tokens
         The most genes of a cell, chosen by the cell's name; None for all.
     """
+
+    has_all_genes = False
 
     def __init__(
         self,
@@ -203,6 +209,8 @@ class ReconstructionSource:
     n_tokens
         How many genes are revealed, chosen by the cell's name; None for all.
     """
+
+    has_all_genes = False
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from kernomics._warnings import warn
 from kernomics.data import CellCollection, Cells, Labels
 from kernomics.data.collection import require_empty_cells
 from kernomics.data.labels import column
-from kernomics.data.readers.inputs import ReadOptions
+from kernomics.data.readers.inputs import ReadOptions, divided_options
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import class_scores
@@ -181,9 +181,10 @@ class PhenotypeModel:
             One row per cell: per phenotype a column of its name, ``<name>_probability`` of the
             value predicted, and ``<name>:<value>``, the probability of each value.
         """
-        cells = self.read(adata, **_reading(options))
+        reading, others = _divided(options)
+        cells = self.read(adata, **reading)
         table: dict[str, Any] = {}
-        for name, found in self.probabilities(cells, target, **_others(options)).items():
+        for name, found in self.probabilities(cells, target, **others).items():
             task = self.task(name)
             table[name] = pd.Categorical.from_codes(found.argmax(1), pd.Index(task.classes))
             table[f"{name}_probability"] = found.max(1)
@@ -218,7 +219,8 @@ class PhenotypeModel:
         DataError
             When obs has none of the phenotypes.
         """
-        cells = self.read(adata, **_reading(options))
+        reading, others = _divided(options)
+        cells = self.read(adata, **reading)
         wanted = [t.name for t in self.tasks] if target is None else words_of("target", target)
         if target is None:
             wanted = [name for name in wanted if name in cells.obs.columns]
@@ -232,7 +234,7 @@ class PhenotypeModel:
         rows: Any = slice(None)
         if options.get("rows") is not None:
             rows = row_numbers(options["rows"], cells.n_cells)
-        found = self.probabilities(cells, wanted, **_others(options))
+        found = self.probabilities(cells, wanted, **others)
         return {name: _scores(self.task(name), codes[name][rows], found[name]) for name in wanted}
 
     def evaluate_labels(
@@ -450,14 +452,9 @@ def _scores(task: Task, truth: NDArray[Any], found: NDArray[Any]) -> dict[str, f
     return {**score_task(task, truth, found), "balanced_accuracy": balanced}
 
 
-def _reading(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name in ReadOptions.__annotations__}
-
-
-def _others(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the options of reading, but for cells without counts of the vocabulary."""
-    reading = _reading(options)
-    kept = {name: value for name, value in options.items() if name not in reading}
+def _divided(options: Mapping[str, Any]) -> tuple[ReadOptions, dict[str, Any]]:
+    """Divide options into those of reading and what `probabilities` takes of cells read already."""
+    reading, others = divided_options(options)
     if "empty_cells" in reading:
-        kept["empty_cells"] = reading["empty_cells"]
-    return kept
+        others["empty_cells"] = reading["empty_cells"]
+    return reading, others
