@@ -10,11 +10,14 @@ from torch import nn
 
 from kernomics.attribution import (
     PhenotypeSource,
+    attribute_pairs,
+    deeplift_pairs,
     grad_x_delta,
     integrated_gradients,
     make_pairs,
 )
-from kernomics.attribution.engines import empty_baselines
+from kernomics.attribution.complete_engines import deeplift_empty
+from kernomics.attribution.gradient_engines import empty_baselines
 from kernomics.models import PhenotypeModel
 
 DRUG, CONTROL = 1, 0
@@ -139,7 +142,7 @@ def test_one_pair_by_hand(cells):
             assert value == pytest.approx(float(own[2][at] @ delta), rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("engine", [grad_x_delta, integrated_gradients])
+@pytest.mark.parametrize("engine", [grad_x_delta, deeplift_pairs, integrated_gradients])
 @pytest.mark.parametrize("output", ["logits", "probabilities"])
 def test_many_pairs_are_their_pairs_one_by_one(cells, engine, output):
     source = source_of(cells, output=output)
@@ -228,3 +231,74 @@ def test_the_change_is_that_of_log_expression(cells):
 
     expected = (expression(case) - expression(baseline)).double()
     torch.testing.assert_close(dense(source, found, found.change), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("double", "bound"), [(True, 1e-9), (False, 1e-4)])
+@pytest.mark.parametrize("given", [(), ("cell_type",)])
+def test_deeplift_adds_up_for_every_pair(cells, double, bound, given):
+    source = source_of(cells, double=double, given=given)
+    labels = [cells.labels[name] for name in given]
+    pairs = make_pairs(
+        cells.labels["treatment"], "drug", "control", np.arange(240), n_pairs=40, controlled=labels
+    )
+    case, baseline = pairs.case, pairs.baseline
+    found = deeplift_pairs(source, case, baseline, DRUG)
+    scores = dense(source, found, found.forward)
+    effect = (found.outputs[:, 0] - found.outputs[:, 1]).double()
+    with torch.no_grad():
+        sides = [source.inputs(rows) for rows in (case, baseline)]
+        alone = [source.outputs(side, side.features)[:, DRUG] for side in sides]
+    torch.testing.assert_close(found.outputs, torch.stack(alone, 1), rtol=1e-5, atol=1e-6)
+    error = (scores.sum(1) - effect).abs() / torch.maximum(effect.abs(), 0.1 * scores.abs().sum(1))
+    assert error.max() <= bound
+    assert torch.equal(found.backward, -found.forward)
+    there = deeplift_pairs(source, baseline, case, DRUG)
+    scale = scores.abs().sum(1, keepdim=True)
+    assert ((scores + dense(source, there, there.forward)).abs() <= bound * scale).all()
+
+
+def test_genes_of_one_cell_have_presence_alone_and_genes_of_both_none(cells):
+    source = source_of(cells)
+    found = deeplift_pairs(source, *some_pairs(cells, 12), DRUG)
+    one_sided = (found.blend.first < 0) | (found.blend.second < 0)
+    assert torch.equal(found.presence[one_sided], found.forward[one_sided])
+    assert found.presence[one_sided].ne(0).all()
+    assert not found.presence[~one_sided].any()
+    assert found.forward[~one_sided].ne(0).any()
+
+
+def test_against_an_empty_cell_everything_is_presence_and_adds_up(cells):
+    source = source_of(cells)
+    case, baseline = some_pairs(cells, 6)
+    found = deeplift_empty(source, case, baseline, DRUG, CONTROL)
+    total = dense(source, found, found.forward).sum(1)
+    torch.testing.assert_close(
+        total, found.outputs[:, 0] - found.outputs[:, 1], rtol=1e-9, atol=1e-11
+    )
+    assert torch.equal(found.presence, found.forward)
+    of_baseline = dense(source, found, found.backward).sum(1)
+    inputs = source.inputs(baseline)
+    with torch.no_grad():
+        own = source.outputs(inputs, inputs.features)[:, CONTROL]
+        none = torch.full_like(inputs.expression, -torch.inf)
+        empty = source.outputs(inputs, inputs.features, none)[:, CONTROL]
+    torch.testing.assert_close(of_baseline, empty - own, rtol=1e-9, atol=1e-11)
+
+
+def test_deeplift_and_integrated_gradients_agree_about_what_is_large(cells):
+    source = source_of(cells)
+    pair = some_pairs(cells, 5)
+    one, two = (engine(source, *pair, DRUG) for engine in (deeplift_pairs, integrated_gradients))
+    assert np.corrcoef(one.forward.numpy(), two.forward.numpy())[0, 1] > 0.9
+    assert np.corrcoef(one.presence.numpy(), two.presence.numpy())[0, 1] > 0.9
+
+
+def test_the_table_tells_the_part_of_presence(cells):
+    source = source_of(cells)
+    pairs = make_pairs(cells.labels["treatment"], "drug", "control", np.arange(240), n_pairs=30)
+    found = attribute_pairs(source, pairs, DRUG, engine="deeplift")
+    assert found.completeness.max() <= 1e-9
+    assert (found.table["presence"].abs() > 0).any()
+    assert "presence" not in attribute_pairs(source, pairs, DRUG).table
+    unlike = attribute_pairs(source, pairs, DRUG, engine="deeplift", normalise=True).table
+    assert not np.allclose(unlike["presence"], found.table["presence"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from attribution_example import attribution, pruning
 
 from kernomics import models
@@ -48,6 +49,12 @@ def statistics() -> dict[str, Any]:
 
 GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "attribution.Attribution.top": dict,
+    "attribution.deeplift": lambda: {
+        "function": lambda x: x,
+        "case": [torch.ones(2, 3)],
+        "baseline": [torch.zeros(2, 3)],
+        "output": 1,
+    },
     "attribution.Pruning.at": lambda: {"share": 0.5},
     "attribution.read_gene_sets": sets,
     "attribution.recall_of_sets": lambda: {"scores": scores(), "sets": {"s": ["g0", "g1"]}},

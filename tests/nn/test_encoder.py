@@ -114,3 +114,17 @@ def test_decoder_has_the_layers_asked_for(n_layers):
     )
     squares = sum(p.numel() for p in decoder.layers.parameters() if p.dim() == 2) // 64
     assert squares == (2 * n_layers + 2 if n_layers else 0)
+
+
+def test_a_bias_is_added_to_the_logits_of_every_block(tokens):
+    """Of minus infinity it is padding, in any dtype; a constant changes nothing."""
+    model = encoder().double()
+    tokens = tokens.double()
+    padding = torch.zeros(tokens.shape[:2], dtype=torch.bool)
+    padding[:, -1] = True
+    hidden = torch.zeros(tokens.shape[:2]).masked_fill(padding, -torch.inf)
+    expected = model(tokens, padding)
+    torch.testing.assert_close(model(tokens, bias=hidden), expected)
+    constant = torch.full_like(hidden, 3.0)
+    torch.testing.assert_close(model(tokens, padding, bias=constant), expected)
+    assert not torch.allclose(model(tokens), expected)

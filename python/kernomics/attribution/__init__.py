@@ -16,7 +16,10 @@ if TYPE_CHECKING:
         recurring,
         top_genes,
     )
-    from kernomics.attribution.engines import ENGINES, grad_x_delta, integrated_gradients
+    from kernomics.attribution.complete_engines import deeplift_pairs, integrated_gradients
+    from kernomics.attribution.engines import ENGINES
+    from kernomics.attribution.gradient_engines import grad_x_delta
+    from kernomics.attribution.multipliers import DeepLift, deeplift
     from kernomics.attribution.pairs import Pairs, make_pairs
     from kernomics.attribution.pruning import Pruning, prune, retrain
     from kernomics.attribution.reduction import GeneScores, attribute_pairs
@@ -32,6 +35,7 @@ __all__ = [
     "ENGINES",
     "Attribution",
     "Blend",
+    "DeepLift",
     "GeneScores",
     "Inputs",
     "Pairs",
@@ -43,6 +47,8 @@ __all__ = [
     "attribute",
     "attribute_pairs",
     "blend",
+    "deeplift",
+    "deeplift_pairs",
     "gene_statistics",
     "grad_x_delta",
     "integrated_gradients",
@@ -73,8 +79,11 @@ __getattr__ = later(
         "attribute": "attribution",
         "attribute_pairs": "reduction",
         "blend": "blending",
-        "grad_x_delta": "engines",
-        "integrated_gradients": "engines",
+        "DeepLift": "multipliers",
+        "deeplift": "multipliers",
+        "deeplift_pairs": "complete_engines",
+        "grad_x_delta": "gradient_engines",
+        "integrated_gradients": "complete_engines",
         "make_pairs": "pairs",
         "Pruning": "pruning",
         "gene_statistics": "comparison",

@@ -15,8 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from kernomics._arguments import checked, words_of
 from kernomics._version import __version__
 from kernomics._warnings import warn
+from kernomics.attribution.engines import COMPLETE
 from kernomics.attribution.pairs import Pairs, make_pairs
 from kernomics.attribution.reduction import Contrast, attribute_pairs
+from kernomics.attribution.rules import VERSION
 from kernomics.attribution.sources import PanelSource, PhenotypeSource, Source
 from kernomics.data import CellCollection, Labels
 from kernomics.data.labels import column
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 
 COMPARED = 64
 """Cells by which it is told whether data are those of a model."""
-COMPLETE = ("integrated_gradients",)
-"""Engines whose scores add up to the difference between the outputs."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Attribution:
         the paper; ``effect``, (forward − backward)/2, what the gene argues for the case;
         ``absolute``, the mean of (abs(forward) + abs(backward))/2, how much it matters;
         ``signed_by_change``, that with the sign of the change of expression;
-        ``expression_change``, the mean difference of log expression; standard deviations over the
-        pairs; and ``n_pairs``, in how many a cell has it.
+        ``presence``, with a complete engine, the part of ``forward`` that is due to a gene's being
+        there in one cell alone; ``expression_change``, the mean difference of log expression;
+        standard deviations over the pairs; and ``n_pairs``, in how many a cell has it.
     by_group
         Per score a table of genes × combinations of controlled values.
     pairs
@@ -144,8 +145,9 @@ def attribute(
     n_pairs, n_baselines, seed
         As in `kernomics.attribution.make_pairs`.
     engine
-        ``"grad_x_delta"``, as in the paper, or ``"integrated_gradients"``, whose scores add up to
-        the difference that they explain; see `kernomics.attribution.engines`.
+        ``"grad_x_delta"``, as in the paper; ``"deeplift"``, whose scores add up to the difference
+        that they explain; or ``"integrated_gradients"``, which do so nearly and take 16 times as
+        long. See `kernomics.attribution.engines`.
     contrast, normalise
         As in `kernomics.attribution.attribute_pairs`.
     output
@@ -225,6 +227,7 @@ def attribute(
         "output": output,
         "normalise": normalise,
         "complete": engine in COMPLETE,
+        **({"rules": VERSION} if engine == "deeplift" else {}),
         "seed": seed,
         "n_cells_given": len(rows),
     }

@@ -14,19 +14,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kernomics.attribution.blending import Blend
-from kernomics.attribution.engines import (
-    ENGINES,
-    PairScores,
-    cell_gradients,
-    empty_baselines,
-    grad_x_delta,
-)
+from kernomics.attribution.engines import EMPTY, ENGINES
+from kernomics.attribution.gradient_engines import cell_gradients, grad_x_delta
+from kernomics.attribution.pair_scores import PairScores
 from kernomics.attribution.pairs import Pairs
 from kernomics.attribution.sources import Source
 from kernomics.errors import ConfigError, DataError, TrainingError, closest
 
 Contrast = Literal["pairs", "empty"]
 SCORES = ("forward", "backward", "importance", "effect", "absolute")
+UNSQUARED = ("change", "presence")
+"""Of which means are given, and no standard deviations."""
 PAIRS_AT_A_TIME = 64
 
 
@@ -62,12 +60,13 @@ class _Sums:
 
     def __init__(self, n_genes: int, n_groups: int) -> None:
         self.shape = (n_groups, n_genes)
-        self.sums = {name: np.zeros(self.shape) for name in (*SCORES, "change")}
+        self.sums = {name: np.zeros(self.shape) for name in (*SCORES, *UNSQUARED)}
         self.squares = {name: np.zeros(n_genes) for name in SCORES}
         self.sizes = {name: np.zeros(n_genes) for name in SCORES}
         self.counts = np.zeros(self.shape, np.int64)
         self.pairs = np.zeros(n_groups, np.int64)
         self.zeros = dict.fromkeys(SCORES, 0.0)
+        self.tells_presence = False
 
     def add(
         self, found: PairScores, groups: NDArray[np.int64], normalise: bool, contrast: Contrast
@@ -75,8 +74,11 @@ class _Sums:
         """Add the scores of some pairs."""
         forward, backward = found.forward.double(), found.backward.double()
         pair, n_pairs = found.blend.pairs, len(groups)
+        presence = found.presence
         if normalise:
-            forward, backward = (_normalised(x, pair, n_pairs) for x in (forward, backward))
+            if presence is not None:
+                presence = presence / _norms(forward, pair, n_pairs)
+            forward, backward = (x / _norms(x, pair, n_pairs) for x in (forward, backward))
         scores = {
             "forward": forward,
             "backward": backward,
@@ -90,8 +92,11 @@ class _Sums:
         at = groups[pair.cpu().numpy()] * self.shape[1] + genes
         self.pairs += np.bincount(groups, minlength=self.shape[0])
         self.counts += np.bincount(at, minlength=self.counts.size).reshape(self.shape)
-        for name, values in {**scores, "change": found.change.double()}.items():
-            numbers = values.cpu().numpy()
+        others = {"change": found.change}
+        if presence is not None:
+            others["presence"], self.tells_presence = presence, True
+        for name, values in {**scores, **others}.items():
+            numbers = values.double().cpu().numpy()
             bad = np.flatnonzero(~np.isfinite(numbers))
             if len(bad):
                 raise TrainingError(
@@ -101,7 +106,7 @@ class _Sums:
                 )
             total = np.bincount(at, numbers, minlength=self.counts.size)
             self.sums[name] += total.reshape(self.shape)
-            if name == "change":
+            if name in UNSQUARED:
                 continue
             self.squares[name] += np.bincount(genes, numbers**2, minlength=self.shape[1])
             self.sizes[name] += np.bincount(genes, np.abs(numbers), minlength=self.shape[1])
@@ -130,14 +135,19 @@ def measured_in_both(
     lengths = torch.bincount(one.pairs[kept], minlength=len(one.lengths))
     less = Blend(one.gene_ids[kept], one.pairs[kept], lengths, one.first[kept], one.second[kept])
     return PairScores(
-        less, found.forward[kept], found.backward[kept], found.change[kept], found.outputs
+        less,
+        found.forward[kept],
+        found.backward[kept],
+        found.change[kept],
+        found.outputs,
+        None if found.presence is None else found.presence[kept],
     )
 
 
-def _normalised(scores: Tensor, pair: Tensor, n_pairs: int) -> Tensor:
-    """Divide each pair's scores by their L2 norm."""
+def _norms(scores: Tensor, pair: Tensor, n_pairs: int) -> Tensor:
+    """Return for each score the L2 norm of its pair's, 1 where that is 0."""
     norms = torch.bincount(pair, scores.square(), minlength=n_pairs).sqrt()
-    return scores / torch.where(norms > 0, norms, 1.0)[pair]
+    return torch.where(norms > 0, norms, 1.0)[pair]
 
 
 def attribute_pairs(
@@ -164,10 +174,11 @@ def attribute_pairs(
     other
         That of the baseline, for ``contrast="empty"``.
     engine
-        ``"grad_x_delta"`` or ``"integrated_gradients"``; see `kernomics.attribution.engines`.
+        ``"grad_x_delta"``, ``"deeplift"`` or ``"integrated_gradients"``; see
+        `kernomics.attribution.engines`.
     contrast
         ``"pairs"`` compares the cells of a pair; ``"empty"`` compares each with a cell without
-        genes, for its own class, by gradient times features.
+        genes, for its own class; with ``"grad_x_delta"`` and ``"deeplift"``.
     normalise
         Divide a pair's scores by their L2 norm, as the paper does, so that every pair counts alike.
         Ours: not, so that a pair counts by how far the genes move the output.
@@ -183,8 +194,10 @@ def attribute_pairs(
         raise ConfigError(f"engine is {engine!r}; {closest(engine, ENGINES)}")
     if contrast not in get_args(Contrast):
         raise ConfigError(f"contrast is {contrast!r}: 'pairs' or 'empty' are possible")
-    if contrast == "empty" and (engine != "grad_x_delta" or other is None):
-        raise ConfigError("contrast='empty' goes with engine='grad_x_delta' and two classes")
+    if contrast == "empty" and (engine not in EMPTY or other is None):
+        raise ConfigError(
+            f"contrast='empty' goes with engine={' or '.join(map(repr, EMPTY))} and two classes"
+        )
     if contrast == "empty" and source.has_all_genes:
         raise ConfigError(
             "contrast='empty' compares with a cell without genes, and a panel needs all of its "
@@ -221,7 +234,7 @@ def _of_block(
         part = slice(start, start + PAIRS_AT_A_TIME)
         if contrast == "empty":
             assert other is not None
-            yield empty_baselines(source, case[part], baseline[part], output, other)
+            yield EMPTY[engine](source, case[part], baseline[part], output, other)
         elif known is not None:
             yield grad_x_delta(source, case[part], baseline[part], output, known)
         else:
@@ -246,6 +259,8 @@ def _reduced(source: Source, pairs: Pairs, sums: _Sums, errors: NDArray[np.float
         table[name] = sums.sums[name].sum(0) / n
     change = sums.sums["change"].sum(0) / n
     table["signed_by_change"] = table["absolute"] * np.sign(change)
+    if sums.tells_presence:
+        table["presence"] = sums.sums["presence"].sum(0) / n
     table["expression_change"] = change
     for name in ("forward", "backward", "importance", "effect"):
         mean = table[name].to_numpy()

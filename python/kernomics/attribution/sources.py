@@ -264,11 +264,6 @@ class ReconstructionSource:
 
     def outputs(self, inputs: Inputs, features: Tensor, presence: Tensor | None = None) -> Tensor:
         """Compute the outputs; parameters as of `Source`."""
-        if presence is not None:
-            raise ConfigError(
-                "genes that one cell lacks cannot be faded in for a TxFM; "
-                "choose engine='grad_x_delta'"
-            )
         module = self.encoder.module
         rows = torch.split(features, inputs.lengths.tolist())
         tokens = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
@@ -276,7 +271,12 @@ class ReconstructionSource:
         longest = tokens.shape[1]
         inside = torch.arange(longest + 1) <= inputs.lengths[:, None]
         padding = None if bool(inside.all()) else ~inside
-        states = module.encoder(torch.cat([cls, tokens], 1), padding)
+        bias = None
+        if presence is not None:
+            parts = torch.split(presence, inputs.lengths.tolist())
+            bias = torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
+            bias = torch.cat([bias.new_zeros(len(rows), 1), bias], 1)
+        states = module.encoder(torch.cat([cls, tokens], 1), padding, bias=bias)
         if self.weights is not None:
             weighted: Tensor = states @ self.weights
             return weighted[:, None]

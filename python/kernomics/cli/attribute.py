@@ -51,9 +51,10 @@ def add_parser(commands: Any) -> None:
     )
     how = attribute.add_argument_group("how")
     how.add_argument(
-        "--engine", default="grad_x_delta", choices=("grad_x_delta", "integrated_gradients"),
-        help="grad_x_delta is what the paper's figures are; the scores of integrated_gradients add "
-        "up to the difference that they explain",
+        "--engine", default="grad_x_delta",
+        choices=("grad_x_delta", "deeplift", "integrated_gradients"),
+        help="grad_x_delta is what the paper's figures are; the scores of deeplift, and nearly those "
+        "of integrated_gradients, add up to the difference that they explain",
     )  # fmt: skip
     how.add_argument(
         "--contrast", default="pairs", choices=("pairs", "empty"),

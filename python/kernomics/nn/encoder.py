@@ -61,7 +61,8 @@ class EncoderBlock(nn.Module):
         x
             [B, T, d], CLS first.
         mask
-            bool [B, 1, 1, T], False at padding; None when there is none.
+            [B, 1, 1, T], bool, False at padding, or float, what is added to the logits; None when
+            there is none.
         keep
             [B, 2], what attention and MLP are multiplied by (stochastic depth); None for 1.
         cls_only
@@ -143,7 +144,11 @@ class Encoder(nn.Module):
         self.rates = [stochastic_depth * i / max(1, n_layers - 1) for i in range(n_layers)]
 
     def forward(
-        self, tokens: Tensor, padding: Tensor | None = None, uniform: Tensor | None = None
+        self,
+        tokens: Tensor,
+        padding: Tensor | None = None,
+        uniform: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Return the CLS token after the last block, normalised, [B, d].
 
@@ -155,8 +160,13 @@ class Encoder(nn.Module):
             bool [B, T], True where there is no token; None when there are all.
         uniform
             [B, 2·n_layers] in [0, 1): decides which branches are left out; None leaves out none.
+        bias
+            [B, T], what is added to the logits of the attention to each token; 0 by default.
         """
         mask = None if padding is None else ~padding[:, None, None, :]
+        if bias is not None:
+            added = bias[:, None, None, :].to(tokens.dtype)
+            mask = added if mask is None else added.masked_fill(~mask, -torch.inf)
         x, last = tokens, len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
             x = self._run(block, x, mask, self.keep(i, uniform), i == last)

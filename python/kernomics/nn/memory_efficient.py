@@ -141,6 +141,7 @@ def feed_forward(
     computed in backward again, the same way. Weights are rounded to x's dtype; their gradients are
     summed in their own.
     """
+    again = again or not torch.is_grad_enabled()  # without a backward nothing is kept
     found: Tensor = _FeedForward.apply(x, w1, b1, w2, b2, again)  # type: ignore[no-untyped-call]
     return found
 

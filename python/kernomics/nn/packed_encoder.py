@@ -195,7 +195,8 @@ class PackedEncoder(nn.Module):
         """
         x, last = tokens, len(self.blocks) - 1
         layout, queries = packing.layout, packing.layout_of(wanted_lengths)
-        masks = _masks(layout, bias)
+        # A mask of another dtype is read wrongly by some of torch's attentions.
+        masks = _masks(layout, None if bias is None else bias.to(tokens.dtype))
         for i, block in enumerate(self.blocks):
             chosen = (wanted, queries) if i == last else None
             if self.recompute == "blocks" and torch.is_grad_enabled():

@@ -67,7 +67,8 @@ def attribute(
     ``varm[key_added]``
         A DataFrame over all genes of `adata` with the columns ``forward``, ``backward``,
         ``importance``, ``effect``, ``absolute``, ``signed_by_change``, ``expression_change`` and
-        ``n_pairs``; NaN, and no pairs, for genes that the model does not know.
+        ``n_pairs``, and ``presence`` with a complete engine; NaN, and no pairs, for genes that the
+        model does not know.
     ``uns[key_added]``
         ``params``, ``n_pairs``, ``n_cells``, ``groups`` with ``pairs_per_group``, ``left_out`` by
         reason, ``completeness`` as maximum and quantiles over the pairs, and ``zeros``, the mean
@@ -88,7 +89,8 @@ def attribute(
     )  # fmt: skip
     reading = {**reading, **cells.reading}
     genes = gene_names_in_var(adata, reading)
-    table = found.table[list(COLUMNS)].reindex(genes)
+    columns = [*COLUMNS, *(["presence"] if "presence" in found.table else [])]
+    table = found.table[columns].reindex(genes)
     table["n_pairs"] = table["n_pairs"].fillna(0).astype(np.int64)
     adata.varm[key_added] = table.set_axis(adata.var_names)
     summary = found.summary()

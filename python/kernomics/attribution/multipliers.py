@@ -1,0 +1,265 @@
+"""DeepLIFT of any function of torch tensors: complete, on the operations that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import kernomics.attribution.attention_rule  # noqa: F401  (this and `rules` fill the book)
+from kernomics._arguments import checked
+from kernomics.attribution.operation_pair import RULES, Multipliers, Pair, delta, has_rule
+from kernomics.attribution.tape import Step, Tape
+from kernomics.errors import ConfigError
+
+
+class DeepLift(NamedTuple):
+    """What each number of the inputs contributes to the difference between two outputs.
+
+    Attributes
+    ----------
+    contributions
+        Per input a tensor like it; over all inputs they add up to ``case − baseline``.
+    multipliers
+        Per input the contribution of a difference of one.
+    case, baseline
+        The outputs, [B].
+    """
+
+    contributions: tuple[Tensor, ...]
+    multipliers: tuple[Tensor, ...]
+    case: Tensor
+    baseline: Tensor
+
+    def completeness(self) -> Tensor:
+        """Return |Σ contributions − (case − baseline)| over the whole batch."""
+        total = sum((x.double().sum() for x in self.contributions), torch.zeros(()).double())
+        return (total - (self.case.double() - self.baseline.double()).sum()).abs()
+
+
+@checked
+def deeplift(
+    function: Callable[..., Tensor],
+    case: Sequence[Tensor],
+    baseline: Sequence[Tensor],
+    output: int | Tensor | None = None,
+) -> DeepLift:
+    r"""Attribute the difference of a function's outputs to the differences of its inputs.
+
+    The function runs once on each side. The operations that depend on the inputs are recorded, and
+    multipliers go back through them by one rule each (`kernomics.attribution.rules`), so that
+
+    .. math:: \sum_i m_i (x_i - \bar x_i) = F(x) - F(\bar x)
+
+    to rounding, for a transformer too: softmax, GELU, LayerNorm and attention are operations like
+    any other, and need not be modules. Nothing is hooked or rewritten and no gradient is left on
+    the parameters. The rules are those of Shrikumar et al. 2017 (arXiv 1704.02685, rescale) and
+    Ancona et al. 2018 (arXiv 1711.06104, §3), completed for products and masks;
+    `docs/attribution.md` derives them.
+
+    Parameters
+    ----------
+    function
+        Such as a model in evaluation mode, or ``lambda x, mask: model(inputs_embeds=x,
+        attention_mask=mask).logits``. Cells must not influence one another.
+    case, baseline
+        The inputs on both sides, tensors of equal shapes and dtypes; those of a mask may be bool
+        or integers. An entry of a mask that differs between the sides gets a contribution of its
+        own.
+    output
+        Of outputs [B, n]: which column, or int64 [B], one for each cell. None for outputs [B].
+
+    Raises
+    ------
+    ConfigError
+        An operation has no rule, named with the module it runs in; or the two sides do not run the
+        same operations.
+    ConfigError
+        The inputs do not match.
+    """
+    one, two = _inputs("case", case), _inputs("baseline", baseline)
+    if len(one) != len(two):
+        raise ConfigError(f"case has {len(one)} inputs and baseline {len(two)}: as many are needed")
+    for i, (a, b) in enumerate(zip(one, two, strict=True)):
+        if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+            raise ConfigError(
+                f"input {i} is {a.dtype} {tuple(a.shape)} on {a.device} in case and {b.dtype} "
+                f"{tuple(b.shape)} on {b.device} in baseline: equal ones are needed"
+            )
+    tapes, outputs = [], []
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it runs a whole layer as one operation
+    try:
+        for inputs in (one, two):
+            tape = Tape(inputs, has_rule)
+            with torch.no_grad(), tape:
+                returned = function(*inputs)
+                if not isinstance(returned, Tensor):
+                    raise ConfigError(
+                        f"the function returned {type(returned).__name__}: one tensor is needed"
+                    )
+                outputs.append(_chosen(returned, output))
+            tapes.append(tape)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    with torch.no_grad():
+        multipliers = _back(tapes[0], tapes[1], outputs)
+        found, contributions = [], []
+        for x, x_bar, m in zip(one, two, multipliers, strict=True):
+            change = delta(x, x_bar)
+            found.append(torch.zeros_like(change) if m is None else m)
+            contributions.append(found[-1] * change)
+    return DeepLift(tuple(contributions), tuple(found), *outputs)
+
+
+def _inputs(name: str, given: Sequence[Tensor]) -> list[Tensor]:
+    if not isinstance(given, list | tuple):
+        raise ConfigError(
+            f"{name} is {type(given).__name__}: a list of the function's inputs is needed"
+        )
+    for i, x in enumerate(given):
+        if not isinstance(x, Tensor):
+            raise ConfigError(f"{name}[{i}] is {type(x).__name__}: a tensor is needed")
+        if x.is_floating_point() and bool(x.isnan().any()):
+            raise ConfigError(f"{name}[{i}] has {int(x.isnan().sum()):,} NaN")
+    # Copies, so that no two inputs share memory and what the function changes in place stays here.
+    return [x.detach().clone() for x in given]
+
+
+def _chosen(outputs: Tensor, output: int | Tensor | None) -> Tensor:
+    if output is None:
+        if outputs.dim() != 1:
+            raise ConfigError(
+                f"the function returned {tuple(outputs.shape)}: say by output= which column of "
+                "[B, n] to attribute, or return [B]"
+            )
+        return outputs.clone()
+    if outputs.dim() != 2:
+        raise ConfigError(
+            f"the function returned {tuple(outputs.shape)}: [B, n] is needed with output="
+        )
+    n = outputs.shape[1]
+    columns = torch.as_tensor(output, device=outputs.device)
+    if columns.dtype == torch.bool or columns.is_floating_point():
+        raise ConfigError(f"output is {columns.dtype}: an integer, or int64 [B], is needed")
+    if columns.dim() == 0:
+        columns = columns.expand(len(outputs))
+    if columns.shape != outputs.shape[:1]:
+        raise ConfigError(f"output has shape {tuple(columns.shape)}: [{len(outputs)}] is needed")
+    if bool(((columns < 0) | (columns >= n)).any()):
+        raise ConfigError(f"output is {output}: 0 to {n - 1} are possible")
+    return outputs.gather(1, columns.long()[:, None])[:, 0]
+
+
+def _back(one: Tape, two: Tape, outputs: Sequence[Tensor]) -> Multipliers:
+    """Take multipliers from the outputs back to the inputs."""
+    ends = [tape.id_of(x) for tape, x in zip((one, two), outputs, strict=True)]
+    if ends[0] is None or ends[1] is None:
+        return [None] * len(one.input_ids)
+    _require_same(one.steps, two.steps, ends)
+    needed = _needed(one.steps, ends[0])
+    known: dict[int, Tensor] = {ends[0]: torch.ones_like(outputs[0])}
+    for i in reversed(needed):
+        step, other = one.steps[i], two.steps[i]
+        m: Multipliers = [None if k is None else known.pop(k, None) for k in step.output_ids]
+        if all(x is None for x in m):
+            continue
+        found = _through(step, other, m)
+        for k, x in zip(step.ids, found, strict=True):
+            if k is not None and x is not None:
+                known[k] = known[k] + x if k in known else x
+    return [known.get(k) for k in one.input_ids]
+
+
+def _needed(steps: Sequence[Step], end: int) -> list[int]:
+    """Return the steps on the way to the output, all of which must have a rule."""
+    wanted, found, missing = {end}, [], []
+    for i in range(len(steps) - 1, -1, -1):
+        step = steps[i]
+        if not any(k in wanted for k in step.output_ids):
+            continue
+        found.append(i)
+        wanted.update(k for k in step.ids if k is not None)
+        if step.where:
+            missing.append(step)
+    if missing:
+        first = missing[-1]
+        others = len({str(step.op) for step in missing}) - 1
+        raise ConfigError(
+            f"DeepLIFT has no rule for {first.op}, which runs in {first.where}"
+            + (f", nor for {others} more operations" if others else "")
+            + "; write one (kernomics.attribution.rules says how), or choose "
+            "engine='integrated_gradients'"
+        )
+    return found[::-1]
+
+
+def _require_same(one: Sequence[Step], two: Sequence[Step], ends: Sequence[int | None]) -> None:
+    names = [[str(step.op) for step in steps] for steps in (one, two)]
+    if names[0] != names[1] or ends[0] != ends[1]:
+        i = next((i for i, (a, b) in enumerate(zip(*names, strict=False)) if a != b), None)
+        what = "of different number" if i is None else f"{names[0][i]} and {names[1][i]}"
+        raise ConfigError(
+            f"case and baseline do not run the same operations ({what}): the function decides by "
+            "the values of its inputs, which cannot be attributed"
+        )
+    for a, b in zip(one, two, strict=True):
+        if a.ids != b.ids or a.output_ids != b.output_ids or a.place != b.place:
+            raise ConfigError(f"case and baseline go different ways through {a.op}")
+        for x, y in zip([*a.leaves, *a.outputs], [*b.leaves, *b.outputs], strict=True):
+            if isinstance(x, Tensor) and x.shape != y.shape:
+                raise ConfigError(
+                    f"case and baseline have different shapes in {a.op}, {tuple(x.shape)} and "
+                    f"{tuple(y.shape)}"
+                )
+
+
+def _through(step: Step, other: Step, m: Multipliers) -> Multipliers:
+    """Return the multipliers of a step's arguments."""
+    if step.op == "write":
+        return _of_writing(step, m)
+    if step.op == "read":
+        assert step.place is not None
+        assert m[0] is not None
+        tensor = step.outputs[0]
+        whole = m[0].new_zeros(tensor.untyped_storage().nbytes() // tensor.element_size())
+        whole.as_strided(*step.place).copy_(m[0])
+        return [whole]
+    wanted = []
+    for x, y, k in zip(step.leaves, other.leaves, step.ids, strict=True):
+        if not isinstance(x, Tensor):
+            wanted.append(False)
+            continue
+        if k is None:
+            _require_equal(step, x, y)
+            wanted.append(False)
+        else:
+            # Whole numbers that are equal on both sides, such as indices, are constants.
+            wanted.append(x.is_floating_point() or not torch.equal(x, y))
+    if not any(wanted):
+        return [None] * len(wanted)
+    pair = Pair(step, step.leaves, other.leaves, wanted, step.outputs, other.outputs)
+    return RULES[str(step.op)](pair, m)
+
+
+def _require_equal(step: Step, x: Tensor, y: Tensor) -> None:
+    if x is y or torch.equal(x, y) or bool((x.isnan() & y.isnan() | (x == y)).all()):
+        return
+    raise ConfigError(
+        f"{step.op} takes numbers that differ between case and baseline without depending on the "
+        "inputs; is the model in training mode (call eval()), or does it draw random numbers?"
+    )
+
+
+def _of_writing(step: Step, m: Multipliers) -> Multipliers:
+    assert step.place is not None
+    assert m[0] is not None
+    written = m[0].as_strided(*step.place).clone()
+    if step.ids[1] is None:
+        return [written, None]
+    rest = m[0].clone()
+    rest.as_strided(*step.place).zero_()
+    owner: Any = step.leaves[1]
+    return [written, rest if owner is None else rest.as_strided(*owner).clone()]
