@@ -53,8 +53,8 @@ def add_parser(commands: Any) -> None:
     how.add_argument(
         "--engine", default="grad_x_delta",
         choices=("grad_x_delta", "deeplift", "integrated_gradients"),
-        help="grad_x_delta is what the paper's figures are; the scores of deeplift, and nearly those "
-        "of integrated_gradients, add up to the difference that they explain",
+        help="grad_x_delta is what the paper's figures are; the scores of deeplift add up to the "
+        "difference that they explain, and those of integrated_gradients nearly",
     )  # fmt: skip
     how.add_argument(
         "--contrast", default="pairs", choices=("pairs", "empty"),
