@@ -99,8 +99,18 @@ def speed_table() -> str:
     for name, ratio in line["ratios"].items():
         rate = line["pairs_per_second"][name]
         rows.append(f"| `grad_x_delta`, pairs/s | {ours:.1f} | {rate:.1f} ({name}) | {ratio:.1f} |")
-    sizes = {n: size / 2**20 for n, size in line["peak_bytes"].items()}
-    memory = ", ".join(f"{int(n):,} pairs {size:,.0f} MiB" for n, size in sizes.items())
+    complete = {
+        name: line["pairs_per_second"][name] for name in ("deeplift", "integrated_gradients")
+    }
+    for name, rate in complete.items():
+        rows.append(
+            f"| `{name}`, pairs/s | {rate:.1f} | {ours:.1f} (`grad_x_delta`) | {rate / ours:.2f} |"
+        )
+    memory = "; ".join(
+        f"`{engine}` {int(n):,} pairs {size / 2**20:,.0f} MiB"
+        for engine, key in (("grad_x_delta", "peak_bytes"), ("deeplift", "peak_bytes_deeplift"))
+        for n, size in line[key].items()
+    )
     eight = line["pairs_per_second"]["grad_x_delta, 8 baselines a cell"]
     rows.append(
         f"\nWith eight baselines for each cell {eight:.0f} pairs/s, as a cell runs through the "

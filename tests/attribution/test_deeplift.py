@@ -401,6 +401,13 @@ def test_an_operation_without_a_rule_is_named_with_its_place():
         deeplift(model, [x], [y], 0)
 
 
+def test_numbers_of_tokens_are_refused_with_a_remedy():
+    table = nn.Embedding(5, 3)
+    ids = torch.tensor([[1, 2], [3, 4]])
+    with pytest.raises(ConfigError, match=r"Embedding.*give the function the embeddings"):
+        deeplift(lambda x: table(x).sum((1, 2)), [ids], [ids.flip(1)])
+
+
 def test_an_operation_without_a_rule_beside_the_way_does_no_harm():
     x, y = numbers(2, 3, seed=1), numbers(2, 3, seed=2)
 

@@ -186,6 +186,11 @@ def _needed(steps: Sequence[Step], end: int) -> list[int]:
             missing.append(step)
     if missing:
         first = missing[-1]
+        if "embedding" in str(first.op):
+            raise ConfigError(
+                f"{first.op} in {first.where} looks up whole numbers, which cannot be attributed; "
+                "give the function the embeddings (inputs_embeds of a Hugging Face model)"
+            )
         others = len({str(step.op) for step in missing}) - 1
         raise ConfigError(
             f"DeepLIFT has no rule for {first.op}, which runs in {first.where}"
