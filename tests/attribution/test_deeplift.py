@@ -437,11 +437,11 @@ def test_what_cannot_be_attributed_is_told(function, match):
 @pytest.mark.parametrize(
     ("case", "baseline", "output", "match"),
     [
-        (torch.ones(2, 3), torch.ones(2, 3), 0, "a list of the function's inputs"),
+        (torch.ones(2, 3), torch.ones(2, 3), 0, "case is tensor.*must be a list"),
         ([torch.ones(2, 3)], [torch.ones(3, 3)], 0, r"input 0 is .*\(2, 3\).*\(3, 3\)"),
         ([torch.ones(2, 3)], [], 0, "case has 1 inputs and baseline 0"),
         ([torch.full((2, 3), math.nan)], [torch.ones(2, 3)], 0, r"case\[0\] has 6 NaN"),
-        ([np.ones((2, 3))], [torch.ones(2, 3)], 0, r"case\[0\] is ndarray"),
+        ([np.ones((2, 3))], [torch.ones(2, 3)], 0, r"case\[0\] is a ndarray.*must be a Tensor"),
         ([torch.ones(2, 3)], [torch.zeros(2, 3)], 3, "0 to 2 are possible"),
         ([torch.ones(2, 3)], [torch.zeros(2, 3)], torch.tensor([0, 1, 2]), r"\[2\] is needed"),
         ([torch.ones(2, 3)], [torch.zeros(2, 3)], 0.5, "an integer"),

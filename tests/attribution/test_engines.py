@@ -203,6 +203,29 @@ def test_integrated_gradients_of_cells_with_equal_genes_are_captums(cells):
     torch.testing.assert_close(found.forward, theirs, rtol=1e-4, atol=1e-7)
 
 
+def test_captums_path_between_cells_of_other_genes_does_not_add_up_and_ours_does(cells):
+    """A mask that is switched jumps, and no number of steps converges."""
+    attr = pytest.importorskip("captum.attr")
+    source = source_of(cells)
+    model = Padded(plain_network(), source)
+    case, baseline = some_pairs(cells, 6)
+    (of_case, of_base), _, _ = blended_ids(source, case, baseline)
+    codes = torch.from_numpy(source.codes[case])
+    lift = attr.LayerIntegratedGradients(model, model.embedding)
+    errors = []
+    for n_steps in (32, 128):
+        theirs = lift.attribute(
+            of_case, of_base, target=DRUG, additional_forward_args=(codes,), n_steps=n_steps
+        )  # fmt: skip
+        ours = integrated_gradients(source, case, baseline, DRUG)
+        effect = ours.outputs[:, 0] - ours.outputs[:, 1]
+        errors.append((theirs.sum((1, 2)).detach() - effect).abs() / effect.abs())
+    assert (errors[1] > 0.05).any()
+    assert (errors[1] > 0.5 * errors[0]).all()  # four times the steps hardly help
+    total = dense(source, ours, ours.forward).sum(1)
+    assert ((total - effect).abs() < 1e-4 * effect.abs().clamp_min(0.1)).all()
+
+
 def test_empty_baselines_are_gradient_times_features_of_each_cell(cells):
     source = source_of(cells)
     case, baseline = some_pairs(cells, 3)

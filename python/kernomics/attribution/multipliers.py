@@ -115,13 +115,7 @@ def deeplift(
 
 
 def _inputs(name: str, given: Sequence[Tensor]) -> list[Tensor]:
-    if not isinstance(given, list | tuple):
-        raise ConfigError(
-            f"{name} is {type(given).__name__}: a list of the function's inputs is needed"
-        )
     for i, x in enumerate(given):
-        if not isinstance(x, Tensor):
-            raise ConfigError(f"{name}[{i}] is {type(x).__name__}: a tensor is needed")
         if x.is_floating_point() and bool(x.isnan().any()):
             raise ConfigError(f"{name}[{i}] has {int(x.isnan().sum()):,} NaN")
     # Copies, so that no two inputs share memory and what the function changes in place stays here.
