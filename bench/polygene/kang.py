@@ -42,11 +42,11 @@ RETRAINED = ("absolute", "signed_by_change", "DE", "HVG", "random")
 KEPT = 0.05
 
 
-def logistic(model: PolyGene) -> float:
+def logistic(model: PolyGene, target: str) -> float:
     """Return the balanced accuracy of logistic regression on the same cells and genes."""
     from sklearn.linear_model import LogisticRegression
 
-    split, codes = model.split, model.cells.labels[ASKED["target"]].values
+    split, codes = model.split, model.cells.labels[target].values
     train, test = (log_expression(model.cells.batch(rows)) for rows in (split.train, split.test))
     fitted = LogisticRegression(max_iter=2000).fit(train, codes[split.train])
     return class_scores(codes[split.test], fitted.predict(test))["balanced_accuracy"]
@@ -90,7 +90,7 @@ def run(data: Path, seed: int, *, retraining: bool = True, **training: Any) -> d
         },
         "load_average": round(os.getloadavg()[0], 1),
         "balanced_accuracy": model.test_metrics()[ASKED["target"]]["balanced_accuracy"],
-        "logistic_regression": logistic(model),
+        "logistic_regression": logistic(model, ASKED["target"]),
         "n_pairs": len(found.pairs),
         "completeness": found.summary()["completeness"],
         "zeros": found.zeros,
@@ -125,12 +125,13 @@ def main() -> None:
     for seed in args.seeds:
         line = run(args.data, seed, retraining=not args.no_retraining, **training)
         with args.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, default=_plain) + "\n")
+            file.write(json.dumps(line, default=plain) + "\n")
         kept = {name: round(line["pruning"][name] / line["pruning_whole"], 3) for name in RETRAINED}
         print(seed, line["seconds"], round(line["balanced_accuracy"], 4), kept, flush=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return what JSON can hold of a value of numpy."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 

@@ -1,6 +1,7 @@
 """What a division leaves of each label to learn from, and what is said or refused."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -141,3 +142,65 @@ def test_where_no_division_keeps_a_class_it_is_named():
 def test_keep_is_for_groups_alone():
     with pytest.raises(ConfigError, match="keep given, but how='random'"):
         make_split(10, how="random", keep=[labels(["a"] * 10)])
+
+
+# -- divisions by group that hold out two classes ------------------------------------------------
+
+
+@pytest.mark.parametrize("fractions", [(2 / 3, 0.0, 1 / 3), (0.7, 0.1, 0.2)])
+@pytest.mark.parametrize("seed", range(12))
+def test_donors_of_one_class_each_are_divided_with_both_classes_on_each_side(fractions, seed):
+    donors = np.repeat(np.arange(6), 30)
+    disease = np.where(donors < 3, "ill", "well")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        split = make_split(
+            180, how="group", groups=donors, keep=[labels(disease)], fractions=fractions, seed=seed
+        )
+    assert set(disease[split.train]) == set(disease[split.test]) == {"ill", "well"}
+    assert len(split.test) == 60
+    assert bool(len(split.validation)) == bool(fractions[1])
+    assert [str(warning.message) for warning in caught] == [split.note] * bool(split.note)
+    plain = make_split(180, how="group", groups=donors, fractions=fractions, seed=seed)
+    if len(set(disease[plain.test])) == 2 and len(set(disease[plain.train])) == 2:
+        assert np.array_equal(split.test, plain.test)  # as drawn, where nothing is amiss
+        assert split.note == ""
+    else:
+        assert "one class alone of 'kind', so other groups" in split.note
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_two_classes_are_held_out_wherever_some_division_allows_it():
+    random, outcomes = np.random.default_rng(1), []
+    for seed in range(60):
+        n_groups = int(random.integers(3, 8))
+        of_group = random.integers(0, 3, n_groups)
+        if len(set(of_group)) == 1:
+            continue
+        groups = np.repeat(np.arange(n_groups), random.integers(1, 9, n_groups))
+        kinds = of_group[groups]
+        split = make_split(
+            groups.size, how="group", groups=groups, keep=[labels(kinds.astype(str))],
+            fractions=(0.8, 0.0, 0.2), seed=seed,
+        )  # fmt: skip
+        possible = any(
+            set(of_group) == set(np.delete(of_group, some)) and len(set(of_group[list(some)])) > 1
+            for n in range(2, n_groups)
+            for some in itertools.combinations(range(n_groups), n)
+        )
+        assert (len(set(kinds[split.test])) > 1 and set(kinds[split.train]) == set(kinds)) == (
+            possible
+        )
+        outcomes.append(possible)
+    assert 0 < sum(outcomes) < len(outcomes)
+
+
+def test_where_no_division_holds_out_two_classes_that_is_told():
+    donors = np.repeat(np.arange(5), 10)
+    disease = np.where(donors == 4, "well", "ill")  # one donor, who must stay in training
+    with pytest.warns(UserWarning, match="no split by 'groups' was found that holds out two"):
+        split = make_split(
+            50, how="group", groups=donors, keep=[labels(disease)], fractions=(0.8, 0, 0.2)
+        )
+    assert set(disease[split.train]) == {"ill", "well"}
+    assert "balanced accuracy and AUPRC" in split.note

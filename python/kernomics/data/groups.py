@@ -1,4 +1,4 @@
-"""Dividing whole groups of cells into three parts, with every class left in the first."""
+"""Dividing whole groups of cells into three parts, with classes to train on and to tell apart."""
 
 from __future__ import annotations
 
@@ -40,19 +40,23 @@ def grouped(
     ]
     held = _classes_of_groups(groups, keep)
     fills = [_fill(order, cells, target) for order in orders]
-    found = _nearest(fills, target)
+    found, note = _nearest(fills, target), ""
     lost = _lost(held, found)
-    if not lost.any():
-        return np.asarray(found[groups.values]), ""
-    again = _keeping(orders, cells, target, held)
-    if again is None:  # then as few as these orders allow
-        fewest = min(int(_lost(held, parts).sum()) for parts, _ in fills)
-        some = [fill for fill in fills if _lost(held, fill[0]).sum() == fewest]
-        found = _nearest(some, target)
-        lost = _lost(held, found)
-    note = _note(groups, keep, lost, again is not None)
-    warn(note)
-    return np.asarray((found if again is None else again)[groups.values]), note
+    if lost.any():
+        again = _keeping(orders, cells, target, held)
+        if again is None:  # then as few as these orders allow
+            fewest = min(int(_lost(held, parts).sum()) for parts, _ in fills)
+            some = [fill for fill in fills if _lost(held, fill[0]).sum() == fewest]
+            found = _nearest(some, target)
+            lost = _lost(held, found)
+        else:
+            found = again
+        note = _note(groups, keep, lost, again is not None)
+    found, more = _telling_apart(found, orders, cells, target, held, groups, keep)
+    note = "; ".join(said for said in (note, more) if said)
+    if note:
+        warn(note)
+    return np.asarray(found[groups.values]), note
 
 
 Filled = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
@@ -174,3 +178,71 @@ def _note(groups: Labels, keep: Sequence[Labels], lost: npt.NDArray[np.bool_], m
         f"every split by {by!r} leaves some class without training cells, this one {classes}: "
         f"{listed}; these classes occur in too few groups: merge or drop them"
     )
+
+
+# -- classes to tell apart in the cells held out -------------------------------------------------
+
+
+def _telling_apart(
+    found: npt.NDArray[np.int64],
+    orders: Sequence[npt.NDArray[np.int64]],
+    cells: npt.NDArray[np.int64],
+    target: npt.NDArray[np.float64],
+    held: npt.NDArray[np.bool_],
+    groups: Labels,
+    keep: Sequence[Labels],
+) -> tuple[npt.NDArray[np.int64], str]:
+    """Divide again where the last part has cells of one class alone, and say so.
+
+    In each order the first groups that add a class to it, until there are two of each label, are
+    held out, and the others filled up as ever. No division that loses a class to train on is taken.
+    """
+    part = int(np.flatnonzero(target > 0)[-1])
+    of_label = np.repeat(np.arange(len(keep)), [label.n_classes for label in keep])
+    two = [i for i in range(len(keep)) if held[:, of_label == i].any(axis=0).sum() > 1]
+
+    def alone(part_of_group: npt.NDArray[np.int64]) -> list[int]:
+        there = held[part_of_group == part].any(axis=0)
+        return [i for i in two if there[of_label == i].sum() < 2]
+
+    single = alone(found)
+    if part == 0 or not single:
+        return found, ""
+    n_lost, tried = int(_lost(held, found).sum()), []
+    for order in orders:
+        first = _of_two_classes(order, held, [of_label == i for i in two])
+        filled = _fill(order, cells, target, held, [(group, part) for group in first])
+        enough = (filled[1][target > 0] > 0).all()
+        if enough and not alone(filled[0]) and _lost(held, filled[0]).sum() <= n_lost:
+            tried.append(filled)
+    names = ", ".join(repr(keep[i].name) for i in single)
+    by = repr(groups.name or "groups")
+    if tried:
+        return _nearest(tried, target), (
+            f"the split by {by} first drawn would hold out one class alone of {names}, so other "
+            "groups are held out, which have two"
+        )
+    return found, (
+        f"no split by {by} was found that holds out two classes of {names} and leaves each some to "
+        "train on: balanced accuracy and AUPRC of the cells held out say nothing; more groups of "
+        "each class are needed, or another column of groups"
+    )
+
+
+def _of_two_classes(
+    order: npt.NDArray[np.int64],
+    held: npt.NDArray[np.bool_],
+    labels: Sequence[npt.NDArray[np.bool_]],
+) -> list[int]:
+    """Return the first groups that have two classes of each label and leave some of every class."""
+    left, there, chosen = held.sum(axis=0), np.zeros(held.shape[1], bool), []
+    for group in map(int, order):
+        lacking = [own for own in labels if there[own].sum() < 2]
+        if not lacking:
+            break
+        new = held[group] & ~there
+        if (left[held[group]] > 1).all() and any(new[own].any() for own in lacking):
+            chosen.append(group)
+            there |= held[group]
+            left -= held[group]
+    return chosen

@@ -103,7 +103,8 @@ def make_split(
     - ``"group"``: whole groups (donors, batches) go to one part each, so that sizes only come near
       the fractions. Where the draw would leave a class of `keep` without a training cell, groups
       are drawn again so that every class keeps one, if any division does; a warning says so, and
-      names the classes if none does.
+      names the classes if none does. So are they where the last part (test) would have cells of
+      one class of a label alone: then of each label it gets two, if such a division is found.
 
     Parameters
     ----------
@@ -119,8 +120,8 @@ def make_split(
     groups
         [n_cells], for ``"group"``: likewise; no cell without one.
     keep
-        For ``"group"``: labels [n_cells] whose classes should all stay in train; continuous ones
-        are of no account.
+        For ``"group"``: labels [n_cells] whose classes should all stay in train, and of which two
+        classes should be held out; continuous ones are of no account.
     seed
         Any integer.
 

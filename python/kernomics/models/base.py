@@ -93,7 +93,8 @@ def split_cells(
 ) -> Split:
     """Divide the cells as asked for, or check the division given.
 
-    Groups are divided so that every class of the labels stays in training, where that can be.
+    Groups are divided so that every class of the labels stays in training, and two of each label
+    are held out, where that can be.
     """
     if not isinstance(split, Split | str):
         raise ConfigError(f"split is {shown(split)}: give the name of a way to split, or a Split")
