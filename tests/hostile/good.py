@@ -275,7 +275,7 @@ NOT_WALKED: dict[str, tuple[str, ...]] = {
         "attribution.blend", "attribution.deeplift_pairs", "attribution.DeepLift",
         "attribution.grad_x_delta", "attribution.integrated_gradients",
         "attribution.make_pairs", "attribution.overlap", "attribution.Blend",
-        "models.PhenotypeModel.codes", "models.PhenotypeModel.evaluate_labels",
+        "models.PhenotypeModel.evaluate_labels", "models.PhenotypeModel.labelled_outputs",
         "models.PhenotypeModel.shown_codes",
     ),
     "it trains what it is given whole": ("evaluation.panels.score_panels",),

@@ -15,21 +15,23 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kernomics._arguments import checked, words_of
-from kernomics._warnings import warn
-from kernomics.data import CellCollection, Cells, Labels
+from kernomics.data import CellCollection, Cells
 from kernomics.data.collection import require_empty_cells
-from kernomics.data.labels import column
 from kernomics.data.readers.inputs import ReadOptions, divided_options
 from kernomics.data.row_numbers import row_numbers
-from kernomics.errors import ConfigError, DataError, closest
-from kernomics.metrics import class_scores
 from kernomics.models.base import checked_integer
 from kernomics.models.known_cells import KnownCells
 from kernomics.models.polygene.config import PolyGeneConfig
 from kernomics.models.polygene.module import PolyGeneModule
+from kernomics.models.polygene.phenotypes import (
+    REST,
+    Phenotypes,
+    prediction_table,
+    score_phenotype,
+)
 from kernomics.models.reading import read_as_trained
 from kernomics.models.saved import read_saved
-from kernomics.models.tasks import Task, read_outputs, score_task
+from kernomics.models.tasks import Task, read_outputs
 from kernomics.nn import drawing_from
 from kernomics.train import save_model_dir
 
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
 FORMAT = "kernomics polygene 1"
 NUMBERS_AT_A_TIME = 8_000_000
-REST = "rest"
-"""Shows all phenotypes but the one to predict."""
 
 
 class PhenotypeModel:
@@ -84,10 +84,12 @@ class PhenotypeModel:
     @checked
     def task(self, name: str) -> Task:
         """Return a phenotype by name, or say which there are."""
-        names = [task.name for task in self.tasks]
-        if name not in names:
-            raise ConfigError(f"the model has no phenotype {name!r}; {closest(name, names)}")
-        return self.tasks[names.index(name)]
+        return self.phenotypes.require(name)
+
+    @property
+    def phenotypes(self) -> Phenotypes:
+        """How the phenotypes are found in the cells of a data set."""
+        return Phenotypes(self.tasks, self.info.get("unlabelled_category"))
 
     # -- inference -------------------------------------------------------------------------------
 
@@ -99,6 +101,7 @@ class PhenotypeModel:
         target: str | Sequence[str] | None = None,
         *,
         given: str | Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
         rows: ArrayLike | None = None,
         n_tokens: int | None = None,
         batch_size: int | None = None,
@@ -116,9 +119,11 @@ class PhenotypeModel:
         target
             Which phenotypes to predict; all by default. They are masked.
         given
-            obs columns of phenotypes that are shown to the model as they are; a cell may lack some.
-            ``"rest"`` shows all but the one that is predicted. None by default: what is predicted
-            then comes from the genes alone.
+            Phenotypes that are shown to the model as they are; a cell may lack some. ``"rest"``
+            shows all but the one that is predicted. None by default: what is predicted then comes
+            from the genes alone.
+        labels
+            obs column of a phenotype, if its name differs from the one in training.
         rows
             Which cells, int [n] or bool [n_cells]; all by default.
         n_tokens
@@ -142,14 +147,14 @@ class PhenotypeModel:
             When a phenotype is not known, or both shown and predicted.
         """
         wanted = [t.name for t in self.tasks] if target is None else words_of("target", target)
-        for name in wanted:
+        for name in [*wanted, *(labels or {})]:
             self.task(name)
         cells = self.read(adata, **reading)
         known = self._known(cells, rows, min_gene_overlap, reading)
         found: dict[str, NDArray[np.float32]] = {}
         rest = isinstance(given, str) and given == REST
         for names in [[name] for name in wanted] if rest else [wanted]:
-            shown = self.shown_codes(cells, given, names)
+            shown = self.phenotypes.shown(cells, given, names, labels)
             parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
             for _, states in self._states(known, shown, n_tokens, batch_size, progress):
                 outputs = self.module.logits(states)
@@ -183,17 +188,11 @@ class PhenotypeModel:
         """
         reading, others = _divided(options)
         cells = self.read(adata, **reading)
-        table: dict[str, Any] = {}
-        for name, found in self.probabilities(cells, target, **others).items():
-            task = self.task(name)
-            table[name] = pd.Categorical.from_codes(found.argmax(1), pd.Index(task.classes))
-            table[f"{name}_probability"] = found.max(1)
-            for code, value in enumerate(task.classes):
-                table[f"{name}:{value}"] = found[:, code]
+        found = self.probabilities(cells, target, **others)
         names = cells.cell_names.astype(str)
         if options.get("rows") is not None:
             names = names[row_numbers(options["rows"], cells.n_cells)]
-        return pd.DataFrame(table, index=pd.Index(names))
+        return prediction_table([self.task(name) for name in found], found, names.tolist())
 
     @checked
     def evaluate(
@@ -207,7 +206,7 @@ class PhenotypeModel:
         Parameters
         ----------
         adata, target, **options
-            As in `probabilities`; by default all phenotypes that the data have are predicted.
+            As in `probabilities`; by default all phenotypes that the data have are scored.
 
         Returns
         -------
@@ -221,21 +220,26 @@ class PhenotypeModel:
         """
         reading, others = _divided(options)
         cells = self.read(adata, **reading)
-        wanted = [t.name for t in self.tasks] if target is None else words_of("target", target)
-        if target is None:
-            wanted = [name for name in wanted if name in cells.obs.columns]
-            if not wanted:
-                raise DataError(
-                    f"obs has none of the model's phenotypes "
-                    f"{[task.name for task in self.tasks]}; its columns are "
-                    f"{list(cells.obs.columns)}"
-                )
-        codes = self.codes(cells, wanted)
-        rows: Any = slice(None)
-        if options.get("rows") is not None:
-            rows = row_numbers(options["rows"], cells.n_cells)
-        found = self.probabilities(cells, wanted, **others)
-        return {name: _scores(self.task(name), codes[name][rows], found[name]) for name in wanted}
+        truth, found = self.labelled_outputs(cells, target, **others)
+        return {name: score_phenotype(self.task(name), truth[name], found[name]) for name in found}
+
+    def labelled_outputs(
+        self,
+        cells: CellCollection,
+        target: str | Sequence[str] | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        rows: ArrayLike | None = None,
+        **options: Any,
+    ) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[np.float32]]]:
+        """Return what `evaluate` scores, with its parameters: codes int64 [n], and probabilities.
+
+        A code of −1 stands for a missing value and for one that the model does not know.
+        """
+        some: Any = slice(None) if rows is None else row_numbers(rows, cells.n_cells)
+        wanted = self.phenotypes.wanted(cells, target, labels)
+        truth = {name: self.phenotypes.codes(cells, name, labels)[some] for name in wanted}
+        return truth, self.probabilities(cells, wanted, labels=labels, rows=rows, **options)
 
     def evaluate_labels(
         self, cells: CellCollection, rows: NDArray[np.int64]
@@ -243,7 +247,7 @@ class PhenotypeModel:
         """Score phenotypes, predicted from the genes alone, by the labels of a collection."""
         found = self.probabilities(cells, rows=rows, empty_cells="keep")
         return {
-            name: _scores(self.task(name), cells.labels[name].values[rows], outputs)
+            name: score_phenotype(self.task(name), cells.labels[name].values[rows], outputs)
             for name, outputs in found.items()
         }
 
@@ -284,58 +288,11 @@ class PhenotypeModel:
             require_empty_cells(reading.pop("empty_cells", "error"))
         return read_as_trained(adata, reading, self.info, self.genes)
 
-    def codes(self, cells: CellCollection, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-        """Return the codes of the cells' phenotypes by the model's values, int64 [n_cells].
-
-        −1 stands for a missing value and for one that the model does not know, with a warning.
-
-        Raises
-        ------
-        DataError
-            When obs has no such column, or none of its values is known.
-        """
-        obs, found = cells.obs, {}
-        for name in names:
-            task = self.task(name)
-            label = Labels.from_series(
-                column(obs, name), name, self.info.get("unlabelled_category"), kind="categorical"
-            )
-            unknown = [value for value in label.categories if value not in task.classes]
-            counts = label.counts()
-            if unknown and len(unknown) == len(label.categories):
-                raise DataError(
-                    f"none of the values of {name!r} is known to the model, first {unknown[0]!r}; "
-                    f"it was trained on {', '.join(task.classes)}"
-                )
-            if unknown:
-                warn(
-                    f"{sum(counts[value] for value in unknown):,} of {len(label):,} cells have "
-                    f"values of {name!r} that the model was not trained on, first {unknown[0]!r}: "
-                    "they count as missing"
-                )
-            found[name] = label.aligned(task.classes).values
-        return found
-
     def shown_codes(
         self, cells: CellCollection, given: str | Sequence[str], hidden: Sequence[str]
     ) -> NDArray[np.int64]:
         """Return the codes of the phenotypes as the model sees them, int64 [n_cells, P]."""
-        shown = np.full((cells.n_cells, len(self.tasks)), -1, np.int64)
-        rest = [task.name for task in self.tasks if task.name not in hidden]
-        if isinstance(given, str) and given == REST:
-            names = [name for name in rest if name in cells.obs.columns]
-        else:
-            names = words_of("given", given)
-            for name in names:
-                self.task(name)
-                if name in hidden:
-                    raise ConfigError(
-                        f"given names {name!r}, which is to be predicted; name other phenotypes"
-                    )
-        order = [task.name for task in self.tasks]
-        for name, codes in self.codes(cells, names).items():
-            shown[:, order.index(name)] = codes
-        return shown
+        return self.phenotypes.shown(cells, given, hidden)
 
     def _known(
         self,
@@ -445,11 +402,6 @@ class PhenotypeModel:
             )
         module.load_state_dict(tensors)
         return cls(module, meta["genes"], meta["info"])
-
-
-def _scores(task: Task, truth: NDArray[Any], found: NDArray[Any]) -> dict[str, float]:
-    balanced = class_scores(truth, found.argmax(1))["balanced_accuracy"]
-    return {**score_task(task, truth, found), "balanced_accuracy": balanced}
 
 
 def _divided(options: Mapping[str, Any]) -> tuple[ReadOptions, dict[str, Any]]:
