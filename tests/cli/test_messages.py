@@ -58,6 +58,7 @@ READING_COMMANDS = (
 
 FORWARDED = {
     tl.represent_cells: CellEncoder.get_latent_representation,
+    PhenotypeModel.evaluate: PhenotypeModel.probabilities,
     tl.evaluate_perturbations: perturbations.evaluate_perturbations,
     tl.attribute: attribution.attribute,
 }
@@ -68,6 +69,10 @@ PRINTED_BY = {
     "attribution/reduction.py": ((attribution.attribute, tl.attribute), ("attribute",)),
     "attribution/sources.py": ((attribution.attribute_pairs,), ()),
     "models/polygene/model.py": ((PolyGene,), ("pretrain",)),
+    "models/polygene/phenotypes.py": (
+        (PhenotypeModel.probabilities, PhenotypeModel.evaluate),
+        ("evaluate",),
+    ),
     "data/readers/anndata.py": (READERS, READING_COMMANDS),
     "data/checks.py": (READERS, READING_COMMANDS),
     "data/readers/features.py": (READERS, READING_COMMANDS),

@@ -287,7 +287,7 @@ def test_evaluate_refuses_options_without_effect(folder, run, tmp_path, capsys):
     cases = [
         (
             [*labels, "--predictions", "x.csv", "--label", "a=b"],
-            "only a panel takes --label, --predict",
+            "which does not take --label, --predict",
         ),
         ([*pairs, "--metrics", "mlp", "--blocks", "1"], "or leave out --metrics, --blocks"),
         ([*pairs, "--batch-key", "batch"], "or leave out --batch-key"),

@@ -8,7 +8,7 @@ from attribution_example import cells
 
 pytest.importorskip("matplotlib")
 
-from kernomics.cli.pretrain_polygene import _print_scores
+from kernomics.cli.tables import print_phenotypes
 from kernomics.data import Split
 from kernomics.errors import ConfigError
 from kernomics.metrics import class_scores
@@ -102,7 +102,7 @@ def test_held_out_cells_of_one_class_are_scored_without_an_auprc(tmp_path, capsy
         one = PolyGene(adata, "state", d_model=8, n_layers=1, n_heads=1, n_tokens=8, split=split)
     result = run_polygene(one, tmp_path / "run", dataset="d", **SHORT)
     assert "auprc" not in result.scores[0].metrics
-    _print_scores(result.scores)
+    print_phenotypes(result.scores)
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.startswith("           state, 20 cells")
     assert row.split()[-2:] == ["—", "0.000"]  # most training cells are well

@@ -1,4 +1,4 @@
-"""`kernomics embed`: cells represented by a saved TxFM."""
+"""`kernomics embed`: cells represented by a saved TxFM or PolyGene."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from kernomics.errors import ConfigError
 
 OF_EMBEDDING = ("n_tokens", "n_draws", "block", "min_gene_overlap")
 """Options that decide a representation."""
+OF_TXFM = {"n_draws": 1, "block": None}
+"""Those that a PolyGene does not take, as they are if not given."""
 
 
 def add_parser(commands: Any) -> None:
@@ -19,9 +21,10 @@ def add_parser(commands: Any) -> None:
     embed = commands.add_parser(
         "embed",
         help="compute representations of the cells in a file",
-        description="Write a trained TxFM's representation of each cell to a copy of the data "
-        "(.h5ad: obsm['X_txfm'], varm['txfm_encoder'] and varm['txfm_decoder']), a table (.csv) "
-        "or an array (.npy).",
+        description="Write a trained model's representation of each cell to a copy of the data "
+        "(.h5ad), a table (.csv) or an array (.npy). In a copy, a TxFM's is obsm['X_txfm'], beside "
+        "varm['txfm_encoder'] and varm['txfm_decoder'], and a PolyGene's is obsm['X_polygene'], "
+        "beside varm['polygene_genes'].",
         formatter_class=Help,
     )
     embed.add_argument("run_or_model", help="a run directory or a saved model")
@@ -47,7 +50,10 @@ def run(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from kernomics.data.readers.inputs import ReadOptions, anndata_of
-    from kernomics.models import CellEncoder
+    from kernomics.models import CellEncoder, PhenotypeModel
+    from kernomics.models.polygene.phenotype_model import FORMAT
+    from kernomics.models.saved import saved_format
+    from kernomics.tl._representations import add_representation, key_of
 
     cli_options.use_threads(args.threads)
     out = Path(args.out)
@@ -63,26 +69,31 @@ def run(args: argparse.Namespace) -> None:
         )
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out is {args.out!r}, but there is no directory {str(out.parent)!r}")
-    model = CellEncoder.load(args.run_or_model)
+    options = {name: getattr(args, name) for name in OF_EMBEDDING}
+    model: CellEncoder | PhenotypeModel
+    if saved_format(args.run_or_model) == FORMAT:
+        given = [name for name, default in OF_TXFM.items() if options.pop(name) != default]
+        if given:
+            raise ConfigError(
+                f"{args.run_or_model} is a PolyGene, which does not take "
+                + ", ".join("--" + name.replace("_", "-") for name in given)
+            )
+        model = PhenotypeModel.load(args.run_or_model)
+    else:
+        model = CellEncoder.load(args.run_or_model)
     cells = cli_options.read_cells(args, model=model)
     found = model.get_latent_representation(
-        cells,
-        batch_size=args.batch_size,
-        progress=not args.quiet,
-        **{name: getattr(args, name) for name in OF_EMBEDDING},
+        cells, batch_size=args.batch_size, progress=not args.quiet, **options
     )
     if out.suffix == ".npy":
         np.save(out, found)
     elif out.suffix == ".csv":
-        names = [f"txfm_{i}" for i in range(found.shape[1])]
+        names = [f"{key_of(model)}_{i}" for i in range(found.shape[1])]
         pd.DataFrame(found, index=cells.cell_names.astype(str), columns=names).to_csv(out)
     else:
-        from kernomics.tl._representations import add_representation
-
         reading: ReadOptions = {**cli_options.reading(args), **cells.reading}
         adata = anndata_of(args.data, reading.get("modality"))
-        params = {name: getattr(args, name) for name in OF_EMBEDDING}
-        add_representation(adata, model, found, reading, library=cells.library_source, **params)
+        add_representation(adata, model, found, reading, library=cells.library_source, **options)
         adata.write_h5ad(out)
     print(f"cells      {len(found):,}   dimensions {found.shape[1]}")
     for line in cli_options.as_in_training(args, cells):

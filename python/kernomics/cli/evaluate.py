@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from kernomics._warnings import warn
-from kernomics.cli import evaluate_txfm
+from kernomics.cli import evaluate_polygene, evaluate_txfm
 from kernomics.cli import options as cli_options
 from kernomics.cli.messages import Help
 from kernomics.errors import ConfigError
+
+TASK = {"panel": "TASK", "PolyGene": "PHENOTYPE"}
+"""What --label names of each model."""
 
 
 def add_parser(commands: Any) -> None:
@@ -22,14 +25,15 @@ def add_parser(commands: Any) -> None:
         description="Score the predictions of a saved panel on other cells. Or score a saved "
         "TxFM on other cells: how well classes can be predicted from its representation, from "
         "PCA and from normalised counts, on a fifth of the cells; how consistent the effects of "
-        "perturbations are; or how many known relationships between genes its parameters recall.",
+        "perturbations are; or how many known relationships between genes its parameters recall. "
+        "Or score a saved PolyGene's predictions of phenotypes on other cells.",
         formatter_class=Help,
     )
     evaluate.add_argument("run_or_model", help="a run directory or a saved model")
     cli_options.add_reading(evaluate, trained=True)
     evaluate.add_argument(
         "--label", nargs="+", default=[], metavar="TASK=COLUMN",
-        help="obs column of a label, if its name differs from the one in training",
+        help="obs column of a label or phenotype, if its name differs from the one in training",
     )  # fmt: skip
     evaluate.add_argument(
         "--allow-missing", action="store_true",
@@ -43,6 +47,7 @@ def add_parser(commands: Any) -> None:
         "--report", metavar="HTML",
         help="also write a report of the scores, with errors and figures, to this file",
     )  # fmt: skip
+    evaluate_polygene.add_evaluation(evaluate)
     evaluate_txfm.add_evaluation(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
     evaluate.add_argument("--threads", type=int, metavar="N", help="CPU threads (all if not given)")
@@ -50,29 +55,26 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate a panel or a TxFM."""
+    """Evaluate a panel, a TxFM or a PolyGene."""
     from kernomics.models import Panel
+    from kernomics.models.polygene import phenotype_model
     from kernomics.models.saved import saved_format
     from kernomics.models.txfm.cell_encoder import FORMAT
 
     cli_options.use_threads(args.threads)
     _check_report(args.report)
-    if saved_format(args.run_or_model) == FORMAT:
+    kind = saved_format(args.run_or_model)
+    if kind == phenotype_model.FORMAT:
+        _refuse_labels_key(args, "PolyGene", "phenotype")
+        evaluate_polygene.evaluate(args, _labels(args, "PolyGene"))
+        return
+    if kind == FORMAT:
         evaluate_txfm.evaluate(args)
         return
-    if args.labels_key:
-        raise ConfigError(
-            f"{args.run_or_model} is a panel, and --labels-key is only for a TxFM. A panel knows "
-            "its labels: leave the option out, or name the column of a label with --label "
-            "TASK=COLUMN"
-        )
-    evaluate_txfm.refuse(args, evaluate_txfm.OF_TXFM, "is a panel; only a TxFM takes")
-    labels = {}
-    for pair in args.label:
-        task, equals, name = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--label {pair!r}: write TASK=COLUMN")
-        labels[task] = name
+    _refuse_labels_key(args, "panel", "label")
+    others = (*evaluate_txfm.OF_TXFM, *evaluate_txfm.OF_PHENOTYPES)
+    evaluate_txfm.refuse(args, others, "is a panel, which does not take")
+    labels = _labels(args, "panel")
     panel = Panel.load(args.run_or_model)
     cells = panel.read(args.data, **cli_options.reading(args))
     missing = {"allow_missing": args.allow_missing}
@@ -103,6 +105,25 @@ def run(args: argparse.Namespace) -> None:
         print(f"predictions {args.predictions}")
     if args.report is not None:
         print(f"report     {args.report}")
+
+
+def _refuse_labels_key(args: argparse.Namespace, what: str, known: str) -> None:
+    if args.labels_key:
+        raise ConfigError(
+            f"{args.run_or_model} is a {what}, and --labels-key is only for a TxFM. A {what} knows "
+            f"its {known}s: leave the option out, or name the column of a {known} with --label "
+            f"{TASK[what]}=COLUMN"
+        )
+
+
+def _labels(args: argparse.Namespace, what: str) -> dict[str, str]:
+    labels = {}
+    for pair in args.label:
+        task, equals, name = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--label {pair!r}: write {TASK[what]}=COLUMN")
+        labels[task] = name
+    return labels
 
 
 def _check_report(path: str | None) -> None:

@@ -17,6 +17,7 @@ from kernomics.errors import ConfigError
 METRICS = ("probes", "top", "mlp", "clusters")  # and mixing, where batches are named
 
 OF_PANEL = ("label", "predictions", "allow_missing")
+OF_PHENOTYPES = ("target", "given")
 OF_LABELS = ("label_kinds", "unlabelled", "split_key", "metrics", "blocks")
 OF_PERTURBATIONS = ("control", "null")
 OF_TXFM = (
@@ -62,7 +63,7 @@ def add_evaluation(command: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="seed of the split and the scores")
     cli_perturbations.add_perturbations(command)
     command.set_defaults(
-        at_first={name: command.get_default(name) for name in (*OF_PANEL, *OF_TXFM)}
+        at_first={name: command.get_default(name) for name in (*OF_PANEL, *OF_PHENOTYPES, *OF_TXFM)}
     )
 
 
@@ -148,7 +149,7 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
 
 
 def _refuse_without_effect(args: argparse.Namespace) -> None:
-    refuse(args, OF_PANEL, "is a TxFM; only a panel takes")
+    refuse(args, (*OF_PANEL, *OF_PHENOTYPES), "is a TxFM, which does not take")
     if not args.labels_key:
         refuse(args, OF_LABELS, "is not scored by labels: give --labels-key, or leave out")
         if args.perturbation_key is None:

@@ -15,7 +15,7 @@ from kernomics.errors import ConfigError, closest
 
 if TYPE_CHECKING:
     from kernomics.data import CellCollection, ReadOptions, Split
-    from kernomics.models import CellEncoder
+    from kernomics.models import CellEncoder, PhenotypeModel
 
 
 FILES = "an .h5ad or .h5mu file, or a zarr store, with raw counts"
@@ -109,7 +109,7 @@ def as_in_training(args: argparse.Namespace, cells: CellCollection) -> list[str]
 
 
 def read_cells(
-    args: argparse.Namespace, *, model: CellEncoder | None = None, **labels: Any
+    args: argparse.Namespace, *, model: CellEncoder | PhenotypeModel | None = None, **labels: Any
 ) -> CellCollection:
     """Read the command's data, one file or several."""
     from kernomics.data import concat
@@ -206,7 +206,7 @@ def add_split(command: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_revealed(command: argparse._ActionsContainer) -> None:
-    """Add by which of its genes a TxFM represents a cell."""
+    """Add by which of its genes a model represents a cell."""
     command.add_argument(
         "--n-tokens", type=int, metavar="K", help="genes to reveal (all if not given)"
     )

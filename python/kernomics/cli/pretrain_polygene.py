@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 
 from kernomics.cli import options as cli_options
-from kernomics.cli import pretrain
+from kernomics.cli import pretrain, tables
 from kernomics.cli.constraints import task_weights
 from kernomics.errors import ConfigError
-from kernomics.report.phenotype_data import PhenotypeScores
 
 FRACTIONS = (0.7, 0.1, 0.2)
 
@@ -74,23 +73,6 @@ def run(args: argparse.Namespace) -> None:
         **training,
     )
     print(f"seconds    {result.seconds:.1f}")
-    _print_scores(result.scores)
+    tables.print_phenotypes(result.scores)
     print(f"model      {Path(args.out) / 'model'}")
     print(f"report     {result.report}")
-
-
-def _print_scores(scores: list[PhenotypeScores]) -> None:
-    if not scores:
-        return
-    names = {
-        "balanced_accuracy": "balanced", "accuracy": "accuracy", "macro_f1": "macro-F1",
-        "auprc": "AUPRC",
-    }  # fmt: skip
-    heads = [*names.values(), "majority"]
-    print(f"held out   {'from the genes alone':<28}" + "".join(f"{head:>10}" for head in heads))
-    for score in scores:
-        said = f"{score.name}, {int(score.metrics['n_cells']):,} cells"
-        # Where all held-out cells are of one class there is no AUPRC.
-        values = [*(score.metrics.get(key) for key in names), score.majority_share]
-        shown = ("—" if value is None else f"{value:.3f}" for value in values)
-        print(f"           {said:<28}" + "".join(f"{value:>10}" for value in shown))

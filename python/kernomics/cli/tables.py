@@ -1,4 +1,4 @@
-"""How the command prints scores of a panel and of a TxFM."""
+"""How the command prints scores of a panel, a TxFM and a PolyGene."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kernomics.metrics.panel_score import MethodScore
+    from kernomics.report.phenotype_data import PhenotypeScores
     from kernomics.workflows.select import SelectionResult
 
 PROTEIN = re.compile(r"totalseq|[_-](ab|adt|prot|protein)$|^(adt|ab|anti)[_-]", re.IGNORECASE)
@@ -98,3 +101,24 @@ def _of(score: MethodScore) -> str:
 def _with_error(score: MethodScore, key: str) -> str:
     error = f" ± {score.spread[key]:.3f}" if key in score.spread else ""
     return f"{score.metrics[key]:.3f}{error}"
+
+
+def print_phenotypes(
+    scores: Sequence[PhenotypeScores], which: str = "held out", seen: str = "the genes alone"
+) -> None:
+    """Print how well each phenotype is predicted, which cells are scored and what is shown."""
+    if not scores:
+        return
+    names = {
+        "balanced_accuracy": "balanced", "accuracy": "accuracy", "macro_f1": "macro-F1",
+        "auprc": "AUPRC",
+    }  # fmt: skip
+    heads = [*names.values(), "majority"]
+    said = [f"{score.name}, {int(score.metrics['n_cells']):,} cells" for score in scores]
+    width = max(28, *(len(text) + 2 for text in (*said, f"from {seen}")))
+    print(f"{which:<11}{f'from {seen}':<{width}}" + "".join(f"{head:>10}" for head in heads))
+    for score, text in zip(scores, said, strict=True):
+        # Where all cells are of one class there is no AUPRC.
+        values = [*(score.metrics.get(key) for key in names), score.majority_share]
+        shown = ("—" if value is None else f"{value:.3f}" for value in values)
+        print(f"{'':<11}{text:<{width}}" + "".join(f"{value:>10}" for value in shown))

@@ -14,7 +14,7 @@ from kernomics.report.provenance import Provenance
 
 @dataclass(frozen=True, kw_only=True)
 class PhenotypeScores:
-    """How well one phenotype is predicted on held-out cells, from the genes alone.
+    """How well one phenotype is predicted.
 
     Attributes
     ----------
@@ -23,8 +23,8 @@ class PhenotypeScores:
     metrics
         ``n_cells``, ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``auprc`` and so on.
     majority, majority_share
-        The commonest value of the training cells, and the share of held-out cells that have it:
-        the accuracy of who always names it.
+        The commonest value of the training cells, or of the cells scored where those are not
+        known, and the share of the cells scored that have it: the accuracy of always naming it.
     confusion
         int [C, C], row = truth, column = prediction.
     """
@@ -49,7 +49,7 @@ class PhenotypeScores:
 
 @dataclass(frozen=True, kw_only=True)
 class PhenotypeReport:
-    """Everything that the report of a PolyGene's training shows. All names are escaped.
+    """Everything that the report of a PolyGene's training or evaluation shows; names are escaped.
 
     Attributes
     ----------
@@ -58,15 +58,18 @@ class PhenotypeReport:
     head
         Terms and values below it.
     sentence
-        How the cells were divided.
+        How the cells were divided, or which are scored.
     scores
         Per phenotype; empty where no cells were held out.
     history
-        Records of the training.
+        Records of the training; empty for an evaluation.
     warnings
         What a reader must know, one sentence each.
     provenance
         How to make it again.
+    scored, shown, majority_of
+        What a cell scored is called, what predictions are made from, and whose commonest value the
+        majority is.
     """
 
     title: str
@@ -76,3 +79,6 @@ class PhenotypeReport:
     history: Sequence[Mapping[str, Any]]
     warnings: Sequence[str] = ()
     provenance: Provenance
+    scored: str = "held-out cell"
+    shown: str = "the genes alone"
+    majority_of: str = "the training cells"

@@ -1,4 +1,4 @@
-"""The report of a PolyGene's training."""
+"""The report of a PolyGene's training, or of its evaluation on other cells."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def render_phenotype_report(data: PhenotypeReport) -> str:
 
 
 def write_phenotype_report(path: str | os.PathLike[str], data: PhenotypeReport) -> Path:
-    """Write the report of a training to a file, whole or not at all."""
+    """Write the report to a file, whole or not at all."""
     return write_page(path, render_phenotype_report(data))
 
 
@@ -60,7 +60,7 @@ def _key_figures(data: PhenotypeReport) -> str:
         f'<li><span class="task">{escape(score.name)}</span> '
         f'<span class="value">{show(score.metrics["balanced_accuracy"])}</span>'
         f'<span class="small">Balanced accuracy on '
-        f"{count(int(score.metrics['n_cells']), 'held-out cell')}</span>"
+        f"{count(int(score.metrics['n_cells']), data.scored)}</span>"
         f'<span class="small">by chance {show(1 / int((score.confusion.sum(1) > 0).sum()))}</span>'
         "</li>"
         for score in data.scores
@@ -85,12 +85,11 @@ def _key_figures(data: PhenotypeReport) -> str:
                 Cell("Majority share", "number"),
             ],
             rows,
-            caption="Each phenotype, predicted on held-out cells from the genes alone: all "
-            "phenotypes are masked.",
+            caption=f"Each phenotype, predicted on {data.scored}s from {data.shown}: it is masked.",
         ),
         paragraph(
             "Balanced accuracy is the mean recall of the values present. The majority share is the "
-            "accuracy of who names the commonest value of the training cells each time.",
+            f"accuracy of always naming the commonest value of {data.majority_of}.",
             "note",
         ),
     ]
@@ -105,15 +104,17 @@ def _confusion(data: PhenotypeReport) -> str:
             figure_html(
                 partial(pl.confusion, score.confusion, score.classes),
                 alt=f"Confusion of {score.name}: {right:,} of "
-                f"{count(int(score.confusion.sum()), 'cell')} are called right.",
-                caption=f"{score.name}: true values in rows, with their held-out cells; predicted "
-                "ones in columns.",
+                f"{count(int(score.confusion.sum()), 'cell')} are called correctly.",
+                caption=f"{score.name}: true values in rows, with the number of {data.scored}s; "
+                "predicted values in columns.",
             )
         )
     return figures(drawn) if drawn else ""
 
 
 def _training(data: PhenotypeReport) -> str:
+    if not len(data.history):
+        return ""
     return shared_sections.training(data.history) + paragraph(
         "The loss is the mean of the phenotypes' cross-entropies, with label smoothing, and a "
         "share of the genes'. Where it falls on the training cells and rises on the validation "

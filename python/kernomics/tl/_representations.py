@@ -20,7 +20,7 @@ from kernomics.data.readers.inputs import (
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import RelationshipRecall
 from kernomics.metrics import relationship_recall as _relationship_recall
-from kernomics.models import CellEncoder, TxFM
+from kernomics.models import CellEncoder, PhenotypeModel, PolyGene, TxFM, load
 from kernomics.tl._uns import without_none
 
 if TYPE_CHECKING:
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
 @checked
 def represent_cells(
     adata: AnnData,
-    model: CellEncoder | TxFM | str | Path,
+    model: CellEncoder | TxFM | PhenotypeModel | PolyGene | str | Path,
     *,
-    key_added: str = "txfm",
+    key_added: str | None = None,
     progress: bool = True,
     **options: Any,
 ) -> None:
-    """Compute the representations of cells with a trained TxFM.
+    """Compute the representations of cells with a trained TxFM or PolyGene.
 
     Parameters
     ----------
     adata
         Cells with raw counts.
     model
-        A trained TxFM, or the path of a run or a saved model.
+        A trained TxFM or PolyGene, or the path of a run or a saved model.
     key_added
-        Prefix of the names of the results.
+        Prefix of the names of the results; by default ``"txfm"`` or ``"polygene"``.
     progress
         Whether to show a progress bar.
     **options
-        Options of `CellEncoder.get_latent_representation`, except `rows`: all cells are
+        Options of the model's `get_latent_representation`, except `rows`: all cells are
         represented. ``layer``, ``use_raw`` and similar are by default those of the training.
 
     Adds
@@ -58,8 +58,10 @@ def represent_cells(
     ``obsm["X_" + key_added]``
         float32 [n_obs, d].
     ``varm[key_added + "_encoder"]``, ``varm[key_added + "_decoder"]``
-        float32 [n_vars, d − 1] and [n_vars, d]: the model's embedding of each gene; NaN for genes
-        outside its vocabulary.
+        Of a TxFM, float32 [n_vars, d − 1] and [n_vars, d]: its embeddings of each gene; NaN for
+        genes outside its vocabulary.
+    ``varm[key_added + "_genes"]``
+        Of a PolyGene, float32 [n_vars, d], likewise.
     ``uns[key_added]["params"]``
         Version, seed, options, and ``library``: where the library sizes come from.
     """
@@ -69,9 +71,10 @@ def represent_cells(
             "rows was given, but obsm has a row for every cell: pass a subset of the cells "
             "instead, such as adata[rows].copy()"
         )
-    if isinstance(model, (str, Path)):
-        model = CellEncoder.load(model)
-    encoder = model.trained if isinstance(model, TxFM) else model
+    loaded = load(model) if isinstance(model, (str, Path)) else model
+    encoder = loaded.trained if isinstance(loaded, TxFM | PolyGene) else loaded
+    if not isinstance(encoder, CellEncoder | PhenotypeModel):
+        raise ConfigError(f"model is {encoder!r}: only a TxFM or a PolyGene represents cells")
     reading, others = divided_options(options)
     cells = encoder.read(adata, **reading)
     found = encoder.get_latent_representation(cells, progress=progress, **others)
@@ -82,20 +85,25 @@ def represent_cells(
 
 def add_representation(
     adata: AnnData,
-    encoder: CellEncoder,
+    encoder: CellEncoder | PhenotypeModel,
     representation: NDArray[np.float32],
     reading: ReadOptions,
     *,
-    key_added: str = "txfm",
+    key_added: str | None = None,
     **params: Any,
 ) -> None:
     """Store a representation and the model's gene embeddings as `represent_cells` does."""
+    key_added = key_of(encoder) if key_added is None else key_added
     adata.obsm[f"X_{key_added}"] = representation
     names = gene_names_in_var(adata, reading)
     columns = names.get_indexer(pd.Index(encoder.genes))
     known = columns >= 0
-    for part in ("encoder", "decoder"):
-        embeddings = encoder.get_gene_embeddings(part)
+    tables = (
+        {"genes": encoder.get_gene_embeddings()}
+        if isinstance(encoder, PhenotypeModel)
+        else {part: encoder.get_gene_embeddings(part) for part in ("encoder", "decoder")}
+    )
+    for part, embeddings in tables.items():
         table = np.full((adata.n_vars, embeddings.shape[1]), np.nan, np.float32)
         table[columns[known]] = embeddings[known]
         adata.varm[f"{key_added}_{part}"] = table
@@ -110,6 +118,11 @@ def add_representation(
             }
         )
     }
+
+
+def key_of(encoder: CellEncoder | PhenotypeModel) -> str:
+    """Return the prefix of a model's results."""
+    return "polygene" if isinstance(encoder, PhenotypeModel) else "txfm"
 
 
 @checked

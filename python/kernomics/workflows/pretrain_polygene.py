@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kernomics import pl
 from kernomics._optional import require_extra
-from kernomics.metrics import class_scores, confusion_matrix
 from kernomics.models import PolyGene
-from kernomics.models.tasks import score_task
 from kernomics.progress import stage
 from kernomics.report import PhenotypeReport, PhenotypeScores, Provenance, SplitReport
 from kernomics.report.html import duration
 from kernomics.report.phenotype_report import write_phenotype_report
 from kernomics.train import RunDirectory, config_hash, write_json
 from kernomics.train.device import require_precision, usable_device
+from kernomics.workflows.evaluate_polygene import scores_of
 
 FEW_CELLS = 10
 """Held-out cells of a value below which its recall says little."""
@@ -102,21 +99,8 @@ def held_out_scores(model: PolyGene) -> list[PhenotypeScores]:
         truth = cells.labels[task.name].values[split.test]
         if not (truth >= 0).any():
             continue
-        outputs = predicted[task.name]
-        called, n_values = outputs.argmax(1), len(task.classes)
         trained_on = cells.labels[task.name].values[split.train]
-        commonest = int(np.bincount(trained_on[trained_on >= 0], minlength=n_values).argmax())
-        known = truth[truth >= 0]
-        found.append(
-            PhenotypeScores(
-                name=task.name,
-                classes=task.classes,
-                metrics={**class_scores(truth, called), **score_task(task, truth, outputs)},
-                majority=task.classes[commonest],
-                majority_share=float((known == commonest).mean()),
-                confusion=confusion_matrix(truth, called, n_values),
-            )
-        )
+        found.append(scores_of(task, truth, predicted[task.name], trained_on))
     return found
 
 

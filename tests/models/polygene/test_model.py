@@ -216,3 +216,20 @@ def test_cells_read_already_are_taken_with_their_labels():
         warnings.simplefilter("error")
         model = PolyGene(cells, "treatment", d_model=16, n_heads=2)
     assert [task.name for task in model.tasks] == ["treatment"]
+
+
+def test_phenotypes_in_other_columns_are_found_and_those_shown_are_not_scored(trained):
+    adata = conditions(60, seed=5)
+    expected = trained.evaluate(adata, given="cell_type")
+    assert list(expected) == ["treatment"]
+    adata.obs = adata.obs.rename(columns={"treatment": "arm", "cell_type": "kind"})
+    names = {"treatment": "arm", "cell_type": "kind"}
+    assert trained.evaluate(adata, labels=names, given="cell_type") == expected
+    rest = trained.evaluate(adata, labels=names, given="rest")
+    assert rest["treatment"] == expected["treatment"]
+    with pytest.raises(DataError, match=r"name the column of a phenotype with labels=\{"):
+        trained.evaluate(adata)
+    with pytest.raises(ConfigError, match="no phenotype 'arm'"):
+        trained.evaluate(adata, labels={"arm": "arm"})
+    with pytest.raises(ConfigError, match="nothing is left to predict"):
+        trained.evaluate(adata, labels=names, given=["cell_type", "treatment"])

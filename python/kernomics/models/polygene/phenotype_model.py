@@ -206,7 +206,8 @@ class PhenotypeModel:
         Parameters
         ----------
         adata, target, **options
-            As in `probabilities`; by default all phenotypes that the data have are scored.
+            As in `probabilities`; by default all phenotypes that the data have and `given` does
+            not name are scored.
 
         Returns
         -------
@@ -228,6 +229,7 @@ class PhenotypeModel:
         cells: CellCollection,
         target: str | Sequence[str] | None = None,
         *,
+        given: str | Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
         rows: ArrayLike | None = None,
         **options: Any,
@@ -237,9 +239,11 @@ class PhenotypeModel:
         A code of −1 stands for a missing value and for one that the model does not know.
         """
         some: Any = slice(None) if rows is None else row_numbers(rows, cells.n_cells)
-        wanted = self.phenotypes.wanted(cells, target, labels)
+        wanted = self.phenotypes.wanted(cells, target, given, labels)
         truth = {name: self.phenotypes.codes(cells, name, labels)[some] for name in wanted}
-        return truth, self.probabilities(cells, wanted, labels=labels, rows=rows, **options)
+        return truth, self.probabilities(
+            cells, wanted, given=given, labels=labels, rows=rows, **options
+        )
 
     def evaluate_labels(
         self, cells: CellCollection, rows: NDArray[np.int64]

@@ -53,9 +53,10 @@ class Phenotypes:
         self,
         cells: CellCollection,
         target: str | Sequence[str] | None,
+        given: str | Sequence[str] = (),
         labels: Mapping[str, str] | None = None,
     ) -> list[str]:
-        """Return the phenotypes asked for, or those that the cells have."""
+        """Return the phenotypes asked for, or those that the cells have and that are not shown."""
         columns, there = self.columns(labels), cells.obs.columns
         if target is not None:
             return [self.require(name).name for name in words_of("target", target)]
@@ -67,7 +68,13 @@ class Phenotypes:
                 f"obs has none of the model's phenotypes {list(self.tasks)}; its columns are "
                 f"{list(there)}: name the column of a phenotype with labels={{phenotype: column}}"
             )
-        return found
+        hidden = [name for name in found if name not in words_of("given", given)]
+        if not hidden:
+            raise ConfigError(
+                f"given names every phenotype that the data have ({', '.join(found)}): nothing is "
+                "left to predict"
+            )
+        return hidden
 
     def codes(
         self, cells: CellCollection, name: str, labels: Mapping[str, str] | None = None
