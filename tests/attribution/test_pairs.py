@@ -84,7 +84,7 @@ def test_cells_without_a_controlled_value_or_a_partner_are_counted():
 
 def test_fewer_pairs_than_asked_for_are_told():
     disease = labels(["ill", "ill", "well", "well", "well"], "disease")
-    with pytest.warns(UserWarning, match="100 pairs were asked for and 6 exist"):
+    with pytest.warns(UserWarning, match="100 pairs were asked for, but only 6 different"):
         pairs = make_pairs(disease, "ill", "well", np.arange(5), n_pairs=100)
     assert len(pairs) == 6
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_paired_is_named():
         make_pairs(disease, "ill", "well", np.flatnonzero(disease.values == 1)[:3])
     with pytest.raises(ConfigError, match="n_pairs is 0"):
         make_pairs(disease, "ill", "well", rows, n_pairs=0)
-    with pytest.raises(ConfigError, match="give one"):
+    with pytest.raises(ConfigError, match="give only one"):
         make_pairs(disease, "ill", "well", rows, n_pairs=1, n_baselines=1)
     with pytest.raises(ConfigError, match="cannot be controlled for too"):
         make_pairs(disease, "ill", "well", rows, controlled=[disease])
@@ -120,7 +120,7 @@ def test_every_case_cell_has_as_many_baselines_as_asked_for(n_each, n_baselines)
 
 def test_combinations_without_a_pair_are_told_and_left_out():
     disease, types, rows = data()
-    with pytest.warns(UserWarning, match="2 pairs are shared out .* 1 of these get none"):
+    with pytest.warns(UserWarning, match="2 pairs are divided among .* 1 of these get none"):
         pairs = make_pairs(disease, "ill", "well", rows, controlled=[types], n_pairs=2)
     assert sorted(pairs.groups) == ["B", "T"]
     assert set(pairs.group.tolist()) == {0, 1}

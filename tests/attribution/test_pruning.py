@@ -108,13 +108,13 @@ def test_retraining_on_the_genes_that_differ_beats_the_others(model):
     [
         ({"shares": (1.0,)}, "shares from 0 to below 1"),
         ({"n_cells": 1}, "n_cells is 1"),
-        ({"case": "poison"}, "'poison' is no value of 'treatment'"),
+        ({"case": "poison"}, "'poison' is not a value of 'treatment'"),
         ({"rankings": {}}, "rankings is empty"),
         ({"rankings": {"r": ["a"] * 60}}, "does not contain numbers"),
         ({"rankings": {"r": pd.Series([1.0, 2.0], index=["x", "x"])}}, "1 genes twice, first 'x'"),
         ({"rankings": {"r": np.zeros(3)}}, r"ranking 'r' has shape \(3,\)"),
         ({"rankings": {"r": np.full(60, np.nan)}}, "ranking 'r' is NaN for 60 genes"),
-        ({"rankings": {"r": pd.Series([1.0], index=["x"])}}, "has no score of 60 of the model's"),
+        ({"rankings": {"r": pd.Series([1.0], index=["x"])}}, "has no score for 60 of the model's"),
     ],
 )
 def test_what_cannot_be_pruned_is_told(model, asked, message):

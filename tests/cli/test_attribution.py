@@ -125,8 +125,8 @@ def test_other_data_are_taken_whole_and_so_are_all_cells_if_asked(folder, tmp_pa
     printed = capsys.readouterr().out
     assert "cells      all 60 cells: they are not the 240 cells of the run\n" in printed
     assert "pairs      20 of 20 case and 20 baseline cells, in 1 group\n" in printed
-    assert "missing    of the difference between the outputs: median" in printed
-    assert "zeros      of a pair's genes: forward" in printed
+    assert "residual   of the difference in output, not explained: median" in printed
+    assert "zeros      share of a pair's genes that score 0: forward" in printed
     assert printed.count("\n           gene_") == 15
     assert attribution(folder, tmp_path / "all", "--all-cells") == 0
     assert "cells      all 240 cells, as asked for\n" in capsys.readouterr().out
@@ -165,8 +165,8 @@ def test_a_pruning_is_of_held_out_cells_by_all_rankings(folder, attributed, tmp_
     assert main(pruning(folder, attributed, tmp_path / "pruned", "--retrain", "5")) == 0
     printed = capsys.readouterr().out
     assert "the run's 48 held-out test cells of 240: these cells are the run's\n" in printed
-    assert "pruned on  10 of ill, 10 of well\n" in printed
-    assert "empty cell called " in printed
+    assert "pruned on  ill: 10 cells, well: 10 cells\n" in printed
+    assert "no genes   a cell without genes is called " in printed
     table = pd.read_csv(tmp_path / "pruned" / "pruning.csv")
     assert {"absolute", "|effect|", "DE", "DE within strata", "HVG", "random"} <= set(
         table["ranking"]
@@ -178,7 +178,7 @@ def test_a_pruning_is_of_held_out_cells_by_all_rankings(folder, attributed, tmp_
     ]  # fmt: skip
     assert results["n_cells"] == {"ill": 10, "well": 10}
     assert (tmp_path / "pruned" / "plots" / "pruning.svg").stat().st_size > 1000
-    assert "Trained again on the best genes" in (tmp_path / "pruned" / "report.html").read_text()
+    assert "Retrained on the top genes" in (tmp_path / "pruned" / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -189,7 +189,7 @@ def test_on_other_data_held_out_cells_are_not_known_and_nothing_is_retrained(
     assert main(pruning(folder, attributed, tmp_path / "other", data="other.h5ad")) == 0
     told = capsys.readouterr()
     assert "all 60 cells" in told.out
-    assert "which cells are held out is not known" in told.err
+    assert "it is not known which cells were held out" in told.err
     line = pruning(folder, attributed, tmp_path / "new", "--retrain", "5", data="other.h5ad")
     assert "not known to be the run's" in error_of(capsys, *line)
 
@@ -198,7 +198,7 @@ def test_what_is_no_attribution_is_named(folder, attributed, tmp_path, capsys):
     said = error_of(capsys, *pruning(folder, folder / "run", tmp_path / "pruned"))
     assert "holds no attribution" in said
     line = pruning(folder, attributed, tmp_path / "pruned", "--retrain", "31")
-    assert "--retrain is 31: 1 to 30 genes" in error_of(capsys, *line)
+    assert "--retrain is 31: it must be from 1 to 30, the model's genes" in error_of(capsys, *line)
     line = pruning(folder, attributed, tmp_path / "pruned", "--shares", "1")
     assert "shares from 0 to below 1 are needed" in error_of(capsys, *line)
     assert not (tmp_path / "pruned").exists()

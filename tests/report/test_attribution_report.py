@@ -94,7 +94,7 @@ def test_a_pruning_is_told_with_its_table_curves_and_what_an_empty_cell_is_calle
     page = render_pruning_report(data)
     text = text_of(page)
     for said in (
-        "Pruned on 9 test cells; cells: 4 of ill, 5 of well.",
+        "Pruned on 9 test cells; cells: ill 4, well 5.",
         "A cell without any gene is called <well> (probability 0.62)",
         "−50% (50)", "absolute 1.000 0.875 0.812 0.750", "<random> 0.875 0.625 0.500 0.750",
         "DE 0.875 0.750",
@@ -126,5 +126,5 @@ def test_phenotypes_are_told_with_the_majority_share_and_what_is_taken_for_what(
     assert "<state> 8 0.750 0.875 0.500 0.625 0.812 well" in text
     assert "<state> 0.750 Balanced accuracy on 8 held-out cells by chance 0.500" in text
     assert "careful" in text
-    assert "7 of 8 cells are called right" in html.unescape(page)
+    assert "7 of 8 cells are called correctly" in html.unescape(page)
     assert score.to_dict()["confusion"] == [[3, 1], [0, 4]]

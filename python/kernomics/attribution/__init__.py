@@ -1,4 +1,4 @@
-"""Attribution: which genes make a model call a cell diseased, and how far to trust that."""
+"""Attribution: which genes make a model call a cell diseased, and how far to trust the answer."""
 
 from typing import TYPE_CHECKING
 

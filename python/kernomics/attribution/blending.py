@@ -1,4 +1,4 @@
-"""Gene blending: the genes of two cells at common positions, pads where one lacks a gene."""
+"""Gene blending: the genes of two cells at shared positions, padded where one lacks a gene."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Blend(NamedTuple):
     gene_ids
         int64 [U], ascending in each pair.
     pairs
-        int64 [U], which pair each belongs to.
+        int64 [U], the pair that each gene belongs to.
     lengths
-        int64 [P], genes of each pair.
+        int64 [P], how many genes each pair has.
     first, second
-        int64 [U], the token of the first and of the second cell that has this gene, by its number
-        among all tokens of its side; −1 (a pad) where that cell lacks it.
+        int64 [U], which token of the first and of the second cells has this gene, numbered over
+        all cells of that side; −1 (padding) where the cell lacks it.
     """
 
     gene_ids: Tensor
@@ -45,14 +45,14 @@ def blend(
     first_genes, second_genes
         int64 [N₁] and [N₂], the genes of the cells of each side, cell by cell, ascending in each.
     first_lengths, second_lengths
-        int64 [P], genes of each cell.
+        int64 [P], how many genes each cell has.
     n_genes
-        G; every gene is below it.
+        G, the number of genes; every gene's index is below it.
 
     Returns
     -------
     Blend
-        Every gene that one of a pair's cells has, once.
+        Every gene that either cell of a pair has, once.
     """
     n_pairs = len(first_lengths)
     keys = []

@@ -1,4 +1,4 @@
-"""What an attribution is to be compared with: differential expression, plain statistics, truths."""
+"""What to compare an attribution with: differential expression, statistics, known gene sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kernomics.data.expression import CELLS_AT_A_TIME, expression_moments, log_e
 from kernomics.errors import ConfigError, DataError
 
 FEWEST = 2
-"""Cells of each side that a stratum must have to be tested."""
+"""How many cells of each side a stratum needs to be tested."""
 ATTRIBUTIONS = ("absolute", "signed_by_change", "effect", "importance", "forward", "backward")
 
 
@@ -31,7 +31,7 @@ def rankings_of(attribution: Attribution, others: pd.DataFrame | None = None) ->
     Parameters
     ----------
     attribution
-        Its signed scores are joined by the absolute value of their means.
+        Its signed scores are taken by the absolute value of their means too.
     others
         Scores per gene, such as `gene_statistics` gives.
     """
@@ -56,22 +56,22 @@ def gene_statistics(
     controlled: Sequence[Labels] = (),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Score genes without any model.
+    """Score genes without a model.
 
     Parameters
     ----------
     cells
         The cells.
     genes
-        Names of the genes to score, all in the cells.
+        Names of the genes to score; the data must have them all.
     target, case, baseline
-        The label, and the values compared.
+        The label, and the two values to compare.
     rows
-        int64 [n], the cells to look at: those attributed.
+        int64 [n], the cells to use: those attributed.
     controlled
-        Labels in whose strata the test is repeated.
+        Labels within whose strata the test is repeated.
     seed
-        Of the random scores.
+        Seed of the random scores.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def gene_statistics(
         part, side = sparse.csr_matrix(expression[own][:, columns]), is_case[own]
         if min(side.sum(), (~side).sum()) < FEWEST:
             warn(
-                f"differential expression needs {FEWEST} cells of each side; {len(columns):,} "
+                f"differential expression needs {FEWEST} cells on each side; {len(columns):,} "
                 f"genes were measured in {side.sum():,} case and {(~side).sum():,} baseline "
                 "cells: their DE is 0"
             )
@@ -182,7 +182,7 @@ def _within(
         size += n
     if not size:
         warn(
-            "no combination of the controlled labels has two cells of each side: the test within "
+            "no combination of the controlled labels has two cells on each side: the test within "
             "strata is 0 for every gene"
         )
         return total
@@ -227,22 +227,23 @@ def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
 def recall_of_sets(
     scores: Mapping[str, Any], sets: Mapping[str, Any], *, n: int = 30
 ) -> pd.DataFrame:
-    """Score rankings of genes by how early the genes of known sets come.
+    """Score rankings of genes by how high they place the genes of known sets.
 
     Parameters
     ----------
     scores
-        Per ranking a Series of scores by gene, the highest first.
+        For each ranking, a Series of scores by gene; the highest score ranks first.
     sets
-        Per set the names of its genes.
+        For each set, the names of its genes.
     n
-        How many of the best genes to count.
+        How many top genes to look for genes of the set in.
 
     Returns
     -------
     pandas.DataFrame
-        One row per set and ranking: genes of the set that are scored, average precision, that of a
-        random order, and how many of the best n are in the set (ties count in the genes' order).
+        One row per set and ranking: how many genes of the set are scored, the average precision,
+        that of a random order, and how many of the top n genes are in the set. Ties keep the order
+        of the genes.
 
     Raises
     ------
@@ -290,7 +291,7 @@ def recall_of_sets(
 
 @checked
 def top_genes(scores: Mapping[str, Any], n: int = 30) -> pd.DataFrame:
-    """Return the best n genes of each ranking, a column each."""
+    """Return the top n genes of each ranking, one column per ranking."""
     if n < 1:
         raise ConfigError(f"n is {n}: at least 1 is needed")
     for name, values in scores.items():
@@ -307,7 +308,7 @@ def top_genes(scores: Mapping[str, Any], n: int = 30) -> pd.DataFrame:
 
 
 def overlap(tops: pd.DataFrame) -> pd.DataFrame:
-    """Return how many of the best genes two rankings share, for a table of `top_genes`."""
+    """Return how many top genes each two rankings share, from a table of `top_genes`."""
     sets = {name: set(tops[name]) for name in tops}
     return pd.DataFrame(
         [[len(sets[a] & sets[b]) for b in tops] for a in tops], index=tops.columns,
@@ -319,22 +320,22 @@ def overlap(tops: pd.DataFrame) -> pd.DataFrame:
 def recurring(
     attributions: Mapping[str, Attribution], *, by: str = "absolute", n: int = 30
 ) -> pd.DataFrame:
-    """Return the genes that are among the best of more than one attribution.
+    """Return the genes that are among the top genes of more than one attribution.
 
     Parameters
     ----------
     attributions
-        Per name an attribution, such as one per disease.
+        Attributions by name, such as one for each disease.
     by
-        The score.
+        The score to rank by.
     n
-        How many of the best genes of each.
+        How many top genes to take from each.
 
     Returns
     -------
     pandas.DataFrame
-        One row per gene: in how many attributions it recurs, and its rank in each, from 1; empty
-        where it is not among the best.
+        One row per gene: in how many attributions it recurs, and its rank in each, from 1; NaN
+        where it is not among the top n.
     """
     if n < 1:
         raise ConfigError(f"n is {n}: at least 1 is needed")

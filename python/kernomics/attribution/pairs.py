@@ -1,4 +1,4 @@
-"""Pairs of cells to compare: one of the case, one of the baseline, alike in what is controlled."""
+"""Pairs of cells to compare: a case cell and a baseline cell with the same controlled values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kernomics.data.rng import Stream, permutation
 from kernomics.errors import ConfigError, DataError, closest
 
 BLOCK = 64
-"""The fewest case cells that are paired with as many baseline cells before others are read."""
+"""The smallest block: so many case cells are paired with as many baseline cells."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Pairs:
     case, baseline
         int64 [n], rows of the cells.
     group
-        int64 [n], which combination of controlled values a pair has.
+        int64 [n], the combination of controlled values of each pair, by its place in `groups`.
     groups
-        The combinations in words, such as ``"T cell, blood"``; one empty word without control.
+        The combinations in words, such as ``"T cell, blood"``; one empty string if nothing is
+        controlled.
     block
         int64 [n], ascending: pairs of one block share at most 2 × 127 cells.
     left_out
-        Cells left out, by reason.
+        How many cells are left out, by reason.
     """
 
     case: NDArray[np.int64]
@@ -47,7 +48,7 @@ class Pairs:
         return len(self.case)
 
     def blocks(self) -> Iterator[slice]:
-        """Cut the pairs into their blocks."""
+        """Yield the pairs of each block."""
         if not len(self):
             return
         ends = np.flatnonzero(np.diff(self.block, append=self.block[-1] + 1)) + 1
@@ -67,9 +68,9 @@ def make_pairs(
 ) -> Pairs:
     """Pair cells of a case with cells of a baseline that have the same controlled values.
 
-    Each combination of controlled values gets pairs in proportion to its case cells, and within it
-    each cell is in as many pairs as any other of its side, up to one for each round of matching. A
-    cell finds its partners in a block of 64 to 127 cells of each side (more, where it is to have
+    Each combination of controlled values gets pairs in proportion to its case cells. Within it, the
+    numbers of pairs of two cells of the same side differ by at most one for each round of matching.
+    A cell's partners are all in its block of 64 to 127 cells of each side (more if it is to have
     more partners), so that a cell of the larger side is read and run through the model once,
     however many pairs it is in.
 
@@ -78,23 +79,23 @@ def make_pairs(
     target
         The phenotype of which `case` and `baseline` are values.
     rows
-        int64 [m], the cells to take from.
+        int64 [m], the cells to draw from.
     controlled
         Phenotypes whose values must agree. Cells that lack one are left out, and counted.
     n_pairs
-        How many; by default as many as there are case cells that have a partner.
+        How many pairs; by default one for each case cell that has a partner.
     n_baselines
-        Instead, with how many baseline cells each case cell is paired.
+        Instead of `n_pairs`, how many baseline cells each case cell is paired with.
     seed
-        Of the matching.
+        Seed of the matching.
 
     Raises
     ------
     ConfigError
-        When case and baseline are equal or no values, or both numbers are given.
+        When case and baseline are equal or not values of the target, or both numbers are given.
     DataError
-        When there are no cells of one, or none with the same controlled values; the combinations
-        that exist are named with their counts.
+        When one of them has no cells, or none of their cells have the same controlled values; the
+        combinations that exist are listed with their counts.
 
     Warns
     -----
@@ -105,7 +106,7 @@ def make_pairs(
     if codes[0] == codes[1]:
         raise ConfigError(f"case and baseline are both {case!r}: there is nothing to compare")
     if n_pairs is not None and n_baselines is not None:
-        raise ConfigError("n_pairs and n_baselines both say how many pairs; give one")
+        raise ConfigError("n_pairs and n_baselines both say how many pairs; give only one")
     for name, number in (("n_pairs", n_pairs), ("n_baselines", n_baselines)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}: at least 1 is needed")
@@ -172,20 +173,20 @@ def _matched(
         n_blocks += int(pairs[2].max()) + 1
     if len(groups) < len(shared):
         warn(
-            f"{wanted:,} pairs are shared out by the case cells of {len(shared):,} combinations, "
-            f"and {len(shared) - len(groups):,} of these get none; ask for more pairs"
+            f"{wanted:,} pairs are divided among {len(shared):,} combinations by their numbers of "
+            f"case cells, and {len(shared) - len(groups):,} of these get none; ask for more pairs"
         )
     found = [np.concatenate(column) for column in zip(*parts, strict=True)]
     if len(found[0]) < wanted:
         warn(
-            f"{wanted:,} pairs were asked for and {len(found[0]):,} exist without repeating one; "
+            f"{wanted:,} pairs were asked for, but only {len(found[0]):,} different ones exist; "
             "these are used"
         )
     return Pairs(found[0], found[1], found[2], _named(groups, controlled), found[3], left_out)
 
 
 def _named(groups: Sequence[tuple[str, ...]], controlled: Sequence[Labels]) -> list[str]:
-    """Name combinations by their values, and by columns too where two would have one name."""
+    """Name combinations by their values, and by columns too where two would share a name."""
     names = [", ".join(group) for group in groups]
     if len(set(names)) == len(names):
         return names
@@ -236,7 +237,7 @@ def _matching(
 def _code(target: Labels, value: str, name: str) -> int:
     if value not in target.categories:
         raise ConfigError(
-            f"{name} is {value!r}, which is no value of {target.name!r}; "
+            f"{name} is {value!r}, which is not a value of {target.name!r}; "
             f"{closest(value, target.categories)}"
         )
     return target.categories.index(value)
@@ -273,7 +274,7 @@ def _listed(table: pd.DataFrame) -> str:
         for name, row in zip(table.index.tolist()[:8], table.to_dict("records"), strict=False)
     ]
     more = f"; and {len(table) - 8} more" if len(table) > 8 else ""
-    return "; ".join(shown) + more if shown else "no cells with these columns"
+    return "; ".join(shown) + more if shown else "no cells with values in these columns"
 
 
 def _reasons(left_out: dict[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""Gene pruning: how well a model still predicts when it sees the best genes of a ranking alone."""
+"""Gene pruning: how well a model still predicts when it sees only the top genes of a ranking."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SHARES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.997)
-"""Of the genes that are removed."""
+"""Shares of the genes that are removed."""
 CELLS = 300
 CELLS_AT_A_TIME = 50
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """How predictions hold as genes are removed.
+    """How well predictions hold up as genes are removed.
 
     Attributes
     ----------
     table
-        One row per ranking, order and share removed: the genes kept, and over case and baseline
-        cells together balanced accuracy, precision, macro-F1 and weighted F1; recall and precision
-        of the case; and how many cells were left without any gene.
+        One row per ranking, order and share removed: how many genes are kept; balanced accuracy,
+        precision, macro-F1 and weighted F1 over case and baseline cells together; recall and
+        precision of the case; and how many cells have no gene left.
     areas
-        Per ranking and order the area under the balanced accuracy against the share removed, from 0
-        to 1.
+        For each ranking and order, the area under the curve of balanced accuracy against the share
+        removed, from 0 to 1.
     empty
-        What the model calls a cell without genes, and with what probability. Once its evidence is
-        gone every cell is called that, so the recall of this class says nothing.
+        What the model calls a cell without genes, and with what probability. Once the evidence is
+        gone, every cell is called that, so the recall of this class means nothing.
     n_cells
-        Cells of the case and of the baseline.
+        How many case and baseline cells are scored.
     """
 
     table: pd.DataFrame
@@ -106,23 +106,24 @@ def prune(
     model
         A PolyGene. A panel, which has been pruned already, is refused.
     rankings
-        Per name a score of each gene of the model, a Series by gene or an array [G] in the model's
-        order; the highest are kept longest. Ties are broken by chance, by the seed.
+        For each ranking, scores of the model's genes: a Series by gene or an array [G] in the
+        model's order. The highest scores are kept longest; ties are broken at random, by the seed.
     target, case, baseline
         As for `attribute`.
     rows
         Which cells, int [n] or bool [n_cells]. By default, for a PolyGene in memory and the cells
         it was made with, its test cells; else all. They should not be those attributed.
     n_cells
-        The most cells, half of them of the case where there are as many; chosen by the seed.
+        How many cells to use at most, half of them case cells if there are enough; chosen by the
+        seed.
     shares
         Shares of the genes to remove, from 0 to below 1.
     reversed_too
-        Remove the highest first as well.
+        Whether to remove the highest scores first as well.
     min_gene_overlap
         The share of the model's genes that the data must have.
     seed
-        Of the choice of cells and of ties.
+        Seed of the choice of cells and of ties.
     progress
         Whether to show a progress bar.
     **reading
@@ -211,7 +212,7 @@ def _choice(
         for names, whose in ((label.categories, "the data"), (classes, "the model")):
             if value not in names:
                 raise ConfigError(
-                    f"{value!r} is no value of {target!r} in {whose}: {', '.join(names)}"
+                    f"{value!r} is not a value of {target!r} in {whose}: {', '.join(names)}"
                 )
         side = rows[label.values[rows] == label.categories.index(value)]
         if not len(side):
@@ -239,7 +240,7 @@ def _order(name: str, scores: Any, genes: NDArray[np.object_], seed: int) -> NDA
         lacking = [gene for gene in genes if gene not in scores.index]
         if lacking:
             raise DataError(
-                f"ranking {name!r} has no score of {len(lacking):,} of the model's {len(genes):,} "
+                f"ranking {name!r} has no score for {len(lacking):,} of the model's {len(genes):,} "
                 f"genes, first {lacking[0]!r}"
             )
         scores = scores.reindex(genes.tolist()).to_numpy()
@@ -263,7 +264,7 @@ def _order(name: str, scores: Any, genes: NDArray[np.object_], seed: int) -> NDA
 def _called(
     source: PhenotypeSource, inputs: Sequence[Inputs], kept: torch.Tensor
 ) -> tuple[NDArray[np.int64], int]:
-    """Return the class called of each cell that keeps some genes alone, and how many keep none."""
+    """Return the class of each cell predicted from the genes kept, and how many cells have none."""
     called, without = [], 0
     with torch.inference_mode():
         for part in inputs:
@@ -316,20 +317,20 @@ def retrain(
     progress: bool = False,
     **training: Any,
 ) -> pd.DataFrame:
-    """Train a new model on the best genes of each ranking, to see which choice is the better.
+    """Train a new model on the top genes of each ranking, to see which choice makes the best one.
 
     Parameters
     ----------
     model
-        A PolyGene; the new ones have its cells, split, phenotypes and settings.
+        A PolyGene; the new models have its cells, split, phenotypes and settings.
     rankings
-        As for `prune`, from the training cells.
+        As for `prune`; made from the training cells.
     target
         The phenotype to score.
     n_genes
-        How many of the best genes.
+        How many top genes; one model for each number.
     seed
-        Of ties, the initial weights and the order of the cells.
+        Seed of ties, the initial weights and the order of the cells.
     progress
         Whether to show a progress bar of each training.
     **training
@@ -339,7 +340,7 @@ def retrain(
     -------
     pandas.DataFrame
         One row per ranking and number of genes: balanced accuracy and macro-F1 on the test cells.
-        Cells without any of the genes are predicted from nothing and count.
+        Cells with none of the genes are predicted too, from nothing, and count.
     """
     names = [task.name for task in model.tasks]
     if target not in names:
@@ -351,7 +352,7 @@ def retrain(
         order = _order(name, scores, model.genes, seed)
         for n in n_genes:
             if not 1 <= n <= len(order):
-                raise ConfigError(f"n_genes has {n}: 1 to {len(order):,} are possible")
+                raise ConfigError(f"n_genes has {n}: each must be from 1 to {len(order):,}")
             new = PolyGene(
                 model.cells,
                 genes=model.genes[np.sort(order[:n])].tolist(),

@@ -17,10 +17,10 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     attribute = commands.add_parser(
         "attribute",
-        help="score genes by what they move a model's output by",
-        description="Pair cells of a case with cells of a baseline, and score each gene by what it "
-        "moves the model's output for the case by, from the one to the other. On the data that the "
-        "run was trained on, its training cells are taken. Writes attribution.csv, by_group.csv, "
+        help="score genes by how much they move a model's output",
+        description="Pair case cells with baseline cells, and score each gene by how much it moves "
+        "the model's output for the case from the one cell to the other. Of the data that the run "
+        "was trained on, only the training cells are used. Writes attribution.csv, by_group.csv, "
         "gene_statistics.csv, top_genes.csv, results.json, plots and a report (report.html).",
         formatter_class=Help,
     )
@@ -32,33 +32,35 @@ def add_parser(commands: Any) -> None:
     compared.add_argument(
         "--target", required=True, metavar="COLUMN", help="obs column that the model predicts"
     )
-    compared.add_argument("--case", required=True, metavar="VALUE", help="a value of it")
-    compared.add_argument("--baseline", required=True, metavar="VALUE", help="another value of it")
+    compared.add_argument("--case", required=True, metavar="VALUE", help="value to explain")
+    compared.add_argument(
+        "--baseline", required=True, metavar="VALUE", help="value to compare with"
+    )
     compared.add_argument(
         "--controlled", nargs="+", default=[], metavar="COLUMN",
-        help="obs column(s) whose values the two cells of a pair share",
+        help="obs column(s) in which the two cells of a pair must agree",
     )  # fmt: skip
     numbers = compared.add_mutually_exclusive_group()
     numbers.add_argument(
         "--n-pairs", type=int, metavar="N",
-        help="how many pairs (as many as there are case cells with a partner if not given)",
+        help="number of pairs (one for each case cell with a partner if not given)",
     )  # fmt: skip
     numbers.add_argument(
-        "--n-baselines", type=int, metavar="N", help="baseline cells for each case cell"
+        "--n-baselines", type=int, metavar="N", help="number of baseline cells for each case cell"
     )
     compared.add_argument(
-        "--all-cells", action="store_true", help="take all cells, not those trained on alone"
+        "--all-cells", action="store_true", help="use all cells, not only those trained on"
     )
     how = attribute.add_argument_group("how")
     how.add_argument(
         "--engine", default="grad_x_delta",
         choices=("grad_x_delta", "deeplift", "integrated_gradients"),
-        help="grad_x_delta is what the paper's figures are; the scores of deeplift add up to the "
-        "difference that they explain, and those of integrated_gradients nearly",
+        help="grad_x_delta is what the paper's figures show; the scores of deeplift add up to the "
+        "difference in output, and those of integrated_gradients nearly do",
     )  # fmt: skip
     how.add_argument(
         "--contrast", default="pairs", choices=("pairs", "empty"),
-        help="each cell against its partner, or against a cell without genes",
+        help="compare each cell with its partner, or with a cell without genes",
     )  # fmt: skip
     how.add_argument(
         "--output", default="logits", choices=("logits", "probabilities"), help="what is attributed"
@@ -69,14 +71,14 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     how.add_argument(
         "--n-tokens", type=int, metavar="K",
-        help="the most genes of a cell that a PolyGene is shown (all if not given)",
+        help="how many of a cell's genes a PolyGene is shown at most (all if not given)",
     )  # fmt: skip
     how.add_argument(
         "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
         help="fraction of the model's genes that the data must have",
     )  # fmt: skip
     attribute.add_argument(
-        "--truth", metavar="GMT", help="a file of gene sets that the rankings are to recall"
+        "--truth", metavar="GMT", help="file of gene sets, to score how well rankings recall them"
     )
     attribute.add_argument("--seed", type=int, default=0, help="decides everything random")
     add_out(attribute)
@@ -84,7 +86,7 @@ def add_parser(commands: Any) -> None:
 
 
 def add_out(command: argparse.ArgumentParser) -> None:
-    """Add where results go, and what the command shows."""
+    """Add where the results go, and what the command shows."""
     command.add_argument("--out", required=True, metavar="DIR", help="where the results go")
     command.add_argument(
         "--overwrite", action="store_true", help="delete the results in --out first"
@@ -94,7 +96,7 @@ def add_out(command: argparse.ArgumentParser) -> None:
 
 
 def check_out(args: argparse.Namespace) -> None:
-    """Refuse a directory that cannot be used, before anything is read."""
+    """Refuse an output directory that cannot be used, before anything is read."""
     from pathlib import Path
 
     from kernomics.train.rundir import refuse_foreign, refuse_held
@@ -186,10 +188,10 @@ def _print(result: Any) -> None:
     for why, n in summary["left_out"].items():
         print(f"left out   {n:,} cells: {why}")
     off = ", ".join(f"{name} {value:.3g}" for name, value in summary["completeness"].items())
-    print(f"missing    of the difference between the outputs: {off}")
+    print(f"residual   of the difference in output, not explained: {off}")
     zeros = ", ".join(f"{name} {found.zeros[name]:.0%}" for name in ("forward", "backward",
                                                                      "importance"))  # fmt: skip
-    print(f"zeros      of a pair's genes: {zeros}")
+    print(f"zeros      share of a pair's genes that score 0: {zeros}")
     top = found.top(TOP)
     print(f"top {len(top):<6} {'gene':<20}" + "".join(f"{name:>17}" for name in SHOWN))
     for gene, row in top.iterrows():

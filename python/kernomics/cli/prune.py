@@ -17,10 +17,10 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     prune = commands.add_parser(
         "prune",
-        help="remove genes in the order of an attribution, and score what is left",
-        description="Remove the genes of a PolyGene's cells share by share, in the order of an "
-        "attribution's rankings and of those without a model, and score the predictions on the "
-        "run's held-out cells. Writes pruning.csv, results.json, a plot and a report "
+        help="remove genes in the order of an attribution, and score what still works",
+        description="Remove more and more genes from a PolyGene's cells, in the order of an "
+        "attribution's rankings and of rankings made without a model, and score the predictions on "
+        "the run's held-out cells. Writes pruning.csv, results.json, a plot and a report "
         "(report.html).",
         formatter_class=Help,
     )
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
     )
     prune.add_argument(
         "--n-cells", type=int, default=300, metavar="N",
-        help="the most cells, half of them of the case where there are as many",
+        help="how many cells to use at most, half of them case cells if there are enough",
     )  # fmt: skip
     prune.add_argument(
         "--shares", nargs="+", type=float, metavar="SHARE",
@@ -39,7 +39,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     prune.add_argument(
         "--retrain", nargs="+", type=int, default=[], metavar="N",
-        help="also train new models on the best N genes of five rankings; takes as long as that "
+        help="also train new models on the top N genes of five rankings; takes as long as that "
         "many trainings",
     )  # fmt: skip
     prune.add_argument("--seed", type=int, default=0, help="decides everything random")
@@ -67,15 +67,15 @@ def _run(args: argparse.Namespace, notes: list[str]) -> None:
     for n in args.retrain:
         if not 1 <= n <= len(model.genes):
             raise ConfigError(
-                f"--retrain is {n}: 1 to {len(model.genes):,} genes of the model are possible"
+                f"--retrain is {n}: it must be from 1 to {len(model.genes):,}, the model's genes"
             )
     cells = attribute.read(args, model)
     known = run_cells(args.run_or_model, model, cells)
     rows, which = known.part("test", cells.n_cells)
     if known.split is None:
         warn(
-            f"which cells are held out is not known ({known.said}): the model may have been "
-            "trained on some of those it is scored on"
+            f"it is not known which cells were held out ({known.said}): the model may have been "
+            "trained on some of the cells it is scored on"
         )
     elif results.get("part") == "all":
         warn(
@@ -84,8 +84,8 @@ def _run(args: argparse.Namespace, notes: list[str]) -> None:
         )
     elif results.get("trained") != trained_by(model):
         warn(
-            f"the attribution is of another model ({results.get('model')}): if that was divided "
-            "otherwise, its rankings have seen the held-out cells of this one"
+            f"the attribution is of another model ({results.get('model')}): if that had another "
+            "split, its rankings have seen held-out cells of this one"
         )
     print(f"model      {model!r}")
     print(f"cells      {which}")
@@ -116,9 +116,9 @@ def _run(args: argparse.Namespace, notes: list[str]) -> None:
 
 def _print(result: Any) -> None:
     found = result.pruning
-    print("pruned on  " + ", ".join(f"{n:,} of {name}" for name, n in found.n_cells.items()))
+    print("pruned on  " + ", ".join(f"{name}: {n:,} cells" for name, n in found.n_cells.items()))
     called, probability = found.empty
-    print(f"empty cell called {called} (probability {probability:.2f})")
+    print(f"no genes   a cell without genes is called {called} (probability {probability:.2f})")
     shares = sorted(set(found.table["removed"]))
     areas = found.areas.set_index(["order", "ranking"])["area"]
     for order in dict.fromkeys(found.table["order"]):

@@ -33,7 +33,7 @@ def attribution_distributions(
     scores: Sequence[str] = DIRECTIONS,
     theme: style.ThemeName = "light",
 ) -> Figure:
-    """Draw histograms of scores over the genes, one below the other, on one scale.
+    """Draw histograms of the genes' scores, one below the other, on one scale.
 
     Parameters
     ----------
@@ -47,8 +47,8 @@ def attribution_distributions(
     Returns
     -------
     matplotlib.figure.Figure
-        The figure. Counts are logarithmic, as most genes score next to nothing; each title names
-        the mean share of a pair's genes that score nothing at all.
+        The figure. Counts are on a log scale, as most genes score close to 0; each title gives the
+        mean share of a pair's genes that score exactly 0.
     """
     colors = style.get_theme(theme)
     if not len(scores):
@@ -104,10 +104,10 @@ def attribution_by_gene(
     score
         A column of its table.
     n_named
-        How many genes to name at most, on each end of a signed score: those beyond the outermost
-        percentile.
+        How many genes to name at most, at each end of a signed score. Only genes beyond the
+        outermost percentile are named.
     percentiles
-        Of the scores, from 0 to 100; of a signed one the opposite ones are marked too.
+        Percentiles to mark, from 0 to 100; for a signed score their opposites are marked too.
     ax
         Axes to draw on; by default a new figure.
     theme
@@ -120,9 +120,9 @@ def attribution_by_gene(
     """
     colors = style.get_theme(theme)
     if n_named < 0:
-        raise ConfigError(f"n_named is {n_named}: 0 or more genes can be named")
+        raise ConfigError(f"n_named is {n_named}: it must be 0 or more")
     if not all(0 <= p <= 100 for p in percentiles):
-        raise ConfigError(f"percentiles is {tuple(percentiles)}: from 0 to 100 are possible")
+        raise ConfigError(f"percentiles is {tuple(percentiles)}: each must be from 0 to 100")
     values = _scores(attribution, score)
     signed = bool((values < 0).any())
     names = attribution.table.index.astype(str).to_numpy()
@@ -165,7 +165,7 @@ def attribution_heatmap(
     ax: Axes | None = None,
     theme: style.ThemeName = "light",
 ) -> Axes:
-    """Draw the scores of the best genes in each combination of the controlled phenotypes.
+    """Draw the scores of the top genes in each combination of the controlled phenotypes.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def attribution_heatmap(
     score
         Which of its tables by group.
     n_genes
-        How many genes, those of the highest absolute score over all pairs.
+        How many genes: those whose score over all pairs is largest in absolute value.
     ax
         Axes to draw on; by default a new figure.
     theme
@@ -188,7 +188,7 @@ def attribution_heatmap(
     colors = style.get_theme(theme)
     if score not in attribution.by_group:
         raise ConfigError(
-            f"the attribution has no scores {score!r} by group; "
+            f"the attribution has no {score!r} scores by group; "
             f"{closest(score, attribution.by_group)}"
         )
     if n_genes < 1:
@@ -237,7 +237,7 @@ def _name(
     *,
     right: bool,
 ) -> None:
-    """Name points beside them, each as far below (or above) the one before as text needs."""
+    """Write names beside points, each far enough below (or above) the one before to be read."""
     inches = ax.get_window_extent().height / ax.figure.dpi
     low, high = ax.get_ylim()
     step = 0.125 / inches * (high - low)

@@ -1,4 +1,4 @@
-"""How predictions hold as genes are removed."""
+"""How well predictions hold up as genes are removed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kernomics.attribution import Pruning
 
 SHOWN = ("absolute", "signed_by_change", "effect", "importance", "|DE|", "HVG", "random")
-"""The rankings drawn if none are named, those that there are."""
+"""The rankings drawn by default, as far as the pruning has them."""
 NAMES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
 
 
@@ -31,14 +31,14 @@ def pruning_curves(
     ax: Axes | None = None,
     theme: style.ThemeName = "light",
 ) -> Axes:
-    """Draw a score against the share of the genes that is kept, a line per ranking.
+    """Draw a metric against the share of genes kept, one line per ranking.
 
     Parameters
     ----------
     pruning
         What `kernomics.attribution.prune` returns.
     rankings
-        Which, seven at most; by default the chief ones.
+        Which rankings, at most seven; by default the main ones.
     metric
         A column of its table.
     order
@@ -69,7 +69,7 @@ def pruning_curves(
             raise ConfigError(f"the pruning has no ranking {name!r}; {closest(name, there)}")
     if not 0 < len(names) <= len(colors.palette):
         raise ConfigError(
-            f"rankings names {len(names)}: from 1 to {len(colors.palette)} can be told apart"
+            f"rankings has {len(names)} names: 1 to {len(colors.palette)} lines can be told apart"
         )
     if ax is None:
         ax = style.new_axes(2.85, 2.1, colors, left=0.6, bottom=1.25, right=0.15, top=0.35)
@@ -99,7 +99,7 @@ def pruning_curves(
 
 
 def _apart(kept: np.ndarray) -> list[float]:
-    """Leave out shares whose names would run into each other, on a logarithmic axis."""
+    """Leave out shares whose labels would overlap on a log axis."""
     found: list[float] = []
     for x in sorted(kept.tolist(), reverse=True):
         if not found or found[-1] / x > 1.7:

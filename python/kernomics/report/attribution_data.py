@@ -1,4 +1,4 @@
-"""What the reports of an attribution and of a gene pruning are made of."""
+"""What the reports of an attribution and of a gene pruning show."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class AttributionReport:
     attribution
         The scores.
     tops, overlap
-        The best genes of each ranking, and how many two rankings share; see `top_genes`.
+        The top genes of each ranking, and how many each two rankings share; see `top_genes`.
     recall, truth
-        How well each ranking recalls known gene sets, and what their file is called.
+        How well each ranking recalls known gene sets, and the name of their file.
     warnings
         What a reader must know, one sentence each.
     provenance
@@ -65,7 +65,7 @@ class PruningReport:
     pruning
         The scores.
     retrained
-        Of models trained on the best genes alone; see `kernomics.attribution.retrain`.
+        Scores of models trained on the top genes alone; see `kernomics.attribution.retrain`.
     warnings
         What a reader must know, one sentence each.
     provenance

@@ -1,4 +1,4 @@
-"""The report of an attribution: which genes, how sure, and beside what."""
+"""The report of an attribution: which genes, how far to trust it, and other rankings."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SHOWN = {
     "forward": "Forward",
     "backward": "Backward",
     "importance": "Importance",
-    "expression_change": "Change of expression",
+    "expression_change": "Change in expression",
 }
 MEANINGS = (
-    "Absolute tells which genes matter: the mean size of the forward and backward scores. Signed "
-    "by change is the same with the sign of the change of expression. Effect tells which genes "
-    "argue for the case: half of forward less backward. Importance, the mean of the two "
-    "directions, is what the paper names; a gene that argues alike in both directions cancels "
-    "in it."
+    "The absolute score says how much a gene matters: the mean size of its forward and backward "
+    "scores. Signed by change is the same with the sign of the change in expression. Effect says "
+    "which way a gene argues, above 0 for the case: half of forward minus backward. Importance is "
+    "the mean of forward and backward, as in the paper; the two cancel for a gene that argues the "
+    "same way in both directions."
 )
 
 
@@ -55,7 +55,7 @@ def render_attribution_report(data: AttributionReport) -> str:
             ("key-figures", "Key figures", _key_figures(data)),
             ("genes", "Genes", _genes(data)),
             ("truth", "Recall of known gene sets", _truth(data)),
-            ("beside", "Beside rankings without a model", _beside(data)),
+            ("beside", "Rankings without a model", _beside(data)),
             ("distributions", "Distributions", _distributions(data)),
             ("groups", "Groups of pairs", _groups(data)),
             ("warnings", "Warnings", shared_sections.warning_list(data.warnings)),
@@ -85,9 +85,12 @@ def _key_figures(data: AttributionReport) -> str:
             ],
         ),
         (
-            "Missing of the difference",
+            "Not explained",
             show(off["median"]),
-            [f"median over the pairs; at most {show(off['max'])}"],
+            [
+                "of the difference in output",
+                f"median over the pairs; at most {show(off['max'])}",
+            ],
         ),
     ]
     shown = "".join(
@@ -97,11 +100,11 @@ def _key_figures(data: AttributionReport) -> str:
         for name, value, lines in tiles
     )
     complete = (
-        "The scores of this engine add up to the difference between the model's outputs, up to the "
-        "share that is missing."
+        "The scores of this engine add up to the difference between the model's outputs, but for "
+        "the share that is not explained."
         if params["complete"]
         else "The scores of this engine need not add up to the difference between the model's "
-        "outputs: the share that is missing says how far they are from it."
+        "outputs: the share that is not explained says how far off they are."
     )
     parts = [
         shared_sections.warning_jump(data.warnings, "these scores"),
@@ -144,11 +147,11 @@ def _genes(data: AttributionReport) -> str:
                     Cell("Rank", "number"),
                     Cell("Gene"),
                     *(Cell(SHOWN[name], "number") for name in columns),
-                    Cell("Pairs with it", "number"),
+                    Cell("Pairs with the gene", "number"),
                 ],
                 rows,
-                caption=f"The {len(rows)} genes of the highest absolute score; means over all "
-                "pairs. attribution.csv has all.",
+                caption=f"The {len(rows)} genes with the highest absolute scores; means over all "
+                "pairs. attribution.csv lists all genes.",
                 tall=True,
             ),
             paragraph(MEANINGS, "note"),
@@ -188,11 +191,11 @@ def _truth(data: AttributionReport) -> str:
         [
             Cell("Ranking"),
             Cell("Average precision", "number"),
-            Cell(f"Of the set in the best {n}", "number"),
+            Cell(f"Genes of the set in the top {n}", "number"),
             Cell(f"Precision at {n}", "number"),
         ],
         rows,
-        caption=f"How early each ranking has the genes of {data.truth or 'the sets'}.",
+        caption=f"How high each ranking places the genes of {data.truth or 'the sets'}.",
     )
 
 
@@ -203,7 +206,7 @@ def _beside(data: AttributionReport) -> str:
             [Cell(str(rank), "number"), *(Cell(str(gene), "gene") for gene in genes)]
             for rank, genes in zip(data.tops.index, data.tops.to_numpy(), strict=True)
         ],
-        caption=f"The best {len(data.tops)} genes of each ranking.",
+        caption=f"The top {len(data.tops)} genes of each ranking.",
         tall=True,
     )
     shared = table(
@@ -212,7 +215,7 @@ def _beside(data: AttributionReport) -> str:
             [Cell(str(name), "name", heads_row=True), *(number(x, 0) for x in row)]
             for name, row in data.overlap.iterrows()
         ],
-        caption=f"How many of the best {len(data.tops)} genes two rankings share.",
+        caption=f"How many of their top {len(data.tops)} genes each two rankings share.",
     )
     return "\n".join([shared, tops])
 
@@ -225,9 +228,9 @@ def _distributions(data: AttributionReport) -> str:
             figure_html(
                 partial(pl.attribution_distributions, data.attribution),
                 alt=f"Histograms of the genes' scores. Zeros: {said}.",
-                caption="Scores of the genes, means over the pairs; counts are logarithmic. A gene "
-                "that the case cell lacks scores zero forward, one that the baseline cell lacks "
-                "zero backward.",
+                caption="Scores of the genes, means over the pairs; the counts are on a log scale. "
+                "A gene that the case cell lacks scores 0 forward, and one that the baseline cell "
+                "lacks scores 0 backward.",
             )
         ]
     )
@@ -241,8 +244,8 @@ def _groups(data: AttributionReport) -> str:
     rows = [[Cell(str(name), "name", heads_row=True), number(k, 0)] for name, k in n.items()]
     drawn = figure_html(
         partial(pl.attribution_heatmap, found),
-        alt=f"Absolute scores of the best genes in {len(n)} groups of pairs.",
-        caption="Absolute scores by group of pairs, of the genes that matter most over all.",
+        alt=f"Absolute scores of the top genes in {len(n)} groups of pairs.",
+        caption="Absolute scores in each group of pairs, of the genes that matter most overall.",
     )
     return figures([drawn]) + table(
         [Cell(" and ".join(found.params["controlled"])), Cell("Pairs", "number")],

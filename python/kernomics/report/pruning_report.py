@@ -34,7 +34,7 @@ def render_pruning_report(data: PruningReport) -> str:
         sections=[
             ("key-figures", "Key figures", _key_figures(data)),
             ("curves", "Curves", _curves(data)),
-            ("retraining", "Trained again on the best genes", _retrained(data)),
+            ("retraining", "Retrained on the top genes", _retrained(data)),
             ("warnings", "Warnings", shared_sections.warning_list(data.warnings)),
             ("reproducibility", "Reproducibility", again),
         ],
@@ -73,7 +73,7 @@ def _key_figures(data: PruningReport) -> str:
                 ]
             )
     called, probability = pruning.empty
-    said = ", ".join(f"{n:,} of {name}" for name, n in pruning.n_cells.items())
+    said = ", ".join(f"{name} {n:,}" for name, n in pruning.n_cells.items())
     return "\n".join(
         filter(
             None,
@@ -82,8 +82,8 @@ def _key_figures(data: PruningReport) -> str:
                 paragraph(f"Pruned on {data.which}; cells: {said}."),
                 paragraph(
                     f"A cell without any gene is called {called} (probability "
-                    f"{show(probability, 2)}). Once its evidence is gone every cell is called "
-                    "that, so accuracy is balanced over both kinds of cells: 0.5 is chance."
+                    f"{show(probability, 2)}). Once the evidence is gone, every cell is called "
+                    "that; so accuracy is balanced over case and baseline cells, and 0.5 is chance."
                 ),
                 table(
                     [
@@ -95,8 +95,8 @@ def _key_figures(data: PruningReport) -> str:
                         Cell("Area", "number"),
                     ],
                     rows,
-                    caption="Balanced accuracy by the share of the genes removed, with the genes "
-                    "that are left, and the area under it.",
+                    caption="Balanced accuracy by the share of the genes removed (in brackets how "
+                    "many are left), and the area under the curve.",
                 ),
             ],
         )
@@ -140,6 +140,6 @@ def _retrained(data: PruningReport) -> str:
     return table(
         [Cell("Ranking"), Cell("Balanced accuracy", "number"), Cell("Macro-F1", "number")],
         rows,
-        caption="New models, trained on the best genes of each ranking alone, on the held-out "
-        "cells.",
+        caption="New models, trained on the top genes of each ranking alone and scored on the "
+        "held-out cells.",
     )
