@@ -119,6 +119,57 @@ def speed_table() -> str:
     return "\n".join(rows)
 
 
+SHOWN = 10
+"""Top genes named."""
+TISSUES = {
+    "polygene-oligodendrocytes": "oligodendrocytes: acute stress or not",
+    "polygene-lymphoma": "skin: lymphoma or healthy",
+}
+KINDS = {"M": "males", "F": "females"}
+
+
+def tissues_table() -> str:
+    """Write what is called right of cells and donors held out, and which genes come first."""
+    newest = {line["bench"]: line for line in lines_of("polygene-tissues.jsonl")}
+    rows = [
+        "| held-out cells | cells | PolyGene | logistic regression | pairs |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    genes = []
+    for key, name in TISSUES.items():
+        line = newest[key]
+        ours, logistic, found = (
+            line[part] for part in ("held_out", "logistic_regression", "attribution")
+        )
+        n_groups = len(found["pairs_per_group"])
+        pairs = f"{found['n_pairs']:,} in {n_groups} group{'s' * (n_groups > 1)}"
+        scores = [f"{part['balanced_accuracy']:.3f}" for part in (ours, logistic)]
+        rows.append(f"| {name} | {line['cells']['test']:,} | {scores[0]} | {scores[1]} | {pairs} |")
+        column = next(part for part in ours if part.startswith("by_"))
+        for value, part in ours[column].items():
+            metric = "balanced_accuracy" if "balanced_accuracy" in part else "accuracy"
+            said = "" if metric == "balanced_accuracy" else ", accuracy"
+            scores = [f"{scored[column][value][metric]:.3f}" for scored in (ours, logistic)]
+            rows.append(
+                f"| … {KINDS.get(value, value)}{said} | {part['n_cells']:,} | {scores[0]} | "
+                f"{scores[1]} | |"
+            )
+        tops = "; ".join(
+            f"by `{by}` {', '.join(best[:SHOWN])}" for by, best in found["top"].items()
+        )
+        genes.append(f"Top genes, {name}: {tops}.")
+    places = newest["polygene-oligodendrocytes"]["ranks_of_sex_genes"]
+    ranks = ", ".join(
+        f"{gene} {places['uncontrolled'][gene]:,} → {place:,}"
+        for gene, place in places["controlled"].items()
+    )
+    genes.append(
+        f"Ranks of genes of the sex chromosomes by `absolute`, from pairs of any cells → pairs of "
+        f"one cell type and sex: {ranks}."
+    )
+    return "\n".join(rows) + "\n\n" + "\n\n".join(genes)
+
+
 def main() -> None:
     """Fill the page."""
     lines = list({line["seed"]: line for line in lines_of("polygene.jsonl")}.values())
@@ -127,6 +178,7 @@ def main() -> None:
         "truth": truth_table(lines),
         "pruning": pruning_table(lines),
         "speed": speed_table(),
+        "tissues": tissues_table(),
     }
     for name, table in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
