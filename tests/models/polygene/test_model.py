@@ -10,10 +10,11 @@ import pytest
 import torch
 from phenotyped_cells import collection, conditions
 
+from kernomics import tl
 from kernomics.data import CellCollection
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.metrics import class_scores
-from kernomics.models import PhenotypeModel, PolyGene, PolyGeneConfig, TxFM, load
+from kernomics.models import YOTO, PhenotypeModel, PolyGene, PolyGeneConfig, TxFM, load
 from kernomics.models.polygene.model import quantile_edges
 
 QUICK = {"max_epochs": 2, "batch_size": 32, "progress": False}
@@ -233,3 +234,13 @@ def test_phenotypes_in_other_columns_are_found_and_those_shown_are_not_scored(tr
         trained.evaluate(adata, labels={"arm": "arm"})
     with pytest.raises(ConfigError, match="nothing is left to predict"):
         trained.evaluate(adata, labels=names, given=["cell_type", "treatment"])
+
+
+def test_representations_go_where_scanpy_users_look_for_them(trained):
+    adata = conditions(30, seed=5)
+    tl.represent_cells(adata, trained, progress=False, key_added="pg")
+    expected = trained.get_latent_representation(conditions(30, seed=5))
+    np.testing.assert_allclose(adata.obsm["X_pg"], expected, rtol=1e-6)
+    np.testing.assert_array_equal(adata.varm["pg_genes"], trained.trained.get_gene_embeddings())
+    with pytest.raises(ConfigError, match="it must be CellEncoder or TxFM"):
+        tl.represent_cells(adata, YOTO(adata, labels_key="treatment", n_genes=3), progress=False)
