@@ -78,7 +78,7 @@ def test_the_heat_map_has_the_best_genes_in_order_and_a_column_per_group(score: 
 def test_the_heat_map_of_one_group_is_of_all_pairs() -> None:
     ax = pl.attribution_heatmap(attribution(1))
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["all pairs"]
-    with pytest.raises(ConfigError, match="no scores 'forward' by group"):
+    with pytest.raises(ConfigError, match="no 'forward' scores by group"):
         pl.attribution_heatmap(attribution(1), "forward")
 
 
@@ -104,7 +104,7 @@ def test_chief_rankings_are_drawn_unless_others_are_named() -> None:
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["absolute"]
     for call, said in (
         ({"rankings": ["DE"]}, "no ranking 'DE'"),
-        ({"rankings": []}, "rankings names 0"),
+        ({"rankings": []}, "rankings has 0 names"),
         ({"order": "first"}, "no order 'first'"),
         ({"metric": "accuracy"}, "no 'accuracy'"),
     ):
