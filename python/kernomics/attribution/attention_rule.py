@@ -57,7 +57,7 @@ def attention(pair: Pair, m: Multipliers) -> Multipliers:
     causal = pair.at("is_causal")
     if causal is not None and pair.case[causal]:
         raise ConfigError(
-            "DeepLIFT has no rule for is_causal=True of a fused attention; give the mask instead"
+            "DeepLIFT has no rule for a fused attention that is causal; give it the mask instead"
         )
     at = pair.at("attn_mask", "attn_bias")
     given = pair.at("scale")

@@ -189,8 +189,7 @@ def _needed(steps: Sequence[Step], end: int) -> list[int]:
         raise ConfigError(
             f"DeepLIFT has no rule for {first.op}, which runs in {first.where}"
             + (f", nor for {others} more operations" if others else "")
-            + "; write one (kernomics.attribution.rules says how), or choose "
-            "engine='integrated_gradients'"
+            + "; write one (kernomics.attribution.rules says how), or choose integrated_gradients"
         )
     return found[::-1]
 
