@@ -22,15 +22,6 @@ def test_importing_kernomics_imports_nothing_heavy():
     assert not heavy & set(loaded)
 
 
-def test_ops_import_torch_and_numpy_alone():
-    loaded = run("import sys, kernomics.ops; print(*sys.modules)").split()
-    assert "torch" in loaded
-    above = {f"kernomics.{name}" for name in ("data", "nn", "train", "models", "errors")}
-    assert not {"pandas", "anndata", "scanpy", "scipy", "sklearn", "matplotlib", *above} & set(
-        loaded
-    )
-
-
 def test_txfm_s_module_and_its_cells_import_torch_and_numpy_alone():
     code = """
 import sys
