@@ -23,6 +23,8 @@ from kernomics.attribution.sources import Inputs, Source
 
 STEPS = 16
 """Points on the path of integrated gradients."""
+LIFTED_AT_A_TIME = 250_000
+"""Of the features of one side; DeepLIFT holds all that the model computes, on both."""
 
 
 def integrated_gradients(
@@ -152,7 +154,7 @@ def _lifted(source: Source, pairs: _United, outputs: NDArray[np.int64]) -> PairS
     """Run DeepLIFT over pairs, some at a time, each for an output of its own."""
     scores, presences, ends = [], [], []
     masked = not bool((pairs.here & pairs.there).all())
-    for cells, tokens in parts_of(pairs.inputs.lengths, pairs.case.shape[1]):
+    for cells, tokens in parts_of(pairs.inputs.lengths, pairs.case.shape[1], LIFTED_AT_A_TIME):
         union = part_of(pairs.inputs, cells, tokens)
         sides = [[pairs.case[tokens]], [pairs.baseline[tokens]]]
         if masked:

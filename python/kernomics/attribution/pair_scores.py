@@ -48,12 +48,14 @@ Engine = Callable[[Source, NDArray[np.int64], NDArray[np.int64], int], PairScore
 """(source, case rows [P], baseline rows [P], class) → the scores of these pairs."""
 
 
-def parts_of(lengths: Tensor, width: int) -> Iterator[tuple[slice, slice]]:
-    """Yield cells, and their tokens, of `NUMBERS_AT_A_TIME` features at most, or one cell."""
+def parts_of(
+    lengths: Tensor, width: int, numbers: int = NUMBERS_AT_A_TIME
+) -> Iterator[tuple[slice, slice]]:
+    """Yield cells, and their tokens, of so many features at most, or one cell."""
     ends, first = np.cumsum(lengths.numpy()), 0
     while first < len(ends):
         begun = int(ends[first - 1]) if first else 0
-        last = int(np.searchsorted(ends, begun + NUMBERS_AT_A_TIME // width, side="right"))
+        last = int(np.searchsorted(ends, begun + numbers // width, side="right"))
         last = max(last, first + 1)
         yield slice(first, last), slice(begun, int(ends[last - 1]))
         first = last
