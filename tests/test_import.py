@@ -56,3 +56,9 @@ def test_every_public_name_is_there_and_no_other():
         assert name in dir(kernomics)
     with pytest.raises(AttributeError, match="no attribute 'model'"):
         kernomics.model  # noqa: B018
+
+
+def test_names_that_come_later_are_listed_before():
+    code = "import kernomics as kn; print(*dir(kn.attribution), *dir(kn))"
+    listed = set(run(code).split())
+    assert {"deeplift", "prune", "attribute", "pl", "tl", "models"} <= listed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 def later(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
@@ -14,6 +15,7 @@ def later(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
 
+    _list(package, homes)
     return __getattr__
 
 
@@ -25,4 +27,11 @@ def parts(package: str, names: Sequence[str]) -> Callable[[str], object]:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return importlib.import_module(f"{package}.{name}")
 
+    _list(package, names)
     return __getattr__
+
+
+def _list(package: str, names: Iterable[str]) -> None:
+    """Let ``dir()``, and so completion, show the names before they are imported."""
+    module = sys.modules[package]
+    vars(module)["__dir__"] = lambda: sorted({*vars(module), *names})

@@ -176,6 +176,7 @@ def test_the_genes_shown_of_a_cell_are_those_that_predictions_see():
         ({"output": "odds"}, "output is 'odds'"),
         ({"engine": "integrated_gradients", "contrast": "empty"}, "contrast='empty' goes with"),
         ({"controlled": "nowhere"}, "obs has no column 'nowhere'"),
+        ({"controlled": ["cell_type", ASKED["target"]]}, "controlled has the target"),
         ({"rows": [1, 999]}, "999"),
         ({"n_tokens": 0}, "n_tokens is 0"),
     ],

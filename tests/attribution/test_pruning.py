@@ -93,6 +93,14 @@ def test_rankings_of_an_attribution_have_signed_and_absolute_scores(model):
     curve = prune(model.cells, model, rankings, **ASKED, shares=(0.0, 0.9), reversed_too=False)
     assert set(curve.table["ranking"]) == set(rankings)
     assert curve.to_dict()["empty_cell"]["called"] in ("drug", "control")
+    complete = rankings_of(attribute(model.cells, model, **ASKED, n_pairs=5, engine="deeplift"))
+    assert "importance" not in complete  # 0 for all genes
+    assert "absolute" in complete
+
+
+def test_a_ranking_that_says_nothing_is_told(model):
+    with pytest.warns(UserWarning, match="ranking 'flat' scores all 60 genes alike"):
+        prune(model.cells, model, {"flat": np.zeros(60)}, **ASKED, shares=(0.5,))
 
 
 def test_retraining_on_the_genes_that_differ_beats_the_others(model):

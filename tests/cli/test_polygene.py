@@ -1,6 +1,7 @@
 """`kernomics evaluate` and `embed` of a PolyGene, from files to files."""
 
 import json
+import re
 
 import anndata
 import numpy as np
@@ -180,3 +181,15 @@ def test_what_embedding_a_polygene_does_not_take_is_refused(folder, capsys, tmp_
     said = error_of(capsys, *line, "--block", "1", "--n-draws", "2")
     assert "is a PolyGene, which does not take --n-draws, --block" in said
     assert not (tmp_path / "x.npy").exists()
+
+
+def test_cells_of_the_training_are_told_from_new_ones(folder, capsys, tmp_path):
+    line = ["pretrain", "--model", "polygene", str(folder / "other.h5ad"), "--labels-key", "state"]
+    line += ["--out", str(tmp_path / "run"), "--quiet", "--max-epochs", "1", "--n-tokens", "8"]
+    assert main(line) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), str(folder / "other.h5ad"), "--json"]) == 0
+    assert re.search(r"trained on \d+ of these 60 cells", capsys.readouterr().err)
+    cells(60, seed=10).write_h5ad(tmp_path / "new.h5ad")
+    assert main(["evaluate", str(tmp_path / "run"), str(tmp_path / "new.h5ad"), "--json"]) == 0
+    assert "trained on" not in capsys.readouterr().err

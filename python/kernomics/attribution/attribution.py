@@ -169,6 +169,10 @@ def attribute(
     cells, rows = cells_of(model, adata, rows, reading)
     trained = trained_model(model)
     keys = words_of("controlled", controlled)
+    if target in keys:
+        raise ConfigError(
+            f"controlled has the target {target!r}: the two cells of a pair differ in it"
+        )
     source: Source
     if n_tokens is not None:
         n_tokens = checked_integer("n_tokens", n_tokens)

@@ -34,6 +34,8 @@ def rankings_of(attribution: Attribution, others: pd.DataFrame | None = None) ->
         Its signed scores are taken by the absolute value of their means too.
     others
         Scores per gene, such as `gene_statistics` gives.
+
+    A score that is the same for all genes, as the importance by a complete engine, is left out.
     """
     table = attribution.table
     found: dict[str, Any] = {name: table[name] for name in ATTRIBUTIONS}
@@ -41,7 +43,7 @@ def rankings_of(attribution: Attribution, others: pd.DataFrame | None = None) ->
         found[f"|{name}|"] = table[name].abs()
     for name in () if others is None else others.columns:
         found[str(name)] = others[name].reindex(table.index)  # type: ignore[index]
-    return found
+    return {name: scores for name, scores in found.items() if scores.nunique(dropna=False) > 1}
 
 
 @checked

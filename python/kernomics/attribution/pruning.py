@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
 from kernomics._arguments import checked, numbers_of
+from kernomics._warnings import warn
 from kernomics.attribution.attribution import cells_of, classes_of, trained_model, with_counts
 from kernomics.attribution.sources import Inputs, PhenotypeSource
 from kernomics.data import CellCollection
@@ -256,6 +257,8 @@ def _order(name: str, scores: Any, genes: NDArray[np.object_], seed: int) -> NDA
             f"ranking {name!r} is NaN for {int(np.isnan(values).sum()):,} genes, first "
             f"{genes[first]!r}"
         )
+    if len(values) > 1 and (values == values[0]).all():
+        warn(f"ranking {name!r} scores all {len(genes):,} genes alike, so that its order is chance")
     chance = permutation(len(genes), seed, Stream.PRUNED_TIES)
     found: NDArray[np.int64] = chance[np.argsort(-values[chance], kind="stable")]
     return found

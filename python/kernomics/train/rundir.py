@@ -261,8 +261,8 @@ def refuse_held(path: Path) -> None:
     """Refuse a directory that holds a run, which is neither continued nor deleted."""
     if (path / CONFIG).exists():
         raise CheckpointError(
-            f"{path} already holds a run: {_contents(path, _read_config(path))}; continue it with "
-            "resume=True, delete it with overwrite=True, or choose another directory"
+            f"{path} already holds a run: {_contents(path, _read_config(path))}; continue a "
+            "training with resume=True, delete it with overwrite=True, or choose another directory"
         )
 
 

@@ -243,9 +243,12 @@ def read_attribution(path: str | Path) -> tuple[Attribution, pd.DataFrame, dict[
         statistics = _read_table(folder / STATISTICS)
         _ = params["target"], params["case"], params["baseline"]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        why = str(error)
+        if isinstance(error, FileNotFoundError):
+            why = f"it has no {Path(error.filename).name}"
         raise CheckpointError(
-            f"'{path}' holds no attribution: it is the directory that kernomics attribute wrote "
-            f"({error})"
+            f"'{path}' holds no attribution, for {why}: give the directory that kernomics "
+            "attribute wrote"
         ) from error
     none = np.empty(0, np.int64)
     pairs = Pairs(none, none, none, list(results["pairs_per_group"]), none)
