@@ -188,6 +188,14 @@ class ExpressionModel:
         """Return the embedding of each gene, float32 [V, d]."""
         return self.module.genes.detach().float().cpu().numpy().copy()
 
+    def read(
+        self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
+    ) -> CellCollection:
+        """Read cells as those of the training were read, but for what is given."""
+        if isinstance(adata, CellCollection):  # whose cells without counts are told of elsewhere
+            require_empty_cells(reading.pop("empty_cells", "error"))
+        return read_as_trained(adata, reading, self.info, self.genes)
+
     def _known(
         self,
         adata: AnnData | str | Path | CellCollection,
@@ -196,9 +204,7 @@ class ExpressionModel:
         reading: ReadOptions,
     ) -> KnownCells:
         empty = reading.get("empty_cells", "error")
-        if isinstance(adata, CellCollection):  # whose cells without counts are told of elsewhere
-            require_empty_cells(reading.pop("empty_cells", "error"))
-        cells = read_as_trained(adata, reading, self.info, self.genes)
+        cells = self.read(adata, **reading)
         cells.library_rule.tell(self.info.get("library"))
         return KnownCells.of(
             cells, self.genes, rows=rows, min_gene_overlap=min_gene_overlap, empty_cells=empty

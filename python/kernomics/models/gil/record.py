@@ -116,8 +116,8 @@ class StageRecord:
         return weights, states, errors, History.read(folder / "metrics.jsonl")
 
 
-def _require_same(root: Path, stages: Stages, settings: Mapping[str, Any]) -> None:
-    """Refuse to go on with other stages or settings."""
+def require_same_stages(root: Path, stages: Stages) -> None:
+    """Refuse to go on with other stages than those that a training was begun with."""
     saved_stages = Stages.load(root / STAGES)
     if saved_stages.fingerprint != stages.fingerprint:
         raise CheckpointError(
@@ -125,6 +125,11 @@ def _require_same(root: Path, stages: Stages, settings: Mapping[str, Any]) -> No
             f"{saved_stages!r}, given were {stages!r}; give the file that it was begun with, a "
             f"copy of which is {root / STAGES}"
         )
+
+
+def _require_same(root: Path, stages: Stages, settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with other stages or settings."""
+    require_same_stages(root, stages)
     try:
         saved = json.loads((root / SETTINGS).read_text("utf-8"))
     except (OSError, ValueError) as error:
