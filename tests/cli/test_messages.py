@@ -15,6 +15,7 @@ from kernomics.data import CellCollection, ReadOptions, make_split
 from kernomics.errors import percent
 from kernomics.evaluation import panels, perturbations
 from kernomics.models import (
+    GIL,
     YOTO,
     CellEncoder,
     Panel,
@@ -73,6 +74,7 @@ PRINTED_BY = {
         (PhenotypeModel.probabilities, PhenotypeModel.evaluate),
         ("evaluate",),
     ),
+    "models/gil/record.py": ((GIL.train,), ("increment",)),
     "data/readers/anndata.py": (READERS, READING_COMMANDS),
     "data/checks.py": (READERS, READING_COMMANDS),
     "data/readers/features.py": (READERS, READING_COMMANDS),

@@ -11,13 +11,18 @@ from kernomics.cli import pretrain
 from kernomics.cli.messages import Help
 from kernomics.errors import ConfigError
 
-METHODS = ("naive", "joint", "freezing", "replay", "distillation")
+METHODS = (
+    *("naive", "joint", "freezing", "replay", "distillation", "der", "features", "ghosts", "ewc"),
+)
 OPTIONS = {
-    "memory": ("replay", "memory"),
-    "replay_share": ("replay", "share"),
-    "distillation_weight": ("distillation", "weight"),
+    "memory": (("replay", "der"), "memory"),
+    "replay_share": (("replay",), "share"),
+    "distillation_weight": (("distillation",), "weight"),
+    "features_weight": (("features",), "weight"),
+    "ghosts_weight": (("ghosts",), "weight"),
+    "ewc_weight": (("ewc",), "weight"),
 }
-"""Per option the method that it is a setting of, and which."""
+"""Per option the methods that it is a setting of, and which."""
 
 
 def add_parser(commands: Any) -> None:
@@ -36,18 +41,23 @@ def add_parser(commands: Any) -> None:
     )
     increment.add_argument(
         "--method", nargs="+", default=["naive"], choices=METHODS,
-        help="against forgetting; several go together, but naive, joint and freezing do not",
+        help="against forgetting: naive (nothing), joint (all stages at once), freezing (only new "
+        "genes' embeddings learn), replay and der (cells are kept), distillation, features and "
+        "ghosts (of the model before), ewc; several go together, but not the first three",
     )  # fmt: skip
     increment.add_argument(
-        "--memory", type=int, metavar="N", help="cells that replay keeps of each stage (1000)"
+        "--memory",
+        type=int,
+        metavar="N",
+        help="cells that replay or der keeps of each stage (1000)",
     )
     increment.add_argument(
         "--replay-share", type=float, metavar="SHARE", help="kept cells' share of a batch (0.5)"
     )
-    increment.add_argument(
-        "--distillation-weight", type=float, metavar="λ",
-        help="weight of the difference to the previous model (1)",
-    )  # fmt: skip
+    for name in ("distillation", "features", "ghosts", "ewc"):
+        increment.add_argument(
+            f"--{name}-weight", type=float, metavar="λ", help=f"weight of the loss of {name} (1)"
+        )
     increment.add_argument(
         "--oracle", action="store_true",
         help="also train on all stages at once, to compare with; takes as long again",
@@ -80,16 +90,18 @@ def methods_of(args: argparse.Namespace) -> list[Any]:
     from kernomics.models.gil import methods
 
     settings: dict[str, dict[str, Any]] = {name: {} for name in args.method}
-    for option, (method, setting) in OPTIONS.items():
+    for option, (owners, setting) in OPTIONS.items():
         value = getattr(args, option)
         if value is None:
             continue
-        if method not in settings:
+        named = [name for name in owners if name in settings]
+        if not named:
             raise ConfigError(
-                f"--{option.replace('_', '-')} is a setting of {method}, which --method does not "
-                f"name: add it, or leave the option out"
+                f"--{option.replace('_', '-')} is a setting of {' and '.join(owners)}, which "
+                "--method does not name: add it, or leave the option out"
             )
-        settings[method][setting] = value
+        for name in named:
+            settings[name][setting] = value
     return [methods.METHODS[name](**settings[name]) for name in args.method]
 
 

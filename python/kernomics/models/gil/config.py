@@ -91,7 +91,7 @@ class GILConfig:
                 f"d_model is {self.d_model} and n_heads {self.n_heads}: the heads must divide it"
             )
         if self.combine == "concat" and self.d_model < 2:
-            raise ConfigError("d_model is 1: with combine='concat' the value takes one of at least")
+            raise ConfigError("d_model is 1: the value takes one number, so 2 are needed")
         for name in ("target_sum", "layer_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be above 0")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kernomics.data import Cells
 from kernomics.models.gil.methods.base import Method, Situation, Step
 from kernomics.models.gil.module import STEPS_OF_A_STAGE, Outputs
+from kernomics.nn.philox import STREAM_GHOSTS, uniforms
 
 
 class Lesson(nn.Module):
@@ -36,6 +37,36 @@ class Lesson(nn.Module):
     def query_weight(self) -> float:
         """Weight of predictions by query beside those by token."""
         return self.module.config.query_weight
+
+    def query_genes(self, step: Step, first: int, n_pool: int, n: int) -> tuple[Tensor, Tensor]:
+        """Draw n genes for each cell of a batch to be asked for, with replacement.
+
+        Parameters
+        ----------
+        first, n_pool
+            They are of the genes `first` to `first + n_pool` of the vocabulary.
+
+        Returns
+        -------
+        cells, gene_ids
+            int64 [B · n], by number.
+        """
+        drawn = uniforms(step.draw, step.cells.cell_ids, n, STREAM_GHOSTS)
+        genes = first + (drawn * n_pool).long().clamp_max(n_pool - 1)
+        cells = torch.arange(len(step.cells), device=genes.device).repeat_interleave(n)
+        return cells, genes.flatten()
+
+    def asked(self, step: Step, first: int, n_pool: int, n: int) -> Tensor:
+        """Return the mean squared difference to what the previous model says of genes asked for."""
+        previous, teacher = self.situation.previous, self.taught(step)
+        assert previous is not None
+        assert teacher is not None
+        cells, genes = self.query_genes(step, first, n_pool, n)
+        with torch.no_grad():
+            wanted = previous.predicted(previous.ask(teacher.cls, cells, genes))
+        module = self.module
+        found = module.predicted(module.ask(step.outputs.cls, cells, genes))
+        return (found - wanted).square().mean()
 
     def on_step(self, step: int, total_steps: int) -> None:
         """Note the step, by which everything is drawn."""

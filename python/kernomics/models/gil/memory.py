@@ -48,6 +48,34 @@ def require_memory(memory: int, share: float, staged: StagedCells) -> None:
         )
 
 
+def in_turn(
+    kept: Sequence[NDArray[np.int64]], first: int, n: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return n kept cells, and in which round of its stage's each comes.
+
+    They are places `first` to `first + n` of an endless list, in which the stages take turns and
+    each one's cells come round by round, every round in another order.
+    """
+    slots = first + np.arange(n)
+    stage, turn = slots % len(kept), slots // len(kept)
+    rows, rounds = np.empty(n, np.int64), np.empty(n, np.int64)
+    for j, cells in enumerate(kept):
+        mine = np.flatnonzero(stage == j)
+        rounds[mine], place = np.divmod(turn[mine], len(cells))
+        for round_ in np.unique(rounds[mine]):
+            at = rounds[mine] == round_
+            order = permutation(len(cells), seed, Stream.REPLAY, int(round_) * len(kept) + j)
+            rows[mine[at]] = cells[order[place[at]]]
+    return rows, rounds
+
+
+def with_rounds(cells: Cells, rounds: NDArray[np.int64]) -> Cells:
+    """Give the last cells of a batch other ids each round, and so other draws."""
+    ids = cells.cell_ids.clone()
+    ids[len(ids) - len(rounds) :] += (torch.from_numpy(rounds) % 2**15 + 1) << 32
+    return replace(cells, cell_ids=ids)
+
+
 class ReplayLoader:
     """The batches of a stage, with cells of earlier stages at the end of each.
 
@@ -60,7 +88,7 @@ class ReplayLoader:
     share
         The kept cells' share of a batch.
     seed
-        Of their order: each stage's cells come round by round, every round in another order.
+        Of their order; see `in_turn`.
     """
 
     def __init__(
@@ -81,34 +109,16 @@ class ReplayLoader:
         return self.sampler.n_batches
 
     def drawn(self, epoch: int, i: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the kept cells in a batch, and in which round of its stage's each comes.
-
-        They go to the stages in turn, so that each has its share over any few batches.
-        """
+        """Return the kept cells in a batch, and the round of each; see `in_turn`."""
         full = max(1, round(self.sampler.batch_size * self.ratio))
         n_new = len(self.sampler.batch(epoch, i))
         n = min(full, max(1, round(n_new * self.ratio)))
-        slots = (epoch * self.n_batches + i) * full + np.arange(n)
-        stage, turn = slots % len(self.kept), slots // len(self.kept)
-        rows, rounds = np.empty(n, np.int64), np.empty(n, np.int64)
-        for j, cells in enumerate(self.kept):
-            mine = np.flatnonzero(stage == j)
-            rounds[mine], place = np.divmod(turn[mine], len(cells))
-            for round_ in np.unique(rounds[mine]):
-                at = rounds[mine] == round_
-                order = permutation(
-                    len(cells), self.seed, Stream.REPLAY, int(round_) * len(self.kept) + j
-                )
-                rows[mine[at]] = cells[order[place[at]]]
-        return rows, rounds
+        return in_turn(self.kept, (epoch * self.n_batches + i) * full, n, self.seed)
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Cells, None, None]:
         """Yield the batches of an epoch; a kept cell has another id each round, and other draws."""
         for i, cells in enumerate(self.loader.epoch(epoch, start), start=start):
-            rounds = torch.from_numpy(self.drawn(epoch, i)[1])
-            ids = cells.cell_ids.clone()
-            ids[len(ids) - len(rounds) :] += (rounds % 2**15 + 1) << 32
-            yield replace(cells, cell_ids=ids)
+            yield with_rounds(cells, self.drawn(epoch, i)[1])
 
 
 class _Mixed(Sampler):

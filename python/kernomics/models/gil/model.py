@@ -218,10 +218,7 @@ class GIL:
         """Return all that decides the result of a training beside the stages."""
         return {
             "model": dataclasses.asdict(self.config),
-            "methods": [
-                {"name": one.name, **dataclasses.asdict(one)}  # type: ignore[call-overload]
-                for one in self.methods
-            ],
+            "methods": [method.settings() for method in self.methods],
             "seed": self.seed,
             "data_sha256": self.staged.cells.fingerprint,
             "train": dataclasses.asdict(self.training),

@@ -7,16 +7,24 @@ from collections.abc import Sequence
 from kernomics._arguments import shown
 from kernomics.errors import ConfigError, closest
 from kernomics.models.gil.methods.base import Method, Situation, Step
+from kernomics.models.gil.methods.der import DER
 from kernomics.models.gil.methods.distillation import Distillation
+from kernomics.models.gil.methods.ewc import EWC
+from kernomics.models.gil.methods.features import Features
 from kernomics.models.gil.methods.freezing import Freezing
+from kernomics.models.gil.methods.ghosts import Ghosts
 from kernomics.models.gil.methods.joint import Joint
 from kernomics.models.gil.methods.naive import Naive
 from kernomics.models.gil.methods.replay import Replay
 
 __all__ = [
+    "DER",
+    "EWC",
     "METHODS",
     "Distillation",
+    "Features",
     "Freezing",
+    "Ghosts",
     "Joint",
     "Method",
     "Naive",
@@ -27,7 +35,8 @@ __all__ = [
 ]
 
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (Naive, Joint, Freezing, Replay, Distillation)
+    kind.name: kind
+    for kind in (Naive, Joint, Freezing, Replay, Distillation, DER, Features, Ghosts, EWC)
 }
 """By name."""
 

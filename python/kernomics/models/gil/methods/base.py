@@ -6,9 +6,10 @@ with a `name`, and the moments that it needs; `methods/__init__` lists it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +91,11 @@ class Method:
     name: ClassVar[str]
     alone: ClassVar[bool] = False
     needs_previous: ClassVar[bool] = False
+
+    def settings(self) -> dict[str, Any]:
+        """Return the name and the settings, JSON-able."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {"name": self.name, **{f.name: getattr(self, f.name) for f in fields if f.init}}
 
     def plan(self, n_stages: int) -> list[list[int]]:
         """Return which stages are trained together, in their order."""
