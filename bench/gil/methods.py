@@ -23,7 +23,7 @@ import kernomics
 from bench.gil import corpus
 from kernomics.data import CellCollection, Stages
 from kernomics.models import GIL
-from kernomics.models.gil.methods import METHODS, Method, Replay
+from kernomics.models.gil.methods import DER, METHODS, Distillation, Features, Ghosts, Replay
 from kernomics.models.gil.record import StageRecord
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,17 +34,24 @@ SHARES = (0.05,)
 
 
 def methods(stages: Stages) -> dict[str, Any]:
-    """Return what is compared, by name."""
+    """Return what is compared, by name: methods, and lists of those combined."""
     n_train = min(len(stage.train) for stage in stages.stages)
-    found: dict[str, Any] = {name: METHODS[name]() for name in METHODS if name != "replay"}
-    found |= {f"replay {share:.0%}": Replay(memory=round(share * n_train)) for share in SHARES}
+    found: dict[str, Any] = {name: METHODS[name]() for name in ("naive", "joint", "freezing")}
+    for share in SHARES:
+        memory = round(share * n_train)
+        found[f"replay {share:.0%}"] = Replay(memory)
+        found[f"der {share:.0%}"] = DER(memory)
+        found[f"replay {share:.0%} + distillation"] = [Replay(memory), Distillation()]
+    found |= {name: METHODS[name]() for name in ("distillation", "features", "ghosts", "ewc")}
+    found["distillation + features + ghosts"] = [Distillation(), Features(), Ghosts()]
+    found["distillation + ghosts"] = [Distillation(), Ghosts()]
     return found
 
 
 def train(
     cells: CellCollection,
     stages: Stages,
-    method: Method,
+    method: Any,
     folder: Path,
     shared: Path,
     seed: int,
@@ -55,7 +62,7 @@ def train(
     model.configure(**training)
     first = Path("stages") / "0"
     resume = (folder / "increment.json").is_file()
-    if not resume and method.name != "joint" and (shared / first / "model").is_dir():
+    if not resume and len(model.plan) > 1 and (shared / first / "model").is_dir():
         StageRecord(folder, False, stages, model.settings())
         shutil.copytree(shared / first, folder / first)
         resume = True
@@ -106,10 +113,10 @@ def main() -> None:
             if (name, seed, tuple(stages.names)) in done:
                 continue
             begun = time.monotonic()
+            where = folder / name.replace(" ", "-")
             model = train(
-                cells, stages, known[name], folder / name.replace(" ", "-"), folder / "naive",
-                seed, max_epochs=args.max_epochs, progress=False,
-                checkpoint_every_epochs=1,
+                cells, stages, known[name], where, folder / "naive", seed,
+                max_epochs=args.max_epochs, progress=False, checkpoint_every_epochs=1,
             )  # fmt: skip
             args.out.parent.mkdir(parents=True, exist_ok=True)
             with args.out.open("a") as file:
