@@ -23,12 +23,22 @@ import kernomics
 from bench.gil import corpus
 from kernomics.data import CellCollection, Stages
 from kernomics.models import GIL
-from kernomics.models.gil.methods import DER, METHODS, Distillation, Features, Ghosts, Replay
+from kernomics.models.gil.methods import (
+    DER,
+    METHODS,
+    Distillation,
+    Features,
+    Ghosts,
+    Replay,
+    Situation,
+)
+from kernomics.models.gil.module import GILModule
 from kernomics.models.gil.record import StageRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "bench" / "results" / "systems" / "gil.jsonl"
 STAGES = ("zheng", "kang")
+FIRST = Path("stages") / "0"
 SHARES = (0.05,)
 """Of the smallest stage's training cells, what replay keeps of each stage."""
 
@@ -60,13 +70,25 @@ def train(
     """Train with one method, in a directory; the first stage is taken from `shared`."""
     model = GIL(cells, stages, method=method, n_tokens=128, seed=seed)
     model.configure(**training)
-    first = Path("stages") / "0"
     resume = (folder / "increment.json").is_file()
-    if not resume and len(model.plan) > 1 and (shared / first / "model").is_dir():
-        StageRecord(folder, False, stages, model.settings())
-        shutil.copytree(shared / first, folder / first)
+    if not resume and len(model.plan) > 1 and (shared / FIRST / "model").is_dir():
+        share_first(model, folder, shared)
         resume = True
     return model.train(run_dir=folder, resume=resume, **training)
+
+
+def share_first(model: GIL, folder: Path, shared: Path) -> None:
+    """Take the first stage of another training, and keep of it what this one's methods keep."""
+    record = StageRecord(folder, False, model.stages, model.settings())
+    shutil.copytree(shared / FIRST, folder / FIRST)
+    weights, _, errors, _ = StageRecord(folder, True, model.stages, model.settings()).read(0, 0)
+    module = GILModule(model.stages.n_known[0], model.config, model.seed)
+    module.load_state_dict(weights)
+    situation = Situation(0, module, None, model.staged, model.staged.rows(0), model.seed)
+    for method in model.methods:
+        method.begin(situation)
+        method.end(situation)
+    record.keep(0, weights, [method.state() for method in model.methods], errors)
 
 
 def line(model: GIL, name: str, seed: int, seconds: float) -> dict[str, Any]:

@@ -122,6 +122,8 @@ def test_genes_of_labelled_cells_become_stages(files, capsys):
     assert "--labels-key names no column for 1 of 1 labelled sets" in capsys.readouterr().err
     assert kernomics(*words, "--labels-key", "cell_type") == 0
     assert len(Stages.load(out).stages[1].genes) == 5
+    assert kernomics(*words, "--labels-key", "two=cell_type") == 2
+    assert "--labels-key names 'two', which is no set of --specific" in capsys.readouterr().err
     mixed = ("--specific", f"one={data}", f"two={files / 'two.txt'}", "--out", out)
     assert kernomics("stages", data, *mixed) == 2
     assert "has 1 labelled sets and 1 lists of genes" in capsys.readouterr().err

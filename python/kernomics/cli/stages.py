@@ -8,7 +8,7 @@ from typing import Any
 
 from kernomics.cli import options as cli_options
 from kernomics.cli.messages import Help
-from kernomics.errors import ConfigError
+from kernomics.errors import ConfigError, closest
 
 SETS = (".h5ad", ".h5mu", ".zarr")
 
@@ -34,8 +34,9 @@ def add_parser(commands: Any) -> None:
         help="obs column of the labelled cells, one for all or one per stage",
     )  # fmt: skip
     stages.add_argument(
-        "--unlabelled", metavar="CLASS", help="class of the labelled cells that means 'no label'"
-    )
+        "--unlabelled", nargs="+", default=[], metavar="[NAME=]CLASS",
+        help="class of the labelled cells that means 'no label', one for all or of some stages",
+    )  # fmt: skip
     stages.add_argument(
         "--n-genes", type=int, default=150, metavar="N", help="genes that each labelled set wants"
     )
@@ -125,13 +126,20 @@ def _specific(
             f"--specific has {len(sets)} labelled sets and {len(files) - len(sets)} lists of "
             "genes: give all of one kind"
         )
-    keys = _keys(args, list(sets))
+    keys = _per_set(args, "labels_key", "COLUMN", list(sets))
+    missing = [name for name in sets if name not in keys]
+    if missing:
+        raise ConfigError(
+            f"--labels-key names no column for {len(missing)} of {len(sets)} labelled sets, first "
+            f"{missing[0]!r}: write --labels-key {missing[0]}=COLUMN"
+        )
+    unlabelled = _per_set(args, "unlabelled", "CLASS", list(sets))
     cells = {
         name: as_collection(
             path,
             cli_options.reading(args),
             labels_key=keys[name],
-            unlabelled_category=args.unlabelled,
+            unlabelled_category=unlabelled.get(name),
         )
         for name, path in sets.items()
     }
@@ -141,16 +149,16 @@ def _specific(
     return found.lists, found.removed
 
 
-def _keys(args: argparse.Namespace, names: list[str]) -> dict[str, str]:
-    """Return the label of each set."""
-    given = args.labels_key
+def _per_set(args: argparse.Namespace, option: str, what: str, names: list[str]) -> dict[str, str]:
+    """Return what an option gives for each set: one value for all, or NAME=value for some."""
+    given = getattr(args, option)
     if len(given) == 1 and "=" not in given[0]:
         return dict.fromkeys(names, given[0])
-    keys = cli_options.pairs_of(args, "labels_key", "NAME=COLUMN, or one COLUMN for all")
-    missing = [name for name in names if name not in keys]
-    if missing:
+    found = cli_options.pairs_of(args, option, f"NAME={what}, or one {what} for all")
+    unknown = [name for name in found if name not in names]
+    if unknown:
         raise ConfigError(
-            f"--labels-key names no column for {len(missing)} of {len(names)} labelled sets, first "
-            f"{missing[0]!r}: write --labels-key {missing[0]}=COLUMN"
+            f"--{option.replace('_', '-')} names {unknown[0]!r}, which is no set of --specific; "
+            f"{closest(unknown[0], names)}"
         )
-    return keys
+    return found

@@ -21,6 +21,7 @@ from kernomics.data.genes import places_of
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.errors import ConfigError, closest
 from kernomics.models.base import checked_integer
+from kernomics.models.extension import new_rows
 from kernomics.models.gil.config import GILConfig
 from kernomics.models.gil.module import GILModule
 from kernomics.models.gil.tokens import expressed_genes, shown
@@ -187,6 +188,33 @@ class ExpressionModel:
     def get_gene_embeddings(self) -> NDArray[np.float32]:
         """Return the embedding of each gene, float32 [V, d]."""
         return self.module.genes.detach().float().cpu().numpy().copy()
+
+    @checked
+    def extend(
+        self, genes: str | Sequence[str], init: str | Mapping[str, Any] | ArrayLike = "mean"
+    ) -> ExpressionModel:
+        """Return a model that also knows other genes; what this one knows stays as it is.
+
+        Parameters
+        ----------
+        genes
+            New ones, matched by name.
+        init
+            What their embeddings start from: ``"mean"`` of all; a mapping from each to a known
+            gene, or to several whose mean is taken; or the embeddings, [n, d].
+
+        Raises
+        ------
+        ConfigError
+            If a gene is known already, or lacks a donor that the model knows.
+        """
+        names = words_of("genes", genes)
+        module = self.module.grown([])
+        rows = new_rows(self.genes, module.genes.detach(), names, init)
+        module.genes = torch.nn.Parameter(torch.cat([module.genes.detach(), rows]))
+        module.requires_grad_(True)
+        added = [*self.info.get("added_genes", []), *names]
+        return ExpressionModel(module, [*self.genes, *names], {**self.info, "added_genes": added})
 
     def read(
         self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
