@@ -66,6 +66,11 @@ def tuned_probes(
             f"features have shape {x.shape} and there are {len(y):,} codes: one row for each cell "
             "is needed"
         )
+    shape = None if groups is None else np.shape(groups)
+    if shape not in (None, y.shape):
+        raise DataError(
+            f"groups have shape {shape} and there are {len(y):,} codes: one for each is needed"
+        )
     kept = np.isin(y, np.flatnonzero(np.bincount(y[y >= 0]) >= LEAST_CELLS))
     if np.unique(y[kept]).size < 2:
         raise DataError(
@@ -73,6 +78,12 @@ def tuned_probes(
             f"{int((y >= 0).sum()):,} labelled cells: two are needed"
         )
     x, y = x[kept], y[kept]
+    wrong = np.flatnonzero(~np.isfinite(x).all(1))
+    if wrong.size:
+        raise DataError(
+            f"features hold NaN or infinity in {wrong.size:,} of {len(x):,} labelled cells, first "
+            f"in row {np.flatnonzero(kept)[wrong[0]]:,}: leave those cells out"
+        )
     with quietly(UserWarning):  # of classes too small for every part
         split = make_split(
             len(y),

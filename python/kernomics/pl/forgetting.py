@@ -107,7 +107,8 @@ def forgetting_by_memory(
     matplotlib.axes.Axes
         The axes.
     """
-    if not deltas or min(deltas) < 1 or not all(len(found) for found in deltas.values()):
+    whole = all(isinstance(size, int | np.integer) and size >= 1 for size in deltas)
+    if not deltas or not whole or not all(np.size(found) for found in deltas.values()):
         raise ConfigError("deltas must hold, per size of the memory from 1 on, one value or more")
     colors = style.get_theme(theme)
     if ax is None:
