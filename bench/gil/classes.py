@@ -36,12 +36,12 @@ def main() -> None:
     cells, labelled = corpus.read(Path(args.data))
     stages = corpus.stages(cells, labelled, STAGES, seed=args.seed)
     known = methods(stages)
-    key = corpus.LABELLED[args.labelled][1]
+    _, key, none = corpus.LABELLED[args.labelled]
     for name in args.methods:
         folder = args.runs / f"{'-'.join(STAGES)}-{args.seed}" / name.replace(" ", "-")
         model = GIL(cells, stages, method=known[name], n_tokens=128, seed=args.seed)
         model.train(args.max_epochs, run_dir=folder, resume=True, progress=False)
-        found = stage_probes(model, key, labelled[args.labelled])
+        found = stage_probes(model, key, labelled[args.labelled], unlabelled_category=none)
         means = found.groupby("after", sort=False)[SCORES].mean().round(4)
         errors = found.groupby("after", sort=False)[SCORES].sem().round(4)
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,8 @@ def test_classes_are_told_from_the_features_after_each_stage(gil):
     expected = tuned_probes(features, codes, seed=1)
     assert found.iloc[3][list(expected)].to_dict() == pytest.approx(expected)
     assert (found["n_cells"] == 120).all()
+    fewer = stage_probes(gil, "cell_type", n_trials=1, unlabelled_category="type_0")
+    assert (fewer["n_cells"] == (collection().obs["cell_type"] != "type_0").sum()).all()
 
 
 def test_a_column_that_is_not_there_is_named(gil):

@@ -110,6 +110,8 @@ def test_the_commands_make_stages_and_train_in_them(files, capsys):
     assert kernomics("increment", data, *where, "--memory", 10) == 2
     said = capsys.readouterr().err
     assert "--memory is a setting of replay and der, which --method does not name" in said
+    assert kernomics("increment", data, *where, "--groups-key", "donor") == 2
+    assert "--groups-key is about the classes of --labels-key" in capsys.readouterr().err
     again = (*where, "--method", "replay", "--memory", 10, "--resume")
     assert kernomics("increment", data, *again) == 0
 

@@ -66,6 +66,7 @@ def add_parser(commands: Any) -> None:
         "--labels-key", metavar="COLUMN",
         help="obs column of classes, to be told from the features after each stage",
     )  # fmt: skip
+    increment.add_argument("--unlabelled", metavar="CLASS", help="class that means 'no label'")
     increment.add_argument(
         "--groups-key", metavar="COLUMN",
         help="obs column of groups, such as donors, kept whole when classes are told",
@@ -113,6 +114,12 @@ def run(args: argparse.Namespace) -> None:
 
     cli_options.use_threads(args.threads)
     methods = methods_of(args)
+    for option in ("unlabelled", "groups_key"):
+        if getattr(args, option) is not None and args.labels_key is None:
+            raise ConfigError(
+                f"--{option.replace('_', '-')} is about the classes of --labels-key, which is not "
+                "given: name them, or leave the option out"
+            )
     settings, training = pretrain.training_settings(args, GILConfig.of_size(args.size))
     stages = Stages.load(args.stages)
     cells = cli_options.read_cells(args)
@@ -136,6 +143,7 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         dataset=dataset,
         labels_key=args.labels_key,
+        unlabelled_category=args.unlabelled,
         groups_key=args.groups_key,
         oracle=args.oracle,
         resume=args.resume,

@@ -30,6 +30,7 @@ def stage_probes(
     labels_key: str,
     adata: AnnData | CellCollection | None = None,
     *,
+    unlabelled_category: str | None = None,
     groups_key: str | None = None,
     n_trials: int = N_TRIALS,
     n_tokens: int | None = None,
@@ -49,6 +50,8 @@ def stage_probes(
     adata
         Labelled cells; by default those that the model was given, which it has trained on without
         their labels.
+    unlabelled_category
+        A class that means "unlabelled".
     groups_key
         obs column of groups, such as donors, to be kept whole when cells are divided.
     n_trials
@@ -74,7 +77,9 @@ def stage_probes(
     if not names:
         raise ConfigError("the model is not trained yet; call train() first")
     cells = model.trained.read(model.cells if adata is None else adata)
-    labels = Labels.from_series(column(cells.obs, labels_key), labels_key, kind="categorical")
+    labels = Labels.from_series(
+        column(cells.obs, labels_key), labels_key, unlabelled_category, kind="categorical"
+    )
     rows = np.flatnonzero(labels.labelled)
     if not rows.size:
         raise DataError(f"none of the {cells.n_cells:,} cells has a {labels_key!r}")

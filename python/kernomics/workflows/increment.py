@@ -64,6 +64,7 @@ def run_increment(
     *,
     dataset: str,
     labels_key: str | None = None,
+    unlabelled_category: str | None = None,
     groups_key: str | None = None,
     oracle: bool = False,
     resume: bool = False,
@@ -82,7 +83,12 @@ def run_increment(
     require_precision(where, model.training.precision)
     if resume and (Path(out) / STAGES).is_file():
         require_same_stages(Path(out), model.stages)
-    config = run_config(model, dataset, labels_key, groups_key)
+    config = run_config(model, dataset)
+    config["classes"] = {
+        "labels_key": labels_key,
+        "unlabelled_category": unlabelled_category,
+        "groups_key": groups_key,
+    }
     quiet = not model.training.progress
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
         begun = time.monotonic()
@@ -98,7 +104,12 @@ def run_increment(
         probes = None
         if labels_key is not None:
             with stage("fitting classifiers on the features", not quiet):
-                probes = stage_probes(model, labels_key, groups_key=groups_key)
+                probes = stage_probes(
+                    model,
+                    labels_key,
+                    unlabelled_category=unlabelled_category,
+                    groups_key=groups_key,
+                )
         genes = gene_forgetting(model)
         figure: Any = pl.stage_losses(losses["tokens"], oracle=of_oracle.get("tokens")).figure
         figure.savefig(run.plots / "losses.svg", bbox_inches="tight")
@@ -193,16 +204,12 @@ def _warnings(model: GIL) -> list[str]:
     return notes
 
 
-def run_config(
-    model: GIL, dataset: str, labels_key: str | None, groups_key: str | None
-) -> dict[str, Any]:
+def run_config(model: GIL, dataset: str) -> dict[str, Any]:
     """Everything that decides the result of a training, the data included."""
     return {
         "system": "gil",
         "dataset": dataset,
         "stages": {"names": model.stages.names, "sha256": model.stages.fingerprint},
-        "labels_key": labels_key,
-        "groups_key": groups_key,
         "library": model.cells.library_source,
         **model.settings(),
         "train": dataclasses.asdict(model.training),
