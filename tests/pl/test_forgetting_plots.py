@@ -41,6 +41,7 @@ def test_forgetting_is_drawn_against_the_memory():
     line = next(line for line in ax.get_lines() if line.get_label() == "replay")
     assert line.get_xdata().tolist() == [100, 1000]
     assert line.get_ydata().tolist() == pytest.approx([0.15, 0.05])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["100", "1,000"]
     flat = next(line for line in ax.get_lines() if line.get_label() == "naive")
     assert flat.get_ydata()[0] == pytest.approx(0.4)
     with pytest.raises(ConfigError, match="deltas must hold"):

@@ -124,6 +124,8 @@ def forgetting_by_memory(
             float(np.mean(naive)), color=colors.muted, linestyle=":", linewidth=1.2, label="naive"
         )
     ax.set_xscale("log")
+    ax.xaxis.set_minor_locator(style.matplotlib_module("ticker").NullLocator())
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     style.dress(ax, colors, grid="y", x="cells kept of each stage", y="Δ, loss forgotten")
     ax.legend(frameon=False, fontsize=style.SMALL, labelcolor=colors.ink, loc="best")
     return ax
