@@ -104,8 +104,8 @@ def test_the_reader_of_imports_sees_relative_late_and_typing_ones(tmp_path, monk
     assert sorted(imported(module)) == ["cli", "models", "nn", "report", "tl"]
 
 
-SYSTEMS = {"yoto", "txfm", "polygene"}
-SHARED = {"base", "known_cells", "reading", "saved", "tasks", "vocabulary"}
+SYSTEMS = {"yoto", "txfm", "polygene", "gil"}
+SHARED = {"base", "extension", "known_cells", "reading", "saved", "tasks", "vocabulary"}
 """What a system may take of `models`; `loading` knows the systems, and they do not know it."""
 
 

@@ -15,8 +15,10 @@ from kernomics.data import CellCollection, ReadOptions, make_split
 from kernomics.errors import percent
 from kernomics.evaluation import panels, perturbations
 from kernomics.models import (
+    GIL,
     YOTO,
     CellEncoder,
+    ExpressionModel,
     Panel,
     PhenotypeModel,
     PolyGene,
@@ -73,6 +75,8 @@ PRINTED_BY = {
         (PhenotypeModel.probabilities, PhenotypeModel.evaluate),
         ("evaluate",),
     ),
+    "models/extension.py": ((ExpressionModel.extend, PhenotypeModel.extend), ()),
+    "models/gil/record.py": ((GIL.train,), ("increment",)),
     "data/readers/anndata.py": (READERS, READING_COMMANDS),
     "data/checks.py": (READERS, READING_COMMANDS),
     "data/readers/features.py": (READERS, READING_COMMANDS),

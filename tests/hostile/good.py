@@ -264,7 +264,7 @@ NOT_WALKED: dict[str, tuple[str, ...]] = {
         "data.CellCollection", "data.Cells.from_rows",
     ),
     "made from parts of a trained model": (
-        "models.CellEncoder", "models.Panel", "models.PhenotypeModel",
+        "models.CellEncoder", "models.ExpressionModel", "models.Panel", "models.PhenotypeModel",
     ),
     "what attributions are made of inside": (
         "attribution.PanelSource", "attribution.PanelSource.inputs",

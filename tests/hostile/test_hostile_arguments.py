@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import kernomics
-from hostile import doors, good, good_attribution, good_data, good_models, good_nn
+from hostile import doors, good, good_attribution, good_data, good_gil, good_models, good_nn
 from hostile.good import NOT_WALKED
 from hostile.surface import callables, parameters
 from hostile.values import ENDLESS, SCALARS, spoilt
@@ -22,11 +22,11 @@ from kernomics.errors import KernomicsError
 
 HOME = str(Path(kernomics.__file__).parent)
 SURFACE = dict(callables())
-HOMES = (good, good_attribution, good_data, good_models, good_nn)
-SLOW = {**doors.SLOW, **good_attribution.SLOW}
+HOMES = (good, good_attribution, good_data, good_gil, good_models, good_nn)
+SLOW = {**doors.SLOW, **good_attribution.SLOW, **good_gil.SLOW}
 GOOD = {key: made for home in HOMES for key, made in home.GOOD.items()}
 INSTANCES = {key: made for home in (*HOMES, doors) for key, made in home.INSTANCES.items()}
-UNFIT = good.UNFIT | good_models.UNFIT | good_attribution.UNFIT
+UNFIT = good.UNFIT | good_models.UNFIT | good_attribution.UNFIT | good_gil.UNFIT
 
 
 def call(key: str, arguments: dict[str, Any]) -> Any:
@@ -88,6 +88,8 @@ LEGAL = {
     ("models.CellEncoder.get_latent_representation", "rows", "one too few"),
     ("models.CellEncoder.get_block_representations", "rows", "one too few"),
     ("models.CellEncoder.get_normalized_expression", "rows", "one too few"),
+    ("models.ExpressionModel.get_latent_representation", "rows", "one too few"),
+    ("models.ExpressionModel.predict", "rows", "one too few"),
     ("models.PhenotypeModel.get_latent_representation", "rows", "one too few"),
     ("models.PhenotypeModel.probabilities", "rows", "one too few"),
 }

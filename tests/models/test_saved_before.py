@@ -47,8 +47,8 @@ def test_load_gives_what_the_directory_holds(tmp_path):
     assert isinstance(kn.models.load(str(SAVED / "txfm")), CellEncoder)
     with pytest.raises(CheckpointError, match="neither a run nor a saved model"):
         kn.models.load(tmp_path)
-    save_model_dir(tmp_path / "new", {}, {"format": "kernomics gil 1"})
-    said = r"'kernomics gil 1', which this version .* cannot read"
+    save_model_dir(tmp_path / "new", {}, {"format": "kernomics oracle 1"})
+    said = r"'kernomics oracle 1', which this version .* cannot read"
     with pytest.raises(CheckpointError, match=said):
         kn.models.load(tmp_path / "new")
 

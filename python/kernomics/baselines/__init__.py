@@ -5,6 +5,7 @@ from kernomics.baselines.hvg import HVGBaseline, HVGFlavor, hvg_panel
 from kernomics.baselines.l1 import L1Baseline, l1_panel
 from kernomics.baselines.protocol import Baseline
 from kernomics.baselines.random import RandomBaseline, random_panel
+from kernomics.baselines.specific import SpecificGenes, share_out, specific_genes
 
 __all__ = [
     "Baseline",
@@ -13,9 +14,12 @@ __all__ = [
     "HVGFlavor",
     "L1Baseline",
     "RandomBaseline",
+    "SpecificGenes",
     "de_panel",
     "hvg_panel",
     "l1_panel",
     "random_panel",
     "round_robin",
+    "share_out",
+    "specific_genes",
 ]

@@ -15,11 +15,13 @@ from kernomics.cli import (
     embed,
     evaluate,
     finetune,
+    increment,
     info,
     panel,
     pretrain,
     prune,
     select,
+    stages,
 )
 from kernomics.cli.messages import CommandParser, as_options, options_of
 from kernomics.errors import KernomicsError
@@ -28,6 +30,7 @@ COMMANDS = (
     *(select, demo, evaluate, panel),
     *(pretrain, finetune, embed),
     *(attribute, prune),
+    *(stages, increment),
     info,
 )
 EXAMPLES = """examples:
@@ -45,6 +48,10 @@ EXAMPLES = """examples:
   kernomics attribute runs/poly cells.h5ad --target disease --case lupus --baseline normal \\
       --controlled cell_type --out runs/lupus
   kernomics prune runs/poly cells.h5ad --attribution runs/lupus --out runs/pruned
+  kernomics stages cells.h5ad --specific lupus=lupus.h5ad --labels-key cell_type \\
+      --out stages.json
+  kernomics increment cells.h5ad --stages stages.json --method replay --memory 1000 \\
+      --out runs/replay
 """
 
 
@@ -53,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
     top = CommandParser(
         prog="kernomics",
         description="Train models on gene-expression counts: gene panels with their predictors, "
-        "representations of cells, and phenotypes with the genes that tell them.",
+        "representations of cells, phenotypes with the genes that tell them, and models that learn "
+        "new genes.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

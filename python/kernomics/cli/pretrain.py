@@ -84,8 +84,20 @@ def add_data(
     )  # fmt: skip
 
 
-def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: str, rate: str) -> None:
-    """Add how a training goes about it; `tokens`, `epochs` and `rate` say what is the default."""
+def add_training(
+    command: argparse.ArgumentParser,
+    *,
+    tokens: str,
+    epochs: str,
+    rate: str,
+    config: str = "TxFMConfig (PolyGeneConfig)",
+    example: str = '{"loss": "zinb", "precision": "bf16"}',
+) -> None:
+    """Add how a training goes about it.
+
+    `tokens`, `epochs` and `rate` say what is the default, `config` and `example` what --config may
+    hold.
+    """
     command.add_argument("--n-tokens", type=int, metavar="K", help=tokens)
     command.add_argument(
         "--max-epochs",
@@ -101,9 +113,8 @@ def add_training(command: argparse.ArgumentParser, *, tokens: str, epochs: str, 
     command.add_argument("--seed", type=int, default=0, help="seed of everything random")
     command.add_argument(
         "--config", metavar="JSON",
-        help="JSON file with settings of TxFMConfig (PolyGeneConfig) and TrainConfig, such as "
-        '{"loss": "zinb", "precision": "bf16"}, or the config.json of another run; the options of '
-        "this command take precedence",
+        help=f"JSON file with settings of {config} and TrainConfig, such as {example}, or the "
+        "config.json of another run; the options of this command take precedence",
     )  # fmt: skip
     cli_options.add_machine(command)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kernomics.data.readers.inputs import ReadOptions
     from kernomics.data.sampler import Sampler
     from kernomics.data.splits import Split, make_split
+    from kernomics.data.stages import Stage, Stages, gene_stages
     from kernomics.data.subset import select_cells
 
 __all__ = [
@@ -26,8 +27,11 @@ __all__ = [
     "ReadOptions",
     "Sampler",
     "Split",
+    "Stage",
+    "Stages",
     "concat",
     "gene_id_kind",
+    "gene_stages",
     "make_split",
     "match_genes",
     "select_cells",
@@ -44,7 +48,10 @@ __getattr__ = later(
         "ReadOptions": "readers.inputs",
         "Sampler": "sampler",
         "Split": "splits",
+        "Stage": "stages",
+        "Stages": "stages",
         "gene_id_kind": "genes",
+        "gene_stages": "stages",
         "concat": "concatenate",
         "make_split": "splits",
         "match_genes": "genes",

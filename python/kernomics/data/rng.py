@@ -27,6 +27,10 @@ class Stream(enum.IntEnum):
     PAIRS = 12
     PRUNED_CELLS = 13
     PRUNED_TIES = 14
+    STAGES = 15
+    STAGE_PARTS = 16
+    RESERVOIR = 17
+    REPLAY = 18
 
 
 def philox(seed: int, stream: Stream, step: int = 0) -> np.random.Philox:
@@ -45,6 +49,24 @@ def permutation(n: int, seed: int, stream: Stream, step: int = 0) -> npt.NDArray
     """
     words = philox(seed, stream, step).random_raw(n)
     return np.argsort(words, kind="stable").astype(np.int64, copy=False)
+
+
+def draws_of_names(names: Iterable[object], seed: int, stream: Stream) -> npt.NDArray[np.uint64]:
+    """Return a random word for each cell's name, by which cells are divided or kept, uint64 [n].
+
+    It is BLAKE2b of the name, keyed by the seed and the purpose: nothing hangs on the order of the
+    cells or on which others are there. The k cells with the smallest words are a draw without
+    replacement, every cell being as likely as the next.
+    """
+    key = (seed & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "little")
+    person = int(stream).to_bytes(2, "little")
+    digests = b"".join(
+        hashlib.blake2b(
+            str(name).encode("utf-8", "surrogatepass"), digest_size=8, key=key, person=person
+        ).digest()
+        for name in names
+    )
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
 
 
 def keys_of_names(names: Iterable[object]) -> npt.NDArray[np.int64]:

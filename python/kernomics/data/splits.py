@@ -192,7 +192,7 @@ def _as_labels(column: Labels | npt.ArrayLike | None, n_cells: int, what: str) -
     return column
 
 
-def _sizes(n: int, fractions: tuple[float, float, float]) -> npt.NDArray[np.int64]:
+def rounded_sizes(n: int, fractions: Sequence[float]) -> npt.NDArray[np.int64]:
     """Round n·fractions to integers that sum to n: largest remainder, ties to the earlier part."""
     exact = n * np.array(fractions)
     sizes = np.floor(exact + 1e-9).astype(np.int64)
@@ -205,7 +205,7 @@ def _sizes(n: int, fractions: tuple[float, float, float]) -> npt.NDArray[np.int6
 
 
 def _random(n: int, fractions: tuple[float, float, float], seed: int) -> npt.NDArray[np.int64]:
-    sizes = _sizes(n, fractions)
+    sizes = rounded_sizes(n, fractions)
     for name, size, fraction in zip(PARTS, sizes, fractions, strict=True):
         if size == 0 and fraction > 0:
             raise DataError(
@@ -225,7 +225,7 @@ def _stratified(
     short = []
     for code in range(-1, labels.n_classes):
         rows = shuffled[labels.values[shuffled] == code]
-        sizes = _sizes(rows.size, fractions)
+        sizes = rounded_sizes(rows.size, fractions)
         part[rows] = np.repeat(np.arange(3), sizes)
         absent = [PARTS[i] for i in range(3) if sizes[i] == 0 and fractions[i] > 0]
         if code >= 0 and absent:

@@ -6,12 +6,13 @@ from kernomics._lazy import parts
 
 if TYPE_CHECKING:
     from kernomics.evaluation import (
+        forgetting,
         panels,
         perturbations,
         relationships,
         representations,
     )
 
-__all__ = ["panels", "perturbations", "relationships", "representations"]
+__all__ = ["forgetting", "panels", "perturbations", "relationships", "representations"]
 
 __getattr__ = parts(__name__, __all__)

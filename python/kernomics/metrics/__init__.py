@@ -12,6 +12,7 @@ from kernomics.metrics.classification import (
 )
 from kernomics.metrics.clustering import ClusteringScores, clustering_scores, ilisi
 from kernomics.metrics.expression import ClassExpression, class_expression
+from kernomics.metrics.forgetting import Forgetting, forgetting
 from kernomics.metrics.gene_pairs import read_relations
 from kernomics.metrics.invertibility import (
     rank_correlations,
@@ -35,11 +36,13 @@ from kernomics.metrics.probes import (
 )
 from kernomics.metrics.regression import mae, pearson, r2, regression_metrics
 from kernomics.metrics.relationships import RelationshipRecall, relationship_recall
+from kernomics.metrics.tuned_probes import tuned_probes
 from kernomics.metrics.uncertainty import bootstrap_scores, proportion_error
 
 __all__ = [
     "ClassExpression",
     "ClusteringScores",
+    "Forgetting",
     "PanelScore",
     "PerturbationConsistency",
     "RegressionScore",
@@ -56,6 +59,7 @@ __all__ = [
     "evaluate_genes",
     "evaluate_genes_regression",
     "f1_per_class",
+    "forgetting",
     "ilisi",
     "linear_top_accuracy",
     "macro_f1",
@@ -75,4 +79,5 @@ __all__ = [
     "score_panel",
     "spearman_inversion",
     "structural_integrity",
+    "tuned_probes",
 ]

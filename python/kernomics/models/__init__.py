@@ -5,14 +5,18 @@ from typing import TYPE_CHECKING
 from kernomics._lazy import later
 
 if TYPE_CHECKING:
+    from kernomics.models.gil import GIL, ExpressionModel, GILConfig
     from kernomics.models.loading import load
     from kernomics.models.polygene import PhenotypeModel, PolyGene, PolyGeneConfig
     from kernomics.models.txfm import CellEncoder, TxFM, TxFMConfig
     from kernomics.models.yoto import YOTO, Panel, YOTOConfig
 
 __all__ = [
+    "GIL",
     "YOTO",
     "CellEncoder",
+    "ExpressionModel",
+    "GILConfig",
     "Panel",
     "PhenotypeModel",
     "PolyGene",
@@ -26,6 +30,9 @@ __all__ = [
 __getattr__ = later(
     __name__,
     {
+        "GIL": "gil.model",
+        "GILConfig": "gil.config",
+        "ExpressionModel": "gil.expression_model",
         "CellEncoder": "txfm.cell_encoder",
         "Panel": "yoto.panel",
         "PhenotypeModel": "polygene.phenotype_model",

@@ -12,11 +12,13 @@ from kernomics.models.saved import KINDS, checked_folder, saved_format
 from kernomics.train import load_model_dir
 
 if TYPE_CHECKING:
+    from kernomics.models.gil import ExpressionModel
     from kernomics.models.polygene import PhenotypeModel
     from kernomics.models.txfm import CellEncoder
     from kernomics.models.yoto import Panel
 
 HOMES = {
+    "kernomics gil": ("kernomics.models.gil.expression_model", "ExpressionModel"),
     "kernomics panel": ("kernomics.models.yoto.panel", "Panel"),
     "kernomics polygene": ("kernomics.models.polygene.phenotype_model", "PhenotypeModel"),
     "kernomics txfm": ("kernomics.models.txfm.cell_encoder", "CellEncoder"),
@@ -25,7 +27,7 @@ HOMES = {
 
 
 @checked
-def load(path: str | Path) -> Panel | CellEncoder | PhenotypeModel:
+def load(path: str | Path) -> Panel | CellEncoder | PhenotypeModel | ExpressionModel:
     """Load a saved model, whichever it is.
 
     Parameters
@@ -35,8 +37,9 @@ def load(path: str | Path) -> Panel | CellEncoder | PhenotypeModel:
 
     Returns
     -------
-    Panel, CellEncoder or PhenotypeModel
-        What the directory holds: the panel of a YOTO, the encoder of a TxFM, or a trained PolyGene.
+    Panel, CellEncoder, PhenotypeModel or ExpressionModel
+        What the directory holds: the panel of a YOTO, the encoder of a TxFM, a trained PolyGene or
+        a trained GIL.
 
     Raises
     ------
@@ -52,7 +55,7 @@ def load(path: str | Path) -> Panel | CellEncoder | PhenotypeModel:
             f"{' and '.join(KINDS.values())}"
         )
     module, name = home
-    loaded: Panel | CellEncoder | PhenotypeModel = getattr(
+    loaded: Panel | CellEncoder | PhenotypeModel | ExpressionModel = getattr(
         importlib.import_module(module), name
     ).load(folder)
     return loaded

@@ -15,6 +15,7 @@ from kernomics.train.atomic import existing
 PARTS = ("manifest.json", "model.json", "model.safetensors")
 """Files of a saved model."""
 KINDS = {
+    "kernomics gil": "a GIL",
     "kernomics panel": "a gene panel (YOTO)",
     "kernomics polygene": "a PolyGene",
     "kernomics txfm": "a TxFM",

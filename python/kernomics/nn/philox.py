@@ -15,6 +15,9 @@ from kernomics.errors import ConfigError
 STREAM_DEPTH = 2  # one constant per purpose; those of the ops stand in csrc/common/philox.h
 STREAM_MASKED_GENES = 3
 STREAM_MASKED_PHENOTYPES = 4
+STREAM_SHOWN_GENES = 5
+STREAM_MASKED_VALUES = 6
+STREAM_GHOSTS = 7
 _LOW = 0xFFFFFFFF
 _DRAWING = (
     *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli),

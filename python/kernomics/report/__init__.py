@@ -3,6 +3,7 @@
 from kernomics.metrics.panel_score import MethodScore
 from kernomics.report.attribution_data import AttributionReport, PruningReport
 from kernomics.report.data import ReportData, SplitReport, TaskReport
+from kernomics.report.increment_data import IncrementReport
 from kernomics.report.panel_report import render_report, write_report
 from kernomics.report.phenotype_data import PhenotypeReport, PhenotypeScores
 from kernomics.report.provenance import Provenance
@@ -14,6 +15,7 @@ from kernomics.report.representation_report import (
 
 __all__ = [
     "AttributionReport",
+    "IncrementReport",
     "MethodScore",
     "PhenotypeReport",
     "PhenotypeScores",

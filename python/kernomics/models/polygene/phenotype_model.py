@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from kernomics.data.collection import require_empty_cells
 from kernomics.data.readers.inputs import ReadOptions, divided_options
 from kernomics.data.row_numbers import row_numbers
 from kernomics.models.base import checked_integer
+from kernomics.models.extension import new_rows
 from kernomics.models.known_cells import KnownCells
 from kernomics.models.polygene.config import PolyGeneConfig
 from kernomics.models.polygene.module import PolyGeneModule
@@ -283,6 +285,33 @@ class PhenotypeModel:
     def get_gene_embeddings(self) -> NDArray[np.float32]:
         """Return the embedding of each gene, float32 [G, d]."""
         return self.module.genes.detach().float().cpu().numpy().copy()
+
+    @checked
+    def extend(
+        self, genes: str | Sequence[str], init: str | Mapping[str, Any] | ArrayLike = "mean"
+    ) -> PhenotypeModel:
+        """Return a model that also knows other genes; what this one knows stays as it is.
+
+        Parameters
+        ----------
+        genes
+            New ones, matched by name.
+        init
+            What their embeddings start from: ``"mean"`` of all; a mapping from each to a known
+            gene, or to several whose mean is taken; or the embeddings, [n, d].
+
+        Raises
+        ------
+        ConfigError
+            If a gene is known already, or lacks a donor that the model knows.
+        """
+        names = words_of("genes", genes)
+        module = copy.deepcopy(self.module)
+        rows = new_rows(self.genes, module.genes.detach(), names, init)
+        module.genes = torch.nn.Parameter(torch.cat([module.genes.detach(), rows]))
+        module.n_genes += len(names)
+        added = [*self.info.get("added_genes", []), *names]
+        return PhenotypeModel(module, [*self.genes, *names], {**self.info, "added_genes": added})
 
     def read(
         self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]

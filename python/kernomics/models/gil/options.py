@@ -1,0 +1,25 @@
+"""Keyword arguments that GIL takes on top of those named, for editors and type checkers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from kernomics.data.readers.inputs import ReadOptions
+from kernomics.nn.encoder import Recompute
+
+
+class GILOptions(ReadOptions, total=False):
+    """`ReadOptions`, and the settings of `GILConfig`."""
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_tokens: int
+    expression_share: float
+    mask_rate: float
+    combine: Literal["add", "concat"]
+    loss: Literal["mse", "poisson"]
+    query_weight: float
+    target_sum: float
+    layer_scale: float
+    recompute: Recompute

@@ -1,0 +1,142 @@
+"""What a training keeps on disk of each stage that is done, and how it finds its way back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kernomics.data import Stages
+from kernomics.errors import CheckpointError, ConfigError
+from kernomics.models.gil.scoring import GeneErrors
+from kernomics.train import History, differences, load_model_dir, save_model_dir, write_json
+from kernomics.train.atomic import existing
+from kernomics.train.rundir import require_run
+
+STAGES, SETTINGS = "stages.json", "increment.json"
+METHODS, SCORES, MODEL = "methods", "scores.json", "model"
+
+
+class StageRecord:
+    """The stages of a run in its directory; without one it keeps nothing.
+
+    Parameters
+    ----------
+    run_dir
+        The directory of the run.
+    resume
+        Whether to go on with what is there.
+    stages
+        Of the training.
+    settings
+        What decides its result.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path | None,
+        resume: bool,
+        stages: Stages,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.root = None if run_dir is None else Path(run_dir)
+        self.resume = resume
+        begun = self.root is not None and (self.root / SETTINGS).is_file()
+        if resume and not begun:
+            require_run(run_dir)
+        if self.root is None:
+            return
+        if begun and not resume:
+            raise CheckpointError(
+                f"{self.root} holds a training in stages: continue it with resume=True, or choose "
+                "another directory"
+            )
+        if begun:
+            _require_same(self.root, stages, settings)
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        stages.save(self.root / STAGES)
+        write_json(self.root / SETTINGS, settings)
+
+    def folder(self, i: int) -> Path | None:
+        """Return where the i-th part of the training keeps its checkpoints."""
+        return None if self.root is None else self.root / "stages" / str(i)
+
+    def begun(self, i: int) -> bool:
+        """Tell whether the i-th part has something to go on from."""
+        folder = self.folder(i)
+        return (
+            self.resume
+            and folder is not None
+            and any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints"))
+        )
+
+    def finished(self, i: int) -> bool:
+        """Tell whether the i-th part is done and kept."""
+        folder = self.folder(i)
+        return self.resume and folder is not None and existing(folder / MODEL).is_dir()
+
+    def keep(
+        self,
+        i: int,
+        weights: Mapping[str, Tensor],
+        states: Sequence[Mapping[str, Tensor]],
+        errors: Mapping[str, GeneErrors],
+    ) -> None:
+        """Keep a part that is done; the weights come last, and say that it is."""
+        folder = self.folder(i)
+        if folder is None:
+            return
+        flat = {f"{j}/{name}": t for j, state in enumerate(states) for name, t in state.items()}
+        save_model_dir(folder / METHODS, flat, {"format": "kernomics gil methods 1"})
+        write_json(folder / SCORES, {name: found.to_dict() for name, found in errors.items()})
+        save_model_dir(folder / MODEL, weights, {"format": "kernomics gil stage 1"})
+
+    def read(
+        self, i: int, n_methods: int
+    ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]], dict[str, GeneErrors], History]:
+        """Return what `keep` kept, and the history."""
+        folder = self.folder(i)
+        assert folder is not None
+        weights, _ = load_model_dir(folder / MODEL)
+        states: list[dict[str, Tensor]] = [{} for _ in range(n_methods)]
+        for name, tensor in load_model_dir(folder / METHODS)[0].items():
+            j, _, rest = name.partition("/")
+            states[int(j)][rest] = tensor
+        try:
+            saved = json.loads((folder / SCORES).read_text("utf-8"))
+            errors = {name: GeneErrors.from_dict(found) for name, found in saved.items()}
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{folder / SCORES} cannot be read: {error!r}; begin the run again"
+            ) from error
+        return weights, states, errors, History.read(folder / "metrics.jsonl")
+
+
+def require_same_stages(root: Path, stages: Stages) -> None:
+    """Refuse to go on with other stages than those that a training was begun with."""
+    saved_stages = Stages.load(root / STAGES)
+    if saved_stages.fingerprint != stages.fingerprint:
+        raise CheckpointError(
+            f"{root} cannot be resumed: its stages are others than those given. It has "
+            f"{saved_stages!r}, given were {stages!r}; give the file that it was begun with, a "
+            f"copy of which is {root / STAGES}"
+        )
+
+
+def _require_same(root: Path, stages: Stages, settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with other stages or settings."""
+    require_same_stages(root, stages)
+    try:
+        saved = json.loads((root / SETTINGS).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{root / SETTINGS} cannot be read: {error}") from error
+    found = differences(saved, settings)
+    if found:
+        raise ConfigError(
+            f"{root} cannot be resumed: {len(found)} settings differ: {'; '.join(found)}; use the "
+            "run's own settings, or another directory"
+        )

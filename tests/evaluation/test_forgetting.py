@@ -1,0 +1,74 @@
+"""What a training in stages kept: classes by stage, and gene by gene."""
+
+import numpy as np
+import pytest
+from staged_example import collection, model, trained
+
+pytest.importorskip("sklearn")
+
+from kernomics.data.expression import log_expression
+from kernomics.errors import ConfigError, DataError
+from kernomics.evaluation.forgetting import gene_forgetting, stage_probes, what_predicts
+from kernomics.metrics import tuned_probes
+
+
+@pytest.fixture(scope="module")
+def gil():
+    return trained("naive")
+
+
+def test_classes_are_told_from_the_features_after_each_stage(gil):
+    found = stage_probes(gil, "cell_type", n_trials=2)
+    assert found["after"].tolist() == ["base", "base", "one", "one", "two", "two"]
+    features = gil.after("one").get_latent_representation(collection(), n_tokens=20)
+    codes = collection().labels["cell_type"].values
+    expected = tuned_probes(features, codes, seed=1)
+    assert found.iloc[3][list(expected)].to_dict() == pytest.approx(expected)
+    assert (found["n_cells"] == 120).all()
+    fewer = stage_probes(gil, "cell_type", n_trials=1, unlabelled_category="type_0")
+    assert (fewer["n_cells"] == (collection().obs["cell_type"] != "type_0").sum()).all()
+
+
+def test_a_column_that_is_not_there_is_named(gil):
+    with pytest.raises(DataError, match="cell_typ"):
+        stage_probes(gil, "cell_typ")
+    with pytest.raises(ConfigError, match="not trained yet"):
+        stage_probes(model(), "cell_type")
+
+
+def test_genes_are_described_in_their_own_stage(gil):
+    table = gene_forgetting(gil)
+    scores = gil.scores
+    group = gil.stages.group_of_gene()
+    for gene, row in table.iterrows():
+        i = gil.stages.vocabulary.index(gene)
+        assert row["stage"] == gil.stages.names[group[i]]
+        n = scores["two"].counts[i]
+        assert row["n"] == n > 0
+        assert row["last"] == pytest.approx(scores["two"].tokens[i] / n)
+        assert row["delta"] == pytest.approx(row["last"] - row["learned"])
+        assert row["learned"] == pytest.approx(scores[row["stage"]].tokens[i] / n)
+    assert (table.loc[table["stage"] == "two", "delta"] == 0).all()
+    x = log_expression(gil.staged.cells.batch(gil.staged.rows(1))).toarray()
+    i = gil.stages.vocabulary.index("gene_0")
+    row = table.loc["gene_0"]
+    assert row["detection"] == pytest.approx((x[:, i] > 0).mean())
+    assert row["expression"] == pytest.approx(x[:, i].mean(), rel=1e-5)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        with_base = np.nanmax([np.corrcoef(x[:, i], x[:, j])[0, 1] for j in range(28)])
+    assert row["with_base"] == pytest.approx(with_base, rel=1e-5)
+    assert table.loc[table["stage"] == "base", "with_base"].isna().all()
+
+
+def test_rank_correlations_of_forgetting(gil):
+    table = gene_forgetting(gil)
+    mine = table["stage"] == "one"
+    table.loc[mine, "delta"] = table.loc[mine, "expression"] ** 3
+    table.loc[mine, "with_base"] = -table.loc[mine, "expression"]
+    found = what_predicts(table, "one")
+    assert found["expression"] == pytest.approx(1)
+    assert found["with_base"] == pytest.approx(-1)
+    table.loc[mine, "delta"] = 0.0
+    assert np.isnan(what_predicts(table, "one")["expression"])
+    with pytest.raises(ConfigError, match="no genes of stage 'three'"):
+        what_predicts(table, "three")

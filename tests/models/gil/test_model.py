@@ -1,0 +1,199 @@
+"""A GIL's training: the same again, in parts, and saved."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from staged_example import ONE, QUICK, SMALL, TWO, cells, model, stages, trained
+
+import kernomics as kn
+from kernomics.errors import CheckpointError, ConfigError, DataError
+from kernomics.models import GIL, ExpressionModel, GILConfig
+from kernomics.models.gil.config import default_training
+from kernomics.models.gil.methods import Distillation, Replay
+from kernomics.train import loop
+
+METHODS = ["naive", "joint", "freezing", [Replay(memory=10), Distillation()]]
+
+
+def same(one: GIL, other: GIL) -> bool:
+    weights = zip(one.trained.module.parameters(), other.trained.module.parameters(), strict=True)
+    return (
+        all(torch.equal(a, b) for a, b in weights)
+        and one.history.without_timings() == other.history.without_timings()
+        and one.losses().equals(other.losses())
+        and one.losses("queries").equals(other.losses("queries"))
+    )
+
+
+def test_a_training_has_a_row_after_each_stage_and_learns():
+    adata = cells()  # of genes whose means differ by far more than their values
+    rates = np.linspace(1, 60, 40)[np.random.default_rng(0).permutation(40)]
+    adata.X = np.random.default_rng(1).poisson(rates, (120, 40)).astype(np.float32)
+    gil = model(adata=adata)
+    gil.train(max_epochs=20, batch_size=16, learning_rate=0.01, progress=False)
+    table = gil.losses()
+    assert table.index.tolist() == ["start", "base", "one", "two"]
+    assert table.columns.tolist() == ["base", "one", "two"]
+    for after, before in (("base", "start"), ("one", "base"), ("two", "one")):
+        assert table.loc[after, after] < 0.7 * table.loc[before, after]
+    assert gil.trained.genes.tolist() == gil.stages.vocabulary
+    assert len(gil.after("base").genes) == 28
+    assert "after base, one, two" in repr(gil.trained)
+    stages_of = [record["stage"] for record in gil.history.select("train")]
+    assert stages_of == ["base"] * 20 + ["one"] * 20 + ["two"] * 20
+    steps = [record["step"] for record in gil.history]
+    assert steps == sorted(steps)
+
+
+def test_losses_are_mean_squared_errors_over_each_stage_s_test_cells():
+    gil = trained()
+    errors = gil.scores["two"]
+    group = gil.stages.group_of_gene()
+    for g, name in enumerate(gil.stages.names):
+        mean = errors.tokens[group == g].sum() / errors.counts[group == g].sum()
+        assert gil.losses().loc["two", name] == pytest.approx(mean)
+    with pytest.raises(ConfigError, match="of is 'token'"):
+        gil.losses("token")
+
+
+def test_masks_of_the_scores_are_the_same_for_all_models_and_stages():
+    counts = [e.counts.tolist() for gil in map(trained, METHODS) for e in gil.scores.values()]
+    assert all(found == counts[0] for found in counts)
+
+
+@pytest.mark.parametrize("method", METHODS[2:])
+def test_a_seed_gives_the_same_training(method):
+    assert same(trained(method), trained(method))
+
+
+@pytest.mark.parametrize(
+    ("method", "stop"),
+    [("naive", 2), ("joint", 8), ("freezing", 9), ([Replay(memory=10), Distillation()], 12)],
+)
+def test_a_training_that_was_stopped_goes_on_to_the_same_end(method, stop, tmp_path, monkeypatch):
+    """Stopped in the middle of a stage: the first has 6 steps, the others have 4."""
+    whole = trained(method)
+    every = {**QUICK, "checkpoint_every_seconds": 0.0}
+    step, made = loop._Run.optimiser_step, []
+
+    def stopping(self, stream, n):
+        made.append(1)
+        if len(made) == stop:
+            raise KeyboardInterrupt
+        return step(self, stream, n)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "optimiser_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            model(method).train(run_dir=tmp_path, **every)
+    again = model(method).train(run_dir=tmp_path, resume=True, **every)
+    assert same(whole, again)
+    assert len(made) == stop
+    finished = model(method).train(run_dir=tmp_path, resume=True, **every)
+    assert same(whole, finished)
+
+
+def test_a_directory_of_other_stages_or_settings_is_refused(tmp_path):
+    model().train(run_dir=tmp_path, **QUICK)
+    with pytest.raises(CheckpointError, match="holds a training in stages: continue it"):
+        model().train(run_dir=tmp_path, **QUICK)
+    other = GIL(cells(), stages(seed=1), **SMALL)
+    with pytest.raises(CheckpointError, match="its stages are others than those given"):
+        other.train(run_dir=tmp_path, resume=True, **QUICK)
+    with pytest.raises(ConfigError, match=r"1 settings differ: .*methods"):
+        model("freezing").train(run_dir=tmp_path, resume=True, **QUICK)
+    with pytest.raises(CheckpointError, match="there is no run in"):
+        model().train(run_dir=tmp_path / "nowhere", resume=True, **QUICK)
+
+
+def test_what_is_saved_is_read_and_does_the_same(tmp_path):
+    gil, adata = trained(), cells()
+    gil.save(tmp_path / "model")
+    found = kn.models.load(tmp_path / "model")
+    assert isinstance(found, ExpressionModel)
+    assert found.info["stages"] == ["base", "one", "two"]
+    assert np.array_equal(
+        found.get_latent_representation(adata), gil.get_latent_representation(adata)
+    )
+    assert (
+        json.loads((tmp_path / "model" / "model.json").read_text())["genes"] == found.genes.tolist()
+    )
+    assert found.predict(adata, TWO).equals(gil.predict(adata, TWO))
+
+
+def test_cells_are_represented_alike_alone_and_in_company():
+    gil, adata = trained(), cells()
+    whole = gil.get_latent_representation(adata)
+    assert whole.shape == (120, 16)
+    alone = gil.get_latent_representation(adata[[7, 3]].copy(), batch_size=1)
+    np.testing.assert_allclose(alone, whole[[7, 3]], rtol=1e-4, atol=1e-5)
+    some = gil.get_latent_representation(adata, rows=[3, 7], n_tokens=10)
+    again = gil.get_latent_representation(adata, n_tokens=10)
+    np.testing.assert_allclose(some, again[[3, 7]], rtol=1e-4, atol=1e-5)
+
+
+def test_genes_that_are_predicted_are_not_seen():
+    gil, adata = trained(), cells()
+    planted = adata.copy()
+    place = adata.var_names.get_indexer(ONE)
+    dense = np.asarray(adata.X.todense())
+    adata.obs["total_counts"] = planted.obs["total_counts"] = 1000
+    dense[:, place] *= 2
+    planted.X = dense
+    found = gil.predict(adata, ONE, library_key="total_counts")
+    assert found.shape == (120, 6)
+    assert found.columns.tolist() == ONE
+    assert found.equals(gil.predict(planted, ONE, library_key="total_counts"))
+    lacking = adata[:, [gene not in ONE for gene in adata.var_names]].copy()
+    with pytest.warns(UserWarning, match="missing genes count as not observed"):
+        other = gil.predict(lacking, ONE, library_key="total_counts")
+    np.testing.assert_allclose(other, found, rtol=1e-5)
+    with pytest.raises(ConfigError, match="1 of the 1 genes are not known to the model"):
+        gil.predict(adata, "nobody")
+
+
+def test_settings_that_make_no_sense_are_refused():
+    for given, message in (
+        ({"mask_rate": 0.0}, "mask_rate is 0.0"),
+        ({"expression_share": 1.5}, "expression_share is 1.5"),
+        ({"n_heads": 3}, "the heads must divide it"),
+        ({"target_sum": 0.0}, "target_sum is 0.0"),
+        ({"query_weight": -1.0}, "query_weight is -1.0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            GILConfig(**given)
+    with pytest.raises(ConfigError, match="size is 'lapto'; closest: 'laptop'"):
+        GILConfig.of_size("lapto")
+
+
+def test_sizes_are_the_paper_s_and_a_laptop_s():
+    paper = GILConfig.of_size("paper")
+    assert (paper.d_model, paper.n_layers, paper.n_heads, paper.n_tokens) == (256, 6, 8, 512)
+    assert paper.mask_rate == 0.4
+    training = default_training(5000, 256)
+    assert (training.max_epochs, training.batch_size, training.learning_rate) == (5, 128, 5e-4)
+    assert training.weight_decay == 0
+
+
+def test_a_file_of_stages_may_be_given_and_must_fit_the_cells(tmp_path):
+    stages().save(tmp_path / "stages.json")
+    assert GIL(cells(), tmp_path / "stages.json", **SMALL).stages == stages()
+    with pytest.raises(DataError, match="cells of the stages are not in the data"):
+        GIL(cells(80), tmp_path / "stages.json", **SMALL)
+
+
+@pytest.mark.parametrize("settings", [{"combine": "concat"}, {"loss": "poisson"}])
+def test_other_tokens_and_losses_train_and_grow(settings):
+    gil = model(["distillation", Replay(memory=5)], **settings).train(**QUICK)
+    assert np.isfinite(gil.losses().to_numpy()).all()
+    if "combine" in settings:
+        assert (gil.trained.get_gene_embeddings()[:, -1] == 0).all()
+
+
+def test_before_training_there_is_no_model():
+    with pytest.raises(ConfigError, match="call train"):
+        model().trained  # noqa: B018

@@ -1,0 +1,169 @@
+"""DER++, feature and ghost distillation, and EWC: their losses, and what they keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from staged_example import QUICK, model, staged, trained
+
+from kernomics.errors import ConfigError
+from kernomics.models.gil.lesson import Lesson
+from kernomics.models.gil.memory import reservoir
+from kernomics.models.gil.methods import DER, EWC, Features, Ghosts, Situation
+from kernomics.models.gil.methods.der import STORED_DRAW
+from kernomics.models.gil.module import GILModule
+from kernomics.nn import drawing_from
+
+KINDS = [DER(memory=10, batch=8), Features(), Ghosts(), EWC()]
+
+
+def lesson_of(method, number=2):
+    """A lesson of stage "two", whose previous model is another network of 34 genes."""
+    gil, found = model(), staged()
+    with drawing_from(1):
+        module, previous = (GILModule(n, gil.config, 5) for n in (40, 34))
+    situation = Situation(number, module, previous.grown([]), found, found.rows(number), 0)
+    return Lesson(situation, [method])
+
+
+def batch_of(lesson, n=12):
+    return lesson.situation.staged.cells.batch(lesson.situation.train[:n])
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_a_method_trains_alone_and_the_first_stage_is_the_naive_one_s(method):
+    gil, naive = trained(method), trained()
+    for a, b in zip(
+        gil.after("base").module.parameters(), naive.after("base").module.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+    assert not np.array_equal(
+        gil.trained.get_gene_embeddings(), naive.trained.get_gene_embeddings()
+    )
+    last = [r for r in gil.history if r["stage"] == "two" and r["split"] == "train"]
+    assert last[0][f"loss/{method.name}"] > 0
+    again = model(method).train(**QUICK)
+    assert again.losses().equals(gil.losses())
+
+
+@pytest.mark.parametrize("method", [DER(memory=10, batch=8), EWC()])
+def test_what_a_method_keeps_is_read_again(method, tmp_path: Path):
+    whole = model(method).train(run_dir=tmp_path, **QUICK)
+    for stage in (1, 2):  # as if stopped after the first stage
+        folder = tmp_path / "stages" / str(stage)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        folder.rmdir()
+    fresh = type(method)(**{k: v for k, v in method.settings().items() if k != "name"})
+    again = model(fresh).train(run_dir=tmp_path, resume=True, **QUICK)
+    assert again.losses().equals(whole.losses())
+    assert again.history.without_timings() == whole.history.without_timings()
+
+
+def test_der_holds_predictions_near_those_of_when_the_cells_were_kept():
+    method = DER(memory=6, alpha=1.0, beta=1e-9, batch=12)
+    lesson = lesson_of(method)
+    found = lesson.situation.staged
+    for number in (0, 1):
+        method.end(Situation(number, lesson.module, None, found, found.rows(number), 0))
+    kept = np.concatenate([reservoir(found, i, 6, 0) for i in (0, 1)])
+    assert sorted(method._stored["rows"].tolist()) == sorted(kept.tolist())
+    cells = batch_of(lesson)
+    assert lesson.training_loss(cells)["loss/der"].item() < 1e-5
+    with torch.no_grad():
+        for name in ("tokens", "queries"):
+            method._stored[name] += 0.5
+    assert lesson.training_loss(cells)["loss/der"].item() == pytest.approx(0.5, rel=1e-4)
+    # Each value stored is that of its own cell.
+    rows = method._stored["rows"].numpy()
+    module = lesson.module
+    start = 0
+    for row, n in zip(rows, method._stored["n"].tolist(), strict=True):
+        one = found.cells.batch(np.array([row]))
+        alone = module(module.tokens(one, module.at(STORED_DRAW)))
+        stored = method._stored["tokens"][start : start + n] - 0.5
+        torch.testing.assert_close(stored, alone.tokens.detach(), rtol=1e-4, atol=1e-5)
+        start += n
+
+
+def test_features_are_the_states_and_the_answers_of_the_previous_model():
+    lesson = lesson_of(Features(weight=2.0))
+    cells = batch_of(lesson)
+    found = lesson.training_loss(cells)["loss/features"]
+    module, previous = lesson.module, lesson.situation.previous
+    tokens = module.tokens(cells, module.drawn_by)
+    mine, teacher = module(tokens), previous(tokens.of(tokens.gene_ids < 34))
+    from kernomics.nn.philox import STREAM_GHOSTS, uniforms
+
+    genes = (uniforms(module.drawn_by, cells.cell_ids, 32, STREAM_GHOSTS) * 34).long().flatten()
+    at = torch.arange(12).repeat_interleave(32)
+    answers = module.ask(mine.cls, at, genes) - previous.ask(teacher.cls, at, genes)
+    expected = (mine.cls - teacher.cls).square().mean() + answers.square().mean()
+    torch.testing.assert_close(found, 2 * expected)
+
+
+def test_ghosts_are_old_specific_genes_alone():
+    lesson = lesson_of(Ghosts())
+    seen = []
+    query = lesson.query_genes
+    lesson.query_genes = lambda *given: seen.append(query(*given)) or query(*given)
+    assert lesson.training_loss(batch_of(lesson))["loss/ghosts"].item() > 0
+    ((cells, genes),) = seen
+    assert set(genes.tolist()) == set(range(28, 34))
+    assert torch.bincount(cells).tolist() == [32] * 12
+
+
+def test_in_the_second_stage_there_are_no_ghosts():
+    gil = trained(Ghosts())
+    one = [r for r in gil.history if r["stage"] == "one" and r["split"] == "train"]
+    assert "loss/ghosts" not in one[0]
+    naive = trained()
+    assert naive.losses().loc["one"].equals(gil.losses().loc["one"])
+
+
+def test_a_ghost_s_embedding_learns_nothing_from_being_asked_for():
+    gil = trained(Ghosts())
+    one, two = (gil.after(name).get_gene_embeddings() for name in ("one", "two"))
+    assert np.array_equal(one[28:34], two[28:34])
+
+
+def test_ewc_is_a_quadratic_about_the_weights_of_before():
+    method = EWC(weight=3.0, n_batches=4, batch=6)
+    lesson = lesson_of(method)
+    found, module = lesson.situation.staged, lesson.situation.previous
+    module.requires_grad_(True)
+    method.end(Situation(0, module, None, found, found.rows(0), 0))
+    fisher = {n: method._held[f"of.{n}"].clone() for n, _ in module.named_parameters()}
+    assert all((f >= 0).all() for f in fisher.values())
+    assert fisher["genes"][:28].sum() > 0
+    assert (fisher["genes"][28:34] == 0).all()  # absent from the cells of the first stage
+    lesson.module.load_state_dict(module.grown([40]).state_dict())
+    cells = batch_of(lesson)
+    assert lesson.training_loss(cells)["loss/ewc"].item() == 0
+    with torch.no_grad():
+        lesson.module.genes.add_(0.1)
+    expected = 1.5 * 0.01 * fisher["genes"].sum().item()
+    assert lesson.training_loss(cells)["loss/ewc"].item() == pytest.approx(expected, rel=1e-3)
+    # A second stage's information is added to the first's.
+    method.end(Situation(1, lesson.module, None, found, found.rows(1), 0))
+    assert (method._held["of.genes"][:28] >= fisher["genes"][:28]).all()
+    assert len(method._held["of.genes"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (DER(memory=22), "memory is 22 cells of each stage"),
+        (DER(memory=5, alpha=0.0), "alpha is 0.0"),
+        (DER(memory=5, batch=0), "batch is 0"),
+        (Features(weight=-1.0), "weight is -1.0"),
+        (Ghosts(n_queries=0), "n_queries is 0"),
+        (EWC(n_batches=0), "n_batches is 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(method, message):
+    with pytest.raises(ConfigError, match=message):
+        model(method)

@@ -1,0 +1,94 @@
+"""Genes added to a trained model: by name, from named donors, and nothing else changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from phenotyped_cells import conditions
+from staged_example import cells, trained
+
+import kernomics as kn
+from kernomics.errors import ConfigError, DataError
+from kernomics.models import PolyGene
+
+
+@pytest.fixture(scope="module")
+def gil():
+    return trained().trained
+
+
+@pytest.fixture(scope="module")
+def polygene():
+    model = PolyGene(
+        conditions(80), "cell_type", d_model=8, n_layers=1, n_heads=1, n_tokens=8
+    ).train(max_epochs=1, progress=False)
+    return model.trained
+
+
+def test_what_was_known_is_represented_the_same_and_new_genes_start_from_their_donors(gil):
+    adata = cells()
+    donors = {"new_a": "gene_3", "new_b": ["gene_4", "gene_20"]}
+    found = gil.extend(["new_a", "new_b"], donors)
+    assert found.genes[-2:].tolist() == ["new_a", "new_b"]
+    assert len(gil.genes) == 40
+    with pytest.warns(UserWarning, match="2 are missing"):
+        after = found.get_latent_representation(adata)
+    assert np.array_equal(after, gil.get_latent_representation(adata))
+    rows = dict(zip(found.genes, found.get_gene_embeddings(), strict=True))
+    assert np.array_equal(rows["new_a"], rows["gene_3"])
+    np.testing.assert_allclose(rows["new_b"], (rows["gene_4"] + rows["gene_20"]) / 2, rtol=1e-6)
+    with pytest.warns(UserWarning, match="are missing"):
+        predicted = found.predict(adata, ["new_a", "gene_20"])
+    assert np.isfinite(predicted.to_numpy()).all()
+
+
+def test_a_new_gene_is_seen_as_its_donor_was(gil):
+    adata = cells()
+    renamed = adata.copy()
+    renamed.var_names = ["other" if name == "gene_3" else name for name in adata.var_names]
+    found = gil.extend("other", {"other": "gene_3"})
+    with pytest.warns(UserWarning, match="are missing"):
+        after = found.get_latent_representation(renamed)
+    np.testing.assert_allclose(after, gil.get_latent_representation(adata), rtol=1e-4, atol=1e-5)
+
+
+def test_embeddings_may_be_the_mean_or_given_and_are_saved(gil, tmp_path):
+    found = gil.extend("new", "mean")
+    table = gil.get_gene_embeddings()
+    np.testing.assert_allclose(found.get_gene_embeddings()[-1], table.mean(0), atol=1e-6)
+    given = np.arange(32.0).reshape(2, 16)
+    found = found.extend(["x", "y"], given)
+    assert np.array_equal(found.get_gene_embeddings()[-2:], given)
+    found.save(tmp_path / "model")
+    again = kn.models.load(tmp_path / "model")
+    assert again.genes.tolist() == found.genes.tolist()
+    assert again.info["added_genes"] == ["new", "x", "y"]
+    assert np.array_equal(again.get_gene_embeddings(), found.get_gene_embeddings())
+
+
+def test_a_polygene_is_extended_too(polygene):
+    adata = conditions(80)
+    found = polygene.extend(["new"], {"new": polygene.genes[2]})
+    with pytest.warns(UserWarning, match="are missing"):
+        after = found.predict(adata)
+    assert after.equals(polygene.predict(adata))
+    assert np.array_equal(found.get_gene_embeddings()[-1], polygene.get_gene_embeddings()[2])
+
+
+@pytest.mark.parametrize(
+    ("genes", "init", "error", "message"),
+    [
+        (["a", "gene_3"], "mean", ConfigError, "1 of the 2 genes to add are known already"),
+        (["a", "a"], "mean", ConfigError, "'a' is named twice"),
+        ([], "mean", ConfigError, "genes is empty"),
+        (["a"], "median", ConfigError, "init is 'median'"),
+        (["a", "b"], {"a": "gene_3"}, ConfigError, "init names no donor for 'b'"),
+        (["a"], {"a": "gene_333"}, ConfigError, "the donor of 'a' is not known to the model"),
+        (["a"], {"a": []}, ConfigError, "the donor of 'a' is not known to the model: none"),
+        (["a"], np.zeros((1, 3)), DataError, r"init has shape \(1, 3\)"),
+        (["a"], np.full((1, 16), np.nan), DataError, "init holds 16 values not finite"),
+    ],
+)
+def test_genes_and_donors_that_cannot_be_are_refused(gil, genes, init, error, message):
+    with pytest.raises(error, match=message):
+        gil.extend(genes, init)
