@@ -183,6 +183,7 @@ def test_what_embedding_a_polygene_does_not_take_is_refused(folder, capsys, tmp_
     assert not (tmp_path / "x.npy").exists()
 
 
+@pytest.mark.filterwarnings("default")
 def test_cells_of_the_training_are_told_from_new_ones(folder, capsys, tmp_path):
     line = ["pretrain", "--model", "polygene", str(folder / "other.h5ad"), "--labels-key", "state"]
     line += ["--out", str(tmp_path / "run"), "--quiet", "--max-epochs", "1", "--n-tokens", "8"]

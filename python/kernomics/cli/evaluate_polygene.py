@@ -54,8 +54,9 @@ def _evaluate(args: argparse.Namespace, labels: dict[str, str], notes: list[str]
     own = run_cells(args.run_or_model, model, cells)
     if own.split is not None:
         warn(
-            f"the model was trained on {len(own.split.train):,} of these {cells.n_cells:,} cells, so "
-            "the scores say little of new cells; results.json of the run has those of its test cells"
+            f"the model was trained on {len(own.split.train):,} of these {cells.n_cells:,} cells, "
+            "so the scores say little of new cells; results.json of the run has those of its test "
+            "cells"
         )
     given = REST if args.given == [REST] else args.given
     asked: dict[str, Any] = {
