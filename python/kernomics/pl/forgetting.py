@@ -54,6 +54,12 @@ def stage_losses(
             f"losses have {n_rows} rows and {n_groups} columns: two rows or more, and one to "
             f"{MOST_LINES} groups, can be drawn"
         )
+    lacking = [] if oracle is None else [n for n in losses.columns if n not in oracle.columns]
+    if oracle is not None and (lacking or not len(oracle)):
+        raise ConfigError(
+            f"oracle has no loss of {', '.join(map(str, lacking)) or 'any stage'}: give the losses "
+            "of a training of the same stages"
+        )
     colors = style.get_theme(theme)
     if ax is None:
         ax = style.new_axes(3.4, 2.3, colors, left=0.6, bottom=0.75, right=0.15, top=0.35)
