@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from completeness import BOUNDS, error_of, numbers, require_complete, w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -19,40 +20,8 @@ from kernomics.errors import ConfigError
 from kernomics.nn.encoder import Encoder
 from kernomics.nn.packed_encoder import PackedEncoder, Packing
 
-BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4}
-
-
-def error_of(found) -> float:
-    """What is lost, as a share of the larger of the effect and a tenth of all contributions."""
-    effect = (found.case - found.baseline).double().abs().sum()
-    sizes = sum(x.double().abs().sum() for x in found.contributions)
-    return float(found.completeness() / max(float(effect), 0.1 * float(sizes), 1e-300))
-
-
-def require_complete(function, case, baseline, output=None):
-    """Both ways, in both precisions."""
-    for dtype, bound in BOUNDS.items():
-        one, two = ([x.to(dtype) if x.is_floating_point() else x for x in side]
-                    for side in (case, baseline))  # fmt: skip
-        there, back = deeplift(function, one, two, output), deeplift(function, two, one, output)
-        assert error_of(there) <= bound
-        sizes = sum(float(x.abs().sum()) for x in there.contributions)
-        for x, y in zip(there.contributions, back.contributions, strict=True):
-            assert float((x + y).abs().max()) <= bound * max(sizes, 1e-300)
-    return there
-
-
-def numbers(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-W = numbers(6, 6, seed=90)
 MASK = torch.tensor([True, False, True, True, False, True])
 AT = torch.tensor([3, 0, 5])
-
-
-def w(x):
-    return W.to(x.dtype)
 
 
 def buffered(x):
@@ -127,7 +96,25 @@ FUNCTIONS = {
     .tanh().sum(1),
     "buffers": buffered,
     "in_place": lambda x: F.relu(x.clone().mul_(2).add_(x), inplace=True).sub_(x).div_(3).sum(1),
-    "cleared": lambda x: (x.clone().zero_() + x).sum(1) + x.clone().fill_(2.0).sum(1),
+    "cleared": lambda x: (x.clone().zero_() + x).sum(1) + x.clone().fill_(2.0).sum(1)
+    + torch.zeros_like(x).fill_(x[0, 0]).sum(1),
+    "logsumexp of several": lambda x: x.view(4, 2, 3).logsumexp((1, 2))
+    + x.view(4, 2, 3).logsumexp((-1, 1), True)[:, 0, 0],
+    "deviation": lambda x: x.std(1) + x.std(1, correction=0),
+    "norm": lambda x: F.normalize(x, dim=1)[:, 0] + x.norm(dim=1),
+    "group_norm": lambda x: F.group_norm(x, 2, w(x)[0], w(x)[1]).mul(w(x)[0]).sum(1),
+    "group_norm of positions": lambda x: F.group_norm(x.view(4, 2, 3), 2, w(x)[0, :2]).sin()
+    .sum((1, 2)),
+    "instance_norm": lambda x: F.instance_norm(x.view(4, 2, 3), weight=w(x)[0, :2]).sin()
+    .sum((1, 2)),
+    "batch_norm of the batch": lambda x: F.batch_norm(x, None, None, w(x)[0], training=True)
+    .sin().sum(1),
+    "celu": lambda x: F.celu(x).sum(1),
+    "safe softmax": lambda x: F.scaled_dot_product_attention(
+        x.view(4, 3, 2), x.view(4, 3, 2).sin(), x.view(4, 3, 2).cos()
+    ).sum((1, 2)),
+    "xor": lambda x: ((x > 0) ^ (x > 0.5)).to(x.dtype).sum(1)
+    + torch.logical_xor(x > 0, x > 0.5).to(x.dtype).sum(1),
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from kernomics.attribution.operation_pair import (
     one_sided,
     rule,
 )
-from kernomics.attribution.rules import softmax_multipliers
+from kernomics.attribution.softmax_and_norm_rules import softmax_multipliers
 from kernomics.errors import ConfigError
 
 LOGITS_AT_A_TIME = 2**19
@@ -54,20 +54,25 @@ def attention(pair: Pair, m: Multipliers) -> Multipliers:
     g = m[0]
     if g is None or any(x is not None for x in m[1:]):
         raise ConfigError("DeepLIFT has no rule for an attention whose log-sum-exp is used")
-    causal = pair.at("is_causal")
-    if causal is not None and pair.case[causal]:
-        raise ConfigError(
-            "DeepLIFT has no rule for a fused attention that is causal; give it the mask instead"
-        )
+    dropout = pair.at("dropout_p")
+    if dropout is not None and pair.case[dropout]:
+        raise ConfigError("DeepLIFT has no rule for attention with dropout; call eval()")
     at = pair.at("attn_mask", "attn_bias")
-    given = pair.at("scale")
     q, k, v = pair.case[:3]
+    given = pair.at("scale")
     scale = q.shape[-1] ** -0.5
     if given is not None and pair.case[given] is not None:
         scale = float(pair.case[given])
     masks = None
     if at is not None and pair.case[at] is not None:
-        masks = [x.masked_fill(infinite(x), -torch.inf) for x in (pair.case[at], pair.base[at])]
+        masks = [pair.case[at], pair.base[at]]
+    causal = pair.at("is_causal")
+    if causal is not None and pair.case[causal]:
+        later = torch.full(
+            (q.shape[2], k.shape[2]), -torch.inf, dtype=q.dtype, device=q.device
+        ).triu(1)
+        masks = [later, later] if masks is None else [x + later for x in masks]
+    shared = q.shape[1] // k.shape[1]  # heads of q that share one of k and v
     of_q, of_k, of_v = (torch.zeros_like(x) for x in (q, k, v))
     wants_mask = at is not None and pair.wanted[at]
     of_mask = torch.zeros_like(pair.case[at]) if at is not None and wants_mask else None
@@ -81,18 +86,27 @@ def attention(pair: Pair, m: Multipliers) -> Multipliers:
         ):
             queries, keys, values = (t[cell] for t in leaves[:3])
             queries = queries * scale
+            if shared > 1:
+                keys, values = (t.repeat_interleave(shared, 0) for t in (keys, values))
             log_total = outputs[1]
             if log_total.shape != q.shape[:-1]:
                 log_total = _log_total(queries, keys, None if own is None else own[i])
             else:
                 log_total = log_total[cell]
             sides.append(_Side(queries, keys, values, log_total))
-        if own is None or own[0].shape[:2] == (1, 1):
-            by_key = None if own is None else [x[0, 0] for x in own]
-            found = _masked_by_key(sides[0], sides[1], by_key, g[cell])
+        if own is None:
+            found = _masked_by_key(sides[0], sides[1], None, g[cell])
         else:
-            found = _masked_anyhow(sides[0], sides[1], own, g[cell])
-        of_q[cell], of_k[cell], of_v[cell] = found.q * scale, found.k, found.v
+            closed = [x.masked_fill(infinite(x), -torch.inf) for x in own]
+            sees = all(bool((x > -torch.inf).any(-1).all()) for x in closed)
+            if sees and own[0].shape[:2] == (1, 1):
+                by_key = [x[0, 0] for x in closed]
+                found = _masked_by_key(sides[0], sides[1], by_key, g[cell])
+            else:
+                found = _masked_anyhow(sides[0], sides[1], closed, g[cell], None if sees else own)
+        of_q[cell] = found.q * scale
+        for whole, part in ((of_k, found.k), (of_v, found.v)):
+            whole[cell] = part.reshape(-1, shared, *part.shape[1:]).sum(1)
         if of_mask is not None and found.mask is not None:
             where = _of_cell(of_mask, cell)
             where += found.mask.sum_to_size(where.shape)
@@ -208,8 +222,23 @@ def _log_probabilities(
     return z if bias is None else z.add_(bias)
 
 
-def _masked_anyhow(one: _Side, two: _Side, masks: list[Tensor], g: Tensor) -> _Found:
-    """Return the multipliers of a cell whose mask [H or 1, L or 1, K] is any."""
+def _masked_anyhow(
+    one: _Side, two: _Side, masks: list[Tensor], g: Tensor, given: list[Tensor] | None = None
+) -> _Found:
+    """Return the multipliers of a cell whose mask [H or 1, L or 1, K] is any.
+
+    Parameters
+    ----------
+    one, two
+        The sides.
+    masks
+        −∞ where closed.
+    g
+        The multipliers of the output.
+    given
+        The masks as they were given, where some query sees nothing: by these it has no
+        probabilities, or, where they are finite, equal ones.
+    """
     ends = one_sided(masks[0], masks[1])
     of_q, of_k, of_v = torch.zeros_like(one.q), torch.zeros_like(one.k), torch.zeros_like(one.v)
     of_mask = torch.zeros_like(masks[0])
@@ -231,6 +260,11 @@ def _masked_anyhow(one: _Side, two: _Side, masks: list[Tensor], g: Tensor) -> _F
             for side, mask in zip((one, two), masks, strict=True)
         ]
         p, p_bar = logs[0].exp(), logs[1].exp()
+        if given is not None:
+            p, p_bar = (
+                (side.q[part] @ side.k.mT + of(mask, start)).softmax(-1).nan_to_num_(0.0)
+                for side, mask in zip((one, two), given, strict=True)
+            )
         of_v += (p + p_bar).mT @ own / 2
         end = None if ends is None else of(ends, start)
         found, _ = softmax_multipliers(p, p_bar, logs[0].sub_(logs[1]), own @ v_middle.mT, ends=end)

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-import kernomics.attribution.attention_rule  # noqa: F401  (this and `rules` fill the book)
+import kernomics.attribution.attention_rule
+import kernomics.attribution.rules
+import kernomics.attribution.softmax_and_norm_rules  # noqa: F401
 from kernomics._arguments import checked
 from kernomics.attribution.operation_pair import RULES, Multipliers, Pair, delta, has_rule
 from kernomics.attribution.tape import Step, Tape
-from kernomics.errors import ConfigError
+from kernomics.errors import ConfigError, KernomicsError
 
 
 class DeepLift(NamedTuple):
@@ -88,12 +90,25 @@ def deeplift(
                 f"input {i} is {a.dtype} {tuple(a.shape)} on {a.device} in case and {b.dtype} "
                 f"{tuple(b.shape)} on {b.device} in baseline: equal ones are needed"
             )
-    tapes, outputs = [], []
+    with torch.inference_mode(False):
+        return _lifted(function, one, two, output)
+
+
+def _lifted(
+    function: Callable[..., Tensor],
+    one: list[Tensor],
+    two: list[Tensor],
+    output: int | Tensor | None,
+) -> DeepLift:
+    tapes: list[Tape] = []
+    outputs: list[Tensor] = []
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it runs a whole layer as one operation
     try:
-        for inputs in (one, two):
-            tape = Tape(inputs, has_rule)
+        for side, given in (("case", one), ("baseline", two)):
+            # Copies, so that no two inputs share memory and what is changed in place stays here.
+            inputs = [x.clone() for x in given]
+            tape = Tape(inputs, has_rule, tapes[-1] if tapes else None)
             with torch.no_grad(), tape:
                 returned = function(*inputs)
                 if not isinstance(returned, Tensor):
@@ -101,25 +116,57 @@ def deeplift(
                         f"the function returned {type(returned).__name__}: one tensor is needed"
                     )
                 outputs.append(_chosen(returned, output))
+            _require_numbers(outputs[-1], side)
             tapes.append(tape)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(outputs[0].device.type, enabled=False):
         multipliers = _back(tapes[0], tapes[1], outputs)
         found, contributions = [], []
         for x, x_bar, m in zip(one, two, multipliers, strict=True):
             change = delta(x, x_bar)
             found.append(torch.zeros_like(change) if m is None else m)
             contributions.append(found[-1] * change)
-    return DeepLift(tuple(contributions), tuple(found), *outputs)
+    result = DeepLift(tuple(contributions), tuple(found), *outputs)
+    _require_complete(result)
+    return result
+
+
+def _require_numbers(outputs: Tensor, side: str) -> None:
+    if not outputs.is_floating_point():
+        raise ConfigError(f"the function returned {outputs.dtype}: floating-point is needed")
+    bad = torch.nonzero(~outputs.isfinite()).flatten()
+    if len(bad):
+        raise ConfigError(
+            f"the function returned {len(bad):,} of {len(outputs):,} NaN or infinite outputs for "
+            f"{side}, first of cell {int(bad[0])}; does a cell see nothing at all, or overflow?"
+        )
+
+
+def _require_complete(found: DeepLift) -> None:
+    """Refuse what is further from the difference than rounding can be."""
+    lost = float(found.completeness())
+    effect = (found.case.double() - found.baseline.double()).abs().sum()
+    sizes = sum(float(x.double().abs().sum()) for x in found.contributions)
+    level = float((found.case.double().abs() + found.baseline.double().abs()).sum())
+    exact = found.case.dtype == torch.float64
+    scale = max(float(effect), 0.1 * sizes)
+    # Outputs of next to no difference are told apart by their own rounding.
+    allowed = (1e-6 if exact else 1e-2) * scale + torch.finfo(found.case.dtype).eps ** 0.5 * level
+    if not lost <= allowed:
+        raise ConfigError(
+            f"the contributions miss the difference of the outputs by {lost:.3g} of {scale:.3g}: a "
+            "part of the function was not seen (NumPy, or memory written behind torch's back), or "
+            "its numbers are lost to rounding (try float64)"
+        )
 
 
 def _inputs(name: str, given: Sequence[Tensor]) -> list[Tensor]:
     for i, x in enumerate(given):
         if x.is_floating_point() and bool(x.isnan().any()):
             raise ConfigError(f"{name}[{i}] has {int(x.isnan().sum()):,} NaN")
-    # Copies, so that no two inputs share memory and what the function changes in place stays here.
-    return [x.detach().clone() for x in given]
+    with torch.inference_mode(False):
+        return [x.detach().clone() for x in given]
 
 
 def _chosen(outputs: Tensor, output: int | Tensor | None) -> Tensor:
@@ -150,9 +197,10 @@ def _chosen(outputs: Tensor, output: int | Tensor | None) -> Tensor:
 def _back(one: Tape, two: Tape, outputs: Sequence[Tensor]) -> Multipliers:
     """Take multipliers from the outputs back to the inputs."""
     ends = [tape.id_of(x) for tape, x in zip((one, two), outputs, strict=True)]
-    if ends[0] is None or ends[1] is None:
+    if ends[0] is None and ends[1] is None:
         return [None] * len(one.input_ids)
     _require_same(one.steps, two.steps, ends)
+    assert ends[0] is not None
     needed = _needed(one.steps, ends[0])
     known: dict[int, Tensor] = {ends[0]: torch.ones_like(outputs[0])}
     for i in reversed(needed):
@@ -227,9 +275,6 @@ def _through(step: Step, other: Step, m: Multipliers) -> Multipliers:
         return [whole]
     wanted = []
     for x, y, k in zip(step.leaves, other.leaves, step.ids, strict=True):
-        if not isinstance(x, Tensor):
-            wanted.append(False)
-            continue
         if k is None:
             _require_equal(step, x, y)
             wanted.append(False)
@@ -239,11 +284,35 @@ def _through(step: Step, other: Step, m: Multipliers) -> Multipliers:
     if not any(wanted):
         return [None] * len(wanted)
     pair = Pair(step, step.leaves, other.leaves, wanted, step.outputs, other.outputs)
-    return RULES[str(step.op)](pair, m)
+    try:
+        found = RULES[str(step.op)](pair, m)
+    except (RuntimeError, TypeError, IndexError, ValueError, ArithmeticError) as error:
+        if isinstance(error, KernomicsError):
+            raise
+        raise ConfigError(
+            f"the rule of {step.op} cannot take what it is given here ({error}); write one for it "
+            "(kernomics.attribution.rules says how), or choose integrated_gradients"
+        ) from error
+    dtype = next(x.dtype for x in m if x is not None)
+    return [
+        None if x is None else x.to(leaf.dtype if leaf.is_floating_point() else dtype)
+        for x, leaf in zip(found, step.leaves, strict=True)
+    ]
 
 
-def _require_equal(step: Step, x: Tensor, y: Tensor) -> None:
-    if x is y or torch.equal(x, y) or bool((x.isnan() & y.isnan() | (x == y)).all()):
+def _require_equal(step: Step, x: Any, y: Any) -> None:
+    """Refuse constants that differ."""
+    if x is y:
+        return
+    if not isinstance(x, Tensor):
+        if x == y or (x != x and y != y):  # NaN
+            return
+        raise ConfigError(
+            f"{step.op} is given {x} for case and {y} for baseline: the function takes a number "
+            "or a choice from the values of its inputs (item(), a branch), which cannot be "
+            "attributed"
+        )
+    if torch.equal(x, y) or bool((x.isnan() & y.isnan() | (x == y)).all()):
         return
     raise ConfigError(
         f"{step.op} takes numbers that differ between case and baseline without depending on the "

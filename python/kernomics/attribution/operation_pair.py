@@ -39,10 +39,12 @@ class Pair:
 
     def middle(self, i: int) -> Any:
         """Return x̃ of a leaf; a constant as it is."""
-        one = self.case[i]
+        one, two = self.case[i], self.base[i]
         if not self.wanted[i]:
             return one
-        return (one + self.base[i]) / 2
+        if not one.is_floating_point():  # where True + True is True
+            one, two = one.double(), two.double()
+        return (one + two) / 2
 
     def delta(self, i: int) -> Tensor:
         """Return Δ of a leaf."""
@@ -89,17 +91,21 @@ def named(names: str, overload: str = "default") -> list[str]:
     return [f"aten.{name if '.' in name else f'{name}.{overload}'}" for name in names.split()]
 
 
+INFINITE = 1e29
+"""Numbers beyond this count as infinite, since models mask with such; less in half precision."""
+
+
 def infinite(x: Tensor) -> Tensor:
     """Tell which numbers count as infinite."""
     if not x.is_floating_point():
         return torch.zeros_like(x, dtype=torch.bool)
-    return x.abs() > torch.finfo(x.dtype).max / 4
+    return x.abs() > min(INFINITE, torch.finfo(x.dtype).max / 4)
 
 
 def delta(one: Tensor, two: Tensor) -> Tensor:
     """Return one − two, ±1 where that is infinite, and 0 where both are."""
     if not one.is_floating_point():
-        return one.to(torch.float32) - two.to(torch.float32)
+        return (one.long() - two.long()).to(torch.float32)
     found = (one - two).nan_to_num_(nan=0.0)
     return torch.where(infinite(found), found.sign(), found)
 
@@ -119,9 +125,10 @@ def own_gradient(pair: Pair, m: Multipliers, at: Sequence[Any]) -> Multipliers:
     dtype = next(g.dtype for g in m if g is not None)
     leaves = []
     for x, wanted in zip(at, pair.wanted, strict=True):
-        x = x.detach() if isinstance(x, Tensor) else x
+        if isinstance(x, Tensor):  # one of inference mode cannot be kept for a gradient
+            x = x.clone() if x.is_inference() else x.detach()
         if wanted:  # a mask is moved as a number is
-            x = (x if x.is_floating_point() else x.to(dtype)).requires_grad_()
+            x = (x if x.is_floating_point() else _like(x, dtype)).requires_grad_()
         leaves.append(x)
     asked = [x for x, wanted in zip(leaves, pair.wanted, strict=True) if wanted]
     with torch.enable_grad():
@@ -136,6 +143,12 @@ def own_gradient(pair: Pair, m: Multipliers, at: Sequence[Any]) -> Multipliers:
     return [next(grads) if wanted else None for wanted in pair.wanted]
 
 
+def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return whole numbers as others, with the same strides, so that views of them are possible."""
+    found = torch.empty_strided(x.shape, x.stride(), dtype=dtype, device=x.device)
+    return found.copy_(x) if 0 not in x.stride() else x.to(dtype)
+
+
 def one_sided(z: Tensor, z_bar: Tensor) -> Tensor | None:
     """Return ±1 where one side alone is finite; None where both are everywhere."""
     one, two = infinite(z), infinite(z_bar)
@@ -147,3 +160,17 @@ def one_sided(z: Tensor, z_bar: Tensor) -> Tensor | None:
 def ratio(over: Tensor, under: Tensor) -> Tensor:
     """Divide, 0 where the divisor is."""
     return torch.where(under == 0, 0.0, over / torch.where(under == 0, 1.0, under))
+
+
+def by_quotient(pair: Pair, g: Tensor, i: int) -> Tensor:
+    """Return the multipliers of a leaf that alone moves the output: Δout/Δin, 0 where Δin is."""
+    return fitting(ratio(g * pair.delta_out(), pair.delta(i)), pair.case[i])
+
+
+def endless(pair: Pair, *leaves: int) -> Tensor | None:
+    """Tell where an output, or one of these leaves, is infinite on a side; None where none is."""
+    found = infinite(pair.case_outputs[0]) | infinite(pair.base_outputs[0])
+    for i in leaves:
+        if isinstance(pair.case[i], Tensor):
+            found = found | infinite(pair.case[i]) | infinite(pair.base[i])
+    return found if bool(found.any()) else None

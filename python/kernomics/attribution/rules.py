@@ -5,10 +5,11 @@ baseline. A rule is right when Σ m_in·Δin = m_out·Δout, so that nothing is 
 `docs/attribution.md` derives each. An average of the two sides is written x̃ = (x + x̄)/2.
 
 Where a logit is −∞ on one side, its Δ is infinite and counts as ±1 here: the multiplier is then
-the whole effect of its being there. Numbers beyond a quarter of the dtype's largest count as
-infinite, since models mask with these.
+the whole effect of its being there. Numbers beyond 1e29 count as infinite, since models mask with
+these (`operation_pair.infinite`).
 
-A further operation is added by a function of a `Pair` and the outputs' multipliers::
+Softmax, norms and attention have files of their own. A further operation is added by a function of
+a `Pair` and the outputs' multipliers::
 
     @rule("aten.my_op.default")
     def my_op(pair: Pair, m: Multipliers) -> Multipliers: ...
@@ -19,18 +20,21 @@ A further operation is added by a function of a `Pair` and the outputs' multipli
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernomics.attribution.operation_pair import (
+    INFINITE,
     Multipliers,
     Pair,
+    by_quotient,
+    endless,
     fitting,
     infinite,
     named,
     nearly,
-    one_sided,
     own_gradient,
     ratio,
     rule,
@@ -50,20 +54,46 @@ VERSION = 1
     "clone detach alias index.Tensor index_select gather index_put index_add "
     "scatter.src scatter_add constant_pad_nd flip roll repeat diagonal as_strided "
     "sum sum.dim_IntList mean mean.dim cumsum neg tril triu avg_pool2d "
-    "_adaptive_avg_pool2d native_batch_norm _native_batch_norm_legit_no_training "
-    "slice_scatter select_scatter unfold"
+    "_adaptive_avg_pool2d slice_scatter select_scatter unfold fill.Tensor"
 ))  # fmt: skip
 def linear(pair: Pair, m: Multipliers) -> Multipliers:
     """Linear: multipliers go back as gradients do."""
+    _require_constant(pair, "index", "indices")
     return own_gradient(pair, m, pair.case)
 
 
-@rule("aten.copy.default")
-def copy(pair: Pair, m: Multipliers) -> Multipliers:
-    """Put other numbers in the place of the first argument's."""
+def _require_constant(pair: Pair, *names: str) -> None:
+    """Refuse arguments that differ between the sides."""
+    for name in names:
+        at = pair.at(name)
+        for i in at if isinstance(at, list) else [at]:
+            if i is not None and pair.wanted[i]:
+                raise ConfigError(
+                    f"the {name} of {pair.step.op} depends on the inputs and differs between case "
+                    "and baseline, which cannot be attributed; give both sides the same"
+                )
+
+
+@rule(*named("copy _to_copy"))
+def conversion(pair: Pair, m: Multipliers) -> Multipliers:
+    """Numbers as they are, or in another dtype, which may round them to whole ones."""
     (g,) = m
     assert g is not None
-    return [None, fitting(g, pair.case[1]) if pair.wanted[1] else None, *pair.none()[2:]]
+    i = pair.at("src")  # of copy, whose other argument is overwritten
+    i = 0 if i is None else i
+    found = pair.none()
+    if not pair.wanted[i]:
+        return found
+    own = pair.case[i]
+    masks = endless(pair) if own.shape != g.shape else endless(pair, i)
+    if not pair.case_outputs[0].is_floating_point():
+        back = by_quotient(pair, g, i)
+    elif masks is not None:
+        back = fitting(torch.where(masks, ratio(g * pair.delta_out(), pair.delta(i)), g), own)
+    else:
+        back = fitting(g, own)
+    found[i] = back.to(own.device, own.dtype if own.is_floating_point() else g.dtype)
+    return found
 
 
 @rule(*named("zero fill.Scalar"))
@@ -84,8 +114,8 @@ def matrix_product(pair: Pair, m: Multipliers) -> Multipliers:
     (g,) = m
     assert g is not None
     return [
-        g @ pair.middle(1).mT if pair.wanted[0] else None,
-        pair.middle(0).mT @ g if pair.wanted[1] else None,
+        g @ pair.middle(1).mT.to(g.dtype) if pair.wanted[0] else None,
+        pair.middle(0).mT.to(g.dtype) @ g if pair.wanted[1] else None,
     ]
 
 
@@ -93,7 +123,10 @@ def matrix_product(pair: Pair, m: Multipliers) -> Multipliers:
 def matrix_product_and_sum(pair: Pair, m: Multipliers) -> Multipliers:
     """C + AB, with C often a bias; scaled ones by their own gradient."""
     (g,) = m
-    if len(pair.case) > 3 or pair.wanted[0]:
+    if pair.wanted[0]:
+        middles = [pair.middle(i) for i in range(len(pair.case))]
+        return _sum_of_masks(pair, m, middles, [0])
+    if len(pair.case) > 3:
         return quadratic(pair, m)
     assert g is not None
     return [
@@ -106,43 +139,54 @@ def matrix_product_and_sum(pair: Pair, m: Multipliers) -> Multipliers:
 @rule(*named("add.Tensor sub.Tensor add.Scalar sub.Scalar rsub.Scalar"))
 def addition(pair: Pair, m: Multipliers) -> Multipliers:
     """Linear; where the sum is infinite on one side, the infinite summand is all of it."""
+    return _sum_of_masks(pair, m, pair.case, [i for i, one in enumerate(pair.wanted) if one])
+
+
+def _sum_of_masks(
+    pair: Pair, m: Multipliers, at: Sequence[Any], summands: Sequence[int]
+) -> Multipliers:
+    """Return the gradient; where the sum is infinite on one side, of the infinite summands alone.
+
+    Where several are, as of a mask that is added twice, they share the effect.
+    """
     (g,) = m
     assert g is not None
-    found = own_gradient(pair, m, pair.case)
-    endless = infinite(pair.case_outputs[0]) | infinite(pair.base_outputs[0])
-    if not bool(endless.any()):
-        return found
-    for i, wanted in enumerate(pair.wanted):
-        if wanted:
-            own = infinite(pair.case[i]) | infinite(pair.base[i])
-            part = torch.where(own, g * pair.delta_out() * pair.delta(i), 0.0)
-            (finite,) = own_gradient(_only(pair, i), [g.masked_fill(endless, 0.0)], pair.case)[
-                i : i + 1
-            ]
-            assert finite is not None
-            found[i] = finite + fitting(part, pair.case[i])
+    masks = endless(pair)
+    if masks is None:
+        return own_gradient(pair, m, at)
+    found = own_gradient(pair, [g.masked_fill(masks, 0.0)], at)
+    moved = {}
+    for i in summands:
+        ends = infinite(pair.case[i]) | infinite(pair.base[i])
+        moved[i] = torch.where(ends, pair.delta(i), 0.0)
+    effect = ratio(g * pair.delta_out(), sum((x.abs() for x in moved.values()), 0 * g))
+    for i, change in moved.items():
+        old = found[i]
+        assert old is not None
+        found[i] = old + fitting(torch.where(masks, effect * change, 0.0), pair.case[i])
     return found
-
-
-def _only(pair: Pair, i: int) -> Pair:
-    wanted = [k == i for k in range(len(pair.wanted))]
-    return Pair(pair.step, pair.case, pair.base, wanted, pair.case_outputs, pair.base_outputs)
 
 
 @rule(*named("mul.Tensor mul.Scalar"))
 def product(pair: Pair, m: Multipliers) -> Multipliers:
     """Δ(ab) = Δa·b̃ + ã·Δb; a factor that makes an infinite number of a mask has all of it."""
+    return _factors(pair, m, [pair.middle(1), pair.middle(0)])
+
+
+def _factors(pair: Pair, m: Multipliers, slopes: Sequence[Any]) -> Multipliers:
+    """Return the multipliers of two factors, by quotient where a mask makes them infinite."""
     (g,) = m
     assert g is not None
-    endless = infinite(pair.case_outputs[0]) | infinite(pair.base_outputs[0])
     found = pair.none()
-    for i, wanted in enumerate(pair.wanted):
-        if not wanted:
-            continue
-        factor = pair.middle(1 - i)
-        part = g * factor
-        if bool(endless.any()):
-            part = torch.where(endless, ratio(g * pair.delta_out(), pair.delta(i)), part)
+    wanted = [i for i in (0, 1) if pair.wanted[i]]
+    masks = endless(pair, *wanted)
+    effect = g * pair.delta_out() if masks is not None else None
+    if effect is not None and len(wanted) > 1:
+        effect = effect / (1 + (pair.delta(0) != 0).logical_and(pair.delta(1) != 0).to(g.dtype))
+    for i in wanted:
+        part = g * slopes[i]
+        if masks is not None and effect is not None:
+            part = torch.where(masks, ratio(effect, pair.delta(i)), part)
         found[i] = fitting(part, pair.case[i])
     return found
 
@@ -150,23 +194,40 @@ def product(pair: Pair, m: Multipliers) -> Multipliers:
 @rule(*named("div.Tensor div.Scalar"))
 def quotient(pair: Pair, m: Multipliers) -> Multipliers:
     """a/b as the product of a and 1/b, with Δ(1/b) = −Δb/(b·b̄)."""
+    one, two = pair.case[1], pair.base[1]
+    if isinstance(one, Tensor) and not one.is_floating_point():
+        one, two = one.double(), two.double()
+    by_one = (1 / one + 1 / two) / 2 if pair.wanted[0] else None
+    by_two = -pair.middle(0) / (one * two) if pair.wanted[1] else None
+    return _factors(pair, m, [by_one, by_two])
+
+
+@rule(*named("std.correction linalg_vector_norm"))
+def root(pair: Pair, m: Multipliers) -> Multipliers:
+    """Take the root of a quadratic: Δ√s = Δs/(√s + √s̄)."""
     (g,) = m
     assert g is not None
-    found = pair.none()
-    one, two = pair.case[1], pair.base[1]
-    if pair.wanted[0]:
-        found[0] = fitting(g * (1 / one + 1 / two) / 2, pair.case[0])
-    if pair.wanted[1]:
-        found[1] = fitting(-g * pair.middle(0) / (one * two), one)
-    return found
+    order = pair.at("ord")
+    if order is not None and pair.case[order] != 2:
+        raise ConfigError(f"DeepLIFT has no rule for a norm of order {pair.case[order]}, but of 2")
+    middle = pair.middle(0).requires_grad_()
+    with torch.enable_grad():
+        square = pair.step.call([middle, *pair.case[1:]]).square()
+    both = pair.case_outputs[0] + pair.base_outputs[0]
+    (found,) = torch.autograd.grad(square, middle, ratio(g, both))
+    return [found.nan_to_num(nan=0.0), *pair.none()[1:]]
 
 
 # -- elementwise functions -----------------------------------------------------------------------
 
 
+KINKS = {"elu": (0.0,), "celu": (0.0,), "hardswish": (-3.0, 3.0)}
+"""Where functions that are smooth otherwise are not."""
+
+
 @rule(*named(
     "gelu sigmoid tanh silu exp log log1p expm1 sqrt rsqrt reciprocal erf sin cos softplus elu "
-    "pow.Tensor_Scalar mish hardswish log_sigmoid_forward atan sinh cosh log2 exp2"
+    "pow.Tensor_Scalar mish hardswish log_sigmoid_forward atan sinh cosh log2 exp2 celu"
 ))  # fmt: skip
 def smooth(pair: Pair, m: Multipliers) -> Multipliers:
     """Δout/Δin, or the derivative at x̃ where Δin is tiny."""
@@ -175,21 +236,53 @@ def smooth(pair: Pair, m: Multipliers) -> Multipliers:
     assert g is not None
     if sum(pair.wanted) > 1:
         raise ConfigError(f"{pair.step.op} of two numbers that both depend on the genes")
-    change = pair.case[i] - pair.base[i]
-    tiny = change.abs() < nearly(change.dtype)
+    one, two = pair.case[i], pair.base[i]
+    change = one - two
     slope = (pair.case_outputs[0] - pair.base_outputs[0]).div_(change)
-    few = torch.nonzero(tiny.flatten()).flatten()
+    few = torch.nonzero(_tiny(pair, change).flatten()).flatten()
     if len(few):
-        middle = ((pair.case[i] + pair.base[i]) / 2).flatten()[few].requires_grad_()
+        middle = ((one + two) / 2).flatten()[few].requires_grad_()
         with torch.enable_grad():
             leaves = [middle if k == i else x for k, x in enumerate(pair.case)]
             out = pair.step.call(leaves)
         out = out if isinstance(out, Tensor) else out[0]
         (derivative,) = torch.autograd.grad(out, middle, torch.ones_like(out))
-        slope.view(-1).index_copy_(0, few, derivative)
+        # √0 has an infinite one, and multiplies a difference of 0.
+        derivative = derivative.nan_to_num_(0.0, 0.0, 0.0)
+        slope = slope.flatten().index_copy_(0, few, derivative).view(slope.shape)
+    if not bool(slope.isfinite().all()) or not bool((change.abs() < INFINITE).all()):
+        masks = endless(pair, i)
+        if masks is not None:
+            slope = torch.where(masks, ratio(pair.delta_out(), pair.delta(i)), slope)
     found = pair.none()
     found[i] = g * slope
     return found
+
+
+def _tiny(pair: Pair, change: Tensor) -> Tensor:
+    """Tell where the derivative at x̃ is closer than Δout/Δin, which is lost in rounding.
+
+    As the derivative is off by the square of Δin as a share of the length on which the function
+    bends, Δin must be small beside that: 1, but next to a pole or root less.
+    """
+    name = pair.step.op.overloadpacket.__name__
+    one, two = (side[pair.wanted.index(True)] for side in (pair.case, pair.base))
+    bound: float | Tensor = nearly(change.dtype)
+    size = change.abs()
+    if name in ("log", "log2", "sqrt", "rsqrt", "reciprocal", "pow"):
+        bound = bound * torch.minimum(one.abs(), two.abs()).clamp_max(1.0)
+    elif name == "log1p":
+        bound = bound * (1 + torch.minimum(one, two)).clamp(0.0, 1.0)
+    elif name in ("softplus", "elu", "celu"):
+        given = [pair.at(x) for x in ("beta", "input_scale", "alpha" if name == "celu" else "beta")]
+        for at in given:
+            if at is not None:
+                number = abs(float(pair.case[at]))
+                bound *= min(1.0, number if name == "celu" else 1 / number)
+    tiny = size <= bound
+    for kink in KINKS.get(name, ()):
+        tiny &= ((one < kink) == (two < kink)) | (size == 0)
+    return tiny
 
 
 @rule(*named("relu leaky_relu abs clamp clamp_min clamp_max hardtanh threshold maximum minimum"))
@@ -203,19 +296,17 @@ def kinked(pair: Pair, m: Multipliers) -> Multipliers:
     same = pair.case[i] == pair.base[i]
     derivative = own_gradient(pair, [torch.ones_like(g)], pair.case)[i]
     found = pair.none()
-    change = pair.case_outputs[0] - pair.base_outputs[0]
-    apart = pair.case[i] - pair.base[i]
     assert derivative is not None
-    if g.shape != apart.shape:  # broadcast against a constant
+    if g.shape != same.shape:  # broadcast against a constant
         raise ConfigError(f"{pair.step.op} that broadcasts what depends on the genes")
-    found[i] = g * torch.where(same, derivative, change / torch.where(same, 1.0, apart))
+    found[i] = g * torch.where(same, derivative, ratio(pair.delta_out(), pair.delta(i)))
     return found
 
 
 @rule(*named(
     "eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar le.Scalar eq.Tensor ne.Tensor gt.Tensor "
     "lt.Tensor ge.Tensor le.Tensor logical_not bitwise_not bitwise_and.Tensor logical_and "
-    "bitwise_or.Tensor logical_or sign _to_copy"
+    "bitwise_or.Tensor logical_or bitwise_xor.Tensor logical_xor sign"
 ))  # fmt: skip
 def threshold(pair: Pair, m: Multipliers) -> Multipliers:
     """Take a step, as of a mask, by Δout/Δin, and 0 where nothing changes."""
@@ -223,10 +314,6 @@ def threshold(pair: Pair, m: Multipliers) -> Multipliers:
     assert g is not None
     wanted = [i for i, one in enumerate(pair.wanted) if one]
     found = pair.none()
-    if pair.case_outputs[0].is_floating_point() and "_to_copy" in str(pair.step.op):
-        own = pair.case[0]  # of another dtype or device
-        found[0] = g.to(own.device, own.dtype if own.is_floating_point() else g.dtype)
-        return found
     for i in wanted:
         # Where both arguments changed, they share the effect.
         moved = torch.zeros_like(g)
@@ -245,9 +332,11 @@ def masked_fill(pair: Pair, m: Multipliers) -> Multipliers:
     (g,) = m
     assert g is not None
     found = pair.none()
-    found[1] = fitting(ratio(g * pair.delta_out(), pair.delta(1)), pair.case[1])
+    found[1] = by_quotient(pair, g, 1)
     if pair.wanted[0]:
         found[0] = fitting(g.masked_fill(pair.case[1] | pair.base[1], 0.0), pair.case[0])
+    if pair.wanted[2]:
+        found[2] = fitting(torch.where(pair.case[1] & pair.base[1], g, 0.0), pair.case[2])
     return found
 
 
@@ -259,161 +348,9 @@ def where(pair: Pair, m: Multipliers) -> Multipliers:
     (g,) = m
     assert g is not None
     found = pair.none()
-    found[0] = fitting(ratio(g * pair.delta_out(), pair.delta(0)), pair.case[0])
+    found[0] = by_quotient(pair, g, 0)
     both = (pair.case[0] & pair.base[0], ~(pair.case[0] | pair.base[0]))
     for i in (1, 2):
         if pair.wanted[i]:
             found[i] = fitting(torch.where(both[i - 1], g, 0.0), pair.case[i])
     return found
-
-
-# -- softmax, norms, attention -------------------------------------------------------------------
-
-
-def softmax_multipliers(
-    p: Tensor,
-    p_bar: Tensor,
-    change: Tensor,
-    g: Tensor,
-    *,
-    ends: Tensor | None = None,
-    dim: int = -1,
-    rest: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    r"""Return the multipliers of the logits of a softmax, and ḡ.
-
-    .. math:: Δp_i = M_i (Δz_i - Λ), \qquad
-              Λ = \frac{\sum_{open} M_j Δz_j + \sum_{one-sided} Δp_j}{\sum_{open} M_j}
-
-    with M_i the logarithmic mean of p_i and p̄_i. An open logit has M_i(g_i − ḡ), one that is there
-    on one side alone (g_i − ḡ)Δp_i in all, with ḡ = Σ g_i M_i/Σ M_i over the open ones; Σ g_i p̃_i
-    where none is open.
-
-    Parameters
-    ----------
-    p, p_bar
-        Probabilities of both sides; overwritten.
-    change
-        Δ log p, infinite or NaN where a side has none; overwritten.
-    g
-        The multipliers of p; overwritten.
-    ends
-        ±1 where the case or the baseline alone has a logit, else 0; None where all are open.
-    dim
-        Along which the softmax is taken.
-    rest
-        Σ g_i p̃_i of logits that are left out here.
-    """
-    middle = (p + p_bar).mul_(0.5)
-    dp = p.sub_(p_bar)
-    tiny = change.abs() < nearly(p.dtype)
-    mean = torch.where(tiny, middle, dp / change)
-    if ends is not None:
-        mean.nan_to_num_(nan=0.0)
-    total = mean.sum(dim, keepdim=True)
-    weighted = torch.mul(g, mean, out=change).sum(dim, keepdim=True)
-    centre = weighted / torch.where(total > 0, total, 1.0)
-    if bool((total <= 0).any()):
-        other = torch.mul(g, middle, out=change).sum(dim, keepdim=True)
-        centre = torch.where(total > 0, centre, other if rest is None else other + rest)
-    found = mean.mul_(g.sub_(centre))
-    if ends is not None:
-        found = torch.addcmul(found, g, dp.mul_(ends), out=found)
-    return found, centre
-
-
-@rule("aten._softmax.default")
-def softmax(pair: Pair, m: Multipliers) -> Multipliers:
-    """Logarithmic means; see `softmax_multipliers`."""
-    (g,) = m
-    assert g is not None
-    dim = pair.case[1]
-    z, z_bar = (x.masked_fill(infinite(x), -torch.inf) for x in (pair.case[0], pair.base[0]))
-    change = torch.log_softmax(z, dim) - torch.log_softmax(z_bar, dim)
-    p, p_bar = (x[0].clone() for x in (pair.case_outputs, pair.base_outputs))
-    found, _ = softmax_multipliers(p, p_bar, change, g.clone(), ends=one_sided(z, z_bar), dim=dim)
-    return [found, *pair.none()[1:]]
-
-
-@rule(*named("_log_softmax logsumexp"))
-def log_softmax(pair: Pair, m: Multipliers) -> Multipliers:
-    """Log p = z − log Σ exp z, with Δ log Σ exp z = Σ (E_i/E)Δz_i by logarithmic means."""
-    (g,) = m
-    assert g is not None
-    z, z_bar, dim = pair.case[0], pair.base[0], pair.case[1]
-    dims = dim if isinstance(dim, int) else pair.case[1 : len(pair.case)]
-    shift = torch.maximum(z, z_bar).amax(dims, keepdim=True)
-    one, two = (z - shift).exp(), (z_bar - shift).exp()
-    total, total_bar = one.sum(dims, keepdim=True), two.sum(dims, keepdim=True)
-    share = _logarithmic_mean(one, two) / _logarithmic_mean(total, total_bar)
-    if "logsumexp" in str(pair.step.op):
-        keepdim = g.dim() == z.dim()
-        wide = g if keepdim else g.reshape(total.shape)
-        return [wide * share, *pair.none()[1:]]
-    return [g - g.sum(dims, keepdim=True) * share, *pair.none()[1:]]
-
-
-def _logarithmic_mean(one: Tensor, two: Tensor) -> Tensor:
-    change = one.log() - two.log()
-    tiny = change.abs() < nearly(one.dtype)
-    return torch.where(tiny, (one + two) / 2, (one - two) / torch.where(tiny, 1.0, change))
-
-
-def normalised_multipliers(
-    c: Tensor, c_bar: Tensor, rho: Tensor, rho_bar: Tensor, g: Tensor
-) -> Tensor:
-    r"""Return the multipliers of c, where c·ρ comes out and ρ = (mean c² + ε)^(−1/2).
-
-    .. math:: Δ(cρ) = c̃ Δρ + ρ̃ Δc, \qquad
-              Δρ = -\frac{ρ^2 ρ̄^2}{ρ + ρ̄} \operatorname{mean}((c + c̄) Δc)
-
-    which is exact, and needs no division by a difference.
-    """
-    both = c + c_bar
-    slope = -(rho * rho_bar).square() / (rho + rho_bar)
-    through = (g * both).sum(-1, keepdim=True) / 2 * slope / c.shape[-1]
-    return g * (rho + rho_bar) / 2 + through * both
-
-
-@rule("aten.native_layer_norm.default")
-def layer_norm(pair: Pair, m: Multipliers) -> Multipliers:
-    """Centred, then `normalised_multipliers`."""
-    g = m[0]
-    if any(pair.wanted[1:]) or any(x is not None for x in m[1:]):
-        raise ConfigError("a LayerNorm whose weights or statistics depend on the genes")
-    assert g is not None
-    x, x_bar, n = pair.case[0], pair.base[0], len(_shape(pair))
-    g = _weighted(pair, g)
-    wide = (*x.shape[: x.dim() - n], -1)
-    flat = [t.reshape(wide) for t in (x, x_bar, g)]
-    rho, rho_bar = (s[2].reshape(wide) for s in (pair.case_outputs, pair.base_outputs))
-    c, c_bar = (t - t.mean(-1, keepdim=True) for t in flat[:2])
-    found = normalised_multipliers(c, c_bar, rho, rho_bar, flat[2])
-    return [(found - found.mean(-1, keepdim=True)).reshape(x.shape), *pair.none()[1:]]
-
-
-def _weighted(pair: Pair, g: Tensor) -> Tensor:
-    at = pair.at("weight")
-    return g if at is None or pair.case[at] is None else g * pair.case[at]
-
-
-def _shape(pair: Pair) -> Sequence[int]:
-    assert pair.step.spec is not None
-    args, _ = pair.step.spec.of(pair.case)
-    return args[1]  # type: ignore[no-any-return]
-
-
-@rule("aten._fused_rms_norm.default")
-def rms_norm(pair: Pair, m: Multipliers) -> Multipliers:
-    """`normalised_multipliers` of x itself."""
-    g = m[0]
-    if any(pair.wanted[1:]) or any(x is not None for x in m[1:]):
-        raise ConfigError("an RMSNorm whose weights or statistics depend on the genes")
-    assert g is not None
-    g = _weighted(pair, g)
-    x, x_bar = pair.case[0], pair.base[0]
-    wide = (*x.shape[: x.dim() - len(_shape(pair))], -1)
-    rho, rho_bar = (s[1].reshape(wide) for s in (pair.case_outputs, pair.base_outputs))
-    flat = [t.reshape(wide) for t in (x, x_bar, g)]
-    found = normalised_multipliers(flat[0], flat[1], rho, rho_bar, flat[2])
-    return [found.reshape(x.shape), *pair.none()[1:]]

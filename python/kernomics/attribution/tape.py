@@ -128,7 +128,10 @@ class Tape(TorchDispatchMode):
     inputs
         The tensors.
     has_rule
-        Tells of an operation whether it can be attributed; one that cannot is told at once.
+        Tells of an operation whether it can be attributed; of one that cannot the module is noted.
+    earlier
+        A tape of before, whose tensors are copied when this function writes over them, as into a
+        buffer that outlives the function.
 
     Attributes
     ----------
@@ -138,13 +141,19 @@ class Tape(TorchDispatchMode):
         Numbers given to tensors.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], has_rule: Callable[[Any], bool]) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        has_rule: Callable[[Any], bool],
+        earlier: Tape | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.earlier = earlier
         self.steps: list[Step] = []
         self.n_values = 0
         self.has_rule = has_rule
         self._ids: dict[Key, int] = {}
-        self._owners: dict[int, tuple[Tensor, int]] = {}
+        self._owners: dict[int, tuple[Place, int]] = {}
         self._written: dict[int, int] = {}
         self._users: dict[int, list[tuple[list[Any], int]]] = {}
         self._alive: list[Tensor] = []
@@ -177,8 +186,9 @@ class Tape(TorchDispatchMode):
         if not written and not self._depends(args) and not self._depends(kwargs.values()):
             return func(*args, **kwargs)
         leaves, spec = flattened(args, kwargs)
-        changed = [args[i] if isinstance(i, int) else kwargs.get(i) for i in written]
-        changed = [x for x in changed if isinstance(x, Tensor)]
+        given = [args[i] if isinstance(i, int) else kwargs.get(i) for i in written]
+        changed = [x for x in flattened(given, {})[0] if isinstance(x, Tensor)]
+        _require_no_statistics(func, args)
         for x in changed:
             self._keep(x)
         ids = [self.id_of(x) if isinstance(x, Tensor) else None for x in leaves]
@@ -186,12 +196,12 @@ class Tape(TorchDispatchMode):
             return func(*args, **kwargs)
         op = _functional(func)
         where = "" if self.has_rule(op) else modules_running()
-        if "out" in kwargs:  # what stood there before does not matter
+        if any(name in kwargs for name in written):  # what stood in out= does not matter
             numbers = {id(x): i for x, i in zip(leaves, ids, strict=True)}
-            leaves, spec = flattened(args, {k: x for k, x in kwargs.items() if k != "out"})
+            leaves, spec = flattened(args, {k: x for k, x in kwargs.items() if k not in written})
             ids = [numbers[id(x)] for x in leaves]
-        before = {id(x): x.clone() for x in changed}
-        kept = [before.get(id(x), x) if isinstance(x, Tensor) else x for x in leaves]
+        memory = {_storage(x) for x in changed}
+        kept = [x.clone() if isinstance(x, Tensor) and _storage(x) in memory else x for x in leaves]
         result = func(*args, **kwargs)
         outputs = list(result) if isinstance(result, list | tuple) else [result]
         step = Step(op, kept, spec, ids, outputs, [], where)
@@ -230,6 +240,8 @@ class Tape(TorchDispatchMode):
         """Copy what steps look at in memory that is about to be changed."""
         for values, i in self._users.pop(_storage(tensor), ()):
             values[i] = values[i].clone()
+        if self.earlier is not None:
+            self.earlier._keep(tensor)
 
     def _new(self, tensor: Tensor) -> int:
         self._alive.append(tensor)
@@ -242,7 +254,7 @@ class Tape(TorchDispatchMode):
             return known  # the same numbers in the same place: a view of all of them
         number = self._new(tensor)
         self._ids[_key(tensor)] = number
-        self._owners.setdefault(_storage(tensor), (tensor, number))
+        self._owners.setdefault(_storage(tensor), (_place(tensor), number))
         return number
 
     def _write(self, tensor: Tensor, number: int) -> None:
@@ -253,14 +265,13 @@ class Tape(TorchDispatchMode):
         if storage in self._written:
             ids[1] = self._written[storage]
         elif storage in self._owners:
-            owner, ids[1] = self._owners[storage]
-            leaves[1] = _place(owner)
+            leaves[1], ids[1] = self._owners[storage]
         whole = self.n_values
         self.n_values += 1
         size = tensor.untyped_storage().nbytes() // tensor.element_size()
         self.steps.append(Step("write", leaves, None, ids, [size], [whole], place=_place(tensor)))
         self._written[storage] = whole
-        self._owners.setdefault(storage, (tensor, whole))
+        self._owners.setdefault(storage, (_place(tensor), whole))
         self._alive.append(tensor)
         self._ids = {key: i for key, i in self._ids.items() if key[0] != storage}
 
@@ -311,13 +322,32 @@ def _functional(func: Any) -> Any:
     """Return the operation that makes what one that writes into an argument writes."""
     if not func._schema.is_mutable:
         return func
-    packet, _, overload = str(func).removeprefix("aten.").partition(".")
-    family = getattr(torch.ops.aten, packet.removesuffix("_"), None)
-    for name in (overload, "default", "Tensor"):
-        found = getattr(family, name, None)
-        if found is not None and not found._schema.is_mutable:
+    family = getattr(torch.ops.aten, func.overloadpacket.__name__.removesuffix("_"), None)
+    for name in () if family is None else family.overloads():
+        found = getattr(family, name)
+        if not found._schema.is_mutable and _signature(found) == _signature(func):
             return found
     return func
+
+
+def _signature(func: Any) -> list[tuple[str, str]]:
+    """Return the arguments of an operation and their types, but for ``out=``."""
+    return [
+        (x.name, str(x.type))
+        for x in func._schema.arguments
+        if not (x.kwarg_only and x.alias_info is not None and x.alias_info.is_write)
+    ]
+
+
+def _require_no_statistics(func: Any, args: Sequence[Any]) -> None:
+    """Refuse a normalisation that would write its running statistics, before it does."""
+    if "batch_norm" not in func.overloadpacket.__name__ or len(args) < 6:
+        return
+    if args[5] is True and isinstance(args[3], Tensor):
+        raise ConfigError(
+            f"{func} in {modules_running()} is in training mode, in which cells influence one "
+            "another and the running statistics change; call eval()"
+        )
 
 
 @cache
