@@ -36,6 +36,10 @@ def buffered(x):
     return out.sigmoid().sum(1) + kept
 
 
+GRU = {
+    dtype: nn.GRU(6, 3, batch_first=True).requires_grad_(False).to(dtype)
+    for dtype in (torch.float32, torch.float64)
+}
 FUNCTIONS = {
     "matrices": lambda x: (x @ x.mT @ x @ w(x)).sum(1),
     "bmm": lambda x: torch.bmm(x[:, :, None], x[:, None]).flatten(1).sin().sum(1),
@@ -113,6 +117,11 @@ FUNCTIONS = {
     "safe softmax": lambda x: F.scaled_dot_product_attention(
         x.view(4, 3, 2), x.view(4, 3, 2).sin(), x.view(4, 3, 2).cos()
     ).sum((1, 2)),
+    "recurrent": lambda x: GRU[x.dtype](x[:, None])[0].sum((1, 2)),
+    "similarity": lambda x: F.cosine_similarity(x, x.flip(1).exp()),
+    "more kinks": lambda x: (F.hardsigmoid(3 * x) + F.prelu(x, w(x)[0].abs())).sum(1)
+    + torch.clamp_max(x, w(x)[0]).sum(1),
+    "mixed": lambda x: x.lerp(x.sin(), 0.3).index_fill(1, AT, 2.0).sin().sum(1),
     "xor": lambda x: ((x > 0) ^ (x > 0.5)).to(x.dtype).sum(1)
     + torch.logical_xor(x > 0, x > 0.5).to(x.dtype).sum(1),
 }  # fmt: skip
@@ -426,6 +435,7 @@ def test_what_cannot_be_attributed_is_told(function, match):
     [
         (torch.ones(2, 3), torch.ones(2, 3), 0, "case is tensor.*must be a list"),
         ([torch.ones(2, 3)], [torch.ones(3, 3)], 0, r"input 0 is .*\(2, 3\).*\(3, 3\)"),
+        ([], [], 0, "case has no inputs"),
         ([torch.ones(2, 3)], [], 0, "case has 1 inputs and baseline 0"),
         ([torch.full((2, 3), math.nan)], [torch.ones(2, 3)], 0, r"case\[0\] has 6 NaN"),
         ([np.ones((2, 3))], [torch.ones(2, 3)], 0, r"case\[0\] is a ndarray.*must be a Tensor"),

@@ -62,7 +62,8 @@ MEMORY = {
     "turned": turned,
     "input": lambda x: x.mul_(2).sin().sum(1),
     "powers": lambda x: x.clone().pow_(3).sum(1),
-    
+
+    "nobody's": lambda x: x.new_empty(4, 6).copy_(x.sin()).sum(1),
     "whole numbers": lambda x: torch.zeros(4, 6, dtype=torch.int64).copy_(3 * x).to(x.dtype).sum(1)
     + x.sum(1),
 }  # fmt: skip
@@ -129,6 +130,7 @@ def added(x, mask, value):
 MASKS = {
     "a factor": lambda x, m: (x * m).sum(1),
     "a mean": lambda x, m: (x * m).sum(1) / m.sum(1).clamp(min=1),
+    "either": lambda x, m: ((m + (x > 1)) * x).sum(1),
     "an order": lambda x, m: (m.cumsum(1) * x).sum(1),
     "whole numbers": lambda x, m: (m.long() @ m.long().T).to(x.dtype).sum(1) + x.sum(1),
     "filled": lambda x, m: mean(x.masked_fill(~m, -math.inf).softmax(1), x),

@@ -16,6 +16,9 @@ from kernomics.attribution.operation_pair import RULES, Multipliers, Pair, delta
 from kernomics.attribution.tape import Step, Tape
 from kernomics.errors import ConfigError, KernomicsError
 
+OVERWRITING = ("aten.copy.default", "aten.fill.Tensor", "aten.fill.Scalar", "aten.zero.default")
+"""Operations of whose first argument nothing is left."""
+
 
 class DeepLift(NamedTuple):
     """What each number of the inputs contributes to the difference between two outputs.
@@ -82,6 +85,8 @@ def deeplift(
         The inputs do not match.
     """
     one, two = _inputs("case", case), _inputs("baseline", baseline)
+    if not one:
+        raise ConfigError("case has no inputs: at least one is needed")
     if len(one) != len(two):
         raise ConfigError(f"case has {len(one)} inputs and baseline {len(two)}: as many are needed")
     for i, (a, b) in enumerate(zip(one, two, strict=True)):
@@ -274,8 +279,10 @@ def _through(step: Step, other: Step, m: Multipliers) -> Multipliers:
         whole.as_strided(*step.place).copy_(m[0])
         return [whole]
     wanted = []
-    for x, y, k in zip(step.leaves, other.leaves, step.ids, strict=True):
-        if k is None:
+    for i, (x, y, k) in enumerate(zip(step.leaves, other.leaves, step.ids, strict=True)):
+        if i == 0 and str(step.op) in OVERWRITING:
+            wanted.append(False)  # perhaps memory that nobody has written yet
+        elif k is None:
             _require_equal(step, x, y)
             wanted.append(False)
         else:

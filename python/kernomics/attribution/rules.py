@@ -54,7 +54,8 @@ VERSION = 1
     "clone detach alias index.Tensor index_select gather index_put index_add "
     "scatter.src scatter_add constant_pad_nd flip roll repeat diagonal as_strided "
     "sum sum.dim_IntList mean mean.dim cumsum neg tril triu avg_pool2d "
-    "_adaptive_avg_pool2d slice_scatter select_scatter unfold fill.Tensor"
+    "_adaptive_avg_pool2d slice_scatter select_scatter unfold fill.Tensor "
+    "unsafe_split.Tensor index_fill.int_Scalar lerp.Scalar"
 ))  # fmt: skip
 def linear(pair: Pair, m: Multipliers) -> Multipliers:
     """Linear: multipliers go back as gradients do."""
@@ -139,6 +140,8 @@ def matrix_product_and_sum(pair: Pair, m: Multipliers) -> Multipliers:
 @rule(*named("add.Tensor sub.Tensor add.Scalar sub.Scalar rsub.Scalar"))
 def addition(pair: Pair, m: Multipliers) -> Multipliers:
     """Linear; where the sum is infinite on one side, the infinite summand is all of it."""
+    if pair.case_outputs[0].dtype == torch.bool:
+        return threshold(pair, m)  # of masks, where True + True is True
     return _sum_of_masks(pair, m, pair.case, [i for i, one in enumerate(pair.wanted) if one])
 
 
@@ -235,7 +238,7 @@ def smooth(pair: Pair, m: Multipliers) -> Multipliers:
     g = m[0]
     assert g is not None
     if sum(pair.wanted) > 1:
-        raise ConfigError(f"{pair.step.op} of two numbers that both depend on the genes")
+        raise ConfigError(f"{pair.step.op} of two numbers that both depend on the inputs")
     one, two = pair.case[i], pair.base[i]
     change = one - two
     slope = (pair.case_outputs[0] - pair.base_outputs[0]).div_(change)
@@ -285,20 +288,25 @@ def _tiny(pair: Pair, change: Tensor) -> Tensor:
     return tiny
 
 
-@rule(*named("relu leaky_relu abs clamp clamp_min clamp_max hardtanh threshold maximum minimum"))
+@rule(
+    *named(
+        "relu leaky_relu abs clamp clamp_min clamp_max hardtanh threshold maximum minimum "
+        "hardsigmoid _prelu_kernel clamp_min.Tensor clamp_max.Tensor"
+    )
+)
 def kinked(pair: Pair, m: Multipliers) -> Multipliers:
     """Straight but for kinks: Δout/Δin, or the derivative where Δin is 0."""
     (g,) = m
     assert g is not None
     if sum(pair.wanted) > 1:
-        raise ConfigError(f"{pair.step.op} of two tensors that both depend on the genes")
+        raise ConfigError(f"{pair.step.op} of two tensors that both depend on the inputs")
     i = pair.wanted.index(True)
     same = pair.case[i] == pair.base[i]
     derivative = own_gradient(pair, [torch.ones_like(g)], pair.case)[i]
     found = pair.none()
     assert derivative is not None
     if g.shape != same.shape:  # broadcast against a constant
-        raise ConfigError(f"{pair.step.op} that broadcasts what depends on the genes")
+        raise ConfigError(f"{pair.step.op} that broadcasts what depends on the inputs")
     found[i] = g * torch.where(same, derivative, ratio(pair.delta_out(), pair.delta(i)))
     return found
 

@@ -164,10 +164,10 @@ def _centred(rows: Sequence[Tensor], rho: Sequence[Tensor]) -> Tensor:
 
 
 def _alone(pair: Pair, m: Multipliers) -> Tensor:
-    """Return the multipliers of a norm's output, when its input alone depends on the genes."""
+    """Return the multipliers of a norm's output, when its input alone depends on the inputs."""
     if any(pair.wanted[1:]) or any(x is not None for x in m[1:]):
         raise ConfigError(
-            f"{pair.step.op} has weights or statistics that depend on the genes, for which "
+            f"{pair.step.op} has weights or statistics that depend on the inputs, for which "
             "there is no rule"
         )
     assert m[0] is not None
