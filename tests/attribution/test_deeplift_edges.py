@@ -303,3 +303,39 @@ def test_large_whole_numbers_are_not_rounded():
     case, baseline = torch.full((4, 1), 100_000_001), torch.full((4, 1), 100_000_008)
     found = require_complete(lambda n: (n - 100_000_000).double().sum(1), [case], [baseline])
     assert found.contributions[0].eq(-7).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.layer_norm(x, (6,)).sum(1),
+        lambda x: x.softmax(1).sum(1),
+        lambda x: 1e4 * (x - x.mean(1, keepdim=True)).sum(1),
+        lambda x: (x * 0).sum(1),
+    ],
+)
+def test_a_function_that_hardly_changes_is_not_refused_for_its_rounding(function, dtype):
+    case, baseline = X.to(dtype), Y.to(dtype) + 5
+    found = deeplift(function, [case], [baseline])
+    assert float(found.completeness()) < 1e7 * torch.finfo(dtype).eps
+
+
+def test_cells_of_a_batch_with_masks_of_their_own_equal_each_alone():
+    sides = [[numbers(3, 2, 4, 3, seed=i + j) for i in range(3)] for j in (0, 10)]
+    masks = torch.rand(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(3)) < 0.6
+    masks[1, 0] = masks[0, 0]
+    masks[1, 2, :, 1] = False  # a query that sees nothing
+
+    def function(q, k, v, mask):
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return F.layer_norm(out.flatten(1), (24,)).sin().sum(1)
+
+    case, baseline = ([*side, mask] for side, mask in zip(sides, masks, strict=True))
+    require_complete(function, case, baseline)
+    whole = deeplift(function, case, baseline)
+    for i in range(3):
+        one, two = ([x[i : i + 1] for x in side] for side in (case, baseline))
+        alone = deeplift(function, one, two)
+        for a, b in zip(whole.contributions, alone.contributions, strict=True):
+            torch.testing.assert_close(a[i], b[0], rtol=1e-12, atol=1e-14)
