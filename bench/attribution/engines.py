@@ -32,6 +32,7 @@ from kernomics.models import PolyGene
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "bench" / "results" / "systems" / "attribution-engines.jsonl"
+CUT = 128
 
 
 class Padded(nn.Module):
@@ -107,11 +108,11 @@ def our_rate(source: PhenotypeSource, pairs: Any, engine: str = "grad_x_delta") 
     return len(pairs) / min(seconds)
 
 
-def prepared(data: Path) -> tuple[PhenotypeSource, Any]:
+def prepared(data: Path, n_tokens: int | None = None) -> tuple[PhenotypeSource, Any]:
     """Return an untrained PolyGene of Kang's cells, and its cells; weights cost no time."""
     model = PolyGene(data / "kang_ifnb_harmony.h5ad", "perturbation")
     trained = kernomics.models.PhenotypeModel(model._module(), model.genes.tolist(), {})
-    return PhenotypeSource(trained, model.cells, "perturbation"), model
+    return PhenotypeSource(trained, model.cells, "perturbation", n_tokens=n_tokens), model
 
 
 def pairs_of(model: PolyGene, n: int) -> Any:
@@ -121,7 +122,10 @@ def pairs_of(model: PolyGene, n: int) -> Any:
 
 
 def peak(data: Path, n: int, engine: str) -> int:
-    """Return the peak resident memory, in bytes, of a process that attributes n pairs."""
+    """Return the peak resident memory, in bytes, of a process that attributes n pairs.
+
+    For DeepLIFT of cells cut to `CUT` genes, so that 10,000 pairs take minutes.
+    """
     command = [
         sys.executable,
         "-m",
@@ -130,6 +134,7 @@ def peak(data: Path, n: int, engine: str) -> int:
         str(n),
         "--engine",
         engine,
+        *(["--n-tokens", str(CUT)] if engine == "deeplift" else []),
         "--data",
         data,
     ]
@@ -146,9 +151,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--memory", type=int)
     parser.add_argument("--engine", default="grad_x_delta")
+    parser.add_argument("--n-tokens", type=int)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    source, model = prepared(args.data)
+    source, model = prepared(args.data, args.n_tokens)
     if args.memory is not None:
         attribute_pairs(source, pairs_of(model, args.memory), 1, engine=args.engine)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
@@ -178,6 +184,7 @@ def main() -> None:
         },
         "deeplift_share": rates["deeplift"] / rates["grad_x_delta"],
         "peak_bytes": {str(n): peak(args.data, n, "grad_x_delta") for n in (100, 10_000)},
+        "cut": CUT,
         "peak_bytes_deeplift": {str(n): peak(args.data, n, "deeplift") for n in (100, 10_000)},
         "tokens": float(np.mean(source.inputs(np.unique(pairs.case)).lengths.numpy())),
     }

@@ -295,7 +295,7 @@ def modules_running() -> str:
             found.append(module)
         frame = frame.f_back
     if not found:
-        return "outside any module"
+        return "no module"
     names = {id(module): name for name, module in found[-1].named_modules()}
     inner = found[0]
     kind, name = type(inner).__name__, names.get(id(inner), "")
