@@ -23,7 +23,7 @@ from kernomics.attribution.sources import Inputs, Source
 
 STEPS = 16
 """Points on the path of integrated gradients."""
-LIFTED_AT_A_TIME = 250_000
+LIFTED_AT_A_TIME = 500_000
 """Of the features of one side; DeepLIFT holds all that the model computes, on both."""
 
 
