@@ -9,6 +9,7 @@ from kernomics import datasets, tl
 from kernomics.data import CellCollection, concat, select_cells
 from kernomics.errors import DataError
 from kernomics.models import YOTO, CellEncoder, Panel, TxFM
+from kernomics.models.reading import library_share
 
 pytestmark = pytest.mark.filterwarnings("ignore::kernomics.models.yoto.diagnostics.TrainingWarning")
 
@@ -150,7 +151,10 @@ def test_fractions_and_library_sizes_are_remembered(plain):
     del corrected.obs["depth"]
     with pytest.raises(DataError, match=r"sizes in obs\['depth'\], and obs has no such column"):
         encoder.get_latent_representation(corrected)
-    with pytest.warns(UserWarning, match="library sizes are totals over the 30 genes"):
+    with (
+        pytest.warns(UserWarning, match="library sizes are totals over the 30 genes"),
+        pytest.warns(UserWarning, match="have 100% of the library in these cells .* 50%"),
+    ):
         found = encoder.get_latent_representation(corrected, library_key=None)
     panel = YOTO(corrected, "cell_type", 6, hidden=(16,), allow_fractions=True).train(**QUICK)
     panel.predict(corrected)
@@ -223,3 +227,18 @@ def test_a_fine_tuning_warns_of_library_sizes_of_another_kind(plain):
 def test_models_of_before_read_by_the_defaults(plain, panel):
     before = Panel(panel.network, panel.genes, panel.ranking.index, panel.ranking["score"], {})
     pd.testing.assert_frame_equal(before.predict(plain), panel.predict(plain, layer=None))
+
+
+def test_the_same_counts_among_more_genes_are_told(plain, encoder, adata):
+    """Their library is larger, so that they are not normalised as in the training."""
+    assert encoder.info["library_share"] == pytest.approx(1.0)
+    more = datasets.simulate(160, 60, 3, 4, seed=5)
+    more.layers["counts"] = more.X.copy()
+    more.var["symbol"] = [*plain.var_names, *(f"other{i}" for i in range(30))]
+    share = np.median(more.X.toarray()[:, :30].sum(1) / more.X.toarray().sum(1))
+    assert share < 1 / 1.5
+    with pytest.warns(UserWarning, match=r"have 6\d% of the library in these cells .* 100%"):
+        cells = encoder.read(more)
+    assert library_share(cells, np.arange(160), encoder.genes) == pytest.approx(share, abs=0.02)
+    more.obs["over_these"] = more.X.toarray()[:, :30].sum(1)
+    encoder.read(more, library_key="over_these")  # no warning

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from kernomics._warnings import warn
 from kernomics.data import CellCollection
 from kernomics.data.genes import column_of_genes
 from kernomics.data.readers.inputs import Outline, ReadOptions, modalities_of, outline_of
@@ -17,6 +19,11 @@ from kernomics.models.base import as_collection
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+COMPARED = 256
+"""Cells by which shares of the library are compared."""
+UNLIKE = 1.5
+"""Factor between two shares above which they are not alike."""
 
 Genes = Sequence[str] | NDArray[Any]
 
@@ -48,7 +55,39 @@ def read_as_trained(
     cells = as_collection(adata, how, **more)
     if "library_key" not in {**info.get("reading", {}), **reading}:
         cells.reading.pop("library_key", None)  # which nobody named
+    if library and info.get("library_share"):
+        _compare_shares(cells, genes, info["library_share"])
     return cells
+
+
+def library_share(cells: CellCollection, rows: NDArray[np.int64], genes: Genes) -> float | None:
+    """Return the share of the library that genes have, the median over some cells; None of none."""
+    if not len(rows):
+        return None
+    some = rows[np.unique(np.linspace(0, len(rows) - 1, COMPARED).astype(np.int64))]
+    batch = cells.batch(np.sort(some))
+    if batch.library is None:
+        return None
+    ours = torch.from_numpy(np.isin(cells.genes, np.asarray(genes, dtype=object)))
+    counts = torch.where(ours[batch.indices.long()], batch.values, 0.0)
+    of_cell = torch.repeat_interleave(torch.arange(len(batch)), batch.indptr.diff())
+    totals = torch.zeros(len(batch)).index_add_(0, of_cell, counts.float())
+    shares = (totals / batch.library)[batch.library > 0]
+    return float(shares.median()) if len(shares) else None
+
+
+def _compare_shares(cells: CellCollection, genes: Genes, trained: float) -> None:
+    """Warn where the same counts are normalised by the totals of other genes."""
+    share = library_share(cells, np.arange(cells.n_cells), genes)
+    if not share or trained / UNLIKE < share < trained * UNLIKE:
+        return  # cells without any of the genes are an error elsewhere
+    warn(
+        f"the model's genes have {share:.0%} of the library in these cells (median of some) and "
+        f"had {trained:.0%} in those of the training, so that equal counts are not normalised "
+        "alike; "
+        "name library sizes over the same genes by library_key, or give the genes of the training "
+        "alone"
+    )
 
 
 def as_trained(

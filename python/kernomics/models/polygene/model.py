@@ -28,6 +28,7 @@ from kernomics.models.polygene.config import PolyGeneConfig, default_training
 from kernomics.models.polygene.module import PolyGeneModule
 from kernomics.models.polygene.options import PolyGeneOptions
 from kernomics.models.polygene.phenotype_model import PhenotypeModel
+from kernomics.models.reading import library_share
 from kernomics.models.tasks import make_tasks
 from kernomics.models.vocabulary import over_vocabulary, warn_of_unseen
 from kernomics.train import History, override
@@ -295,6 +296,7 @@ class PolyGene:
             "unlabelled_category": self.unlabelled_category,
             "library": self.cells.library_rule.description,
             "reading": self.cells.reading,
+            "library_share": library_share(self.cells, self.split.train, self.genes),
         }
 
     # -- afterwards ------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from kernomics.data.row_numbers import parts
 from kernomics.errors import ConfigError
 from kernomics.models.base import as_collection, checked_seed, sampler_of, train_module
 from kernomics.models.known_cells import require_counts
+from kernomics.models.reading import library_share
 from kernomics.models.txfm.cell_encoder import CellEncoder
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.finetune import Pretrained, fine_tuned_config, fine_tuning
@@ -360,6 +361,7 @@ class TxFM:
             "trained_on": {"cells": len(self.split.train), "genes": len(self.genes)},
             "library": self.cells.library_rule.description,
             "reading": self.cells.reading,
+            "library_share": library_share(self.cells, self.split.train, self.genes),
             **({} if self.start is None else {"fine_tuned_from": self.start.description}),
         }
 
