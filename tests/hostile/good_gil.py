@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kernomics import data, evaluation, models
+from kernomics.models.gil.methods import Adapters
 
 from .good import CODES, NAMES, cells, collection, representation
 from .good_attribution import polygene
@@ -27,7 +28,7 @@ def stages() -> data.Stages:
 def gil() -> models.GIL:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = models.GIL(cells(), stages(), **TINY)
+        model = models.GIL(cells(), stages(), method=Adapters(rank=2), **TINY)
         return model.train(1, batch_size=32, progress=False)
 
 
@@ -59,7 +60,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "models.ExpressionModel.predict": lambda: {**asked(), "genes": NAMES[:2]},
     "models.ExpressionModel.read": lambda: {"adata": cells()},
     "models.ExpressionModel.save": lambda: {"path": "kept"},
-    "models.GIL": lambda: {"adata": cells(), "stages": stages(), **TINY},
+    "models.GIL": lambda: {"adata": cells(), "stages": stages(), "method": Adapters(2), **TINY},
     "models.GIL.after": lambda: {"stage": "late"},
     "models.GIL.get_latent_representation": lambda: {"adata": cells()},
     "models.GIL.load": lambda: {"path": "no-such-place"},

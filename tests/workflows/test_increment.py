@@ -1,5 +1,6 @@
 """A run in stages: what it holds, that it goes on to the same end, and the commands for it."""
 
+import argparse
 import json
 
 import pytest
@@ -11,9 +12,9 @@ pytest.importorskip("sklearn")
 from kernomics.cli import increment
 from kernomics.cli.main import main
 from kernomics.data import Stages
-from kernomics.errors import CheckpointError
+from kernomics.errors import CheckpointError, ConfigError
 from kernomics.models import GIL, ExpressionModel, load
-from kernomics.models.gil.methods import METHODS, Replay
+from kernomics.models.gil.methods import METHODS, Adapters, Ghosts, Replay
 from kernomics.workflows.increment import run_increment
 
 
@@ -45,6 +46,17 @@ def test_a_run_holds_the_model_its_scores_and_a_report(run):
     assert isinstance(load(out), ExpressionModel)
     oracle = trained("joint").losses()
     assert result.oracle["tokens"].equals(oracle)
+
+
+def test_adapters_are_asked_for_on_the_command_line():
+    parser = argparse.ArgumentParser()
+    increment.add_parser(parser.add_subparsers())
+    common = ["increment", "cells.h5ad", "--stages", "stages.json", "--out", "run", "--method"]
+    given = parser.parse_args([*common, "adapters", "ghosts", "--adapters-rank", "4"])
+    assert increment.methods_of(given) == [Adapters(rank=4), Ghosts()]
+    given = parser.parse_args([*common, "freezing", "--adapters-rank", "4"])
+    with pytest.raises(ConfigError, match="--adapters-rank is a setting of adapters, which"):
+        increment.methods_of(given)
 
 
 def test_the_report_shows_losses_classes_genes_and_what_to_mind(run):

@@ -12,10 +12,12 @@ from kernomics.cli.messages import Help
 from kernomics.errors import ConfigError
 
 METHODS = (
-    *("naive", "joint", "freezing", "replay", "distillation", "der", "features", "ghosts", "ewc"),
+    *("naive", "joint", "freezing", "adapters", "replay", "distillation", "der", "features"),
+    *("ghosts", "ewc"),
 )
 OPTIONS = {
     "memory": (("replay", "der"), "memory"),
+    "adapters_rank": (("adapters",), "rank"),
     "replay_share": (("replay",), "share"),
     "distillation_weight": (("distillation",), "weight"),
     "features_weight": (("features",), "weight"),
@@ -42,14 +44,18 @@ def add_parser(commands: Any) -> None:
     increment.add_argument(
         "--method", nargs="+", default=["naive"], choices=METHODS,
         help="against forgetting: naive (nothing), joint (all stages at once), freezing (only new "
-        "genes' embeddings learn), replay and der (cells are kept), distillation, features and "
-        "ghosts (of the model before), ewc; several go together, but not the first three",
+        "genes' embeddings learn), adapters (these and small networks of the new genes' cells), "
+        "replay and der (cells are kept), distillation, features and ghosts (of the model before), "
+        "ewc; several go together, but not the first three, nor adapters with replay, der or ewc",
     )  # fmt: skip
     increment.add_argument(
         "--memory",
         type=int,
         metavar="N",
         help="cells that replay or der keeps of each stage (1000)",
+    )
+    increment.add_argument(
+        "--adapters-rank", type=int, metavar="N", help="width of a bottleneck of adapters (16)"
     )
     increment.add_argument(
         "--replay-share", type=float, metavar="SHARE", help="kept cells' share of a batch (0.5)"

@@ -7,7 +7,7 @@ about the same length are gathered into a group, of which an eighth at most is p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,6 +177,7 @@ class PackedEncoder(nn.Module):
         wanted: Tensor,
         wanted_lengths: Tensor,
         bias: Tensor | None = None,
+        adapt: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Return some tokens after the last block, normalised, [W, d].
 
@@ -192,6 +193,9 @@ class PackedEncoder(nn.Module):
             int64 [B] on the CPU, how many others of each cell.
         bias
             [N], what is added to the logits of the attention to each token; 0 by default.
+        adapt
+            What takes the place of the tokens after a block, from its number, counted from 1, and
+            the tokens: all [N, d], after the last block those wanted [W, d].
         """
         x, last = tokens, len(self.blocks) - 1
         layout, queries = packing.layout, packing.layout_of(wanted_lengths)
@@ -206,6 +210,8 @@ class PackedEncoder(nn.Module):
                 )  # fmt: skip
             else:
                 x = self._block(block, x, layout, masks, chosen)
+            if adapt is not None:
+                x = adapt(i + 1, x)
         return self.norm(x)  # type: ignore[no-any-return]
 
     def _block(

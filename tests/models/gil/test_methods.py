@@ -9,7 +9,14 @@ from staged_example import QUICK, model, staged, trained
 
 from kernomics.errors import ConfigError
 from kernomics.models.gil.lesson import Lesson
-from kernomics.models.gil.methods import METHODS, Distillation, Replay, Situation, as_methods
+from kernomics.models.gil.methods import (
+    METHODS,
+    Adapters,
+    Distillation,
+    Replay,
+    Situation,
+    as_methods,
+)
 from kernomics.models.gil.module import GILModule
 from kernomics.models.gil.tokens import expressed_genes
 from kernomics.nn import drawing_from
@@ -108,7 +115,13 @@ def test_a_model_distilled_from_itself_differs_by_nothing_where_no_new_gene_is_s
 
 def test_the_first_stage_is_the_same_whatever_the_method():
     base = trained().after("base").module.state_dict()
-    for method in ("freezing", Replay(memory=10), "distillation", ["distillation", Replay(10)]):
+    for method in (
+        "freezing",
+        "adapters",
+        Replay(memory=10),
+        "distillation",
+        ["distillation", Replay(10)],
+    ):
         other = trained(method).after("base").module.state_dict()
         assert all(torch.equal(base[name], other[name]) for name in base)
 
@@ -173,6 +186,15 @@ def test_a_cell_shows_specific_genes_in_its_own_stage_or_from_the_memory():
         (["naive", "replay"], "method 'naive' is combined with 'replay': it stands alone"),
         (["joint", "distillation"], "there is no previous model when all stages are trained at"),
         ([3], "method is 3: a name or a Method"),
+        (["replay", "adapters"], "'adapters' is combined with 'replay', which does nothing there"),
+        (["adapters", "der"], "'adapters' is combined with 'der', which does nothing there"),
+        (["adapters", "ewc"], "the weights that it holds are fixed; leave one of them out"),
+        (
+            ["adapters", "freezing"],
+            "'freezing' is combined with 'adapters': it stands alone",
+        ),
+        (Replay(memory="many"), "memory is 'many'"),
+        (Adapters(rank=1.5), "rank is 1.5"),
     ],
 )
 def test_methods_that_do_not_go_together_are_refused(given, message):

@@ -16,7 +16,7 @@ from kernomics.models.gil.config import default_training
 from kernomics.models.gil.methods import Distillation, Replay
 from kernomics.train import loop
 
-METHODS = ["naive", "joint", "freezing", [Replay(memory=10), Distillation()]]
+METHODS = ["naive", "joint", "freezing", "adapters", [Replay(memory=10), Distillation()]]
 
 
 def same(one: GIL, other: GIL) -> bool:
@@ -72,7 +72,14 @@ def test_a_seed_gives_the_same_training(method):
 
 @pytest.mark.parametrize(
     ("method", "stop"),
-    [("naive", 2), ("joint", 8), ("freezing", 9), ([Replay(memory=10), Distillation()], 12)],
+    [
+        ("naive", 2),
+        ("joint", 8),
+        ("freezing", 9),
+        ("adapters", 9),
+        ("adapters", 12),
+        ([Replay(memory=10), Distillation()], 12),
+    ],
 )
 def test_a_training_that_was_stopped_goes_on_to_the_same_end(method, stop, tmp_path, monkeypatch):
     """Stopped in the middle of a stage: the first has 6 steps, the others have 4."""

@@ -306,5 +306,5 @@ class ExpressionModel:
         tensors, meta = read_saved(path, FORMAT)
         with drawing_from(0):  # overwritten at once, but the caller's generator must stay
             module = GILModule(len(meta["genes"]), GILConfig(**meta["config"]), meta["seed"])
-        module.load_state_dict(tensors)
+        module.take(tensors)
         return cls(module, meta["genes"], meta["info"])

@@ -58,8 +58,8 @@ class GIL:
     size
         ``"laptop"`` (ours) or ``"paper"``; see `GILConfig`.
     method
-        Against forgetting: a name (``"naive"``, ``"joint"``, ``"freezing"``, ``"replay"``,
-        ``"distillation"``, …), a method with settings of its own, such as
+        Against forgetting: a name (``"naive"``, ``"joint"``, ``"freezing"``, ``"adapters"``,
+        ``"replay"``, ``"distillation"``, …), a method with settings of its own, such as
         ``kernomics.models.gil.methods.Replay(memory=200)``, or a list of those that go together.
     seed
         Of the initial weights, the order of the cells, the masks and the cells kept.
@@ -120,6 +120,7 @@ class GIL:
         self.cells = cells
         for one in self.methods:
             one.check(self.staged)
+            one.check_network(self.config)
         self.plan = self.methods[0].plan(len(self.stages))
         self.training = default_training(len(self.staged.rows(0)), self.config.d_model)
         self.history = History()
@@ -192,7 +193,7 @@ class GIL:
             name = self.stages.names[number]
             if record.finished(i):
                 weights, states, errors, history = record.read(i, len(self.methods))
-                module.load_state_dict(weights)
+                module.take(weights)
                 for method, state in zip(self.methods, states, strict=True):
                     method.restore(state)
                 self.scores[name] = errors[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernomics.data import Cells
+from kernomics.models.gil.adapters import Adaptation, StageAdapter
 from kernomics.models.gil.config import GILConfig
 from kernomics.models.gil.tokens import Tokens, expressed_genes, masked, shown
 from kernomics.nn import drawing_from
@@ -20,6 +22,7 @@ from kernomics.ops import embed_tokens
 HIDDEN = -1.0
 """The value of a masked gene, which no gene has (the paper's)."""
 STEPS_OF_A_STAGE = 2**24
+SEEDS_OF_ADAPTERS = 2**40
 
 
 class Outputs(NamedTuple):
@@ -62,6 +65,8 @@ class GILModule(nn.Module):
     ----------
     genes
         Parameter [V, d], a row for each gene known.
+    adapters
+        One of each stage that was given any; see `add_adapter`.
     drawn_by
         Buffer int64 [2], not saved: the seed and the step, by which training draws.
     """
@@ -85,6 +90,7 @@ class GILModule(nn.Module):
         self.query = nn.Sequential(nn.Linear(width, width), nn.Sigmoid())
         self.query_head = nn.Linear(width, width)
         self.query_bias = nn.Linear(width, 1)
+        self.adapters = nn.ModuleList()
         self.register_buffer("drawn_by", torch.tensor([seed, 0]), persistent=False)
 
     # -- the vocabulary ----------------------------------------------------------------------------
@@ -119,6 +125,30 @@ class GILModule(nn.Module):
         for size in sizes:
             other.grow(size)
         return other.requires_grad_(False)
+
+    def add_adapter(self, rank: int, first: int) -> StageAdapter:
+        """Give the genes from `first` on an adapter, which changes nothing until it learns.
+
+        Cells that hold none of them skip it. Its weights hang on the seed and on `first`.
+        """
+        with drawing_from(self.seed + SEEDS_OF_ADAPTERS + first):
+            adapter = self._adapter(rank, first, self.n_genes)
+        self.adapters.append(adapter)
+        return adapter
+
+    def _adapter(self, rank: int, first: int, stop: int) -> StageAdapter:
+        config = self.config
+        return StageAdapter(config.d_model, config.n_layers, rank, first, stop).to(self.genes)
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Take up saved weights, with as many adapters as there are among them."""
+        self.adapters = nn.ModuleList()
+        with drawing_from(0):  # overwritten at once, but the caller's generator must stay
+            while f"adapters.{len(self.adapters)}.span" in weights:
+                name = f"adapters.{len(self.adapters)}"
+                rank = len(weights[f"{name}.query.down.weight"])
+                self.adapters.append(self._adapter(rank, 0, 0))
+        self.load_state_dict(weights)
 
     def start_from(self, value: float) -> None:
         """Let all predictions begin near a value, such as the mean of the training cells'."""
@@ -163,11 +193,14 @@ class GILModule(nn.Module):
         n_cells = len(tokens.lengths)
         wanted = torch.nonzero(tokens.hidden).flatten()
         per_cell = torch.bincount(tokens.cells[wanted], minlength=n_cells).cpu()
+        chosen = torch.cat([torch.arange(n_cells, device=wanted.device), n_cells + wanted])
+        adapt = Adaptation(self.adapters, tokens, chosen)
         states = self.encoder(
-            torch.cat([self.cls.expand(n_cells, -1), self.embed(tokens)]),
+            adapt(0, torch.cat([self.cls.expand(n_cells, -1), self.embed(tokens)])),
             Packing(1, tokens.lengths, wanted.device),
-            torch.cat([torch.arange(n_cells, device=wanted.device), n_cells + wanted]),
+            chosen,
             per_cell,
+            adapt=adapt,
         )
         return states[:n_cells], states[n_cells:]
 
@@ -178,7 +211,13 @@ class GILModule(nn.Module):
 
         A gene is asked by its embedding, whose row learns nothing from that.
         """
-        query = self.query(self.genes.detach()[gene_ids])
+        rows = self.genes.detach()[gene_ids]
+        for adapter in self.adapters:
+            assert isinstance(adapter, StageAdapter)
+            own = adapter.owns(gene_ids).nonzero().flatten()
+            if len(own):
+                rows = adapter.query(rows, own)
+        query = self.query(rows)
         found = (self.query_head(cls)[cells] * query).sum(1) / math.sqrt(query.shape[1])
         return found + self.query_bias(query)[:, 0]  # type: ignore[no-any-return]
 

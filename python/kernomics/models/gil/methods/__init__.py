@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernomics._arguments import shown
+from kernomics._arguments import check_fields, shown
 from kernomics.errors import ConfigError, closest
+from kernomics.models.gil.methods.adapters import Adapters
 from kernomics.models.gil.methods.base import Method, Situation, Step
 from kernomics.models.gil.methods.der import DER
 from kernomics.models.gil.methods.distillation import Distillation
@@ -21,6 +22,7 @@ __all__ = [
     "DER",
     "EWC",
     "METHODS",
+    "Adapters",
     "Distillation",
     "Features",
     "Freezing",
@@ -36,7 +38,7 @@ __all__ = [
 
 METHODS: dict[str, type[Method]] = {
     kind.name: kind
-    for kind in (Naive, Joint, Freezing, Replay, Distillation, DER, Features, Ghosts, EWC)
+    for kind in (Naive, Joint, Freezing, Adapters, Replay, Distillation, DER, Features, Ghosts, EWC)
 }
 """By name."""
 
@@ -62,11 +64,18 @@ def as_methods(given: str | Method | Sequence[str | Method]) -> list[Method]:
                 raise ConfigError(
                     f"method {method.name!r} is combined with {others}: it stands alone{why}"
                 )
+            for name in names:
+                if name in method.refuses:
+                    raise ConfigError(
+                        f"method {method.name!r} is combined with {name!r}, which does nothing "
+                        f"there: {method.refuses[name]}; leave one of them out"
+                    )
     return found
 
 
 def _as_method(given: str | Method) -> Method:
     if isinstance(given, Method):
+        check_fields(given)
         return given
     if not isinstance(given, str):
         raise ConfigError(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kernomics.data import Cells
 from kernomics.data.staged import StagedCells
+from kernomics.models.gil.config import GILConfig
 from kernomics.models.gil.module import GILModule, Outputs
 from kernomics.models.gil.tokens import Tokens
 
@@ -86,11 +87,14 @@ class Method:
         Whether it cannot be combined with others.
     needs_previous
         Whether it does nothing without a model of an earlier stage.
+    refuses
+        Methods, by name, that it cannot be combined with, and why.
     """
 
     name: ClassVar[str]
     alone: ClassVar[bool] = False
     needs_previous: ClassVar[bool] = False
+    refuses: ClassVar[Mapping[str, str]] = {}
 
     def settings(self) -> dict[str, Any]:
         """Return the name and the settings, JSON-able."""
@@ -103,6 +107,9 @@ class Method:
 
     def check(self, staged: StagedCells) -> None:
         """Refuse settings that do not fit the cells."""
+
+    def check_network(self, config: GILConfig) -> None:
+        """Refuse settings that do not fit the network."""
 
     def begin(self, situation: Situation) -> None:
         """Prepare for a stage, before its optimiser is made."""

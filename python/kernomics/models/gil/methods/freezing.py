@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernomics.models.gil.methods.base import Method, Situation
+
+
+def fix_all_but(situation: Situation, learning: Iterable[nn.Parameter] = ()) -> None:
+    """Fix everything but the rows of the new genes, and some weights."""
+    n_known, module = situation.n_known, situation.module
+    module.requires_grad_(False)
+    for parameter in (module.genes, *learning):
+        parameter.requires_grad_(True)
+
+    def of_new_rows(gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        gradient[:n_known] = 0  # and Adam, which has no moments of them, leaves them alone
+        return gradient
+
+    module.genes.register_hook(of_new_rows)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -22,18 +38,8 @@ class Freezing(Method):
 
     def begin(self, situation: Situation) -> None:
         """Fix everything but the rows of the new genes."""
-        n_known, module = situation.n_known, situation.module
-        if situation.previous is None:
-            return
-        for parameter in module.parameters():
-            parameter.requires_grad_(parameter is module.genes)
-
-        def of_new_rows(gradient: Tensor) -> Tensor:
-            gradient = gradient.clone()
-            gradient[:n_known] = 0  # and Adam, which has no moments of them, leaves them alone
-            return gradient
-
-        module.genes.register_hook(of_new_rows)  # type: ignore[no-untyped-call]
+        if situation.previous is not None:
+            fix_all_but(situation)
 
     def end(self, situation: Situation) -> None:
         """Let everything learn again."""
