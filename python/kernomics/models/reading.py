@@ -84,9 +84,8 @@ def _compare_shares(cells: CellCollection, genes: Genes, trained: float) -> None
     warn(
         f"the model's genes have {share:.0%} of the library in these cells (median of some) and "
         f"had {trained:.0%} in those of the training, so that equal counts are not normalised "
-        "alike; "
-        "name library sizes over the same genes by library_key, or give the genes of the training "
-        "alone"
+        "alike; leave out genes that the training data did not measure (adata[:, names]), or train "
+        "with the library sizes that new cells will have"
     )
 
 
