@@ -1,11 +1,15 @@
 """Kang's cells, control against interferon: PolyGene, its attributions, pruning and retraining.
 
     python -m bench.polygene.kang --seeds 0 1 2 3 4
+    python -m bench.polygene.kang --engines grad_x_delta deeplift
 
 One JSON line per seed to `--out` (bench/results/systems/polygene.jsonl): how well held-out cells
 are called, beside logistic regression; how early the genes of known sets come, by each score and
 beside differential expression; what the best twentieth of the genes keeps of the accuracy; and what
 a model trained on that twentieth alone reaches.
+
+With `--engines` the scores of several engines on one model, truth and pruning without retraining,
+to bench/results/systems/attribution-kang-deeplift.jsonl.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -36,10 +42,14 @@ from kernomics.metrics import class_scores
 from kernomics.models import PolyGene
 
 ROOT = Path(__file__).resolve().parents[2]
-OUT = ROOT / "bench" / "results" / "systems" / "polygene.jsonl"
+RESULTS = ROOT / "bench" / "results" / "systems"
+OUT = RESULTS / "polygene.jsonl"
+ENGINES_OUT = RESULTS / "attribution-kang-deeplift.jsonl"
 ASKED: dict[str, Any] = {"target": "perturbation", "case": "IFNB", "baseline": "control"}
 SCORES = ("absolute", "signed_by_change", "effect", "forward", "importance", "DE", "HVG", "random")
 RETRAINED = ("absolute", "signed_by_change", "DE", "HVG", "random")
+OF_ENGINES = ("absolute", "signed_by_change", "effect", "|effect|", "forward", "importance")
+PLAIN = ("DE", "|DE|", "HVG", "random")
 KEPT = 0.05
 
 
@@ -115,6 +125,60 @@ def run(data: Path, seed: int, *, retraining: bool = True, **training: Any) -> d
     return line
 
 
+def run_engines(data: Path, seed: int, engines: Sequence[str], **training: Any) -> dict[str, Any]:
+    """Train once, attribute with each engine, and prune by the scores of all."""
+    begun = time.monotonic()
+    model = PolyGene(data / "kang_ifnb_harmony.h5ad", ASKED["target"], seed=seed)
+    model.train(progress=False, **training)
+    seconds = {"train": round(time.monotonic() - begun, 1)}
+    statistics = gene_statistics(
+        model.cells, model.genes, model.cells.labels[ASKED["target"]], ASKED["case"],
+        ASKED["baseline"], model.split.train, seed=seed,
+    )  # fmt: skip
+    rankings: dict[str, Any] = {name: statistics[name] for name in PLAIN}
+    of_engines: dict[str, Any] = {}
+    for engine in engines:
+        begun = time.monotonic()
+        found = attribute(model.cells, model, **ASKED, engine=engine, seed=seed)
+        seconds[engine] = round(time.monotonic() - begun, 1)
+        scores = rankings_of(found)
+        rankings |= {f"{engine}: {name}": scores[name] for name in OF_ENGINES}
+        of_engines[engine] = {
+            "completeness": found.summary()["completeness"],
+            "zeros": found.zeros,
+            "scores_over_effect": size_of_scores(found.table),
+        }
+    sets = read_gene_sets(data / "gene_sets" / "interferon.gmt")
+    begun = time.monotonic()
+    pruning = prune(model.cells, model, rankings, **ASKED, reversed_too=False, seed=seed)
+    seconds["prune"] = round(time.monotonic() - begun, 1)
+    return {
+        "bench": "attribution-kang-deeplift",
+        "version": kernomics.__version__,
+        "torch": torch.__version__,
+        "seed": seed,
+        "cells": {"train": len(model.split.train), "test": len(model.split.test)},
+        "genes": len(model.genes),
+        "epochs": model.training.max_epochs,
+        "seconds": seconds,
+        "load_average": round(os.getloadavg()[0], 1),
+        "balanced_accuracy": model.test_metrics()[ASKED["target"]]["balanced_accuracy"],
+        "n_pairs": len(found.pairs),
+        "engines": of_engines,
+        "truth": recall_of_sets(rankings, sets).to_dict("records"),
+        "empty_cell": pruning.empty,
+        "pruned_cells": pruning.n_cells,
+        "pruning_whole": float(pruning.at(0.0).iloc[0]),
+        "pruning": {name: float(value) for name, value in pruning.at(1 - KEPT).items()},
+        "areas": pruning.areas.to_dict("records"),
+    }
+
+
+def size_of_scores(table: pd.DataFrame) -> float:
+    """Return the sum of the sizes of all genes' mean scores, by the size of their sum."""
+    return float(table["forward"].abs().sum() / abs(table["forward"].sum()))
+
+
 def main() -> None:
     """Run the seeds and append their lines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -123,14 +187,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--max-epochs", type=int)
     parser.add_argument("--no-retraining", action="store_true")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--engines", nargs="+", help="several engines on one model")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     training = {} if args.max_epochs is None else {"max_epochs": args.max_epochs}
+    out = args.out or (ENGINES_OUT if args.engines else OUT)
     for seed in args.seeds:
-        line = run(args.data, seed, retraining=not args.no_retraining, **training)
-        with args.out.open("a", encoding="utf-8") as file:
+        if args.engines:
+            line = run_engines(args.data, seed, args.engines, **training)
+        else:
+            line = run(args.data, seed, retraining=not args.no_retraining, **training)
+        with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, default=plain) + "\n")
-        kept = {name: round(line["pruning"][name] / line["pruning_whole"], 3) for name in RETRAINED}
+        kept = {name: round(x / line["pruning_whole"], 3) for name, x in line["pruning"].items()}
         print(seed, line["seconds"], round(line["balanced_accuracy"], 4), kept, flush=True)
 
 
