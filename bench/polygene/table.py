@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from bench.polygene.truth_tables import engines_table, papalexi_table, planted_table
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results" / "systems"
 PAGE = ROOT / "docs" / "attribution.md"
@@ -179,6 +181,9 @@ def main() -> None:
         "pruning": pruning_table(lines),
         "speed": speed_table(),
         "tissues": tissues_table(),
+        "planted": planted_table(lines_of("attribution-planted.jsonl"), spread),
+        "papalexi": papalexi_table(lines_of("attribution-papalexi.jsonl"), spread),
+        "kang-engines": engines_table(lines_of("attribution-kang-deeplift.jsonl"), spread, ALPHA),
     }
     for name, table in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"

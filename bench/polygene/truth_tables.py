@@ -1,0 +1,177 @@
+"""The tables of docs/attribution.md on what is found of a known truth; see `table`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import mean
+from typing import Any
+
+Line = dict[str, Any]
+Spread = Callable[..., str]
+KINDS = ("additive", "confounded", "interaction", "decoys")
+SCORES = {
+    "absolute": "absolute",
+    "effect": "effect",
+    "|effect|": "abs(effect)",
+    "signed_by_change": "absolute × sign of change",
+    "forward": "forward",
+    "importance": "importance",
+    "lowered": "absolute, lowered genes first",
+    "effect of the lowered": "effect, lowered genes first",
+}
+PLAIN = {
+    "|DE|": "DE (Wilcoxon), either way",
+    "DE": "DE (Wilcoxon), raised",
+    "DE, lowered": "DE (Wilcoxon), lowered",
+    "|DE within strata|": "DE within each cell type, either way",
+    "HVG": "HVG",
+    "random": "random",
+}
+
+
+def shown(ranking: str) -> str:
+    """Name a ranking, of an engine or not."""
+    if ": " not in ranking:
+        return PLAIN[ranking]
+    engine, score = ranking.split(": ")
+    engine, *how = engine.split(", ")
+    return ", ".join([f"`{engine}`", *how, SCORES[score]])
+
+
+def newest(lines: list[Line], *keys: str) -> list[Line]:
+    """Return the last line of each combination of keys."""
+    return list({tuple(line[key] for key in keys): line for line in lines}.values())
+
+
+def ordered(names: list[str]) -> list[str]:
+    """Return rankings engine by engine, the plain ones last."""
+    unique = list(dict.fromkeys(names))
+    return [n for n in unique if ": " in n] + [n for n in PLAIN if n in unique]
+
+
+def planted_table(lines: list[Line], spread: Spread) -> str:
+    """Write how early the planted genes come, what else does, and how stable that is."""
+    runs = newest([x for x in lines if x["bench"] == "attribution-planted"], "kind", "seed")
+    of_kind = {kind: [x for x in runs if x["kind"] == kind] for kind in KINDS}
+    of_kind = {kind: found for kind, found in of_kind.items() if found}
+    names = ordered([name for line in runs for name in line["found"]])
+
+    def cells(name: str, value: Callable[[str, Line], float]) -> str:
+        return " | ".join(
+            spread([value(kind, x["found"][name]) for x in found], 2)
+            if all(name in x["found"] for x in found) else "—"
+            for kind, found in of_kind.items()
+        )  # fmt: skip
+
+    head = " | ".join(of_kind)
+    rule = f"| {' | '.join(['---'] * (len(of_kind) + 1))} |"
+    rows = [f"| average precision | {head} |", rule]
+    rows += [f"| {shown(n)} | {cells(n, lambda _, x: x['average_precision'])} |" for n in names]
+    rows += ["", f"| of the best n, true | {head} |", rule]
+    rows += [f"| {shown(n)} | {cells(n, lambda _, x: x['recall'])} |" for n in names]
+    wrong = {"confounded": "markers", "decoys": "decoys"}
+    of_kind = {kind: found for kind, found in of_kind.items() if kind in wrong}
+    if of_kind:
+        head = " | ".join(f"{wrong[kind]} ({kind})" for kind in of_kind)
+        rule = f"| {' | '.join(['---'] * (len(of_kind) + 1))} |"
+        rows += ["", f"| of the best n, wrong | {head} |", rule]
+        rows += [f"| {shown(n)} | {cells(n, lambda kind, x: x[wrong[kind]])} |" for n in names]
+    rows += ["", *_stability(lines, names)]
+    rows += [
+        f"\nMeans over seeds and their standard deviations. {' '.join(_setting(runs, spread))}"
+    ]
+    return "\n".join(rows)
+
+
+def _setting(runs: list[Line], spread: Spread) -> list[str]:
+    told = []
+    for kind in KINDS:
+        found = [line for line in runs if line["kind"] == kind]
+        if not found:
+            continue
+        accuracy, linear = (
+            spread([line[key] for line in found], 2)
+            for key in ("balanced_accuracy", "logistic_regression")
+        )
+        first = found[0]
+        told.append(
+            f"{kind.capitalize()}: {len(found)} seeds, {first['settings']['n_cells']:,} cells, "
+            f"n = {first['settings']['n_true']} of {first['settings']['n_genes']} genes, balanced "
+            f"accuracy {accuracy} (logistic regression {linear})."
+        )
+    return told
+
+
+def _stability(lines: list[Line], names: list[str]) -> list[str]:
+    found = newest([x for x in lines if x["bench"] == "attribution-planted-stability"], "kind")
+    of_kind = {line["kind"]: line["stability"] for line in found}
+    if not of_kind:
+        return []
+    rows = [
+        f"| seeds alike: Spearman's ρ, shared of the best n | {' | '.join(of_kind)} |",
+        f"| {' | '.join(['---'] * (len(of_kind) + 1))} |",
+    ]
+    for name in names:
+        cells = [
+            f"{x[name]['spearman']:.2f}, {x[name]['shared']:.2f}" if name in x else "—"
+            for x in of_kind.values()
+        ]
+        rows.append(f"| {shown(name)} | {' | '.join(cells)} |")
+    return rows
+
+
+def papalexi_table(lines: list[Line], spread: Spread) -> str:
+    """Write how early interferon-γ genes come for each knock-out, with its target and without."""
+    runs = newest(lines, "models", "seed")
+    parts = []
+    for models in dict.fromkeys(line["models"] for line in runs):
+        own = [line for line in runs if line["models"] == models]
+        cases = list(own[0]["cases"])
+        rows = [
+            f"| average precision, of the best 10 | {' | '.join(cases)} |"
+            f" {' | '.join(f'{case}, its own gene left out' for case in cases)} |",
+            f"| {' | '.join(['---'] * (2 * len(cases) + 1))} |",
+        ]
+        truths = [line["cases"][case]["truth"] for line in own for case in cases]
+        for name in ordered([n for t in truths for n in t["with target"]["average_precision"]]):
+            cells = []
+            for target in ("with target", "without target"):
+                for case in cases:
+                    found = [line["cases"][case]["truth"][target] for line in own]
+                    precision = spread([x["average_precision"][name] for x in found], 2)
+                    hits = mean(x["in_top_10"][name] for x in found)
+                    cells.append(f"{precision}, {hits:.1f}")
+            rows.append(f"| {shown(name)} | {' | '.join(cells)} |")
+        values = {k: [line["balanced_accuracy"][k] for line in own]
+                  for k in own[0]["balanced_accuracy"]}  # fmt: skip
+        told = ", ".join(f"{spread(x, 2)} ({k})" for k, x in values.items())
+        rows.append(
+            f"\nPolyGene, {models}, {len(own)} seeds; balanced accuracy on held-out cells {told}."
+        )
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def engines_table(lines: list[Line], spread: Spread, truth: str) -> str:
+    """Write truth and pruning of several engines on one model of Kang's cells."""
+    runs = newest(lines, "seed")
+    rows = [
+        "| score | interferon-α: average precision | of the best 30 | "
+        "share of the balanced accuracy kept by the best 5 % |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name in ordered(list(runs[0]["pruning"])):
+        found = [row for line in runs for row in line["truth"]
+                 if row["ranking"] == name and row["set"] == truth]  # fmt: skip
+        kept = [line["pruning"][name] / line["pruning_whole"] for line in runs]
+        rows.append(
+            f"| {shown(name)} | {spread([x['average_precision'] for x in found])} | "
+            f"{spread([float(x['in_top_30']) for x in found], 1)} | {spread(kept)} |"
+        )
+    accuracy = spread([line["balanced_accuracy"] for line in runs])
+    errors = max(line["engines"]["deeplift"]["completeness"]["max"] for line in runs)
+    rows.append(
+        f"\n{len(runs)} seeds, both engines on the same model; balanced accuracy {accuracy}. The "
+        f"scores of `deeplift` miss the difference by {errors:.0e} of it at most."
+    )
+    return "\n".join(rows)
