@@ -55,7 +55,7 @@ class Settings:
     n_genes: int = 300
     n_true: int = 20
     counts: float = 100.0
-    epochs: int = 12
+    epochs: int = 10
     n_pairs: int = 300
     options: dict[str, Any] = field(default_factory=dict)
 
