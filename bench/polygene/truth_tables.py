@@ -43,43 +43,56 @@ def newest(lines: list[Line], *keys: str) -> list[Line]:
     return list({tuple(line[key] for key in keys): line for line in lines}.values())
 
 
+def rule(n: int) -> str:
+    """Return the line below the head of a table with n columns of figures."""
+    return f"| {' | '.join(['---'] * (n + 1))} |"
+
+
 def ordered(names: list[str]) -> list[str]:
     """Return rankings engine by engine, the plain ones last."""
     unique = list(dict.fromkeys(names))
     return [n for n in unique if ": " in n] + [n for n in PLAIN if n in unique]
 
 
+Columns = dict[str, list[dict[str, Any]]]
+"""Per column of a table, what each seed found."""
+
+
 def planted_table(lines: list[Line], spread: Spread) -> str:
     """Write how early the planted genes come, what else does, and how stable that is."""
     runs = newest([x for x in lines if x["bench"] == "attribution-planted"], "kind", "seed")
-    of_kind = {kind: [x for x in runs if x["kind"] == kind] for kind in KINDS}
-    of_kind = {kind: found for kind, found in of_kind.items() if found}
-    names = ordered([name for line in runs for name in line["found"]])
-
-    def cells(name: str, value: Callable[[str, Line], float]) -> str:
-        return " | ".join(
-            spread([value(kind, x["found"][name]) for x in found], 2)
-            if all(name in x["found"] for x in found) else "—"
-            for kind, found in of_kind.items()
-        )  # fmt: skip
-
-    head = " | ".join(of_kind)
-    rule = f"| {' | '.join(['---'] * (len(of_kind) + 1))} |"
-    rows = [f"| average precision | {head} |", rule]
-    rows += [f"| {shown(n)} | {cells(n, lambda _, x: x['average_precision'])} |" for n in names]
-    rows += ["", f"| of the best n, true | {head} |", rule]
-    rows += [f"| {shown(n)} | {cells(n, lambda _, x: x['recall'])} |" for n in names]
-    wrong = {"confounded": "markers", "decoys": "decoys"}
-    of_kind = {kind: found for kind, found in of_kind.items() if kind in wrong}
-    if of_kind:
-        head = " | ".join(f"{wrong[kind]} ({kind})" for kind in of_kind)
-        rule = f"| {' | '.join(['---'] * (len(of_kind) + 1))} |"
-        rows += ["", f"| of the best n, wrong | {head} |", rule]
-        rows += [f"| {shown(n)} | {cells(n, lambda kind, x: x[wrong[kind]])} |" for n in names]
-    rows += ["", *_stability(lines, names)]
-    rows += [
-        f"\nMeans over seeds and their standard deviations. {' '.join(_setting(runs, spread))}"
+    columns: Columns = {}
+    for kind in KINDS:
+        own = [line for line in runs if line["kind"] == kind]
+        if own:
+            columns[kind] = [line["found"] for line in own]
+        used = [line["found_of_used"] for line in own if "found_of_used" in line]
+        if used:
+            columns[f"{kind}, pairs in use"] = used
+    names = ordered([name for found in columns.values() for one in found for name in one])
+    wrong = {kind: columns[kind] for kind in ("confounded", "decoys") if kind in columns}
+    parts = [
+        _scores("average precision", columns, names, "average_precision", spread),
+        _scores("of the best n, true", columns, names, "recall", spread),
+        _scores("of the best n, markers or decoys", wrong, names, "wrong", spread),
+        *_stability(lines, names),
+        "Means over seeds and their standard deviations. " + " ".join(_setting(runs, spread)),
     ]
+    return "\n\n".join(parts)
+
+
+def _scores(title: str, columns: Columns, names: list[str], key: str, spread: Spread) -> str:
+    rows = [
+        f"| {title} | {' | '.join(columns)} |",
+        f"| {' | '.join(['---'] * (len(columns) + 1))} |",
+    ]
+    for name in names:
+        cells = []
+        for found in columns.values():
+            scores = [one[name] for one in found if name in one]
+            values = [x["markers"] + x["decoys"] if key == "wrong" else x[key] for x in scores]
+            cells.append(spread(values, 2) if values else "—")
+        rows.append(f"| {shown(name)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -109,7 +122,7 @@ def _stability(lines: list[Line], names: list[str]) -> list[str]:
         return []
     rows = [
         f"| seeds alike: Spearman's ρ, shared of the best n | {' | '.join(of_kind)} |",
-        f"| {' | '.join(['---'] * (len(of_kind) + 1))} |",
+        rule(len(of_kind)),
     ]
     for name in names:
         cells = [
@@ -117,7 +130,7 @@ def _stability(lines: list[Line], names: list[str]) -> list[str]:
             for x in of_kind.values()
         ]
         rows.append(f"| {shown(name)} | {' | '.join(cells)} |")
-    return rows
+    return ["\n".join(rows)]
 
 
 def papalexi_table(lines: list[Line], spread: Spread) -> str:
@@ -130,7 +143,7 @@ def papalexi_table(lines: list[Line], spread: Spread) -> str:
         rows = [
             f"| average precision, of the best 10 | {' | '.join(cases)} |"
             f" {' | '.join(f'{case}, its own gene left out' for case in cases)} |",
-            f"| {' | '.join(['---'] * (2 * len(cases) + 1))} |",
+            rule(2 * len(cases)),
         ]
         truths = [line["cases"][case]["truth"] for line in own for case in cases]
         for name in ordered([n for t in truths for n in t["with target"]["average_precision"]]):
