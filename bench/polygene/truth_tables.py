@@ -70,7 +70,7 @@ def planted_table(lines: list[Line], spread: Spread) -> str:
         if used:
             columns[f"{kind}, pairs in use"] = used
     names = ordered([name for found in columns.values() for one in found for name in one])
-    wrong = {kind: columns[kind] for kind in ("confounded", "decoys") if kind in columns}
+    wrong: Columns = {kind: columns[kind] for kind in ("confounded", "decoys") if kind in columns}
     parts = [
         _scores("average precision", columns, names, "average_precision", spread),
         _scores("of the best n, true", columns, names, "recall", spread),
