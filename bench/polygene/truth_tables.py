@@ -159,7 +159,8 @@ def papalexi_table(lines: list[Line], spread: Spread) -> str:
                   for k in own[0]["balanced_accuracy"]}  # fmt: skip
         told = ", ".join(f"{spread(x, 2)} ({k})" for k, x in values.items())
         rows.append(
-            f"\nPolyGene, {models}, {len(own)} seeds; balanced accuracy on held-out cells {told}."
+            f"\nPolyGene, {models}, {len(own)} seeds; balanced accuracy on held-out cells {told}. Beside "
+            "the average precision the mean number among the best ten."
         )
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
@@ -174,6 +175,8 @@ def engines_table(lines: list[Line], spread: Spread, truth: str) -> str:
         "| --- | --- | --- | --- |",
     ]
     for name in ordered(list(runs[0]["pruning"])):
+        if name == "deeplift: importance":  # 0 but for rounding
+            continue
         found = [row for line in runs for row in line["truth"]
                  if row["ranking"] == name and row["set"] == truth]  # fmt: skip
         kept = [line["pruning"][name] / line["pruning_whole"] for line in runs]
@@ -184,7 +187,7 @@ def engines_table(lines: list[Line], spread: Spread, truth: str) -> str:
     accuracy = spread([line["balanced_accuracy"] for line in runs])
     errors = max(line["engines"]["deeplift"]["completeness"]["max"] for line in runs)
     rows.append(
-        f"\n{len(runs)} seeds, both engines on the same model; balanced accuracy {accuracy}. The "
+        f"\nSeeds: {len(runs)}; both engines on the same model; balanced accuracy {accuracy}. The "
         f"scores of `deeplift` miss the difference by {errors:.0e} of it at most."
     )
     return "\n".join(rows)
