@@ -159,8 +159,8 @@ def papalexi_table(lines: list[Line], spread: Spread) -> str:
                   for k in own[0]["balanced_accuracy"]}  # fmt: skip
         told = ", ".join(f"{spread(x, 2)} ({k})" for k, x in values.items())
         rows.append(
-            f"\nPolyGene, {models}, {len(own)} seeds; balanced accuracy on held-out cells {told}. Beside "
-            "the average precision the mean number among the best ten."
+            f"\nPolyGene, {models}, {len(own)} seeds; balanced accuracy on held-out cells {told}. "
+            "Beside the average precision the mean number among the best ten."
         )
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
