@@ -117,7 +117,8 @@ def _setting(runs: list[Line], spread: Spread) -> list[str]:
 
 def _stability(lines: list[Line], names: list[str]) -> list[str]:
     found = newest([x for x in lines if x["bench"] == "attribution-planted-stability"], "kind")
-    of_kind = {line["kind"]: line["stability"] for line in found}
+    known = {line["kind"]: line["stability"] for line in found}
+    of_kind = {kind: known[kind] for kind in KINDS if kind in known}
     if not of_kind:
         return []
     rows = [
