@@ -88,7 +88,7 @@ def run(data: Path, seed: int, *, apart: bool = False, **training: Any) -> dict[
         seconds[f"train {' '.join(cases)}"] = round(time.monotonic() - begun, 1)
         accuracies[" ".join(cases)] = model.test_metrics()[KEY]["balanced_accuracy"]
         for case in cases:
-            asked = {"target": KEY, "case": case, "baseline": BASELINE}
+            asked: dict[str, Any] = {"target": KEY, "case": case, "baseline": BASELINE}
             rankings: dict[str, pd.Series] = {}
             line: dict[str, Any] = {"completeness": {}}
             for engine in ENGINES:
