@@ -101,17 +101,15 @@ def speed_table() -> str:
     for name, ratio in line["ratios"].items():
         rate = line["pairs_per_second"][name]
         rows.append(f"| `grad_x_delta`, pairs/s | {ours:.1f} | {rate:.1f} ({name}) | {ratio:.1f} |")
-    complete = {
-        name: line["pairs_per_second"][name] for name in ("deeplift", "integrated_gradients")
-    }
-    for name, rate in complete.items():
+    rates = line["pairs_per_second"]
+    for name, rate in ((n, rates[n]) for n in ("deeplift", "integrated_gradients") if n in rates):
         rows.append(
             f"| `{name}`, pairs/s | {rate:.1f} | {ours:.1f} (`grad_x_delta`) | {rate / ours:.2f} |"
         )
     memory = "; ".join(
         f"`{engine}` {int(n):,} pairs {size / 2**20:,.0f} MiB"
         for engine, key in (("grad_x_delta", "peak_bytes"), ("deeplift", "peak_bytes_deeplift"))
-        for n, size in line[key].items()
+        for n, size in line.get(key, {}).items()
     )
     eight = line["pairs_per_second"]["grad_x_delta, 8 baselines a cell"]
     rows.append(
