@@ -142,7 +142,7 @@ def run_engines(data: Path, seed: int, engines: Sequence[str], **training: Any) 
         found = attribute(model.cells, model, **ASKED, engine=engine, seed=seed)
         seconds[engine] = round(time.monotonic() - begun, 1)
         scores = rankings_of(found)
-        rankings |= {f"{engine}: {name}": scores[name] for name in OF_ENGINES}
+        rankings |= {f"{engine}: {n}": scores[n] for n in OF_ENGINES if n in scores}
         of_engines[engine] = {
             "completeness": found.summary()["completeness"],
             "zeros": found.zeros,
