@@ -41,6 +41,7 @@ def test_the_genes_that_differ_keep_the_accuracy_and_removing_them_first_loses_i
     assert found.table["n_genes"].tolist()[:3] == [60, 30, 6]
 
 
+@pytest.mark.filterwarnings("ignore:the model's genes have")
 def test_a_pruned_cell_is_a_cell_without_the_counts_of_the_other_genes(model):
     kept = model.genes[:6]
     found = prune(model.cells, model, {"known": scores_of(model)}, **ASKED, shares=(0.9,))

@@ -78,6 +78,8 @@ def library_share(cells: CellCollection, rows: NDArray[np.int64], genes: Genes) 
 
 def _compare_shares(cells: CellCollection, genes: Genes, trained: float) -> None:
     """Warn where the same counts are normalised by the totals of other genes."""
+    if cells.library_is_subset or not np.isin(np.asarray(genes, dtype=object), cells.genes).all():
+        return  # told already, or elsewhere
     share = library_share(cells, np.arange(cells.n_cells), genes)
     if not share or trained / UNLIKE < share < trained * UNLIKE:
         return  # cells without any of the genes are an error elsewhere

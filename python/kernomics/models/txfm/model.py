@@ -22,7 +22,7 @@ from kernomics.data.row_numbers import parts
 from kernomics.errors import ConfigError
 from kernomics.models.base import as_collection, checked_seed, sampler_of, train_module
 from kernomics.models.known_cells import require_counts
-from kernomics.models.reading import library_share
+from kernomics.models.reading import library_share, read_as_trained
 from kernomics.models.txfm.cell_encoder import CellEncoder
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.finetune import Pretrained, fine_tuned_config, fine_tuning
@@ -202,7 +202,9 @@ class TxFM:
             encoder = CellEncoder.load(encoder)
         reading, settings = divided_options(options)
         config = fine_tuned_config(encoder.config, **settings)
-        cells = encoder.read(adata, **reading)
+        # Training goes on with these cells' own library sizes, so they are not compared.
+        info = {**encoder.info, "library_share": None}
+        cells = read_as_trained(adata, reading, info, encoder.genes)
         split = divide(cells, split, validation, split_key, checked_seed(seed))
         start = Pretrained.match(
             encoder,
