@@ -114,7 +114,8 @@ def speed_table() -> str:
     eight = line["pairs_per_second"]["grad_x_delta, 8 baselines a cell"]
     rows.append(
         f"\nWith eight baselines for each cell {eight:.0f} pairs/s, as a cell runs through the "
-        f"model once. Peak memory of the process: {memory}. {line['device']}."
+        f"model once. Peak memory of the process: {memory}"
+        f"{f' (cells cut to {cut} genes)' if (cut := line.get('cut')) else ''}. {line['device']}."
     )
     return "\n".join(rows)
 
