@@ -1,6 +1,8 @@
 """Methods against forgetting on blood cells of five data sets, base and two or three stages.
 
-    python -m bench.gil.methods --runs runs/gil --seeds 0 1 2
+    python -m bench.gil.methods --runs runs/gil --seeds 0 1 2 --cells 6000
+
+After each training the types of Zheng's sorted cells are told from the features of each stage.
 
 Each method's training of each seed has a directory in `--runs`, from which it goes on if it was
 stopped; the first stage is trained once per seed and shared. One JSON line per training that is
@@ -17,11 +19,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import kernomics
 from bench.gil import corpus
-from kernomics.data import CellCollection, Stages
+from kernomics.data import CellCollection, Stages, select_cells
+from kernomics.evaluation.forgetting import stage_probes
 from kernomics.models import GIL
 from kernomics.models.gil.methods import (
     DER,
@@ -38,6 +42,8 @@ from kernomics.models.gil.record import StageRecord
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "bench" / "results" / "systems" / "gil.jsonl"
 STAGES = ("zheng", "kang")
+PROBED = "zheng"
+SCORES = ["linear_accuracy", "linear_macro_f1", "knn_accuracy", "knn_macro_f1"]
 FIRST = Path("stages") / "0"
 SHARES = (0.05,)
 """Of the smallest stage's training cells, what replay keeps of each stage."""
@@ -91,6 +97,18 @@ def share_first(model: GIL, folder: Path, shared: Path) -> None:
     record.keep(0, weights, [method.state() for method in model.methods], errors)
 
 
+def classes(model: GIL, labelled: dict[str, CellCollection]) -> dict[str, Any]:
+    """Return how well cell types are told after each stage: means over trials, and their errors."""
+    _, key, none = corpus.LABELLED[PROBED]
+    found = stage_probes(model, key, labelled[PROBED], unlabelled_category=none)
+    by_stage = found.groupby("after", sort=False)[SCORES]
+    return {
+        "labelled": PROBED,
+        "means": by_stage.mean().round(4).to_dict("index"),
+        "errors": by_stage.sem().round(4).to_dict("index"),
+    }
+
+
 def line(model: GIL, name: str, seed: int, seconds: float) -> dict[str, Any]:
     """Return what is kept of a training."""
     tables = {of: model.losses(of) for of in ("tokens", "queries")}
@@ -103,6 +121,7 @@ def line(model: GIL, name: str, seed: int, seconds: float) -> dict[str, Any]:
         "seed": seed,
         "stages": model.stages.names,
         "genes": model.stages.n_known,
+        "n_cells": model.staged.cells.n_cells,
         "train": model.settings()["train"],
         "after": tables["tokens"].index.tolist(),
         "losses": {of: table.to_numpy().round(5).tolist() for of, table in tables.items()},
@@ -120,8 +139,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--methods", nargs="+")
     parser.add_argument("--max-epochs", type=int, default=5)
+    parser.add_argument("--cells", type=int, help="of the corpus, evenly spread; all by default")
     args = parser.parse_args()
     cells, labelled = corpus.read(Path(args.data))
+    if args.cells is not None:
+        rows = np.linspace(0, cells.n_cells - 1, args.cells).round().astype(np.int64)
+        cells = select_cells(cells, rows)
     done = set()
     if args.out.is_file():
         for text in args.out.read_text().splitlines():
@@ -141,11 +164,10 @@ def main() -> None:
                 max_epochs=args.max_epochs, progress=False, checkpoint_every_epochs=1,
             )  # fmt: skip
             args.out.parent.mkdir(parents=True, exist_ok=True)
+            seconds = time.monotonic() - begun
+            found = {**line(model, name, seed, seconds), "classes": classes(model, labelled)}
             with args.out.open("a") as file:
-                print(
-                    json.dumps(line(model, name, seed, time.monotonic() - begun)),
-                    file=file, flush=True,
-                )  # fmt: skip
+                print(json.dumps(found), file=file, flush=True)
             print(name, seed, model.losses().round(3).to_string(), sep="\n", flush=True)
 
 

@@ -76,6 +76,7 @@ PRINTED_BY = {
         ("evaluate",),
     ),
     "models/extension.py": ((ExpressionModel.extend, PhenotypeModel.extend), ()),
+    "models/yoto/truths.py": ((Panel.evaluate,), ("evaluate",)),
     "models/gil/record.py": ((GIL.train,), ("increment",)),
     "data/readers/anndata.py": (READERS, READING_COMMANDS),
     "data/checks.py": (READERS, READING_COMMANDS),

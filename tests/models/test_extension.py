@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pytest
 from phenotyped_cells import conditions
@@ -9,7 +10,7 @@ from staged_example import cells, trained
 
 import kernomics as kn
 from kernomics.errors import ConfigError, DataError
-from kernomics.models import PolyGene
+from kernomics.models import PolyGene, TxFM
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +86,67 @@ def test_a_polygene_is_extended_too(polygene):
         (["a", "b"], {"a": "gene_3"}, ConfigError, "init names no donor for 'b'"),
         (["a"], {"a": "gene_333"}, ConfigError, "the donor of 'a' is not known to the model"),
         (["a"], {"a": []}, ConfigError, "the donor of 'a' is not known to the model: none"),
-        (["a"], np.zeros((1, 3)), DataError, r"init has shape \(1, 3\)"),
+        (["a"], np.zeros((1, 3)), ConfigError, r"init has shape \[1, 3\].* \[1, 16\]"),
+        (["a"], np.zeros((2, 16)), ConfigError, r"init has shape \[2, 16\]"),
+        (["a"], "neighbours", ConfigError, "give adata, in which the new genes were measured"),
         (["a"], np.full((1, 16), np.nan), DataError, "init holds 16 values not finite"),
     ],
 )
 def test_genes_and_donors_that_cannot_be_are_refused(gil, genes, init, error, message):
     with pytest.raises(error, match=message):
         gil.extend(genes, init)
+
+
+@pytest.fixture(scope="module")
+def txfm():
+    return TxFM(conditions(80), size="XXS", seed=0).train(max_epochs=1, progress=False).encoder
+
+
+def test_a_txfm_is_extended_in_encoder_and_decoder(txfm):
+    adata = conditions(80)
+    gene = txfm.genes[2]
+    found = txfm.extend(["new"], {"new": gene})
+    with pytest.warns(UserWarning, match="are missing"):
+        after = found.get_latent_representation(adata)
+    np.testing.assert_allclose(after, txfm.get_latent_representation(adata), rtol=1e-5, atol=1e-5)
+    with pytest.warns(UserWarning, match="are missing"):
+        expression = found.get_normalized_expression(adata, genes=["new", gene])
+    before = txfm.get_normalized_expression(adata, genes=[gene])
+    np.testing.assert_allclose(expression, np.repeat(before, 2, 1), rtol=1e-4, atol=1e-5)
+    for which in ("encoder", "decoder"):
+        table = found.get_gene_embeddings(which)
+        assert np.array_equal(table[-1], table[2])
+        assert np.array_equal(table[:-1], txfm.get_gene_embeddings(which))
+
+
+def test_neighbours_are_those_whose_expression_goes_with_the_new_genes(gil, txfm):
+    adata = conditions(80)
+    copies = adata[:, [3, 7]].copy()
+    copies.var_names = ["copy_a", "copy_b"]
+    both = ad.concat([adata, copies], axis=1, merge="same")
+    found = txfm.extend(
+        ["copy_b", "copy_a"], "neighbours", adata=both, n_neighbours=1
+    ).get_gene_embeddings()
+    assert np.array_equal(found[-2:], found[[7, 3]])
+    with pytest.raises(DataError, match="1 of the 2 new genes are not in adata, first 'other'"):
+        txfm.extend(["copy_a", "other"], "neighbours", adata=both)
+    both.X[:, -1] = 0
+    with pytest.raises(DataError, match="same value in all 80 cells looked at, first 'copy_b'"):
+        txfm.extend(["copy_a", "copy_b"], "neighbours", adata=both)
+    with pytest.raises(ConfigError, match="adata is for init='neighbours'"):
+        txfm.extend(["copy_a"], "mean", adata=both)
+    with pytest.raises(ConfigError, match="n_neighbours is 0"):
+        txfm.extend(["copy_a"], "neighbours", adata=both, n_neighbours=0)
+
+
+def test_neighbours_are_sought_where_the_new_genes_were_measured(txfm):
+    adata = conditions(80)
+    read = kn.data.CellCollection.from_anndata
+    copy = adata[:, [5]].copy()
+    copy.var_names = ["copy"]
+    more = ad.concat([adata, copy], axis=1, merge="same")
+    joined = kn.data.concat({"without": read(adata), "with": read(more)})
+    found = txfm.extend("copy", "neighbours", adata=joined, n_neighbours=1).get_gene_embeddings()
+    assert np.array_equal(found[-1], found[5])
+    parted = kn.data.concat({"with": read(more), "without": read(adata[:, :20])})
+    assert txfm.extend("copy", "neighbours", adata=parted).info["added_genes"] == ["copy"]

@@ -51,7 +51,6 @@ def run(args: argparse.Namespace) -> None:
 
     from kernomics.data.readers.inputs import ReadOptions, anndata_of
     from kernomics.models import CellEncoder, PhenotypeModel
-    from kernomics.models.polygene.phenotype_model import FORMAT
     from kernomics.models.saved import saved_format
     from kernomics.tl._representations import add_representation, key_of
 
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--out is {args.out!r}, but there is no directory {str(out.parent)!r}")
     options = {name: getattr(args, name) for name in OF_EMBEDDING}
     model: CellEncoder | PhenotypeModel
-    if saved_format(args.run_or_model) == FORMAT:
+    if saved_format(args.run_or_model) == PhenotypeModel.FORMAT:
         given = [name for name, default in OF_TXFM.items() if options.pop(name) != default]
         if given:
             raise ConfigError(

@@ -56,19 +56,17 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate a panel, a TxFM or a PolyGene."""
-    from kernomics.models import Panel
-    from kernomics.models.polygene import phenotype_model
+    from kernomics.models import CellEncoder, Panel, PhenotypeModel
     from kernomics.models.saved import saved_format
-    from kernomics.models.txfm.cell_encoder import FORMAT
 
     cli_options.use_threads(args.threads)
     _check_report(args.report)
     kind = saved_format(args.run_or_model)
-    if kind == phenotype_model.FORMAT:
+    if kind == PhenotypeModel.FORMAT:
         _refuse_labels_key(args, "PolyGene", "phenotype")
         evaluate_polygene.evaluate(args, _labels(args, "PolyGene"))
         return
-    if kind == FORMAT:
+    if kind == CellEncoder.FORMAT:
         evaluate_txfm.evaluate(args)
         return
     _refuse_labels_key(args, "panel", "label")

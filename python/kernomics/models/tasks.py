@@ -52,6 +52,12 @@ class Task:
         return max(1, len(self.classes))
 
     @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Task:
+        """Return what ``dataclasses.asdict`` made of a task."""
+        of_classes = {name: tuple(saved[name]) for name in ("classes", "class_weights")}
+        return cls(**{**saved, **of_classes})
+
+    @classmethod
     def from_labels(
         cls,
         labels: Labels,

@@ -18,6 +18,7 @@ STREAM_MASKED_PHENOTYPES = 4
 STREAM_SHOWN_GENES = 5
 STREAM_MASKED_VALUES = 6
 STREAM_GHOSTS = 7
+STREAM_UNEXPRESSED_GENES = 8
 _LOW = 0xFFFFFFFF
 _DRAWING = (
     *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli),

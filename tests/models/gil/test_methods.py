@@ -102,7 +102,8 @@ def test_distillation_is_the_squared_difference_at_known_genes():
     expected = expected + (mine.queries[known] - teacher.queries).square().mean()
     torch.testing.assert_close(losses["loss/distillation"], 3 * expected)
     torch.testing.assert_close(
-        losses["loss"], losses["loss/tokens"] + losses["loss/queries"] + 3 * expected
+        losses["loss"],
+        losses["loss/tokens"] + losses["loss/queries"] + losses["loss/detection"] + 3 * expected,
     )
 
 

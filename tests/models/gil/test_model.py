@@ -12,6 +12,7 @@ from staged_example import ONE, QUICK, SMALL, TWO, cells, model, stages, trained
 import kernomics as kn
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import GIL, ExpressionModel, GILConfig
+from kernomics.models.gene_components import gene_components, mapped
 from kernomics.models.gil.config import default_training
 from kernomics.models.gil.methods import Distillation, Replay
 from kernomics.train import loop
@@ -170,6 +171,8 @@ def test_settings_that_make_no_sense_are_refused():
         ({"n_heads": 3}, "the heads must divide it"),
         ({"target_sum": 0.0}, "target_sum is 0.0"),
         ({"query_weight": -1.0}, "query_weight is -1.0"),
+        ({"detection_weight": -1.0}, "detection_weight is -1.0"),
+        ({"n_unexpressed": -1}, "n_unexpressed is -1"),
     ):
         with pytest.raises(ConfigError, match=message):
             GILConfig(**given)
@@ -204,3 +207,36 @@ def test_other_tokens_and_losses_train_and_grow(settings):
 def test_before_training_there_is_no_model():
     with pytest.raises(ConfigError, match="call train"):
         model().trained  # noqa: B018
+
+
+def test_genes_start_at_their_components_and_later_ones_where_these_are_mapped():
+    learner = model()
+    begun: dict[int, torch.Tensor] = {}
+    place = learner._place_genes
+
+    def watched(module, first, rows):
+        place(module, first, rows)
+        begun[first] = module.genes.detach().clone()
+
+    learner._place_genes = watched
+    learner.train(**QUICK)
+    staged, n_base = learner.staged, learner.stages.n_known[0]
+    base = staged.cells.with_genes(learner.stages.vocabulary[:n_base], 1.0)
+    expected = gene_components(base, np.sort(staged.rows(0)), 16, learner.seed)
+    assert torch.equal(begun[0], expected)
+    after = torch.from_numpy(learner.after("base").get_gene_embeddings())
+    assert torch.equal(begun[n_base][:n_base], after)  # what was learnt stays where it is
+    new = begun[n_base][n_base:]
+    view = staged.cells.with_genes(learner.stages.vocabulary[: n_base + len(new)], 1.0)
+    found = gene_components(view, np.sort(staged.rows(1)), 16, learner.seed)
+    here = found[:n_base].abs().sum(1) > 0
+    wanted = mapped(found[n_base:], found[:n_base][here], after[here])
+    torch.testing.assert_close(new, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_genes_may_start_at_random():
+    learner = model(gene_start="random")
+    learner.train(**QUICK)
+    assert learner.after("base").config.gene_start == "random"
+    with pytest.raises(ConfigError, match="gene_start is 'pca'"):
+        model(gene_start="pca")

@@ -48,6 +48,23 @@ def plain(module: GILModule, tokens):
     return torch.stack(states), torch.cat(of_tokens), torch.cat(of_queries)
 
 
+def plain_detection(module: GILModule, tokens, states):
+    """The loss of telling hidden genes from unexpressed ones, a gene at a time."""
+    losses = [[], []]
+    for cell, state in enumerate(states):
+        hidden = (tokens.cells == cell) & tokens.hidden
+        absent = tokens.unexpressed[cell][tokens.unexpressed[cell] >= 0]
+        asked = [(0, gene, 0.0) for gene in absent]
+        asked += [
+            (1, g, v) for g, v in zip(tokens.gene_ids[hidden], tokens.values[hidden], strict=True)
+        ]
+        for which, gene, value in asked:
+            query = module.query(module.genes[gene].detach())
+            found = module.detection_head(state) @ query / query.shape[0] ** 0.5
+            losses[which].append((found + module.detection_bias(query)[0] - value) ** 2)
+    return (torch.stack(losses[0]).mean() + torch.stack(losses[1]).mean()) / 2
+
+
 @pytest.mark.parametrize("combine", ["add", "concat"])
 def test_predictions_and_gradients_are_those_of_the_plain_network(combine):
     module = module_of(combine=combine).double()
@@ -59,6 +76,7 @@ def test_predictions_and_gradients_are_those_of_the_plain_network(combine):
     loss = module.value_losses(found)["loss"]
     truth = tokens.values[tokens.hidden]
     plain_loss = F.mse_loss(expected[1].float(), truth) + F.mse_loss(expected[2].float(), truth)
+    plain_loss = plain_loss + plain_detection(module, tokens, expected[0]).float()
     torch.testing.assert_close(loss, plain_loss)
     parameters = list(module.parameters())
     for one, other in zip(

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 from scipy.stats import chi2
-from staged_example import collection
+from staged_example import collection, staged
 
-from kernomics.models.gil.tokens import expressed_genes, masked, shown
+from kernomics.models.gil.tokens import expressed_genes, masked, shown, unexpressed
 
 SEED = torch.tensor([3, 5])
 
@@ -100,3 +100,28 @@ def test_about_as_many_are_hidden_as_asked():
     n = len(every.gene_ids)
     hidden = masked(every, batch.cell_ids, 0.4, SEED).hidden
     assert abs(int(hidden.sum()) - 0.4 * n) < 5 * (0.24 * n) ** 0.5
+
+
+def test_genes_asked_as_unexpressed_are_measured_and_without_a_count():
+    found = staged()
+    rows = np.concatenate([found.rows(stage) for stage in range(3)])
+    batch = found.cells.batch(rows)
+    every = expressed_genes(batch, 1e4)
+    drawn = unexpressed(every, batch, 500, torch.tensor([3, 5]))
+    counts = np.asarray(batch.dense())
+    measured = batch.observed.mask.bool()[batch.observed.panel_id.long()].numpy()
+    for cell, genes in enumerate(drawn.numpy()):
+        asked = genes[genes >= 0]
+        # 500 draws of 40 genes leave none out: a gene is missed with probability e^−12.5.
+        assert set(asked) == set(np.flatnonzero(measured[cell] & (counts[cell] == 0)))
+
+
+def test_the_draw_of_unexpressed_genes_hangs_on_the_cell_alone():
+    found = staged()
+    batch = found.cells.batch(found.rows(1))
+    some = found.cells.batch(found.rows(1)[3:7])
+    seed = torch.tensor([3, 5])
+    whole = unexpressed(expressed_genes(batch, 1e4), batch, 9, seed)
+    part = unexpressed(expressed_genes(some, 1e4), some, 9, seed)
+    assert torch.equal(whole[3:7], part)
+    assert not torch.equal(whole, unexpressed(expressed_genes(batch, 1e4), batch, 9, seed + 1))

@@ -10,8 +10,9 @@ from kernomics import datasets
 from kernomics.data import CellCollection, concat
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import CellEncoder, TxFM
-from kernomics.models.txfm.finetune import _gene_tensors, fine_tuning, model_sha256
-from kernomics.models.txfm.gene_components import gene_components
+from kernomics.models.gene_components import gene_components
+from kernomics.models.trained import of_genes
+from kernomics.models.txfm.finetune import fine_tuning, model_sha256
 from kernomics.models.txfm.module import TxFMModule
 
 TINY = {"d_model": 16, "n_layers": 2, "n_heads": 2, "n_tokens": 12, "decoder_layers": 1}
@@ -113,7 +114,7 @@ def test_everything_known_is_copied_to_the_bit(first, other):
 
 def test_tensors_by_gene_are_found_whatever_their_size(first):
     """Of as many genes as the width, no shape tells a row per gene from a row per dimension."""
-    names = _gene_tensors(first.config)
+    names = set(of_genes(lambda n: TxFMModule(n, first.config)))
     assert names == {
         "embedding.table", "decoder.genes.weight", "decoder.genes.bias", "gene_weights"
     }  # fmt: skip

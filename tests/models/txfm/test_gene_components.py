@@ -11,7 +11,7 @@ from kernomics.data import CellCollection, concat
 from kernomics.data.expression import most_variable_genes
 from kernomics.errors import ConfigError
 from kernomics.models import TxFM
-from kernomics.models.txfm.gene_components import gene_components
+from kernomics.models.gene_components import gene_components
 from kernomics.models.txfm.initialization import DECODER_START
 
 TINY = {"d_model": 16, "n_layers": 1, "n_heads": 2, "n_tokens": 6, "decoder_layers": 0}

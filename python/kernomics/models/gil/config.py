@@ -43,11 +43,19 @@ class GILConfig:
         How a gene's embedding and its value make a token: ``"add"`` the encoding of the value by a
         network 1 → d → d (as the paper's code does), or ``"concat"``, the value as the token's
         last number.
+    gene_start
+        Where genes start: ``"components"``, at their places in the principal components of the
+        first stage's training cells, genes that come later at those of their own stage's cells,
+        mapped to what the known genes have become (ours); or ``"random"`` (as in the paper).
     loss
         ``"mse"`` of log-normalised values, or the ``"poisson"`` loss of normalised counts.
     query_weight
         Weight of the loss of what the cell's state predicts for a gene that is asked for, beside
         that of what the gene's own masked token predicts. (Paper: 1.)
+    n_unexpressed, detection_weight
+        How many genes of each cell to draw in a step that it may not express, and the weight of the
+        loss by which the cell's state learns to tell these from its hidden genes (ours: values of
+        expressed genes alone say little of a cell's type). (Paper: 0 genes.)
     target_sum
         What a cell's counts are scaled to sum to before the logarithm.
     layer_scale
@@ -63,8 +71,11 @@ class GILConfig:
     expression_share: float = 0.5
     mask_rate: float = 0.4
     combine: Literal["add", "concat"] = "add"
+    gene_start: Literal["components", "random"] = "components"
     loss: Literal["mse", "poisson"] = "mse"
     query_weight: float = 1.0
+    n_unexpressed: int = 64
+    detection_weight: float = 1.0
     target_sum: float = 1e4
     layer_scale: float = 0.1
     recompute: Recompute = "nothing"
@@ -95,8 +106,11 @@ class GILConfig:
         for name in ("target_sum", "layer_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be above 0")
-        if not 0 <= self.query_weight < math.inf:
-            raise ConfigError(f"query_weight is {self.query_weight}: it must be 0 or more")
+        for name in ("query_weight", "detection_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 0 or more")
+        if self.n_unexpressed < 0:
+            raise ConfigError(f"n_unexpressed is {self.n_unexpressed}: it must be 0 or more")
         if not 0 <= self.expression_share <= 1:
             raise ConfigError(
                 f"expression_share is {self.expression_share}: it is a share, from 0 to 1"

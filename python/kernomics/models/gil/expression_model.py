@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -16,30 +15,24 @@ from tqdm.auto import tqdm
 
 from kernomics._arguments import checked, words_of
 from kernomics.data import CellCollection
-from kernomics.data.collection import require_empty_cells
 from kernomics.data.genes import places_of
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.errors import ConfigError, closest
 from kernomics.models.base import checked_integer
-from kernomics.models.extension import new_rows
 from kernomics.models.gil.config import GILConfig
 from kernomics.models.gil.module import GILModule
 from kernomics.models.gil.tokens import expressed_genes, shown
 from kernomics.models.known_cells import KnownCells
-from kernomics.models.reading import read_as_trained
-from kernomics.models.saved import read_saved
-from kernomics.nn import drawing_from
-from kernomics.train import save_model_dir
+from kernomics.models.trained import TrainedModel
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-FORMAT = "kernomics gil 1"
 NUMBERS_AT_A_TIME = 8_000_000
 INFERENCE_DRAW = -2
 
 
-class ExpressionModel:
+class ExpressionModel(TrainedModel):
     """A trained masked model of expression.
 
     Parameters
@@ -52,16 +45,10 @@ class ExpressionModel:
         How it was trained.
     """
 
-    @checked
-    def __init__(self, module: GILModule, genes: Sequence[str], info: Mapping[str, Any]) -> None:
-        self.module = module.eval()
-        self.genes = np.array([str(gene) for gene in genes], dtype=object)
-        self.info = dict(info)
-        if len(self.genes) != module.n_genes:
-            raise ConfigError(
-                f"{len(self.genes):,} genes are named for a network that knows "
-                f"{module.n_genes:,}: name each of its rows"
-            )
+    FORMAT = "kernomics gil 1"
+    EMBEDDINGS = "genes"
+
+    module: GILModule
 
     def __repr__(self) -> str:
         config = self.config
@@ -120,7 +107,7 @@ class ExpressionModel:
         DataError
             When too few genes match, or a cell has no count of the genes known.
         """
-        known = self._known(adata, rows, min_gene_overlap, reading)
+        known = self._known(self.read(adata, **reading), rows, min_gene_overlap, reading)
         parts = [np.empty((0, self.config.d_model), np.float32)]
         for cls in self._states(known, None, n_tokens, batch_size, progress):
             parts.append(cls.float().cpu().numpy())
@@ -173,7 +160,7 @@ class ExpressionModel:
                 f"{len(unknown):,} of the {len(names):,} genes are not known to the model, first "
                 f"{unknown[0]!r}; {closest(unknown[0], self.genes)}"
             )
-        known = self._known(adata, rows, min_gene_overlap, reading)
+        known = self._known(self.read(adata, **reading), rows, min_gene_overlap, reading)
         device = self.module.genes.device
         asked = torch.from_numpy(places_of(names, self.genes)).to(device)
         parts = [np.empty((0, len(names)), np.float32)]
@@ -188,55 +175,6 @@ class ExpressionModel:
     def get_gene_embeddings(self) -> NDArray[np.float32]:
         """Return the embedding of each gene, float32 [V, d]."""
         return self.module.genes.detach().float().cpu().numpy().copy()
-
-    @checked
-    def extend(
-        self, genes: str | Sequence[str], init: str | Mapping[str, Any] | ArrayLike = "mean"
-    ) -> ExpressionModel:
-        """Return a model that also knows other genes; what this one knows stays as it is.
-
-        Parameters
-        ----------
-        genes
-            New ones, matched by name.
-        init
-            What their embeddings start from: ``"mean"`` of all; a mapping from each to a known
-            gene, or to several whose mean is taken; or the embeddings, [n, d].
-
-        Raises
-        ------
-        ConfigError
-            If a gene is known already, or lacks a donor that the model knows.
-        """
-        names = words_of("genes", genes)
-        module = self.module.grown([])
-        rows = new_rows(self.genes, module.genes.detach(), names, init)
-        module.genes = torch.nn.Parameter(torch.cat([module.genes.detach(), rows]))
-        module.requires_grad_(True)
-        added = [*self.info.get("added_genes", []), *names]
-        return ExpressionModel(module, [*self.genes, *names], {**self.info, "added_genes": added})
-
-    def read(
-        self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
-    ) -> CellCollection:
-        """Read cells as those of the training were read, but for what is given."""
-        if isinstance(adata, CellCollection):  # whose cells without counts are told of elsewhere
-            require_empty_cells(reading.pop("empty_cells", "error"))
-        return read_as_trained(adata, reading, self.info, self.genes)
-
-    def _known(
-        self,
-        adata: AnnData | str | Path | CellCollection,
-        rows: ArrayLike | None,
-        min_gene_overlap: float,
-        reading: ReadOptions,
-    ) -> KnownCells:
-        empty = reading.get("empty_cells", "error")
-        cells = self.read(adata, **reading)
-        cells.library_rule.tell(self.info.get("library"))
-        return KnownCells.of(
-            cells, self.genes, rows=rows, min_gene_overlap=min_gene_overlap, empty_cells=empty
-        )
 
     def _states(
         self,
@@ -267,44 +205,8 @@ class ExpressionModel:
 
     # -- saving ------------------------------------------------------------------------------------
 
-    @checked
-    def save(self, path: str | Path) -> None:
-        """Save as ``model.safetensors`` and ``model.json``, readable without kernomics.
-
-        Parameters
-        ----------
-        path
-            A directory: new, empty, or one that holds a saved model, which is then replaced.
-
-        Raises
-        ------
-        CheckpointError
-            If the directory holds something else or cannot be written.
-        """
-        save_model_dir(
-            path,
-            dict(self.module.state_dict()),
-            {
-                "format": FORMAT,
-                "genes": self.genes.tolist(),
-                "config": dataclasses.asdict(self.config),
-                "seed": self.module.seed,
-                "info": self.info,
-            },
-        )
-
     @classmethod
-    @checked
-    def load(cls, path: str | Path) -> ExpressionModel:
-        """Load what `save` wrote, or the ``model`` of a run directory.
-
-        Raises
-        ------
-        CheckpointError
-            If there is none, it is damaged, or it is no GIL.
-        """
-        tensors, meta = read_saved(path, FORMAT)
-        with drawing_from(0):  # overwritten at once, but the caller's generator must stay
-            module = GILModule(len(meta["genes"]), GILConfig(**meta["config"]), meta["seed"])
-        module.take(tensors)
-        return cls(module, meta["genes"], meta["info"])
+    def _network(cls, meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> GILModule:
+        module = GILModule(len(meta["genes"]), GILConfig(**meta["config"]), meta["seed"])
+        module.add_adapters_of(weights)
+        return module

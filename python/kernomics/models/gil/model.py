@@ -22,6 +22,7 @@ from kernomics.data.readers.inputs import divided_options
 from kernomics.data.staged import staged_cells
 from kernomics.errors import ConfigError, closest
 from kernomics.models.base import as_collection, checked_seed, train_module
+from kernomics.models.gene_components import gene_components, mapped
 from kernomics.models.gil.config import GILConfig, default_training
 from kernomics.models.gil.expression_model import ExpressionModel
 from kernomics.models.gil.lesson import Lesson
@@ -181,11 +182,13 @@ class GIL:
         with drawing_from(self.seed):
             module = GILModule(known[0], self.config, self.seed)
         module.start_from(self._mean_value())
+        self._place_genes(module, 0, np.sort(self.staged.rows(0)))
         module.to(where)
         self.scores[START] = gene_errors(module, self.staged, "test")
         previous = None
         for i, together in enumerate(self.plan):
             number = together[-1]
+            n_before = module.n_genes
             for stage in range(number + 1):
                 module.grow(known[stage])
             rows = np.sort(np.concatenate([self.staged.rows(stage) for stage in together]))
@@ -200,6 +203,7 @@ class GIL:
             else:
                 if self.training.progress:
                     print(f"stage {i + 1} of {len(self.plan)}, {name}", file=sys.stderr)
+                self._place_genes(module, n_before, rows)
                 history = self._teach(situation, together, i, record, where, log_dir)
                 self.scores[name] = gene_errors(module, self.staged, "test")
                 states = [method.state() for method in self.methods]
@@ -224,6 +228,23 @@ class GIL:
             "data_sha256": self.staged.cells.fingerprint,
             "train": dataclasses.asdict(self.training),
         }
+
+    def _place_genes(self, module: GILModule, first: int, rows: NDArray[np.int64]) -> None:
+        """Start new genes, those from `first` on, where the cells that bring them say.
+
+        A network with known genes holds them where training left them: components of the cells at
+        hand are mapped to these by a ridge regression over the genes that the cells have.
+        """
+        n_genes = module.n_genes
+        if self.config.gene_start == "random" or first == n_genes:
+            return
+        view = self.staged.cells.with_genes(self.stages.vocabulary[:n_genes], 1.0)
+        found = gene_components(view, rows, module.embedding_width, self.seed)
+        if first:
+            here = torch.from_numpy(view.summary(rows).n_expressing[:first] > 0)
+            learnt = module.genes.detach().cpu()[:first, : found.shape[1]]
+            found[first:] = mapped(found[first:], found[:first][here], learnt[here])
+        module.place(first, found[first:])
 
     def _mean_value(self) -> float:
         """Return the mean value of the genes expressed by cells of the first stage."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kernomics.data import Cells
 from kernomics.models.gil.adapters import Adaptation, StageAdapter
 from kernomics.models.gil.config import GILConfig
-from kernomics.models.gil.tokens import Tokens, expressed_genes, masked, shown
+from kernomics.models.gil.tokens import Tokens, expressed_genes, masked, shown, unexpressed
 from kernomics.nn import drawing_from
 from kernomics.nn.packed_encoder import PackedEncoder, Packing
 from kernomics.ops import embed_tokens
@@ -37,6 +37,9 @@ class Outputs(NamedTuple):
         the cell's state asked for the gene.
     losses_of_tokens, losses_of_queries
         [M], what is minimised.
+    loss_of_detection
+        [], of telling the hidden genes from some that the cell does not express; None where none
+        was asked.
     """
 
     cls: Tensor
@@ -44,6 +47,7 @@ class Outputs(NamedTuple):
     queries: Tensor
     losses_of_tokens: Tensor
     losses_of_queries: Tensor
+    loss_of_detection: Tensor | None = None
 
 
 class GILModule(nn.Module):
@@ -90,6 +94,7 @@ class GILModule(nn.Module):
         self.query = nn.Sequential(nn.Linear(width, width), nn.Sigmoid())
         self.query_head = nn.Linear(width, width)
         self.query_bias = nn.Linear(width, 1)
+        self.detection_head, self.detection_bias = nn.Linear(width, width), nn.Linear(width, 1)
         self.adapters = nn.ModuleList()
         self.register_buffer("drawn_by", torch.tensor([seed, 0]), persistent=False)
 
@@ -140,15 +145,29 @@ class GILModule(nn.Module):
         config = self.config
         return StageAdapter(config.d_model, config.n_layers, rank, first, stop).to(self.genes)
 
+    def add_adapters_of(self, weights: Mapping[str, Tensor]) -> None:
+        """Have as many adapters, of the same ranks, as there are among saved weights."""
+        self.adapters = nn.ModuleList()
+        while f"adapters.{len(self.adapters)}.span" in weights:
+            name = f"adapters.{len(self.adapters)}"
+            rank = len(weights[f"{name}.query.down.weight"])
+            self.adapters.append(self._adapter(rank, 0, 0))
+
     def take(self, weights: Mapping[str, Tensor]) -> None:
         """Take up saved weights, with as many adapters as there are among them."""
-        self.adapters = nn.ModuleList()
         with drawing_from(0):  # overwritten at once, but the caller's generator must stay
-            while f"adapters.{len(self.adapters)}.span" in weights:
-                name = f"adapters.{len(self.adapters)}"
-                rank = len(weights[f"{name}.query.down.weight"])
-                self.adapters.append(self._adapter(rank, 0, 0))
+            self.add_adapters_of(weights)
         self.load_state_dict(weights)
+
+    def place(self, first: int, rows: Tensor) -> None:
+        """Start the genes from `first` on at given embeddings, [n, width of an embedding]."""
+        with torch.no_grad():
+            self.genes[first : first + len(rows), : rows.shape[1]] = rows.to(self.genes)
+
+    @property
+    def embedding_width(self) -> int:
+        """How many numbers of a gene's row are learnt: with concat the last one's place is free."""
+        return self.config.d_model - (self.config.combine == "concat")
 
     def start_from(self, value: float) -> None:
         """Let all predictions begin near a value, such as the mean of the training cells'."""
@@ -172,7 +191,10 @@ class GILModule(nn.Module):
         config = self.config
         every = expressed_genes(cells, config.target_sum)
         some = shown(every, cells.cell_ids, config.n_tokens, config.expression_share, seed)
-        return masked(some, cells.cell_ids, config.mask_rate, seed)
+        some = masked(some, cells.cell_ids, config.mask_rate, seed)
+        if not config.n_unexpressed:
+            return some
+        return some._replace(unexpressed=unexpressed(every, cells, config.n_unexpressed, seed))
 
     def embed(self, tokens: Tokens) -> Tensor:
         """Return the genes' tokens [N, d], without CLS."""
@@ -211,6 +233,11 @@ class GILModule(nn.Module):
 
         A gene is asked by its embedding, whose row learns nothing from that.
         """
+        return self._answers(cls, cells, gene_ids, self.query_head, self.query_bias)
+
+    def _answers(
+        self, cls: Tensor, cells: Tensor, gene_ids: Tensor, head: nn.Module, bias: nn.Module
+    ) -> Tensor:
         rows = self.genes.detach()[gene_ids]
         for adapter in self.adapters:
             assert isinstance(adapter, StageAdapter)
@@ -218,8 +245,23 @@ class GILModule(nn.Module):
             if len(own):
                 rows = adapter.query(rows, own)
         query = self.query(rows)
-        found = (self.query_head(cls)[cells] * query).sum(1) / math.sqrt(query.shape[1])
-        return found + self.query_bias(query)[:, 0]  # type: ignore[no-any-return]
+        found = (head(cls)[cells] * query).sum(1) / math.sqrt(query.shape[1])
+        return found + bias(query)[:, 0]  # type: ignore[no-any-return]
+
+    def _detection(
+        self, cls: Tensor, tokens: Tokens, cells: Tensor, genes: Tensor, values: Tensor
+    ) -> Tensor | None:
+        """Return the loss of telling hidden genes, by their values, from genes at 0, if asked."""
+        if tokens.unexpressed is None:
+            return None
+        asked = tokens.unexpressed >= 0
+        others = asked.nonzero()[:, 0], tokens.unexpressed[asked]
+        heads = self.detection_head, self.detection_bias
+        hidden = self._answers(cls, cells, genes, *heads).float() - values
+        absent = self._answers(cls, *others, *heads).float()
+        # Both sides count the same, however many genes a cell expresses.
+        parts = [part.square().sum() / max(1, len(part)) for part in (hidden, absent)]
+        return torch.stack(parts).mean()
 
     def predicted(self, outputs: Tensor) -> Tensor:
         """Return the values, log-normalised, that outputs stand for."""
@@ -251,17 +293,20 @@ class GILModule(nn.Module):
             self.predicted(of_queries),
             self.losses(of_tokens, values),
             self.losses(of_queries, values),
+            None
+            if tokens.unexpressed is None
+            else self._detection(cls, tokens, cells, genes, values),
         )
 
     def value_losses(self, outputs: Outputs) -> dict[str, Tensor]:
-        """Return the loss over the hidden genes, and its two parts."""
+        """Return the loss over the hidden genes, and its parts."""
         n = max(1, len(outputs.tokens))
-        of_tokens, of_queries = (
-            outputs.losses_of_tokens.sum() / n,
-            outputs.losses_of_queries.sum() / n,
-        )
-        return {
-            "loss": of_tokens + self.config.query_weight * of_queries,
-            "loss/tokens": of_tokens,
-            "loss/queries": of_queries,
+        parts = {
+            "loss/tokens": outputs.losses_of_tokens.sum() / n,
+            "loss/queries": outputs.losses_of_queries.sum() / n,
         }
+        total = parts["loss/tokens"] + self.config.query_weight * parts["loss/queries"]
+        if outputs.loss_of_detection is not None:
+            parts["loss/detection"] = outputs.loss_of_detection
+            total = total + self.config.detection_weight * outputs.loss_of_detection
+        return {"loss": total, **parts}

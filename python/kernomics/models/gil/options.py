@@ -18,8 +18,11 @@ class GILOptions(ReadOptions, total=False):
     expression_share: float
     mask_rate: float
     combine: Literal["add", "concat"]
+    gene_start: Literal["components", "random"]
     loss: Literal["mse", "poisson"]
     query_weight: float
+    n_unexpressed: int
+    detection_weight: float
     target_sum: float
     layer_scale: float
     recompute: Recompute

@@ -1,4 +1,4 @@
-"""Which genes of a cell a step shows, and which of these it hides."""
+"""Which genes of a cell a step shows, which of these it hides, and which it asks for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from kernomics.data import Cells
-from kernomics.nn.philox import STREAM_MASKED_VALUES, STREAM_SHOWN_GENES, uniforms_at
+from kernomics.nn.philox import (
+    STREAM_MASKED_VALUES,
+    STREAM_SHOWN_GENES,
+    STREAM_UNEXPRESSED_GENES,
+    uniforms,
+    uniforms_at,
+)
 from kernomics.ops import sample_tokens
 
 
@@ -27,6 +33,8 @@ class Tokens(NamedTuple):
         int64 [B] on the CPU, genes of each cell.
     cells
         int64 [N], which cell each belongs to.
+    unexpressed
+        int64 [B, n], genes measured in each cell and without a count there; −1 for none.
     """
 
     gene_ids: Tensor
@@ -34,6 +42,7 @@ class Tokens(NamedTuple):
     hidden: Tensor
     lengths: Tensor
     cells: Tensor
+    unexpressed: Tensor | None = None
 
     def of(self, kept: Tensor) -> Tokens:
         """Return some of the tokens, bool [N], of the same cells."""
@@ -90,6 +99,26 @@ def shown(
     kept = ~long
     kept[long] = _ranks(torch.where(weighted, -1.0, drawn[:, 1]), some.cells) < n_tokens
     return tokens.of(kept)
+
+
+def unexpressed(expressed: Tokens, cells: Cells, n: int, seed: Tensor) -> Tensor:
+    """Draw n genes for each cell, int64 [B, n], and leave out (−1) those that are no answer.
+
+    These are genes that the cell expresses, and those that were not measured in it.
+    """
+    width = cells.n_genes
+    drawn = uniforms(seed, cells.cell_ids, n, STREAM_UNEXPRESSED_GENES)
+    genes = (drawn * width).long().clamp_max(width - 1)
+    rows = torch.arange(len(genes), device=genes.device)[:, None]
+    there = expressed.cells * width + expressed.gene_ids  # ascending
+    left_out = torch.zeros_like(genes, dtype=torch.bool)
+    if len(there):
+        keys = rows * width + genes
+        place = torch.searchsorted(there, keys).clamp_max(len(there) - 1)
+        left_out = there[place] == keys
+    if cells.observed is not None:
+        left_out |= ~cells.observed.mask.bool()[cells.observed.panel_id.long()[:, None], genes]
+    return genes.masked_fill(left_out, -1)
 
 
 def masked(tokens: Tokens, cell_ids: Tensor, mask_rate: float, seed: Tensor) -> Tokens:

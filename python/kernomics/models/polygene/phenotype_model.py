@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,9 @@ from tqdm.auto import tqdm
 
 from kernomics._arguments import checked, words_of
 from kernomics.data import CellCollection, Cells
-from kernomics.data.collection import require_empty_cells
 from kernomics.data.readers.inputs import ReadOptions, divided_options
 from kernomics.data.row_numbers import row_numbers
 from kernomics.models.base import checked_integer
-from kernomics.models.extension import new_rows
 from kernomics.models.known_cells import KnownCells
 from kernomics.models.polygene.config import PolyGeneConfig
 from kernomics.models.polygene.module import PolyGeneModule
@@ -31,20 +28,16 @@ from kernomics.models.polygene.phenotypes import (
     prediction_table,
     score_phenotype,
 )
-from kernomics.models.reading import read_as_trained
-from kernomics.models.saved import read_saved
 from kernomics.models.tasks import Task, read_outputs
-from kernomics.nn import drawing_from
-from kernomics.train import save_model_dir
+from kernomics.models.trained import TrainedModel
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-FORMAT = "kernomics polygene 1"
 NUMBERS_AT_A_TIME = 8_000_000
 
 
-class PhenotypeModel:
+class PhenotypeModel(TrainedModel):
     """A trained masked transformer of phenotypes and expressed genes.
 
     Parameters
@@ -57,13 +50,10 @@ class PhenotypeModel:
         How it was trained.
     """
 
-    @checked
-    def __init__(
-        self, module: PolyGeneModule, genes: Sequence[str], info: Mapping[str, Any]
-    ) -> None:
-        self.module = module.eval()
-        self.genes = np.array([str(gene) for gene in genes], dtype=object)
-        self.info = dict(info)
+    FORMAT = "kernomics polygene 1"
+    EMBEDDINGS = "genes"
+
+    module: PolyGeneModule
 
     def __repr__(self) -> str:
         config = self.config
@@ -286,62 +276,11 @@ class PhenotypeModel:
         """Return the embedding of each gene, float32 [G, d]."""
         return self.module.genes.detach().float().cpu().numpy().copy()
 
-    @checked
-    def extend(
-        self, genes: str | Sequence[str], init: str | Mapping[str, Any] | ArrayLike = "mean"
-    ) -> PhenotypeModel:
-        """Return a model that also knows other genes; what this one knows stays as it is.
-
-        Parameters
-        ----------
-        genes
-            New ones, matched by name.
-        init
-            What their embeddings start from: ``"mean"`` of all; a mapping from each to a known
-            gene, or to several whose mean is taken; or the embeddings, [n, d].
-
-        Raises
-        ------
-        ConfigError
-            If a gene is known already, or lacks a donor that the model knows.
-        """
-        names = words_of("genes", genes)
-        module = copy.deepcopy(self.module)
-        rows = new_rows(self.genes, module.genes.detach(), names, init)
-        module.genes = torch.nn.Parameter(torch.cat([module.genes.detach(), rows]))
-        module.n_genes += len(names)
-        added = [*self.info.get("added_genes", []), *names]
-        return PhenotypeModel(module, [*self.genes, *names], {**self.info, "added_genes": added})
-
-    def read(
-        self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
-    ) -> CellCollection:
-        """Read cells as those of the training were read, but for what is given."""
-        if isinstance(adata, CellCollection):  # whose cells without counts are told of elsewhere
-            require_empty_cells(reading.pop("empty_cells", "error"))
-        return read_as_trained(adata, reading, self.info, self.genes)
-
     def shown_codes(
         self, cells: CellCollection, given: str | Sequence[str], hidden: Sequence[str]
     ) -> NDArray[np.int64]:
         """Return the codes of the phenotypes as the model sees them, int64 [n_cells, P]."""
         return self.phenotypes.shown(cells, given, hidden)
-
-    def _known(
-        self,
-        cells: CellCollection,
-        rows: ArrayLike | None,
-        min_gene_overlap: float,
-        reading: ReadOptions,
-    ) -> KnownCells:
-        cells.library_rule.tell(self.info.get("library"))
-        return KnownCells.of(
-            cells,
-            self.genes,
-            rows=rows,
-            min_gene_overlap=min_gene_overlap,
-            empty_cells=reading.get("empty_cells", "error"),
-        )
 
     def _states(
         self,
@@ -377,64 +316,14 @@ class PhenotypeModel:
 
     # -- saving ----------------------------------------------------------------------------------
 
-    @checked
-    def save(self, path: str | Path) -> None:
-        """Save as ``model.safetensors`` and ``model.json``, readable without kernomics.
-
-        Parameters
-        ----------
-        path
-            A directory: new, empty, or one that holds a saved model, which is then replaced.
-
-        Raises
-        ------
-        CheckpointError
-            If the directory holds something else or cannot be written.
-        """
-        save_model_dir(
-            path,
-            dict(self.module.state_dict()),
-            {
-                "format": FORMAT,
-                "genes": self.genes.tolist(),
-                "config": dataclasses.asdict(self.config),
-                "tasks": [dataclasses.asdict(task) for task in self.tasks],
-                "seed": self.module.seed,
-                "info": self.info,
-            },
-        )
+    def _about(self) -> dict[str, Any]:
+        return {"tasks": [dataclasses.asdict(task) for task in self.tasks]}
 
     @classmethod
-    @checked
-    def load(cls, path: str | Path) -> PhenotypeModel:
-        """Load what `save` wrote, or the ``model`` of a run directory.
-
-        Raises
-        ------
-        CheckpointError
-            If there is none, it is damaged, or it is no PolyGene.
-        """
-        tensors, meta = read_saved(path, FORMAT)
-        tasks = [
-            Task(
-                saved["name"],
-                saved["kind"],
-                tuple(saved["classes"]),
-                saved["weight"],
-                tuple(saved["class_weights"]),
-            )
-            for saved in meta["tasks"]
-        ]
-        with drawing_from(0):  # overwritten at once, but the caller's generator must stay
-            module = PolyGeneModule(
-                len(meta["genes"]),
-                tasks,
-                PolyGeneConfig(**meta["config"]),
-                tensors["edges"].tolist(),
-                meta["seed"],
-            )
-        module.load_state_dict(tensors)
-        return cls(module, meta["genes"], meta["info"])
+    def _network(cls, meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> PolyGeneModule:
+        tasks = [Task.from_dict(saved) for saved in meta["tasks"]]
+        config, edges = PolyGeneConfig(**meta["config"]), weights["edges"].tolist()
+        return PolyGeneModule(len(meta["genes"]), tasks, config, edges, meta["seed"])
 
 
 def _divided(options: Mapping[str, Any]) -> tuple[ReadOptions, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -11,31 +10,26 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from kernomics._arguments import checked
 from kernomics.data import CellCollection, Cells
-from kernomics.data.collection import require_empty_cells
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.base import checked_integer, checked_names
-from kernomics.models.known_cells import KnownCells
-from kernomics.models.reading import read_as_trained
-from kernomics.models.saved import read_saved
+from kernomics.models.trained import TrainedModel
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.module import Tokens, TxFMModule
-from kernomics.nn import drawing_from
-from kernomics.train import save_model_dir
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-FORMAT = "kernomics txfm 1"
 NUMBERS_AT_A_TIME = 2**23
 """Token entries (cells × tokens × width) of a batch at inference: 32 MB a layer's activations."""
 
 
-class CellEncoder:
+class CellEncoder(TrainedModel):
     """A trained TxFM.
 
     Made by `TxFM.train` or `CellEncoder.load`.
@@ -51,11 +45,10 @@ class CellEncoder:
         they were read with.
     """
 
-    @checked
-    def __init__(self, module: TxFMModule, genes: Sequence[str], info: Mapping[str, Any]) -> None:
-        self.module = module.eval()
-        self.genes = np.array([str(gene) for gene in genes], dtype=object)
-        self.info = dict(info)
+    FORMAT = "kernomics txfm 1"
+    EMBEDDINGS = "embedding.table"
+
+    module: TxFMModule
 
     def __repr__(self) -> str:
         config = self.config
@@ -228,17 +221,6 @@ class CellEncoder:
         )
         return tensor.detach().float().cpu().numpy().copy()
 
-    def read(
-        self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
-    ) -> CellCollection:
-        """Read cells as those of the training were read, except for the options given.
-
-        The parameters are those of `get_latent_representation`.
-        """
-        if isinstance(adata, CellCollection):  # whose cells without counts are told of elsewhere
-            require_empty_cells(reading.pop("empty_cells", "error"))
-        return read_as_trained(adata, reading, self.info, self.genes)
-
     def checked_block(self, block: int) -> int:
         """Return the number of a block, from 1, if this model has it.
 
@@ -281,14 +263,7 @@ class CellEncoder:
         if batch_size is not None:
             batch_size = checked_integer("batch_size", batch_size)
         collection = self.read(adata, **reading)
-        known = KnownCells.of(
-            collection,
-            self.genes,
-            rows=rows,
-            min_gene_overlap=min_gene_overlap,
-            empty_cells=reading.get("empty_cells", "error"),
-        )
-        collection.library_rule.tell(self.info.get("library"))
+        known = self._known(collection, rows, min_gene_overlap, reading)
         length = known.most_genes if n_tokens is None else min(n_tokens, known.most_genes)
         size = batch_size or max(1, NUMBERS_AT_A_TIME // ((length + 1) * self.config.d_model))
         device = next(self.module.parameters()).device
@@ -304,44 +279,6 @@ class CellEncoder:
 
     # -- saving ----------------------------------------------------------------------------------
 
-    @checked
-    def save(self, path: str | Path) -> None:
-        """Save as ``model.safetensors`` and ``model.json``, readable without kernomics.
-
-        Parameters
-        ----------
-        path
-            A directory: new, empty, or holding a saved model, which is replaced.
-
-        Raises
-        ------
-        CheckpointError
-            If the directory holds something else or cannot be written.
-        """
-        save_model_dir(
-            path,
-            dict(self.module.state_dict()),
-            {
-                "format": FORMAT,
-                "genes": self.genes.tolist(),
-                "config": dataclasses.asdict(self.config),
-                "seed": self.module.seed,
-                "info": self.info,
-            },
-        )
-
     @classmethod
-    @checked
-    def load(cls, path: str | Path) -> CellEncoder:
-        """Load what `save` wrote, or the ``model`` of a run directory.
-
-        Raises
-        ------
-        CheckpointError
-            If there is none, it is damaged, or it is not a TxFM.
-        """
-        tensors, meta = read_saved(path, FORMAT)
-        with drawing_from(0):  # overwritten at once, but the caller's generator must stay
-            module = TxFMModule(len(meta["genes"]), TxFMConfig(**meta["config"]), meta["seed"])
-        module.load_state_dict(tensors)
-        return cls(module, meta["genes"], meta["info"])
+    def _network(cls, meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> TxFMModule:
+        return TxFMModule(len(meta["genes"]), TxFMConfig(**meta["config"]), meta["seed"])

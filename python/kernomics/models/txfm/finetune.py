@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kernomics._warnings import warn
 from kernomics.data import CellCollection, Split
 from kernomics.data.expression import most_variable_genes
 from kernomics.data.genes import mismatch_cause
 from kernomics.errors import ConfigError, DataError, percent
+from kernomics.models.gene_components import mapped
+from kernomics.models.trained import of_genes
 from kernomics.models.txfm.cell_encoder import CellEncoder
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.module import TxFMModule
@@ -32,9 +33,6 @@ CHANGEABLE = ("n_tokens", "masking_power", "loss", "stochastic_depth", "recomput
 
 WELL_KNOWN = 0.8
 """Below this share of known genes a warning says so (ours)."""
-
-RIDGE = 1e-3
-"""Of the map to the model's tokens, as a share of the mean variance of what is mapped."""
 
 
 def fine_tuning(split: Split, d_model: int) -> TrainConfig:
@@ -173,7 +171,8 @@ class Pretrained:
 
     def apply(self, module: TxFMModule) -> None:
         """Copy the model's weights into an untrained module over `genes`."""
-        given, of_genes = self.encoder.module.state_dict(), _gene_tensors(module.config)
+        given = self.encoder.module.state_dict()
+        per_gene = of_genes(lambda n: TxFMModule(n, module.config))
         place = {gene: i for i, gene in enumerate(self.encoder.genes)}
         rows = torch.tensor([place[gene] for gene in self.kept])
         n_kept = len(rows)
@@ -182,13 +181,13 @@ class Pretrained:
             for name, tensor in module.state_dict().items():
                 if name not in given or name == "gene_weights":  # these follow from the new data
                     continue
-                if name in of_genes:
+                if name in per_gene:
                     tensor[:n_kept] = given[name].cpu()[rows]
                 else:
                     tensor.copy_(given[name])
             table = module.embedding.gene_embeddings
             if module.config.gene_start == "components":
-                table[n_kept:] = _mapped(began[n_kept:], began[:n_kept], table[:n_kept])
+                table[n_kept:] = mapped(began[n_kept:], began[:n_kept], table[:n_kept])
             else:
                 known = self.encoder.module.embedding.gene_embeddings.cpu()
                 drawn = torch.randn(table[n_kept:].shape)
@@ -232,24 +231,6 @@ def model_sha256(encoder: CellEncoder) -> str:
     for name, tensor in sorted(encoder.module.state_dict().items()):
         whole.update(name.encode() + tensor.cpu().contiguous().numpy().astype("<f4").tobytes())
     return whole.hexdigest()
-
-
-def _mapped(points: Tensor, given: Tensor, found: Tensor) -> Tensor:
-    """Map points as `given` maps to `found` by a ridge regression, [n, d] each."""
-    x, y = given.double(), found.double()
-    centred = x - x.mean(0)
-    squares = centred.T @ centred
-    ridge = (RIDGE * squares.diagonal().mean()).clamp_min(1e-12) * torch.eye(len(squares))
-    slopes = torch.linalg.solve(squares + ridge, centred.T @ (y - y.mean(0)))
-    mapped: Tensor = (points.double() - x.mean(0)) @ slopes + y.mean(0)
-    return mapped.to(points.dtype)
-
-
-def _gene_tensors(config: TxFMConfig) -> set[str]:
-    """Names of the tensors with a row per gene: those whose shape follows the vocabulary's size."""
-    with torch.device("meta"):
-        one, two = (TxFMModule(n, config).state_dict() for n in (1, 2))
-    return {name for name in one if one[name].shape != two[name].shape}
 
 
 def _first(genes: list[str]) -> str:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from kernomics.data import CellCollection, Cells
 from kernomics.data.row_numbers import parts
+from kernomics.models.gene_components import gene_components
 from kernomics.models.txfm.config import NEGATIVE_BINOMIALS, RECTIFIED, TxFMConfig
-from kernomics.models.txfm.gene_components import gene_components
 from kernomics.models.txfm.losses import BETA
 from kernomics.models.txfm.module import DROPOUT_START, TxFMModule
 

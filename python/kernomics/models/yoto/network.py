@@ -111,9 +111,13 @@ class PanelNetwork(nn.Module):
         """Return each task's output [B, n_out] for cells over the panel's genes."""
         return self.outputs(transformed(cells, self.transform).dense())
 
-    def outputs(self, x: Tensor) -> list[Tensor]:
-        """Return each task's output [B, n_out] for transformed counts [B, k]."""
-        shared = self.trunk(self.first(x))
+    def outputs(self, x: Tensor, shift: Tensor | None = None) -> list[Tensor]:
+        """Return each task's output [B, n_out] for transformed counts [B, k].
+
+        What other genes add to the shared encoder's first layer may be given, [B, H].
+        """
+        first = self.first(x)
+        shared = self.trunk(first if shift is None else first + shift)
         if not len(self.private):
             return [head(shared) for head in self.heads]
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,24 +14,34 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, words_of
 from kernomics._warnings import warn
 from kernomics.data import CellCollection, Labels
 from kernomics.data.labels import column
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.data.row_numbers import parts, row_numbers
 from kernomics.errors import ConfigError, DataError, closest
+from kernomics.models.extension import check_new
 from kernomics.models.reading import read_as_trained
 from kernomics.models.saved import read_saved
 from kernomics.models.tasks import Task, read_outputs, score_task
-from kernomics.models.yoto.missing_genes import checked_absent, missing_warning, panel_input
+from kernomics.models.yoto.added_genes import AddedGenes, taught
+from kernomics.models.yoto.missing_genes import (
+    checked_absent,
+    missing_warning,
+    panel_input,
+    require_genes,
+)
 from kernomics.models.yoto.network import PanelNetwork
-from kernomics.train import save_model_dir
+from kernomics.models.yoto.truths import truth_of
+from kernomics.train import TrainConfig, save_model_dir
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 FORMAT = "kernomics panel 1"
+STEPS_OF_EXTENSION = 2_000
+EXTENSION: dict[str, Any] = {"batch_size": 128, "learning_rate": 3e-3, "patience": 10}
 
 
 class Panel:
@@ -55,6 +66,8 @@ class Panel:
     input_means : Tensor or None
         float32 [k], each gene's mean input over the training cells, which replaces genes missing
         from the data; None if unknown.
+    added : list of AddedGenes
+        What `extend` taught, one part for each call.
     """
 
     @checked
@@ -67,8 +80,10 @@ class Panel:
         info: Mapping[str, Any],
         *,
         input_means: Tensor | None = None,
+        added: Sequence[AddedGenes] = (),
     ) -> None:
         self.network = network
+        self.added = list(added)
         self.input_means = input_means
         self.genes = [str(gene) for gene in genes]
         self.tasks = network.tasks
@@ -88,6 +103,11 @@ class Panel:
         return f"Panel of {len(self.genes)} genes for {tasks}: {', '.join(self.genes[:8])}" + (
             ", …" if len(self.genes) > 8 else ""
         )
+
+    @property
+    def added_genes(self) -> list[str]:
+        """The genes that `extend` added, which data may lack."""
+        return [gene for part in self.added for gene in part.genes]
 
     # -- prediction ------------------------------------------------------------------------------
 
@@ -130,9 +150,8 @@ class Panel:
         found: dict[str, list[NDArray[Any]]] = {task.name: [] for task in self.tasks}
         with torch.inference_mode():
             for part in parts(len(wanted)):
-                outputs = self.network.outputs(
-                    panel_input(self.network, view, wanted[part], present, self.input_means)
-                )
+                x = panel_input(self.network, view, wanted[part], present, self.input_means)
+                outputs = self.network.outputs(x, self._shift(cells, wanted[part]))
                 for task, output in zip(self.tasks, outputs, strict=True):
                     found[task.name].append(read_outputs(task, output))
         empty = {
@@ -140,6 +159,15 @@ class Panel:
             for task in self.tasks
         }
         return {name: np.concatenate(some) if some else empty[name] for name, some in found.items()}
+
+    def _shift(self, cells: CellCollection, rows: NDArray[np.int64]) -> Tensor | None:
+        """Return what the added genes contribute; None where the data have none of them."""
+        total = None
+        for part in self.added:
+            shift = part.shift(cells, rows, self.network.transform)
+            if shift is not None:
+                total = shift if total is None else total + shift
+        return total
 
     @checked
     def predict(
@@ -262,6 +290,18 @@ class Panel:
             Per task found in the data the class int64 [n], −1 for cells without a class that the
             panel knows, or the number float [n], NaN without; and the outputs of all cells.
         """
+        truths = self._truths(cells, labels)
+        outputs = self.outputs(cells, allow_missing=allow_missing)
+        return {
+            task.name: (truths[task.name], outputs[task.name])
+            for task in self.tasks
+            if task.name in truths
+        }
+
+    def _truths(
+        self, cells: CellCollection, labels: Mapping[str, str] | None
+    ) -> dict[str, NDArray[Any]]:
+        """Return the true labels of the tasks that the data have."""
         given = dict(labels or {})
         known = [task.name for task in self.tasks]
         for name in given:
@@ -269,7 +309,7 @@ class Panel:
                 raise ConfigError(f"the panel has no task {name!r}; {closest(name, known)}")
         obs = cells.obs
         truths = {
-            task.name: _truth(task, column(obs, given.get(task.name, task.name)))
+            task.name: truth_of(task, column(obs, given.get(task.name, task.name)))
             for task in self.tasks
             if task.name in given or task.name in obs.columns
         }
@@ -278,12 +318,7 @@ class Panel:
                 f"obs has none of the panel's labels {known}; its columns are {list(obs.columns)}: "
                 "name the column of a label with labels={label: column}"
             )
-        outputs = self.outputs(cells, allow_missing=allow_missing)
-        return {
-            task.name: (truths[task.name], outputs[task.name])
-            for task in self.tasks
-            if task.name in truths
-        }
+        return truths
 
     def read(
         self, adata: AnnData | str | Path | CellCollection, **reading: Unpack[ReadOptions]
@@ -297,6 +332,91 @@ class Panel:
         if lognorm:
             cells.library_rule.tell(known)
         return cells
+
+    # -- more genes ------------------------------------------------------------------------------
+
+    @checked
+    def extend(
+        self,
+        genes: str | Sequence[str],
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        labels: Mapping[str, str] | None = None,
+        max_epochs: int | None = None,
+        seed: int = 0,
+        progress: bool = True,
+        **reading: Unpack[ReadOptions],
+    ) -> Panel:
+        """Return a panel that also reads other genes; without them it predicts what this one does.
+
+        Everything that this panel learnt is fixed. A new gene has weights of its own, A in
+        W·x + b + A·(x_new − x̄_new), before the first activation of the shared encoder, learnt from
+        labelled cells. Where the data lack all added genes nothing is added, and predictions are
+        those of this panel to the bit; a gene that some cells lack adds exactly 0 there.
+
+        Parameters
+        ----------
+        genes
+            New ones, which `adata` has.
+        adata
+            Cells with the panel's genes, the new ones, and labels of at least one task; AnnData,
+            path of an ``.h5ad`` file or collection, not modified. A tenth of the cells tells when
+            to stop, and whose weights to keep.
+        labels
+            obs column of a task, if its name differs from the one in training.
+        max_epochs
+            Passes over the cells at most; by default about 2,000 steps.
+        seed
+            Of the division of the cells and their order.
+        progress
+            Whether to show a progress bar.
+        **reading
+            As in `predict`.
+
+        Raises
+        ------
+        ConfigError
+            If a gene is in the panel already or named twice.
+        DataError
+            If the data lack genes, or have no label of the panel; see `evaluate`.
+        """
+        names = words_of("genes", genes)
+        check_new(names, [*self.genes, *self.added_genes])
+        cells = self.read(adata, **reading)
+        every = [*self.genes, *self.added_genes, *names]
+        require_genes(every, cells, remedy="cells that teach new genes have all genes measured")
+        view = cells.with_genes(every, 1.0)
+        if view.observed is not None and not bool(view.observed.mask.all()):
+            raise DataError(
+                "not every data set of the collection has all genes of the panel and all new "
+                "ones: give the data sets that have"
+            )
+        truths = self._truths(cells, labels)
+        view = view.with_labels(
+            {
+                task.name: Labels(task.name, task.kind, truths[task.name], task.classes)
+                for task in self.tasks
+                if task.name in truths
+            }
+        )
+        epochs = max(1, round(STEPS_OF_EXTENSION * EXTENSION["batch_size"] / cells.n_cells))
+        config = TrainConfig(
+            max_epochs=epochs if max_epochs is None else max_epochs,
+            seed=seed, progress=progress, **EXTENSION,
+        )  # fmt: skip
+        part, history = taught(copy.deepcopy(self.network), self.added, names, view, config)
+        found = Panel(
+            self.network, self.genes, self.ranking.index.tolist(), self.ranking["score"],
+            {
+                **self.info,
+                "added": [
+                    *self.info.get("added", []),
+                    {"genes": names, "cells": cells.n_cells, "loss": history.best_value},
+                ],
+            },
+            input_means=self.input_means, added=[*self.added, part],
+        )  # fmt: skip
+        return found
 
     # -- saving ----------------------------------------------------------------------------------
 
@@ -319,6 +439,8 @@ class Panel:
         tensors["scores"] = torch.from_numpy(scores.copy())
         if self.input_means is not None:
             tensors["input_means"] = self.input_means
+        for i, part in enumerate(self.added):
+            tensors |= {f"added.{i}.{name}": value for name, value in part.state_dict().items()}
         save_model_dir(
             path,
             tensors,
@@ -329,6 +451,7 @@ class Panel:
                 "tasks": [dataclasses.asdict(task) for task in self.tasks],
                 "hidden": self.network.hidden,
                 "transform": self.network.transform,
+                "added": [part.genes for part in self.added],
                 "info": self.info,
             },
         )
@@ -344,11 +467,7 @@ class Panel:
             If there is none, it is damaged, or it is not a panel.
         """
         tensors, meta = read_saved(path, FORMAT)
-        tasks = [
-            Task(**{**task, "classes": tuple(task["classes"]),
-                    "class_weights": tuple(task["class_weights"])})
-            for task in meta["tasks"]
-        ]  # fmt: skip
+        tasks = [Task.from_dict(task) for task in meta["tasks"]]
         prefix = "network."
         weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         network = PanelNetwork.from_weights(weights, tasks, meta["hidden"], meta["transform"])
@@ -359,48 +478,8 @@ class Panel:
             tensors["scores"].numpy(),
             meta["info"],
             input_means=tensors.get("input_means"),
+            added=[
+                AddedGenes.from_weights(genes, tensors, f"added.{i}.")
+                for i, genes in enumerate(meta.get("added", []))
+            ],
         )
-
-
-def _truth(task: Task, values: pd.Series[Any]) -> NDArray[Any]:
-    """Read a column as a task's truth; classes that the panel does not know become unlabelled."""
-    labels = Labels.from_series(values, task.name, kind=task.kind)
-    if not labels.labelled.any():
-        raise DataError(
-            f"label {task.name!r}: none of the {len(labels.labelled):,} cells has a value in obs "
-            f"column {str(values.name)!r}, so there is nothing to score; name another column "
-            "with labels={label: column}"
-        )
-    if task.kind == "continuous":
-        if np.unique(labels.values[labels.labelled]).size == 1:
-            warn(
-                f"label {task.name!r}: all cells to score have the value "
-                f"{labels.values[labels.labelled][0]:g}, so R² and the correlation are undefined"
-            )
-        return labels.values
-    counts = labels.counts()
-    unknown = [name for name in counts if name not in task.classes]
-    if counts and len(unknown) == len(counts):
-        raise DataError(
-            f"label {task.name!r}, read from obs column {str(values.name)!r}, shares no class with "
-            f"the panel: it has {_first(unknown)}, the panel {_first(task.classes)}"
-        )
-    if unknown:
-        cells = sum(counts[name] for name in unknown)
-        warn(
-            f"label {task.name!r}: {cells:,} of {int(labels.labelled.sum()):,} labelled cells "
-            f"are of {len(unknown)} {'class' if len(unknown) == 1 else 'classes'} unknown to the "
-            f"panel, first {unknown[0]!r}; they are left out of the scores"
-        )
-    known = [name for name in counts if name in task.classes]
-    if len(known) == 1 < len(task.classes):
-        warn(
-            f"label {task.name!r}: all cells to score are of one class, {known[0]!r}; the scores "
-            "say nothing about distinguishing classes"
-        )
-    return labels.aligned(task.classes).values
-
-
-def _first(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

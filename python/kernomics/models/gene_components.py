@@ -1,4 +1,4 @@
-"""Where TxFM's genes may start: at the principal components of the training cells."""
+"""Where genes may start: at their places in the principal components of the training cells."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from kernomics.data.rng import Stream, permutation, philox
 
 MOST_CELLS = 20_000
 """Cells that the components are of; more would not move the leading ones."""
+RIDGE = 1e-3
+"""Of the map to what a model has learnt, as a share of the mean variance of what is mapped."""
 
 
 def gene_components(
@@ -59,3 +61,14 @@ def gene_components(
         if (spread := np.sqrt(np.mean(loadings**2))) > 0:
             found[:, :possible] = loadings / spread
     return torch.from_numpy(found).float()
+
+
+def mapped(points: Tensor, given: Tensor, found: Tensor) -> Tensor:
+    """Map points as `given` maps to `found` by a ridge regression, [n, d] each."""
+    x, y = given.double(), found.double()
+    centred = x - x.mean(0)
+    squares = centred.T @ centred
+    ridge = (RIDGE * squares.diagonal().mean()).clamp_min(1e-12) * torch.eye(len(squares))
+    slopes = torch.linalg.solve(squares + ridge, centred.T @ (y - y.mean(0)))
+    mapped: Tensor = (points.double() - x.mean(0)) @ slopes + y.mean(0)
+    return mapped.to(points.dtype)
