@@ -13,6 +13,7 @@ from kernomics.attribution import (
     ReconstructionSource,
     attribute,
     attribute_pairs,
+    deeplift_pairs,
     grad_x_delta,
     integrated_gradients,
     make_pairs,
@@ -103,6 +104,18 @@ def test_integrated_gradients_are_complete_and_one_way():
     assert found.params["complete"] is True
     np.testing.assert_array_equal(found.table["importance"], 0)
     np.testing.assert_allclose(found.table["effect"], found.table["forward"])
+
+
+def test_deeplift_is_complete_for_a_panel_and_for_a_txfm():
+    model = YOTO(conditions(), "treatment", 6).train(max_epochs=5, progress=False)
+    found = attribute(model.cells, model, **ASKED, n_pairs=20, engine="deeplift")
+    assert found.summary()["completeness"]["max"] < 1e-4
+    encoder = TxFM(conditions(), d_model=16, n_layers=1, n_heads=2).train(1, progress=False).trained
+    source = ReconstructionSource(encoder, collection(), gene=encoder.genes[2])
+    scores = deeplift_pairs(source, np.array([3, 9]), np.array([4, 10]), 0)
+    change = scores.outputs[:, 0] - scores.outputs[:, 1]
+    total = torch.zeros(2).index_add_(0, scores.blend.pairs, scores.forward)
+    torch.testing.assert_close(total, change, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_scores():

@@ -162,6 +162,7 @@ class PanelSource:
         self, panel: Panel, cells: CellCollection, target: str, *, output: Output = "logits"
     ) -> None:
         _require_output(output)
+        panel.require_base("attribution")
         names = [task.name for task in panel.tasks]
         if target not in names:
             raise ConfigError(f"the panel has no task {target!r}; {closest(target, names)}")

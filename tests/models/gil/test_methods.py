@@ -103,7 +103,10 @@ def test_distillation_is_the_squared_difference_at_known_genes():
     torch.testing.assert_close(losses["loss/distillation"], 3 * expected)
     torch.testing.assert_close(
         losses["loss"],
-        losses["loss/tokens"] + losses["loss/queries"] + losses["loss/detection"] + 3 * expected,
+        losses["loss/tokens"]
+        + losses["loss/queries"]
+        + 2 * losses["loss/detection"]
+        + 3 * expected,
     )
 
 

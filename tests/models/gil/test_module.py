@@ -76,7 +76,7 @@ def test_predictions_and_gradients_are_those_of_the_plain_network(combine):
     loss = module.value_losses(found)["loss"]
     truth = tokens.values[tokens.hidden]
     plain_loss = F.mse_loss(expected[1].float(), truth) + F.mse_loss(expected[2].float(), truth)
-    plain_loss = plain_loss + plain_detection(module, tokens, expected[0]).float()
+    plain_loss = plain_loss + 2 * plain_detection(module, tokens, expected[0]).float()
     torch.testing.assert_close(loss, plain_loss)
     parameters = list(module.parameters())
     for one, other in zip(

@@ -10,8 +10,10 @@ import torch
 from scipy import sparse
 
 import kernomics as kn
+from kernomics.attribution import PanelSource
 from kernomics.data import CellCollection
 from kernomics.errors import ConfigError, DataError
+from kernomics.evaluation.panels.contributions import contributions
 from kernomics.models.yoto.added_genes import AddedGenes
 
 
@@ -134,3 +136,22 @@ def test_cells_without_labels_or_without_the_panel_are_refused(panel):
         panel.extend("gene_10", unlabelled, progress=False)
     with pytest.raises(DataError, match="missing from the data"):
         panel.extend("gene_10", of_genes(cells(1), panel.genes[0]), progress=False)
+
+
+def test_what_looks_at_the_own_genes_alone_refuses_added_ones(panel, extended, tmp_path):
+    adata = cells(1)
+    extended.save(tmp_path / "panel")
+    with pytest.raises(ConfigError, match=r"1 were added to this one, first 'gene_10'.*panel.base"):
+        kn.models.YOTO(adata, labels_key="cell_type", n_genes=6, extend=extended)
+    with pytest.raises(ConfigError, match=r"panel.base"):
+        kn.models.YOTO(adata, labels_key="cell_type", n_genes=6, extend=tmp_path / "panel")
+    with pytest.raises(ConfigError, match=r"panel.base"):
+        PanelSource(extended, CellCollection.from_anndata(adata), "cell_type")
+    with pytest.raises(ConfigError, match=r"panel.base"):
+        contributions(
+            extended,
+            CellCollection.from_anndata(adata, labels_key="cell_type"),
+            [0],
+            background_rows=[1],
+        )
+    assert extended.base.predict(adata).equals(panel.predict(adata))

@@ -89,6 +89,7 @@ def contributions(
     UserWarning
         If cells have classes unknown to the panel; they are left out.
     """
+    panel.require_base("a gene's contribution")
     measured = rows_of("rows", rows, cells.n_cells)
     background = rows_of("background_rows", background_rows, cells.n_cells)
     require_genes(panel.genes, cells)

@@ -75,7 +75,7 @@ class GILConfig:
     loss: Literal["mse", "poisson"] = "mse"
     query_weight: float = 1.0
     n_unexpressed: int = 64
-    detection_weight: float = 1.0
+    detection_weight: float = 2.0
     target_sum: float = 1e4
     layer_scale: float = 0.1
     recompute: Recompute = "nothing"

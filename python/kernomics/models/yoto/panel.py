@@ -109,6 +109,26 @@ class Panel:
         """The genes that `extend` added, which data may lack."""
         return [gene for part in self.added for gene in part.genes]
 
+    @property
+    def base(self) -> Panel:
+        """The panel without the genes that `extend` added."""
+        return Panel(
+            self.network,
+            self.genes,
+            self.ranking.index.tolist(),
+            self.ranking["score"],
+            {name: value for name, value in self.info.items() if name != "added"},
+            input_means=self.input_means,
+        )
+
+    def require_base(self, what: str) -> None:
+        """Refuse a panel with added genes where these would be overlooked."""
+        if self.added:
+            raise ConfigError(
+                f"{what} looks at the panel's own genes alone, and {len(self.added_genes):,} were "
+                f"added to this one, first {self.added_genes[0]!r}: give panel.base"
+            )
+
     # -- prediction ------------------------------------------------------------------------------
 
     @checked
@@ -405,7 +425,7 @@ class Panel:
             seed=seed, progress=progress, **EXTENSION,
         )  # fmt: skip
         part, history = taught(copy.deepcopy(self.network), self.added, names, view, config)
-        found = Panel(
+        return Panel(
             self.network, self.genes, self.ranking.index.tolist(), self.ranking["score"],
             {
                 **self.info,
@@ -416,7 +436,6 @@ class Panel:
             },
             input_means=self.input_means, added=[*self.added, part],
         )  # fmt: skip
-        return found
 
     # -- saving ----------------------------------------------------------------------------------
 

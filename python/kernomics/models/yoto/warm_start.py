@@ -38,11 +38,12 @@ START_FACTOR = 4
 def read_panel(source: PanelSource, what: str) -> Panel | list[str]:
     """Read a panel or a list of genes."""
     if isinstance(source, Panel):
+        source.require_base(what)
         return source
     if not isinstance(source, str | Path):
         genes = [str(gene) for gene in source]
     elif Path(source).is_dir():
-        return Panel.load(source)
+        return read_panel(Panel.load(source), what)
     elif Path(source).is_file() or Path(source).is_fifo():  # a shell's <(…) is a pipe
         genes = read_genes(source, named=True)
     else:
