@@ -12,10 +12,15 @@ import pandas as pd
 
 from kernomics import pl
 from kernomics._optional import require_extra
-from kernomics.evaluation.forgetting import gene_forgetting, stage_probes, what_predicts
+from kernomics.evaluation.forgetting import (
+    gene_forgetting,
+    probed_cells,
+    stage_probes,
+    what_predicts,
+)
 from kernomics.metrics import Forgetting, forgetting
 from kernomics.models import GIL
-from kernomics.models.gil.record import STAGES, require_same_stages
+from kernomics.models.gil.record import SETTINGS, STAGES, require_same_stages
 from kernomics.progress import stage
 from kernomics.report import IncrementReport, Provenance
 from kernomics.report.html import duration
@@ -83,6 +88,9 @@ def run_increment(
     require_precision(where, model.training.precision)
     if resume and (Path(out) / STAGES).is_file():
         require_same_stages(Path(out), model.stages)
+    if labels_key is not None:  # before anything takes time
+        require_extra("sklearn", purpose="scoring features")
+        probed_cells(model.cells, labels_key, unlabelled_category, groups_key)
     config = run_config(model, dataset)
     config["classes"] = {
         "labels_key": labels_key,
@@ -135,7 +143,7 @@ def _oracle(model: GIL, folder: Path, *, resume: bool, **how: Any) -> GIL:
     """Train the same network on all stages at once."""
     other = GIL(model.cells, model.stages, method="joint", config=model.config, seed=model.seed)
     other.training = model.training
-    begun = (folder / STAGES).is_file()
+    begun = (folder / SETTINGS).is_file()
     return other.train(run_dir=folder, resume=resume and begun, **how)
 
 
