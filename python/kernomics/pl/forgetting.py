@@ -135,3 +135,56 @@ def forgetting_by_memory(
     style.dress(ax, colors, grid="y", x="cells kept of each stage", y="Δ, loss forgotten")
     ax.legend(frameon=False, fontsize=style.SMALL, labelcolor=colors.ink, loc="best")
     return ax
+
+
+@checked
+def losses_and_classes(
+    methods: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    y: str = "accuracy",
+    ax: Axes | None = None,
+    theme: style.ThemeName = "light",
+) -> Axes:
+    """Draw how well methods predict genes against how well classes are told from their features.
+
+    Parameters
+    ----------
+    methods
+        Per method its losses and its scores of classes, each of one seed or several: a point at
+        their means, with their standard errors as bars; at most seven methods.
+    y
+        What the scores are.
+    ax
+        Axes to draw on; by default a new figure.
+    theme
+        ``"light"`` or ``"dark"``.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
+    """
+    if not 1 <= len(methods) <= MOST_LINES:
+        raise ConfigError(f"{len(methods)} methods are given: one to {MOST_LINES} can be drawn")
+    for name, pair in methods.items():
+        if len(pair) != 2 or not all(np.size(found) for found in pair):
+            raise ConfigError(f"methods[{name!r}] must hold losses and scores, one or more of each")
+    colors = style.get_theme(theme)
+    if ax is None:
+        ax = style.new_axes(2.95, 2.3, colors, left=0.65, bottom=0.95, right=0.15, top=0.1)
+    for color, (name, pair) in zip(colors.palette, methods.items(), strict=False):
+        middle = [float(np.mean(found)) for found in pair]
+        error = [
+            float(np.std(found, ddof=1)) / np.sqrt(np.size(found)) if np.size(found) > 1 else 0.0
+            for found in pair
+        ]
+        ax.errorbar(
+            middle[0], middle[1], xerr=error[0], yerr=error[1], fmt="o", color=color,
+            markersize=5, elinewidth=1.0, label=str(name),
+        )  # fmt: skip
+    style.dress(ax, colors, grid="y", x="squared error, all genes", y=y)
+    ax.legend(
+        frameon=False, fontsize=style.SMALL, labelcolor=colors.ink, loc="upper left",
+        bbox_to_anchor=(-0.02, -0.24), ncols=2, borderpad=0, columnspacing=1.2,
+    )  # fmt: skip
+    return ax
