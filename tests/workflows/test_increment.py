@@ -4,14 +4,14 @@ import argparse
 import json
 
 import pytest
-from staged_example import ONE, QUICK, TWO, cells, model, stages, trained
+from staged_example import ONE, QUICK, SMALL, TWO, cells, model, stages, trained
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 from kernomics.cli import increment
 from kernomics.cli.main import main
-from kernomics.data import Stages
+from kernomics.data import Stages, gene_stages
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import GIL, ExpressionModel, load
 from kernomics.models.gil.methods import METHODS, Adapters, Ghosts, Replay
@@ -199,3 +199,12 @@ def test_options_that_would_do_nothing_are_refused(files, capsys):
 def test_evaluate_says_that_a_gil_is_scored_already(run, files, capsys):
     assert kernomics("evaluate", run[0], files / "cells.h5ad") == 2
     assert "holds a GIL, which kernomics increment scores" in capsys.readouterr().err
+
+
+def test_a_run_of_more_stages_than_lines_can_be_drawn_has_its_tables(tmp_path):
+    many = gene_stages(cells(), {f"stage {i}": [f"gene_{i}"] for i in range(8)})
+    gil = GIL(cells(), many, **SMALL)
+    run_increment(gil, tmp_path / "run", dataset="d", **{**QUICK, "max_epochs": 1})
+    assert "stage 7" in (tmp_path / "run" / "report.html").read_text()
+    assert (tmp_path / "run" / "results.json").is_file()
+    assert not (tmp_path / "run" / "plots" / "losses.svg").exists()

@@ -119,8 +119,6 @@ def run_increment(
                     groups_key=groups_key,
                 )
         genes = gene_forgetting(model)
-        figure: Any = pl.stage_losses(losses["tokens"], oracle=of_oracle.get("tokens")).figure
-        figure.savefig(run.plots / "losses.svg", bbox_inches="tight")
         genes.to_csv(run.path / "genes.csv")
         write_json(
             run.results,
@@ -132,6 +130,9 @@ def run_increment(
                 "probes": None if probes is None else probes.to_dict("records"),
             },
         )
+        if losses["tokens"].shape[1] <= pl.forgetting.MOST_LINES:
+            drawn: Any = pl.stage_losses(losses["tokens"], oracle=of_oracle.get("tokens")).figure
+            drawn.savefig(run.plots / "losses.svg", bbox_inches="tight")
         result = IncrementResult(model, seconds, run.report, losses, forgotten, of_oracle, probes)
         with stage("the report", not quiet):
             data = increment_report(result, genes, dataset, labels_key or "", run.config)

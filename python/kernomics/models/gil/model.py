@@ -339,7 +339,7 @@ class GIL:
         return totals
 
     def _remember(self, history: History, name: str) -> None:
-        """Add a stage's records, their steps and epochs counted on from those before."""
+        """Add a stage's records, their steps counted on from those before."""
         step = max((record["step"] for record in self.history), default=0)
         self.history.extend(
             {**record, "step": record["step"] + step, "stage": name} for record in history
