@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, numbers_of
 from kernomics.errors import ConfigError
 from kernomics.pl import style
 
@@ -166,17 +166,20 @@ def losses_and_classes(
     """
     if not 1 <= len(methods) <= MOST_LINES:
         raise ConfigError(f"{len(methods)} methods are given: one to {MOST_LINES} can be drawn")
+    points = {}
     for name, pair in methods.items():
-        if len(pair) != 2 or not all(np.size(found) for found in pair):
+        if np.iterable(pair) and not isinstance(pair, str) and len(pair) == 2:
+            points[name] = [numbers_of(f"methods[{name!r}]", found).ravel() for found in pair]
+        if name not in points or not all(len(found) for found in points[name]):
             raise ConfigError(f"methods[{name!r}] must hold losses and scores, one or more of each")
     colors = style.get_theme(theme)
     if ax is None:
         ax = style.new_axes(2.95, 2.3, colors, left=0.65, bottom=0.95, right=0.15, top=0.1)
-    for color, (name, pair) in zip(colors.palette, methods.items(), strict=False):
-        middle = [float(np.mean(found)) for found in pair]
+    for color, (name, both) in zip(colors.palette, points.items(), strict=False):
+        middle = [float(np.mean(found)) for found in both]
         error = [
-            float(np.std(found, ddof=1)) / np.sqrt(np.size(found)) if np.size(found) > 1 else 0.0
-            for found in pair
+            float(np.std(found, ddof=1)) / np.sqrt(len(found)) if len(found) > 1 else 0.0
+            for found in both
         ]
         ax.errorbar(
             middle[0], middle[1], xerr=error[0], yerr=error[1], fmt="o", color=color,

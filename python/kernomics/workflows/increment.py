@@ -12,12 +12,8 @@ import pandas as pd
 
 from kernomics import pl
 from kernomics._optional import require_extra
-from kernomics.evaluation.forgetting import (
-    gene_forgetting,
-    probed_cells,
-    stage_probes,
-    what_predicts,
-)
+from kernomics.evaluation.forgetting import gene_forgetting, stage_probes, what_predicts
+from kernomics.evaluation.probed_cells import probed_cells
 from kernomics.metrics import Forgetting, forgetting
 from kernomics.models import GIL
 from kernomics.models.gil.record import SETTINGS, STAGES, require_same_stages
