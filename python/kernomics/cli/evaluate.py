@@ -56,10 +56,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate a panel, a TxFM or a PolyGene."""
-    from kernomics.models import CellEncoder, Panel, PhenotypeModel
-    from kernomics.models import Panel
-    from kernomics.models.gil import expression_model
-    from kernomics.models.polygene import phenotype_model
+    from kernomics.models import CellEncoder, ExpressionModel, Panel, PhenotypeModel
     from kernomics.models.saved import saved_format
 
     cli_options.use_threads(args.threads)
@@ -72,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     if kind == CellEncoder.FORMAT:
         evaluate_txfm.evaluate(args)
         return
-    if kind == expression_model.FORMAT:
+    if kind == ExpressionModel.FORMAT:
         raise ConfigError(
             f"{args.run_or_model} holds a GIL, which kernomics increment scores (results.json and "
             "report.html in its run); this scores a panel, a TxFM or a PolyGene"
