@@ -123,6 +123,8 @@ def test_a_file_that_was_changed_is_refused(tmp_path):
         ({"specific": {"a": ["gene_1", "gene_1"]}}, "stage 'a' names 1 of its 2 genes more than"),
         ({"specific": {}}, "specific names no stage"),
         ({"specific": {"base": A}}, "what the first stage is called"),
+        ({"specific": {"start": A}}, "a stage is called 'start', which is what tables of losses"),
+        ({"specific": {"a": A}, "base_stage": "start"}, "a stage is called 'start'"),
         ({"specific": {"a": A}, "base": []}, "there are no base genes"),
         ({"specific": {"a": A}, "base": ["nobody"]}, "1 of the 1 genes of base are not in"),
         ({"specific": {"a": A}, "by": "cell_type"}, "2 of the 2 values of 'cell_type' are no"),
@@ -236,3 +238,26 @@ def test_a_file_gives_the_same_cells_as_memory(tmp_path):
     rows = np.array([7, 3, 150])
     assert (one.batch(rows).dense() == other.batch(rows).dense()).all()
     assert (one.library == other.library).all()
+
+
+def test_what_is_no_stage_is_refused():
+    with pytest.raises(DataError, match="stages hold 1: each must be a Stage"):
+        Stages(("gene_0",), (1, 2))
+
+
+def test_a_stage_whose_cells_hold_none_of_its_genes_is_refused():
+    adata = cells()
+    found = gene_stages(adata, {"a": A, "b": B})
+    dense = adata.X.toarray()
+    rows = adata.obs_names.get_indexer(found.stages[2].train)
+    dense[np.ix_(rows, adata.var_names.get_indexer(B))] = 0
+    adata.X = sparse.csr_matrix(dense)
+    with pytest.raises(
+        DataError,
+        match="none of the 35 cells that stage 'b' trains on has a count "
+        "of its 3 genes, first 'gene_10'",
+    ):
+        staged_cells(CellCollection.from_anndata(adata), found)
+    dense[rows[-1], adata.var_names.get_loc("gene_12")] = 1
+    adata.X = sparse.csr_matrix(dense)
+    staged_cells(CellCollection.from_anndata(adata), found)

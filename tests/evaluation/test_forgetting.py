@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from staged_example import collection, model, trained
+from staged_example import cells, collection, model, trained
 
 pytest.importorskip("sklearn")
 
 from kernomics.data.expression import log_expression
 from kernomics.errors import ConfigError, DataError
+from kernomics.evaluation import forgetting
 from kernomics.evaluation.forgetting import gene_forgetting, stage_probes, what_predicts
 from kernomics.metrics import tuned_probes
 
@@ -72,3 +73,31 @@ def test_rank_correlations_of_forgetting(gil):
     assert np.isnan(what_predicts(table, "one")["expression"])
     with pytest.raises(ConfigError, match="no genes of stage 'three'"):
         what_predicts(table, "three")
+
+
+def test_genes_are_described_by_cells_of_the_whole_stage(gil, monkeypatch):
+    monkeypatch.setattr(forgetting, "MOST_CELLS", 4)
+    table = gene_forgetting(gil)
+    rows = gil.staged.rows(0)[[0, 14, 27, 41]]
+    x = log_expression(gil.staged.cells.batch(rows)).toarray()
+    for gene in table.index[table["stage"] == "base"]:
+        i = gil.stages.vocabulary.index(gene)
+        assert table.loc[gene, "detection"] == pytest.approx((x[:, i] > 0).mean())
+
+
+def test_classes_that_cannot_be_divided_are_named(gil):
+    adata = cells()
+    adata.obs["half"] = ["a", "b"] * 60
+    adata.obs["some"] = [None, "a", "b", "c"] * 30
+    adata.obs["same"] = "x"
+    for groups, message in (
+        ("half", "classes of 'cell_type', grouped by 'half': the labelled cells are of 2 groups"),
+        ("some", "grouped by 'some': 30 of 120 labelled cells have no group, first in row 0"),
+        ("nothing", "obs has no column 'nothing'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            stage_probes(gil, "cell_type", adata, groups_key=groups)
+    with pytest.raises(DataError, match="classes of 'same': 1 classes have 3 cells or more"):
+        stage_probes(gil, "same", adata)
+    with pytest.raises(DataError, match="unlabelled_category 'type_9' occurs in none"):
+        stage_probes(gil, "cell_type", adata, unlabelled_category="type_9")

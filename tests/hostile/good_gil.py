@@ -71,6 +71,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "models.GILConfig.of_size": lambda: {"size": "laptop"},
     "models.PhenotypeModel.extend": lambda: {"genes": ["new"], "init": "mean"},
     "pl.forgetting_by_memory": lambda: {"deltas": {10: [0.1, 0.2]}},
+    "pl.losses_and_classes": lambda: {"methods": {"naive": ([0.4, 0.5], [0.7, 0.8])}},
     "pl.stage_losses": lambda: {"losses": losses()},
 }  # fmt: skip
 

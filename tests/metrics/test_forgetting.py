@@ -96,3 +96,10 @@ def test_cells_that_cannot_be_scored_are_refused(x, codes, message):
     pytest.importorskip("sklearn")
     with pytest.raises(DataError, match=message):
         tuned_probes(x, codes)
+
+
+def test_a_table_of_words_is_refused():
+    table = losses().astype(object)
+    table.iloc[1, 1] = "much"
+    with pytest.raises(DataError, match="which does not contain numbers"):
+        forgetting(table)

@@ -46,3 +46,18 @@ def test_forgetting_is_drawn_against_the_memory():
     assert flat.get_ydata()[0] == pytest.approx(0.4)
     with pytest.raises(ConfigError, match="deltas must hold"):
         pl.forgetting_by_memory({})
+
+
+def test_methods_are_drawn_by_their_losses_and_classes():
+    ax = pl.losses_and_classes({"naive": ([0.4, 0.6], [0.7, 0.9]), "replay": ([0.3], [0.8])})
+    handles, labels = ax.get_legend_handles_labels()
+    assert labels == ["naive", "replay"]
+    points = [handle.lines[0].get_xydata()[0].tolist() for handle in handles]
+    assert points == [pytest.approx([0.5, 0.8]), pytest.approx([0.3, 0.8])]
+    across, up = (bar.get_segments()[0] for bar in handles[0].lines[2])
+    assert across[:, 0].tolist() == pytest.approx([0.4, 0.6])  # ± sd/√2 = 0.1
+    assert up[:, 1].tolist() == pytest.approx([0.7, 0.9])
+    with pytest.raises(ConfigError, match="0 methods are given: one to 7"):
+        pl.losses_and_classes({})
+    with pytest.raises(ConfigError, match=r"methods\['a'\] must hold losses and scores"):
+        pl.losses_and_classes({"a": ([0.1], [])})

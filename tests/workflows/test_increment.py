@@ -4,15 +4,15 @@ import argparse
 import json
 
 import pytest
-from staged_example import ONE, QUICK, TWO, cells, model, stages, trained
+from staged_example import ONE, QUICK, SMALL, TWO, cells, model, stages, trained
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 from kernomics.cli import increment
 from kernomics.cli.main import main
-from kernomics.data import Stages
-from kernomics.errors import CheckpointError, ConfigError
+from kernomics.data import Stages, gene_stages
+from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import GIL, ExpressionModel, load
 from kernomics.models.gil.methods import METHODS, Adapters, Ghosts, Replay
 from kernomics.workflows.increment import run_increment
@@ -163,3 +163,48 @@ def test_the_command_knows_every_method_and_setting():
     for owners, setting in increment.OPTIONS.values():
         for name in owners:
             assert setting in METHODS[name].__dataclass_fields__
+
+
+def test_classes_are_checked_before_anything_is_trained(tmp_path):
+    adata = cells()
+    adata.obs["half"] = ["a", "b"] * 60
+    for more, message in (
+        ({"labels_key": "cell_typ"}, "obs has no column 'cell_typ'; closest: 'cell_type'"),
+        ({"labels_key": "cell_type", "groups_key": "half"}, "are of 2 groups, and 3 are needed"),
+        ({"labels_key": "cell_type", "unlabelled_category": "none"}, "occurs in none of the label"),
+    ):
+        with pytest.raises(DataError, match=message):
+            run_increment(model(adata=adata), tmp_path / "run", dataset="d", **more, **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_that_would_do_nothing_are_refused(files, capsys):
+    data, out = files / "cells.h5ad", files / "stages.json"
+    words = ("stages", data, "--out", out, "--specific", f"one={files / 'one.txt'}")
+    for more, message in (
+        (("--labels-key", "cell_type"), "--labels-key is about labelled cells, of which"),
+        (("--n-genes", 3), "--n-genes is about labelled cells"),
+        (("--ranking", "L1"), "--ranking is about labelled cells"),
+        (("--unlabelled", "x"), "--unlabelled is about labelled cells"),
+    ):
+        assert kernomics(*words, *more) == 2
+        assert message in capsys.readouterr().err
+    assert kernomics(*words, f"one={files / 'two.txt'}") == 2
+    assert "--specific names 'one' twice" in capsys.readouterr().err
+    assert kernomics(*words[:-1], f"one={files / 'nowhere.txt'}") == 2
+    assert "nowhere.txt cannot be read as a list of genes" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_evaluate_says_that_a_gil_is_scored_already(run, files, capsys):
+    assert kernomics("evaluate", run[0], files / "cells.h5ad") == 2
+    assert "holds a GIL, which kernomics increment scores" in capsys.readouterr().err
+
+
+def test_a_run_of_more_stages_than_lines_can_be_drawn_has_its_tables(tmp_path):
+    many = gene_stages(cells(), {f"stage {i}": [f"gene_{i}"] for i in range(8)})
+    gil = GIL(cells(), many, **SMALL)
+    run_increment(gil, tmp_path / "run", dataset="d", **{**QUICK, "max_epochs": 1})
+    assert "stage 7" in (tmp_path / "run" / "report.html").read_text()
+    assert (tmp_path / "run" / "results.json").is_file()
+    assert not (tmp_path / "run" / "plots" / "losses.svg").exists()

@@ -56,7 +56,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate a panel, a TxFM or a PolyGene."""
-    from kernomics.models import CellEncoder, Panel, PhenotypeModel
+    from kernomics.models import CellEncoder, ExpressionModel, Panel, PhenotypeModel
     from kernomics.models.saved import saved_format
 
     cli_options.use_threads(args.threads)
@@ -69,6 +69,11 @@ def run(args: argparse.Namespace) -> None:
     if kind == CellEncoder.FORMAT:
         evaluate_txfm.evaluate(args)
         return
+    if kind == ExpressionModel.FORMAT:
+        raise ConfigError(
+            f"{args.run_or_model} holds a GIL, which kernomics increment scores (results.json and "
+            "report.html in its run); this scores a panel, a TxFM or a PolyGene"
+        )
     _refuse_labels_key(args, "panel", "label")
     others = (*evaluate_txfm.OF_TXFM, *evaluate_txfm.OF_PHENOTYPES)
     evaluate_txfm.refuse(args, others, "is a panel, which does not take")

@@ -19,6 +19,8 @@ OPTIONS = {
     "memory": (("replay", "der"), "memory"),
     "adapters_rank": (("adapters",), "rank"),
     "replay_share": (("replay",), "share"),
+    "der_alpha": (("der",), "alpha"),
+    "der_beta": (("der",), "beta"),
     "distillation_weight": (("distillation",), "weight"),
     "features_weight": (("features",), "weight"),
     "ghosts_weight": (("ghosts",), "weight"),
@@ -60,6 +62,14 @@ def add_parser(commands: Any) -> None:
     increment.add_argument(
         "--replay-share", type=float, metavar="SHARE", help="kept cells' share of a batch (0.5)"
     )
+    increment.add_argument(
+        "--der-alpha", type=float, metavar="α",
+        help="weight of the difference to what was stored (0.5)",
+    )  # fmt: skip
+    increment.add_argument(
+        "--der-beta", type=float, metavar="β",
+        help="weight of the loss of kept cells' values (0.5)",
+    )  # fmt: skip
     for name in ("distillation", "features", "ghosts", "ewc"):
         increment.add_argument(
             f"--{name}-weight", type=float, metavar="λ", help=f"weight of the loss of {name} (1)"
@@ -182,7 +192,7 @@ def _print(result: Any) -> None:
     if result.probes is not None:
         names = ["linear_accuracy", "linear_macro_f1", "knn_accuracy", "knn_macro_f1"]
         means = result.probes.groupby("after", sort=False)[names].mean()
-        heads = ("linear", "macro-F1", "kNN", "macro-F1")
-        print(f"classes    {'mean accuracy':<24}" + "".join(f"{head:>12}" for head in heads))
+        heads = ("linear acc.", "macro-F1", "kNN acc.", "macro-F1")
+        print(f"classes    {'from the features':<24}" + "".join(f"{head:>12}" for head in heads))
         for name, row in zip(means.index, means.to_numpy(), strict=True):
-            print(f"           {name!s:<24}" + "".join(f"{value:>12.3f}" for value in row))
+            print(f"           {f'after {name}':<24}" + "".join(f"{v:>12.3f}" for v in row))

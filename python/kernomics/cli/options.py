@@ -185,11 +185,16 @@ def labels_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def pairs_of(args: argparse.Namespace, option: str, form: str) -> dict[str, str]:
     """Read the pairs name=value that an option took."""
-    found = {}
+    found: dict[str, str] = {}
     for pair in getattr(args, option):
         name, equals, value = pair.rpartition("=")
         if not (name and equals):
             raise ConfigError(f"--{option.replace('_', '-')} {pair!r}: write {form}")
+        if name in found:
+            raise ConfigError(
+                f"--{option.replace('_', '-')} names {name!r} twice, with {found[name]!r} and "
+                f"{value!r}: name it once"
+            )
         found[name] = value
     return found
 

@@ -11,6 +11,7 @@ from kernomics.cli.messages import Help
 from kernomics.errors import ConfigError, closest
 
 SETS = (".h5ad", ".h5mu", ".zarr")
+OF_LABELLED_CELLS = ("labels_key", "unlabelled", "n_genes", "ranking")
 
 
 def add_parser(commands: Any) -> None:
@@ -38,11 +39,12 @@ def add_parser(commands: Any) -> None:
         help="class of the labelled cells that means 'no label', one for all or of some stages",
     )  # fmt: skip
     stages.add_argument(
-        "--n-genes", type=int, default=150, metavar="N", help="genes that each labelled set wants"
+        "--n-genes", type=int, metavar="N", help="genes that each labelled set wants (150)"
     )
     stages.add_argument(
-        "--ranking", choices=("DE", "L1"), default="DE",
-        help="how genes of labelled cells are ranked: Wilcoxon's test or L1 regression",
+        "--ranking", choices=("DE", "L1"),
+        help="how genes of labelled cells are ranked: by Wilcoxon's test (DE, if not given) or by "
+        "an L1 regression",
     )  # fmt: skip
     stages.add_argument(
         "--base", metavar="FILE", help="list of the base genes (all others if not given)"
@@ -115,11 +117,13 @@ def _specific(
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Return the genes of each stage, from lists or from labelled cells, and those removed."""
     from kernomics.baselines import specific_genes
+    from kernomics.baselines.specific import N_GENES
     from kernomics.data.gene_lists import read_genes
     from kernomics.models.base import as_collection
 
     sets = {name: path for name, path in files.items() if Path(path).suffix.lower() in SETS}
     if not sets:
+        _refuse_ranking(args)
         return {name: read_genes(path) for name, path in files.items()}, []
     if len(sets) < len(files):
         raise ConfigError(
@@ -144,9 +148,24 @@ def _specific(
         for name, path in sets.items()
     }
     found = specific_genes(
-        cells, keys, n_genes=args.n_genes, by=args.ranking, genes=vocabulary, seed=args.seed
+        cells,
+        keys,
+        n_genes=N_GENES if args.n_genes is None else args.n_genes,
+        by=args.ranking or "DE",
+        genes=vocabulary,
+        seed=args.seed,
     )
     return found.lists, found.removed
+
+
+def _refuse_ranking(args: argparse.Namespace) -> None:
+    """Refuse options of labelled cells where lists of genes are given."""
+    for option in OF_LABELLED_CELLS:
+        if getattr(args, option) not in (None, []):
+            raise ConfigError(
+                f"--{option.replace('_', '-')} is about labelled cells, of which --specific names "
+                "none, but lists of genes: leave it out"
+            )
 
 
 def _per_set(args: argparse.Namespace, option: str, what: str, names: list[str]) -> dict[str, str]:

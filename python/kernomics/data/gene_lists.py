@@ -25,6 +25,8 @@ def read_genes(path: str | Path, *, named: bool = False) -> list[str]:
             )
             columns = list(table)
             genes = [gene.strip() for gene in table["gene" if "gene" in table else columns[0]]]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as a list of genes: {error.strerror}") from error
     except ValueError as error:  # no UTF-8, or no table
         raise DataError(
             f"{path} cannot be read as a list of genes, one per line: {error}"

@@ -31,6 +31,7 @@ class Stream(enum.IntEnum):
     STAGE_PARTS = 16
     RESERVOIR = 17
     REPLAY = 18
+    FISHER_CELLS = 19
 
 
 def philox(seed: int, stream: Stream, step: int = 0) -> np.random.Philox:

@@ -20,6 +20,13 @@ def parts(n: int, size: int | None = None) -> Iterator[slice]:
         yield slice(start, min(start + step, n))
 
 
+def spread(rows: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """Return some rows, or `most` of them, as far apart as can be."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).round().astype(np.int64)]
+
+
 def row_numbers(rows: npt.ArrayLike, n_cells: int) -> npt.NDArray[np.int64]:
     """Return the numbers of the cells that rows mean."""
     return rows_of("rows", rows, n_cells, least=0)

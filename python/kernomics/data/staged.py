@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from kernomics.data.checks import named_cells
 from kernomics.data.collection import CellCollection
 from kernomics.data.csr import Rows
 from kernomics.data.readers.sources import CsrSource, Source
+from kernomics.data.row_numbers import parts as row_parts
 from kernomics.data.stages import Stages
 from kernomics.data.subset import select_cells
 from kernomics.errors import ConfigError, DataError, closest
@@ -114,8 +115,8 @@ def staged_cells(cells: CellCollection, stages: Stages) -> StagedCells:
     Raises
     ------
     DataError
-        If cells or genes of the stages are not in the data, or a cell has no counts of its stage's
-        genes.
+        If cells or genes of the stages are not in the data, a cell has no counts of its stage's
+        genes, or no cell that a stage trains on has a count of the genes that it brings.
     """
     place = {str(name): row for row, name in enumerate(cells.cell_names)}
     of_stage = _stage_of_names(stages)
@@ -140,24 +141,44 @@ def staged_cells(cells: CellCollection, stages: Stages) -> StagedCells:
     stage_of_cell = np.array([of_stage[name] for name in names], np.int64)
     group = stages.group_of_gene()
     has = (group == 0)[None, :] | (group[None, :] == np.arange(len(stages))[:, None])
-    staged = _of_source(view, stage_of_cell, has)
     row_of = {name: row for row, name in enumerate(names)}
     parts = {
         (i, part): np.sort(np.array([row_of[name] for name in getattr(stage, part)], np.int64))
         for i, stage in enumerate(stages.stages)
         for part in ("train", "validation", "test")
     }
-    return StagedCells(stages, staged, stage_of_cell, parts)
+    source = _StagedSource(view, stage_of_cell, has)
+    _require_counts_of_new_genes(source, stages, parts)
+    return StagedCells(stages, _of_source(source), stage_of_cell, parts)
+
+
+def _require_counts_of_new_genes(
+    source: _StagedSource,
+    stages: Stages,
+    rows_of: Mapping[tuple[int, str], npt.NDArray[np.int64]],
+) -> None:
+    """Refuse a stage whose training cells hold nothing of the genes that it brings."""
+    first = len(stages.base)
+    for i, stage in enumerate(stages.stages[1:], start=1):
+        rows, stop = rows_of[i, "train"], first + len(stage.genes)
+        if not any(
+            ((genes >= first) & (genes < stop)).any()
+            for genes in (source.read(rows[part]).indices for part in row_parts(len(rows)))
+        ):
+            raise DataError(
+                f"none of the {len(rows):,} cells that stage {stage.name!r} trains on has a count "
+                f"of its {len(stage.genes):,} genes, first {stage.genes[0]!r}: nothing can be "
+                "learnt of them; give it cells that express them, or other genes"
+            )
+        first = stop
 
 
 def _stage_of_names(stages: Stages) -> dict[str, int]:
     return {name: i for i, stage in enumerate(stages.stages) for name in stage.cells}
 
 
-def _of_source(
-    view: CellCollection, stage_of_cell: npt.NDArray[np.int64], has: npt.NDArray[np.bool_]
-) -> CellCollection:
-    source = _StagedSource(view, stage_of_cell, has)
+def _of_source(source: _StagedSource) -> CellCollection:
+    view, stage_of_cell, has = source.cells, source.stage_of_cell, source.has
     library = np.empty(view.n_cells, np.float32)
     read, empty = [], []
     for start, stop in source.blocks():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from kernomics.data.genes import mismatch_cause
 from kernomics.data.labels import Labels, column
 from kernomics.data.rng import Stream, draws_of_names
 from kernomics.data.splits import rounded_sizes
+from kernomics.data.stage_checks import require_stages
 from kernomics.errors import ConfigError, DataError, closest
 
 if TYPE_CHECKING:
@@ -78,7 +79,10 @@ class Stages:
     by: str | None = None
 
     def __post_init__(self) -> None:
-        _require_stages(self)
+        for stage in self.stages:
+            if not isinstance(stage, Stage):
+                raise DataError(f"stages hold {shown(stage)}: each must be a Stage")
+        require_stages(self)
 
     def __len__(self) -> int:
         return len(self.stages)
@@ -356,86 +360,7 @@ def _require_known(genes: Sequence[str], what: str, cells: CellCollection) -> No
         )
 
 
-def _require_stages(stages: Stages) -> None:
-    """Refuse genes and cells that cannot be stages."""
-    if len(stages.stages) < 2:
-        raise DataError(
-            f"{len(stages.stages)} stage(s): a first one and at least one that adds genes are "
-            "needed"
-        )
-    repeated = _repeated(stages.names)
-    if repeated or "" in stages.names:
-        raise DataError(
-            f"two stages are called {repeated[0]!r}: name each once"
-            if repeated
-            else "a stage has an empty name: give it one"
-        )
-    if not stages.base:
-        raise DataError(
-            "there are no base genes: at least one that all stages share is needed, or nothing "
-            "connects them"
-        )
-    if stages.stages[0].genes:
-        raise DataError(
-            f"the first stage, {stages.stages[0].name!r}, has {len(stages.stages[0].genes):,} "
-            "specific genes: it has the base genes alone; give them to a later stage"
-        )
-    _require_genes(stages)
-    for stage in stages.stages:
-        if not stage.train:
-            raise DataError(
-                f"stage {stage.name!r} has no cells to train on ({len(stage.cells):,} in all): "
-                "give it some, or leave it out"
-            )
-    cells = [cell for stage in stages.stages for cell in stage.cells]
-    repeated = _repeated(cells)
-    if repeated:
-        raise DataError(
-            f"{len(repeated):,} of {len(cells):,} cells are in two stages or parts, first "
-            f"{repeated[0]!r}: each belongs to one"
-        )
-
-
-def _require_genes(stages: Stages) -> None:
-    repeated = _repeated(stages.base)
-    if repeated:
-        raise DataError(
-            f"base names {len(repeated):,} of its {len(stages.base):,} genes more than once, first "
-            f"{repeated[0]!r}; name each once"
-        )
-    home = dict.fromkeys(stages.base, "base")
-    for stage in stages.stages[1:]:
-        if not stage.genes:
-            raise DataError(
-                f"stage {stage.name!r} has no genes of its own: give it some in specific, or leave "
-                "it out"
-            )
-        repeated = _repeated(stage.genes)
-        if repeated:
-            raise DataError(
-                f"stage {stage.name!r} names {len(repeated):,} of its {len(stage.genes):,} genes "
-                f"more than once, first {repeated[0]!r}; name each once"
-            )
-        twice = [gene for gene in stage.genes if gene in home]
-        if twice:
-            where = home[twice[0]]
-            first = "the base genes" if where == "base" else f"stage {where!r}"
-            raise DataError(
-                f"{len(twice):,} of the {len(stage.genes):,} genes of stage {stage.name!r} are "
-                f"among earlier ones, first {twice[0]!r}, which is one of {first}: a gene is base "
-                "or belongs to one stage; kernomics.baselines.specific_genes decides such cases"
-            )
-        home |= dict.fromkeys(stage.genes, stage.name)
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    index = pd.Index(list(names), dtype=object)
-    return [str(name) for name in index[index.duplicated()].unique()]
-
-
 def _plain(stage: Stage) -> dict[str, Any]:
-    if not isinstance(stage, Stage):
-        raise DataError(f"stages hold {shown(stage)}: each must be a Stage")
     return {
         "name": stage.name,
         "genes": list(stage.genes),

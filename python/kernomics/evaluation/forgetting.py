@@ -9,19 +9,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kernomics._arguments import checked, shown
-from kernomics.data import CellCollection, Labels
+from kernomics.data import CellCollection
 from kernomics.data.expression import log_expression
-from kernomics.data.labels import column
-from kernomics.data.row_numbers import parts
-from kernomics.errors import ConfigError, DataError, closest
+from kernomics.data.row_numbers import parts, spread
+from kernomics.errors import ConfigError, closest
+from kernomics.evaluation.probed_cells import N_TRIALS, probed_cells
 from kernomics.metrics.tuned_probes import tuned_probes
 from kernomics.models import GIL
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-N_TRIALS = 3
-CELLS_FOR_CORRELATIONS = 2000
+MOST_CELLS = 2000
+"""Of a stage, by which its genes are described."""
 
 
 @checked
@@ -71,26 +71,20 @@ def stage_probes(
     DataError
         If obs has no such column, or too few cells have a class.
     """
-    if n_trials < 1:
-        raise ConfigError(f"n_trials is {n_trials}: at least 1 is needed")
     names = [name for name in model.scores if name in model.stages.names]
     if not names:
         raise ConfigError("the model is not trained yet; call train() first")
     cells = model.trained.read(model.cells if adata is None else adata)
-    labels = Labels.from_series(
-        column(cells.obs, labels_key), labels_key, unlabelled_category, kind="categorical"
+    labels, rows, groups = probed_cells(
+        cells, labels_key, unlabelled_category, groups_key, n_trials
     )
-    rows = np.flatnonzero(labels.labelled)
-    if not rows.size:
-        raise DataError(f"none of the {cells.n_cells:,} cells has a {labels_key!r}")
-    groups = None if groups_key is None else column(cells.obs, groups_key).to_numpy()[rows]
     found = []
     for name in names:
         features = model.after(name).get_latent_representation(
             cells, rows=rows, n_tokens=n_tokens or model.config.n_tokens, progress=progress
         )
         for trial in range(n_trials):
-            scores = tuned_probes(features, labels.values[rows], groups=groups, seed=trial)
+            scores = tuned_probes(features, labels[rows], groups=groups, seed=trial)
             found.append({"after": name, "trial": trial, "n_cells": len(rows), **scores})
     return pd.DataFrame(found)
 
@@ -113,7 +107,8 @@ def gene_forgetting(model: GIL, of: str = "tokens") -> pd.DataFrame:
         values, its mean squared error ``learned`` (after that stage) and ``last``, their difference
         ``delta``; the share of that stage's training cells that express it (``detection``), its
         mean log expression there (``expression``), and the largest correlation with a base gene
-        (``with_base``; of specific genes alone).
+        (``with_base``; of specific genes alone). The last three are of 2,000 cells, spread evenly,
+        where there are more.
     """
     if of not in ("tokens", "queries"):
         raise ConfigError(f"of is {of!r}: 'tokens' or 'queries' are possible")
@@ -150,7 +145,7 @@ def _expression(model: GIL, group: NDArray[np.int64]) -> dict[str, NDArray[np.fl
     found = {name: np.full(len(group), np.nan) for name in ("detection", "expression", "with_base")}
     base = np.flatnonzero(group == 0)
     for stage in range(len(model.stages)):
-        rows = model.staged.rows(stage)[:CELLS_FOR_CORRELATIONS]
+        rows = spread(model.staged.rows(stage), MOST_CELLS)
         mine = np.flatnonzero(group == stage)
         blocks = [
             log_expression(model.staged.cells.batch(rows[part]), model.config.target_sum)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, numbers_of
 from kernomics.errors import DataError
 
 
@@ -64,7 +64,7 @@ def forgetting(losses: pd.DataFrame) -> Forgetting:
             f"losses have {n_rows} rows and {n_groups} columns: a row of the untrained model and "
             "one after each stage, and a column for each of two stages or more, are needed"
         )
-    values = losses.to_numpy(np.float64)
+    values = numbers_of("losses", losses)
     learned = np.minimum(np.arange(n_groups) + 1, n_rows - 1)
     at = np.arange(n_groups)
     table = pd.DataFrame(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from kernomics._arguments import checked, codes_of, numbers_of
 from kernomics._optional import require_extra
 from kernomics._warnings import quietly
-from kernomics.data import make_split
+from kernomics.data import Split, make_split
 from kernomics.errors import DataError
 from kernomics.metrics.classification import classification_metrics
 
@@ -66,32 +67,13 @@ def tuned_probes(
             f"features have shape {x.shape} and there are {len(y):,} codes: one row for each cell "
             "is needed"
         )
-    shape = None if groups is None else np.shape(groups)
-    if shape not in (None, y.shape):
-        raise DataError(
-            f"groups have shape {shape} and there are {len(y):,} codes: one for each is needed"
-        )
-    kept = np.isin(y, np.flatnonzero(np.bincount(y[y >= 0]) >= LEAST_CELLS))
-    if np.unique(y[kept]).size < 2:
-        raise DataError(
-            f"{np.unique(y[kept]).size} classes have {LEAST_CELLS} cells or more, of "
-            f"{int((y >= 0).sum()):,} labelled cells: two are needed"
-        )
+    kept, split = probe_split(y, groups, seed)
     x, y = x[kept], y[kept]
     wrong = np.flatnonzero(~np.isfinite(x).all(1))
     if wrong.size:
         raise DataError(
             f"features hold NaN or infinity in {wrong.size:,} of {len(x):,} labelled cells, first "
-            f"in row {np.flatnonzero(kept)[wrong[0]]:,}: leave those cells out"
-        )
-    with quietly(UserWarning):  # of classes too small for every part
-        split = make_split(
-            len(y),
-            how="stratified" if groups is None else "group",
-            fractions=FRACTIONS,
-            labels=y if groups is None else None,
-            groups=None if groups is None else np.asarray(groups)[kept],
-            seed=seed,
+            f"in row {kept[wrong[0]]:,}: leave those cells out"
         )
     both = np.sort(np.concatenate([split.train, split.validation]))
     found: dict[str, float] = {}
@@ -106,6 +88,55 @@ def tuned_probes(
         found |= {f"{name}_{metric}": scores[metric] for metric in ("accuracy", "macro_f1")}
         found["linear_strength" if name == "linear" else "knn_neighbours"] = float(best)
     return found
+
+
+def probe_split(
+    codes: NDArray[np.int64], groups: ArrayLike | None, seed: int
+) -> tuple[NDArray[np.int64], Split]:
+    """Return the cells that count, and how these are divided, or say why they cannot be."""
+    shape = None if groups is None else np.shape(groups)
+    if shape not in (None, codes.shape):
+        raise DataError(
+            f"groups have shape {shape} and there are {len(codes):,} codes: one for each is needed"
+        )
+    kept = np.flatnonzero(
+        np.isin(codes, np.flatnonzero(np.bincount(codes[codes >= 0]) >= LEAST_CELLS))
+    )
+    y = codes[kept]
+    if np.unique(y).size < 2:
+        raise DataError(
+            f"{np.unique(y).size} classes have {LEAST_CELLS} cells or more, of "
+            f"{int((codes >= 0).sum()):,} labelled cells: two are needed"
+        )
+    own = None if groups is None else np.asarray(groups)[kept]
+    if own is not None:
+        missing = np.flatnonzero(pd.isna(own))
+        if missing.size:
+            raise DataError(
+                f"{missing.size:,} of {len(own):,} labelled cells have no group, first in row "
+                f"{kept[missing[0]]:,}: give them one, or leave them out"
+            )
+        n_groups = len(pd.unique(own))
+        if n_groups < len(FRACTIONS):
+            raise DataError(
+                f"the labelled cells are of {n_groups} groups, and {len(FRACTIONS)} are needed, to "
+                "fit, to choose the settings and to score: take a column with more groups, or none"
+            )
+    with quietly(UserWarning):  # of classes too small for every part
+        split = make_split(
+            len(y),
+            how="stratified" if own is None else "group",
+            fractions=FRACTIONS,
+            labels=y if own is None else None,
+            groups=own,
+            seed=seed,
+        )
+    if np.unique(y[split.train]).size < 2:
+        raise DataError(
+            f"all {len(split.train):,} cells to fit on are of one class: two are needed; with "
+            "groups, divide by another column"
+        )
+    return kept, split
 
 
 def _classifier(name: str, setting: float) -> Any:
@@ -126,11 +157,6 @@ def _score(
     fitted: NDArray[np.int64],
     scored: NDArray[np.int64],
 ) -> dict[str, float]:
-    if np.unique(y[fitted]).size < 2:
-        raise DataError(
-            f"all {len(fitted):,} cells to fit on are of one class: two are needed; with groups, "
-            "divide by another column"
-        )
     last = classifier.steps[-1][1]
     if hasattr(last, "n_neighbors"):
         last.n_neighbors = min(last.n_neighbors, len(fitted))

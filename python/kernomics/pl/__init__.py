@@ -13,7 +13,7 @@ from kernomics.pl.contributions import contribution_table, contributions
 from kernomics.pl.count_losses import activation, activation_curves, count_nll, nll_curves
 from kernomics.pl.curve import PARTS, curve_parts, panel_curve
 from kernomics.pl.embedding import embedding, embedding_map, shown_classes
-from kernomics.pl.forgetting import forgetting_by_memory, stage_losses
+from kernomics.pl.forgetting import forgetting_by_memory, losses_and_classes, stage_losses
 from kernomics.pl.gene_parameters import component_moments, recall_curve
 from kernomics.pl.panel import dot_plot, method_comparison, panel_scores
 from kernomics.pl.perturbations import consistency_by_block, consistency_null
@@ -54,6 +54,7 @@ __all__ = [
     "embedding_map",
     "forgetting_by_memory",
     "gene_frequency",
+    "losses_and_classes",
     "method_comparison",
     "nll_curves",
     "panel_correlation",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, numbers_of
 from kernomics.errors import ConfigError
 from kernomics.pl import style
 
@@ -134,4 +134,60 @@ def forgetting_by_memory(
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     style.dress(ax, colors, grid="y", x="cells kept of each stage", y="Δ, loss forgotten")
     ax.legend(frameon=False, fontsize=style.SMALL, labelcolor=colors.ink, loc="best")
+    return ax
+
+
+@checked
+def losses_and_classes(
+    methods: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    y: str = "accuracy",
+    ax: Axes | None = None,
+    theme: style.ThemeName = "light",
+) -> Axes:
+    """Draw how well methods predict genes against how well classes are told from their features.
+
+    Parameters
+    ----------
+    methods
+        Per method its losses and its scores of classes, each of one seed or several: a point at
+        their means, with their standard errors as bars; at most seven methods.
+    y
+        What the scores are.
+    ax
+        Axes to draw on; by default a new figure.
+    theme
+        ``"light"`` or ``"dark"``.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes.
+    """
+    if not 1 <= len(methods) <= MOST_LINES:
+        raise ConfigError(f"{len(methods)} methods are given: one to {MOST_LINES} can be drawn")
+    points = {}
+    for name, pair in methods.items():
+        if np.iterable(pair) and not isinstance(pair, str) and len(pair) == 2:
+            points[name] = [numbers_of(f"methods[{name!r}]", found).ravel() for found in pair]
+        if name not in points or not all(len(found) for found in points[name]):
+            raise ConfigError(f"methods[{name!r}] must hold losses and scores, one or more of each")
+    colors = style.get_theme(theme)
+    if ax is None:
+        ax = style.new_axes(2.95, 2.3, colors, left=0.65, bottom=0.95, right=0.15, top=0.1)
+    for color, (name, both) in zip(colors.palette, points.items(), strict=False):
+        middle = [float(np.mean(found)) for found in both]
+        error = [
+            float(np.std(found, ddof=1)) / np.sqrt(len(found)) if len(found) > 1 else 0.0
+            for found in both
+        ]
+        ax.errorbar(
+            middle[0], middle[1], xerr=error[0], yerr=error[1], fmt="o", color=color,
+            markersize=5, elinewidth=1.0, label=str(name),
+        )  # fmt: skip
+    style.dress(ax, colors, grid="y", x="squared error, all genes", y=y)
+    ax.legend(
+        frameon=False, fontsize=style.SMALL, labelcolor=colors.ink, loc="upper left",
+        bbox_to_anchor=(-0.02, -0.24), ncols=2, borderpad=0, columnspacing=1.2,
+    )  # fmt: skip
     return ax

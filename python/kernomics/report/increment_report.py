@@ -130,8 +130,8 @@ def _key_figures(data: IncrementReport) -> str:
                 ),
                 paragraph(
                     f"Transfer, {said}. Backward: the fall of earlier genes' loss through later "
-                    "stages (less Δ), forward: the fall of genes' loss before they are seen, "
-                    "against the untrained network.",
+                    "stages (the mean of −Δ); forward: the fall of genes' loss before they are "
+                    "seen, against the untrained network. Above 0, stages help one another.",
                     "note",
                 ),
             ],
@@ -155,7 +155,9 @@ def _losses(data: IncrementReport) -> str:
             [Cell("After"), *(Cell(str(name), "number") for name in losses.columns)],
             [
                 [Cell(str(name), "name", heads_row=True), *(number(v) for v in row)]
-                for name, row in zip(losses.index, losses.to_numpy().tolist(), strict=True)
+                for name, row in zip(
+                    ["untrained", *losses.index[1:]], losses.to_numpy().tolist(), strict=True
+                )
             ],
             caption=f"Loss of the genes of each stage, predicted {KINDS[kind]}.",
         )

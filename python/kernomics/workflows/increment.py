@@ -13,9 +13,10 @@ import pandas as pd
 from kernomics import pl
 from kernomics._optional import require_extra
 from kernomics.evaluation.forgetting import gene_forgetting, stage_probes, what_predicts
+from kernomics.evaluation.probed_cells import probed_cells
 from kernomics.metrics import Forgetting, forgetting
 from kernomics.models import GIL
-from kernomics.models.gil.record import STAGES, require_same_stages
+from kernomics.models.gil.record import SETTINGS, STAGES, require_same_stages
 from kernomics.progress import stage
 from kernomics.report import IncrementReport, Provenance
 from kernomics.report.html import duration
@@ -83,6 +84,9 @@ def run_increment(
     require_precision(where, model.training.precision)
     if resume and (Path(out) / STAGES).is_file():
         require_same_stages(Path(out), model.stages)
+    if labels_key is not None:  # before anything takes time
+        require_extra("sklearn", purpose="scoring features")
+        probed_cells(model.cells, labels_key, unlabelled_category, groups_key)
     config = run_config(model, dataset)
     config["classes"] = {
         "labels_key": labels_key,
@@ -111,8 +115,6 @@ def run_increment(
                     groups_key=groups_key,
                 )
         genes = gene_forgetting(model)
-        figure: Any = pl.stage_losses(losses["tokens"], oracle=of_oracle.get("tokens")).figure
-        figure.savefig(run.plots / "losses.svg", bbox_inches="tight")
         genes.to_csv(run.path / "genes.csv")
         write_json(
             run.results,
@@ -124,6 +126,9 @@ def run_increment(
                 "probes": None if probes is None else probes.to_dict("records"),
             },
         )
+        if losses["tokens"].shape[1] <= pl.forgetting.MOST_LINES:
+            drawn: Any = pl.stage_losses(losses["tokens"], oracle=of_oracle.get("tokens")).figure
+            drawn.savefig(run.plots / "losses.svg", bbox_inches="tight")
         result = IncrementResult(model, seconds, run.report, losses, forgotten, of_oracle, probes)
         with stage("the report", not quiet):
             data = increment_report(result, genes, dataset, labels_key or "", run.config)
@@ -135,7 +140,7 @@ def _oracle(model: GIL, folder: Path, *, resume: bool, **how: Any) -> GIL:
     """Train the same network on all stages at once."""
     other = GIL(model.cells, model.stages, method="joint", config=model.config, seed=model.seed)
     other.training = model.training
-    begun = (folder / STAGES).is_file()
+    begun = (folder / SETTINGS).is_file()
     return other.train(run_dir=folder, resume=resume and begun, **how)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import chi2
 from staged_example import staged
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernomics.data import Sampler
 from kernomics.errors import ConfigError
-from kernomics.models.gil.memory import ReplayLoader, reservoir
+from kernomics.models.gil.memory import ReplayLoader, reservoir, with_rounds
 from kernomics.models.gil.methods import Replay
 
 
@@ -92,3 +94,20 @@ def test_an_epoch_can_begin_in_its_middle():
 def test_a_memory_larger_than_the_data_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         Replay(**given).check(staged())
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuse operations between tensors on two devices, as CUDA does and meta does not."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [a for a in args if isinstance(a, torch.Tensor) and a.dim()]
+        assert len({a.device.type for a in tensors}) <= 1, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_cells_on_a_device_get_other_ids_each_round_too():
+    """As DER shows them: what is added must be where the ids are."""
+    cells = staged().cells.batch(np.arange(4)).to("meta")
+    with OneDevice():
+        found = with_rounds(cells, np.array([0, 1]))
+    assert found.cell_ids.device.type == "meta"

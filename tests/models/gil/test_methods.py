@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from staged_example import QUICK, model, staged, trained
 from kernomics.errors import ConfigError
 from kernomics.models.gil.lesson import Lesson
 from kernomics.models.gil.methods import (
+    DER,
+    EWC,
     METHODS,
     Adapters,
     Distillation,
@@ -154,7 +158,14 @@ def test_planted_values_reach_nothing():
 
     adata = cells()
     planted = with_planted(adata, stages(adata))
-    for method in ("naive", ["distillation", Replay(memory=10)], "joint"):
+    for method in (
+        "naive",
+        ["distillation", Replay(memory=10)],
+        "joint",
+        "freezing",
+        ["adapters", "ghosts"],
+        [DER(memory=10, batch=8), "features", "ghosts", EWC(n_batches=3, batch=8)],
+    ):
         one, other = trained(method, adata=adata), trained(method, adata=planted)
         assert one.history.without_timings() == other.history.without_timings()
         assert one.losses().equals(other.losses())
@@ -213,3 +224,15 @@ def test_a_weight_that_is_none_is_refused():
 
 def test_every_method_is_known_by_its_name():
     assert {name: kind.name for name, kind in METHODS.items()} == {name: name for name in METHODS}
+
+
+@dataclass(frozen=True)
+class Again(Replay):
+    """A method of one's own, which mixes cells into the batches too."""
+
+    name = "again"
+
+
+def test_two_methods_that_mix_cells_into_the_batches_are_refused():
+    with pytest.raises(ConfigError, match="methods replay and again mix cells into the batches"):
+        trained([Replay(memory=5), Again(memory=5)])

@@ -13,8 +13,10 @@ import kernomics as kn
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import GIL, ExpressionModel, GILConfig
 from kernomics.models.gene_components import gene_components, mapped
+from kernomics.models.gil import record
 from kernomics.models.gil.config import default_training
-from kernomics.models.gil.methods import Distillation, Replay
+from kernomics.models.gil.methods import DER, EWC, Distillation, Replay
+from kernomics.models.gil.record import StageRecord
 from kernomics.train import loop
 
 METHODS = ["naive", "joint", "freezing", "adapters", [Replay(memory=10), Distillation()]]
@@ -80,6 +82,12 @@ def test_a_seed_gives_the_same_training(method):
         ("adapters", 9),
         ("adapters", 12),
         ([Replay(memory=10), Distillation()], 12),
+        (DER(memory=10, batch=8), 9),
+        (DER(memory=10, batch=8), 12),
+        (EWC(n_batches=3, batch=8), 9),
+        (EWC(n_batches=3, batch=8), 12),
+        (["features", "ghosts", "adapters"], 12),
+        ([Replay(memory=10), DER(memory=7, batch=8), "features", "ghosts", EWC(n_batches=3)], 13),
     ],
 )
 def test_a_training_that_was_stopped_goes_on_to_the_same_end(method, stop, tmp_path, monkeypatch):
@@ -240,3 +248,61 @@ def test_genes_may_start_at_random():
     assert learner.after("base").config.gene_start == "random"
     with pytest.raises(ConfigError, match="gene_start is 'pca'"):
         model(gene_start="pca")
+
+
+@pytest.mark.parametrize("at", ["keep", "write_json", "save_model_dir"])
+def test_a_training_that_was_stopped_while_a_stage_was_kept_goes_on(at, tmp_path, monkeypatch):
+    """At the end of the second stage: before, between and after the files of what is kept."""
+    methods = [DER(memory=10, batch=8), EWC(n_batches=3, batch=8)]
+    whole, calls = trained(methods), []
+    where = StageRecord if at == "keep" else record
+    done = getattr(where, at)
+    # The first stage's, and of the second the last call; write_json also begins the directory.
+    last = {"keep": 2, "write_json": 3, "save_model_dir": 4}[at]
+
+    def stopping(*given, **more):
+        calls.append(1)
+        if len(calls) == last:
+            raise KeyboardInterrupt
+        return done(*given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, at, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            model(methods).train(run_dir=tmp_path, **QUICK)
+    assert (tmp_path / "stages" / "0" / "model").is_dir()
+    assert not (tmp_path / "stages" / "1" / "model").exists()
+    fresh = [DER(memory=10, batch=8), EWC(n_batches=3, batch=8)]
+    assert same(whole, model(fresh).train(run_dir=tmp_path, resume=True, **QUICK))
+
+
+def test_a_directory_that_holds_something_else_is_not_written_to(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"1 entry, first 'thesis.txt'; nothing was changed"):
+        model().train(run_dir=tmp_path, **QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(CheckpointError, match=r"thesis.txt is a file"):
+        model().train(run_dir=tmp_path / "thesis.txt", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("scores.json", "{}", "cannot be read as the errors of 40 genes"),
+        ("scores.json", '{"one": {"tokens": [1], "queries": [1], "counts": [1]}}', "of 40 genes"),
+        ("scores.json", "[]", "cannot be read as the errors of 40 genes"),
+        ("metrics.jsonl", "", "holds no record of a stage that is done"),
+    ],
+)
+def test_what_was_kept_of_a_stage_and_then_damaged_is_told_of(name, content, message, tmp_path):
+    model().train(run_dir=tmp_path, **QUICK)
+    (tmp_path / "stages" / "1" / name).write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        model().train(run_dir=tmp_path, resume=True, **QUICK)
+
+
+def test_stages_without_test_cells_are_told_of():
+    few = cells(9)
+    with pytest.warns(UserWarning, match="2 of the 3 stages have no test cells, first 'one'"):
+        gil = GIL(few, stages(few), **SMALL).train(**QUICK)
+    assert gil.losses().isna().all().tolist() == [False, True, True]

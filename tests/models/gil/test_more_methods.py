@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,30 @@ def test_ewc_is_a_quadratic_about_the_weights_of_before():
 def test_settings_that_make_no_sense_are_refused(method, message):
     with pytest.raises(ConfigError, match=message):
         model(method)
+
+
+def test_the_cells_that_ewc_measures_by_are_of_the_whole_stage():
+    """Not the first ones of the data, which may be of one data set alone."""
+    method, found = EWC(n_batches=3, batch=5), staged()
+    lesson = lesson_of(method)
+    seen, batch = [], found.cells.batch
+    cells = CellsSpy(found.cells, lambda rows: seen.append(rows) or batch(rows))
+    spied = replace(found, cells=cells)
+    for number in (0, 1):
+        method.end(Situation(number, lesson.module, None, spied, found.rows(number), 0))
+    first, other = np.concatenate(seen[:3]), np.concatenate(seen[3:])
+    assert len(set(first.tolist())) == 15
+    assert np.isin(first, found.rows(0)).all()
+    assert np.isin(other, found.rows(1)).all()
+    assert first.max() > found.rows(0)[30]
+    assert [len(rows) for rows in seen] == [5] * 6
+
+
+class CellsSpy:
+    """A collection that tells of which cells are read."""
+
+    def __init__(self, cells, batch):
+        self.cells, self.batch = cells, batch
+
+    def __getattr__(self, name):
+        return getattr(self.cells, name)

@@ -72,7 +72,7 @@ def in_turn(
 def with_rounds(cells: Cells, rounds: NDArray[np.int64]) -> Cells:
     """Give the last cells of a batch other ids each round, and so other draws."""
     ids = cells.cell_ids.clone()
-    ids[len(ids) - len(rounds) :] += (torch.from_numpy(rounds) % 2**15 + 1) << 32
+    ids[len(ids) - len(rounds) :] += ((torch.from_numpy(rounds) % 2**15 + 1) << 32).to(ids.device)
     return replace(cells, cell_ids=ids)
 
 

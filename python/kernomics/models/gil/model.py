@@ -19,6 +19,7 @@ from kernomics._arguments import checked
 from kernomics._version import __version__
 from kernomics.data import CellCollection, Loader, Sampler, Stages
 from kernomics.data.readers.inputs import divided_options
+from kernomics.data.stage_checks import UNTRAINED
 from kernomics.data.staged import staged_cells
 from kernomics.errors import ConfigError, closest
 from kernomics.models.base import as_collection, checked_seed, train_module
@@ -31,7 +32,13 @@ from kernomics.models.gil.methods import Method, Situation, as_methods
 from kernomics.models.gil.module import GILModule
 from kernomics.models.gil.options import GILOptions
 from kernomics.models.gil.record import StageRecord
-from kernomics.models.gil.scoring import CELLS_AT_A_TIME, SCORING_DRAW, GeneErrors, gene_errors
+from kernomics.models.gil.scoring import (
+    CELLS_AT_A_TIME,
+    SCORING_DRAW,
+    GeneErrors,
+    gene_errors,
+    tell_of_untested,
+)
 from kernomics.models.gil.tokens import expressed_genes
 from kernomics.nn import drawing_from
 from kernomics.train import History, override
@@ -42,8 +49,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 CELLS_FOR_MEAN = 1024
-START = "start"
-"""What the untrained network is called in tables of stages."""
 
 
 class GIL:
@@ -119,6 +124,7 @@ class GIL:
         cells.library_rule.tell()
         self.staged = staged_cells(cells, self.stages)
         self.cells = cells
+        tell_of_untested(self.staged)
         for one in self.methods:
             one.check(self.staged)
             one.check_network(self.config)
@@ -184,7 +190,7 @@ class GIL:
         module.start_from(self._mean_value())
         self._place_genes(module, 0, np.sort(self.staged.rows(0)))
         module.to(where)
-        self.scores[START] = gene_errors(module, self.staged, "test")
+        self.scores[UNTRAINED] = gene_errors(module, self.staged, "test")
         previous = None
         for i, together in enumerate(self.plan):
             number = together[-1]
@@ -202,7 +208,9 @@ class GIL:
                 self.scores[name] = errors[name]
             else:
                 if self.training.progress:
-                    print(f"stage {i + 1} of {len(self.plan)}, {name}", file=sys.stderr)
+                    which = f"stage {i + 1} of {len(self.plan)}, {name}"
+                    at_once = f"all {len(together)} stages at once"
+                    print(at_once if len(together) > 1 else which, file=sys.stderr)
                 self._place_genes(module, n_before, rows)
                 history = self._teach(situation, together, i, record, where, log_dir)
                 self.scores[name] = gene_errors(module, self.staged, "test")
@@ -247,7 +255,7 @@ class GIL:
         module.place(first, found[first:])
 
     def _mean_value(self) -> float:
-        """Return the mean value of the genes expressed by cells of the first stage."""
+        """Return the mean value of the genes expressed by the first cells of the first stage."""
         cells = self.staged.cells.batch(self.staged.rows(0)[:CELLS_FOR_MEAN])
         return float(expressed_genes(cells, self.config.target_sum).values.double().mean())
 
@@ -288,10 +296,14 @@ class GIL:
 
     def _batches(self, situation: Situation, sampler: Sampler) -> Batches:
         """Return the batches of a stage, with cells kept of earlier ones where a method has any."""
-        for method in self.methods:
-            kept, share = method.replayed(situation)
-            if kept:
-                return ReplayLoader(self.staged.cells, sampler, kept, share, self.seed)
+        asked = {method.name: method.replayed(situation) for method in self.methods}
+        mixed = {name: found for name, found in asked.items() if found[0]}
+        if len(mixed) > 1:
+            raise ConfigError(
+                f"methods {' and '.join(mixed)} mix cells into the batches: one of them can"
+            )
+        for kept, share in mixed.values():
+            return ReplayLoader(self.staged.cells, sampler, kept, share, self.seed)
         return Loader(self.staged.cells, sampler)
 
     def _optimizer(self, lesson: nn.Module) -> Optimizer:
@@ -327,7 +339,7 @@ class GIL:
         return totals
 
     def _remember(self, history: History, name: str) -> None:
-        """Add a stage's records, their steps and epochs counted on from those before."""
+        """Add a stage's records, their steps counted on from those before."""
         step = max((record["step"] for record in self.history), default=0)
         self.history.extend(
             {**record, "step": record["step"] + step, "stage": name} for record in history

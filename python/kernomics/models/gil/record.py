@@ -13,11 +13,12 @@ from kernomics.data import Stages
 from kernomics.errors import CheckpointError, ConfigError
 from kernomics.models.gil.scoring import GeneErrors
 from kernomics.train import History, differences, load_model_dir, save_model_dir, write_json
-from kernomics.train.atomic import existing
-from kernomics.train.rundir import require_run
+from kernomics.train.atomic import TEMPORARY, existing
+from kernomics.train.rundir import CONFIG, LOCK, require_run
 
 STAGES, SETTINGS = "stages.json", "increment.json"
 METHODS, SCORES, MODEL = "methods", "scores.json", "model"
+METRICS = "metrics.jsonl"
 
 
 class StageRecord:
@@ -43,7 +44,7 @@ class StageRecord:
         settings: Mapping[str, Any],
     ) -> None:
         self.root = None if run_dir is None else Path(run_dir)
-        self.resume = resume
+        self.resume, self.stages = resume, stages
         begun = self.root is not None and (self.root / SETTINGS).is_file()
         if resume and not begun:
             require_run(run_dir)
@@ -57,6 +58,7 @@ class StageRecord:
         if begun:
             _require_same(self.root, stages, settings)
             return
+        _refuse_foreign(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
         stages.save(self.root / STAGES)
         write_json(self.root / SETTINGS, settings)
@@ -71,7 +73,7 @@ class StageRecord:
         return (
             self.resume
             and folder is not None
-            and any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints"))
+            and any((folder / name).exists() for name in (METRICS, "checkpoints"))
         )
 
     def finished(self, i: int) -> bool:
@@ -106,14 +108,45 @@ class StageRecord:
         for name, tensor in load_model_dir(folder / METHODS)[0].items():
             j, _, rest = name.partition("/")
             states[int(j)][rest] = tensor
-        try:
-            saved = json.loads((folder / SCORES).read_text("utf-8"))
-            errors = {name: GeneErrors.from_dict(found) for name, found in saved.items()}
-        except (OSError, ValueError, KeyError) as error:
+        errors = self._errors(folder / SCORES)
+        history = History.read(folder / METRICS)
+        if not history:
             raise CheckpointError(
-                f"{folder / SCORES} cannot be read: {error!r}; begin the run again"
+                f"{folder / METRICS} is damaged: it holds no record of a stage that is done; begin "
+                "the run again"
+            )
+        return weights, states, errors, history
+
+    def _errors(self, path: Path) -> dict[str, GeneErrors]:
+        """Read the errors after a stage: of one stage, and of all genes."""
+        try:
+            saved = json.loads(path.read_text("utf-8"))
+            errors = {name: GeneErrors.from_dict(found) for name, found in saved.items()}
+            ((name, one),) = errors.items()
+            sizes = {len(part) for part in (one.tokens, one.queries, one.counts)}
+            if name not in self.stages.names or sizes != {len(self.stages.vocabulary)}:
+                raise ValueError(f"{min(sizes):,} genes after stage {name!r}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read as the errors of {len(self.stages.vocabulary):,} genes: "
+                f"{error!r}; begin the run again"
             ) from error
-        return weights, states, errors, History.read(folder / "metrics.jsonl")
+        return errors
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Refuse a directory that holds what no beginning of a training in stages leaves there."""
+    if root.exists() and not root.is_dir():
+        raise CheckpointError(f"{root} is a file: choose another name for the run directory")
+    ours = (CONFIG, LOCK, STAGES, f"{STAGES}.partial")
+    names = sorted(entry.name for entry in root.iterdir()) if root.exists() else []
+    names = [name for name in names if name not in ours and TEMPORARY not in name]
+    if names:
+        raise CheckpointError(
+            f"{root} holds no training in stages, but {len(names):,} "
+            f"{'entry' if len(names) == 1 else 'entries'}, first {names[0]!r}; nothing was "
+            "changed, choose another directory"
+        )
 
 
 def require_same_stages(root: Path, stages: Stages) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kernomics._warnings import warn
 from kernomics.data.rng import keys_of_names
 from kernomics.data.row_numbers import parts
 from kernomics.data.staged import StagedCells
@@ -60,6 +61,18 @@ class GeneErrors:
             np.array(saved["tokens"], np.float64),
             np.array(saved["queries"], np.float64),
             np.array(saved["counts"], np.int64),
+        )
+
+
+def tell_of_untested(staged: StagedCells) -> None:
+    """Warn of stages without test cells, whose genes cannot be scored."""
+    names = staged.stages.names
+    without = [name for i, name in enumerate(names) if not len(staged.rows(i, "test"))]
+    if without:
+        warn(
+            f"{len(without)} of the {len(names)} stages have no test cells, first {without[0]!r}: "
+            "the losses of their genes will be NaN; make stages of more cells, or of a larger "
+            "share to test on (fractions of kernomics.data.gene_stages)"
         )
 
 

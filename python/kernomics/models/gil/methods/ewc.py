@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kernomics._arguments import require_least
+from kernomics.data.rng import Stream, permutation
 from kernomics.data.staged import StagedCells
 from kernomics.models.gil.methods.base import Method, Situation, Step
 from kernomics.models.gil.methods.distillation import require_weight
@@ -36,7 +38,7 @@ class EWC(Method):
     weight
         λ.
     n_batches, batch
-        Batches of a stage's training cells, and their size, by which F is estimated.
+        Batches of a stage's training cells, drawn evenly, and their size, by which F is estimated.
     """
 
     name: ClassVar[str] = "ewc"
@@ -83,8 +85,11 @@ class EWC(Method):
         named = dict(module.named_parameters())
         sums = {name: torch.zeros_like(p) for name, p in named.items()}
         n = min(self.n_batches, max(1, len(situation.train) // self.batch))
+        order = permutation(
+            len(situation.train), situation.seed, Stream.FISHER_CELLS, situation.number
+        )
         for i in range(n):
-            rows = situation.train[i::n][: self.batch]
+            rows = np.sort(situation.train[order[i * self.batch : (i + 1) * self.batch]])
             cells = situation.staged.cells.batch(rows).to(module.genes.device)
             tokens = module.tokens(cells, module.at(FISHER_DRAW - i))
             loss = module.value_losses(module(tokens))["loss"]
