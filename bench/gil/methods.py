@@ -45,6 +45,7 @@ STAGES = ("zheng", "kang")
 PROBED = "zheng"
 SCORES = ["linear_accuracy", "linear_macro_f1", "knn_accuracy", "knn_macro_f1"]
 FIRST = Path("stages") / "0"
+STORELESS = ("distillation", "features", "ghosts", "ewc", "adapters")
 SHARES = (0.05,)
 """Of the smallest stage's training cells, what replay keeps of each stage."""
 
@@ -58,7 +59,7 @@ def methods(stages: Stages) -> dict[str, Any]:
         found[f"replay {share:.0%}"] = Replay(memory)
         found[f"der {share:.0%}"] = DER(memory)
         found[f"replay {share:.0%} + distillation"] = [Replay(memory), Distillation()]
-    found |= {name: METHODS[name]() for name in ("distillation", "features", "ghosts", "ewc")}
+    found |= {name: METHODS[name]() for name in STORELESS}
     found["distillation + features + ghosts"] = [Distillation(), Features(), Ghosts()]
     found["distillation + ghosts"] = [Distillation(), Ghosts()]
     return found
