@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from kernomics.data import CellCollection, Cells, Split
 from kernomics.data.checks import named_cells
@@ -20,10 +21,21 @@ from kernomics.errors import DataError
 
 @dataclass(frozen=True)
 class KnownCells:
-    """Cells over a model's genes."""
+    """Cells over a model's genes.
+
+    Attributes
+    ----------
+    view
+        The cells over these.
+    rows
+        int64 [n], those to read.
+    apart
+        The cells over genes whose counts are no part of a cell's library size, or None.
+    """
 
     view: CellCollection
-    rows: NDArray[np.int64]  # int64 [n], those to read
+    rows: NDArray[np.int64]
+    apart: CellCollection | None = None
 
     @classmethod
     def of(
@@ -34,13 +46,16 @@ class KnownCells:
         rows: ArrayLike | None,
         min_gene_overlap: float,
         empty_cells: EmptyCells,
+        apart: Sequence[str] = (),
     ) -> KnownCells:
         """Take cells, for parameters as of `CellEncoder.get_latent_representation`."""
         wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
         view = cells.with_genes(genes, min_gene_overlap, absent="unobserved")
         if "keep" not in (empty_cells, cells.empty_cells):
             _require_counts(view, wanted)
-        return cls(view, wanted)
+        here = np.isin(np.array(apart, dtype=object), cells.genes)
+        others = [gene for gene, there in zip(apart, here, strict=True) if there]
+        return cls(view, wanted, cells.with_genes(others, 1.0) if others else None)
 
     @property
     def most_genes(self) -> int:
@@ -53,7 +68,18 @@ class KnownCells:
         for some in parts(len(self.rows), size):
             part = self.rows[some]
             keys = keys_of_names(self.view.cell_names[part])
-            yield replace(self.view.batch(part), cell_ids=torch.from_numpy(keys))
+            cells = self.view.batch(part)
+            if self.apart is not None and cells.library is not None:
+                rest = cells.library - _totals(self.apart.batch(part))
+                cells = replace(cells, library=torch.maximum(rest, _totals(cells)))
+            yield replace(cells, cell_ids=torch.from_numpy(keys))
+
+
+def _totals(cells: Cells) -> Tensor:
+    """Return each cell's counts over its genes, float32 [B]."""
+    rows = torch.repeat_interleave(torch.arange(len(cells)), cells.indptr.diff().long())
+    sums = torch.zeros(len(cells), dtype=torch.float64)
+    return sums.index_add_(0, rows, cells.values.double()).float()
 
 
 def require_counts(cells: CellCollection, split: Split) -> None:

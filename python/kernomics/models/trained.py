@@ -91,12 +91,14 @@ class TrainedModel:
     ) -> KnownCells:
         """Return cells over the genes known."""
         cells.library_rule.tell(self.info.get("library"))
+        to_come = set(self.info.get("genes_to_come", ())).difference(self.genes)
         return KnownCells.of(
             cells,
             self.genes,
             rows=rows,
             min_gene_overlap=min_gene_overlap,
             empty_cells=reading.get("empty_cells", "error"),
+            apart=sorted(to_come),
         )
 
     # -- new genes ---------------------------------------------------------------------------------

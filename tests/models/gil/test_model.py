@@ -306,3 +306,12 @@ def test_stages_without_test_cells_are_told_of():
     with pytest.warns(UserWarning, match="2 of the 3 stages have no test cells, first 'one'"):
         gil = GIL(few, stages(few), **SMALL).train(**QUICK)
     assert gil.losses().isna().all().tolist() == [False, True, True]
+
+
+def test_genes_that_come_later_are_no_part_of_the_library_size():
+    learner = trained()
+    adata, base = cells(seed=3), learner.after("base")
+    without = adata[:, base.genes.tolist()].copy()
+    found = base.get_latent_representation(adata)
+    assert np.array_equal(found, base.get_latent_representation(without))
+    assert not np.array_equal(found, base.extend(ONE).get_latent_representation(adata))

@@ -354,6 +354,7 @@ class GIL:
             "version": __version__,
             "stages": self.stages.names[: number + 1],
             "stages_sha256": self.stages.fingerprint,
+            "genes_to_come": self.stages.vocabulary[self.stages.n_known[number] :],
             "methods": self.settings()["methods"],
             "training": dataclasses.asdict(self.training),
             "trained_on": {
