@@ -15,7 +15,7 @@
 #include <limits>
 
 #include "../common/math.h"
-#include "clones.h"
+#include "isa.h"
 #include "kernels.h"
 #include "lanes.h"
 #include "pages.h"
@@ -55,9 +55,11 @@ KN_INLINE void add_gumbel(const T* scores, const uint32_t* words, int64_t count,
   for (int64_t i = 0; i < count; ++i) y[i] = scores[i] + scale * static_cast<T>(gumbel(words[i]));
 }
 
+// Columns [begin, end) of a row, begin a multiple of 256; `maxima` are those of the whole row.
+// Returns whether all values are finite.
 template <typename T>
-KN_INLINE bool perturb_impl(const T* scores, int64_t begin, int64_t end, T scale, PhiloxKey key,
-                            PhiloxCounter row, T* y, T* maxima) {
+KN_INLINE bool perturb(const T* scores, int64_t begin, int64_t end, T scale, PhiloxKey key,
+                       PhiloxCounter row, T* y, T* maxima) {
   constexpr int64_t kAhead = 4 * kNoiseColumns;
   alignas(64) uint32_t words[kNoiseColumns];
   bool finite = true;
@@ -81,17 +83,6 @@ KN_INLINE bool perturb_impl(const T* scores, int64_t begin, int64_t end, T scale
     finite = maxima_of_block(y + base, count, best) && finite;
   }
   return finite;
-}
-
-// Columns [begin, end) of a row, begin a multiple of 256; `maxima` are those of the whole row.
-// Returns whether all values are finite.
-KN_CLONES bool perturb(const float* scores, int64_t begin, int64_t end, float scale, PhiloxKey key,
-                       PhiloxCounter row, float* y, float* maxima) {
-  return perturb_impl(scores, begin, end, scale, key, row, y, maxima);
-}
-KN_CLONES bool perturb(const double* scores, int64_t begin, int64_t end, double scale,
-                       PhiloxKey key, PhiloxCounter row, double* y, double* maxima) {
-  return perturb_impl(scores, begin, end, scale, key, row, y, maxima);
 }
 
 struct RowCensus {
@@ -170,8 +161,9 @@ template <typename T>
 bool perturb_row(const GumbelTopk<T>& a, int64_t r, int64_t begin, int64_t end, T* y, T* maxima) {
   const int64_t id = a.row_ids == nullptr ? r : a.row_ids[r];
   const Seed seed = read_seed(a.noise_scale == 0 ? nullptr : a.seed);
-  return perturb(a.scores + r * a.row_stride, begin, end, static_cast<T>(a.noise_scale),
-                 philox_key(seed.key), philox_row_counter(id, a.stream, seed.step), y, maxima);
+  return for_isa<perturb<T>>(a.scores + r * a.row_stride, begin, end, static_cast<T>(a.noise_scale),
+                             philox_key(seed.key), philox_row_counter(id, a.stream, seed.step), y,
+                             maxima);
 }
 
 }  // namespace

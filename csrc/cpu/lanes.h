@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "clones.h"
+#include "isa.h"
 
 namespace kernomics {
 

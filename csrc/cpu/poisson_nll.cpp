@@ -16,8 +16,8 @@
 #include <type_traits>
 
 #include "../common/activation.h"
-#include "clones.h"
 #include "csr.h"
+#include "isa.h"
 #include "kernels.h"
 #include "lanes.h"
 #include "pages.h"
@@ -180,7 +180,7 @@ KN_INLINE Swept row_impl(const PoissonProblem<T>& a, const PoissonStrip<T>& s, c
 }
 
 template <typename T>
-KN_INLINE Swept any_row(const PoissonProblem<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
+KN_INLINE Swept sweep_row(const PoissonProblem<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
   switch (a.activation) {
     case kRectifiedTanh:
       return row_impl<kRectifiedTanh>(a, s, row);
@@ -195,15 +195,6 @@ KN_INLINE Swept any_row(const PoissonProblem<T>& a, const PoissonStrip<T>& s, co
     default:
       return row_impl<kIdentity>(a, s, row);
   }
-}
-
-KN_CLONES Swept sweep_row(const PoissonProblem<float>& a, const PoissonStrip<float>& s,
-                          const Row<float>& row) {
-  return any_row(a, s, row);
-}
-KN_CLONES Swept sweep_row(const PoissonProblem<double>& a, const PoissonStrip<double>& s,
-                          const Row<double>& row) {
-  return any_row(a, s, row);
 }
 
 // ---- before the sweep -----------------------------------------------------------------------
@@ -309,7 +300,7 @@ Report poisson_sweep(const PoissonSweep<T>& p, int threads) {
       row.cursor = a.wide_columns
                        ? seek_entry(a.indptr, static_cast<const int64_t*>(a.columns), b, s.first)
                        : seek_entry(a.indptr, static_cast<const int32_t*>(a.columns), b, s.first);
-    const Swept swept = sweep_row(a, s, row);
+    const Swept swept = for_isa<sweep_row<T>>(a, s, row);
     s.sums[b] += swept.sum;
     if (std::isfinite(swept.sum) && !swept.rate && !swept.slope) continue;
     // Where the gradient was written over the logits the caller must see to a loss that is not

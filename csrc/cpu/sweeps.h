@@ -1,4 +1,4 @@
-// Vectorised passes over one row of genes, cloned per instruction set. Sums run in 16 lanes over
+// Vectorised passes over one row of genes, compiled per instruction set. Sums run in 16 lanes over
 // blocks of 1,024 genes, and the blocks are added in double: a fixed order on every machine.
 #pragma once
 
