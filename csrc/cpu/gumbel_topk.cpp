@@ -34,25 +34,32 @@ static_assert(kNoiseColumns == kChunk, "one block of noise yields one set of gro
 // is 0 for these alone).
 template <typename T>
 KN_INLINE bool maxima_of_block(const T* y, int64_t count, T* maxima) {
-  Lanes<T> best = Lanes<T>{} - std::numeric_limits<T>::infinity(), odd = {}, v;
+  Lanes<T> best = Lanes<T>::of(-std::numeric_limits<T>::infinity()), odd = Lanes<T>::of(0);
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    load(y + i, v);
-    best = best > v ? best : v;
-    odd += v - v;
+    const Lanes<T> v = Lanes<T>::from(y + i);
+    best = larger(best, v);
+    odd = odd + (v - v);
   }
+  T odds[kLanes];
+  best.store(maxima);
+  odd.store(odds);
   for (int64_t l = 0; i < count; ++i, ++l) {
-    best[l] = best[l] > y[i] ? best[l] : y[i];
-    odd[l] += y[i] - y[i];
+    maxima[l] = maxima[l] > y[i] ? maxima[l] : y[i];
+    odds[l] += y[i] - y[i];
   }
-  std::memcpy(maxima, &best, sizeof best);
-  return total(odd) == 0.0;
+  return total(odds) == 0.0;
 }
 
+// The two logarithms in loops of their own: one behind the other they make a chain too long for a
+// processor to see several at once.
 template <typename T>
 KN_INLINE void add_gumbel(const T* scores, const uint32_t* words, int64_t count, T scale,
                           T* __restrict__ y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = scores[i] + scale * static_cast<T>(gumbel(words[i]));
+  alignas(64) float e[kNoiseColumns];
+  for (int64_t i = 0; i < count; ++i) e[i] = exponential(words[i]);
+  for (int64_t i = 0; i < count; ++i)
+    y[i] = scores[i] + scale * static_cast<T>(gumbel_of_exponential(e[i]));
 }
 
 // Columns [begin, end) of a row, begin a multiple of 256; `maxima` are those of the whole row.

@@ -94,14 +94,13 @@ KN_INLINE void losses(const T* z, const T* y, int64_t n, PoissonLaw<T> law, T* _
 
 template <typename T>
 KN_INLINE double block_sum(const T* x, int64_t n) {
-  Lanes<T> lanes = {}, a;
+  Lanes<T> lanes = Lanes<T>::of(0);
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    load(x + i, a);
-    lanes += a;
-  }
-  for (int64_t l = 0; i < n; ++i, ++l) lanes[l] += x[i];
-  return total(lanes);
+  for (; i + kLanes <= n; i += kLanes) lanes = lanes + Lanes<T>::from(x + i);
+  T each[kLanes];
+  lanes.store(each);
+  for (int64_t l = 0; i < n; ++i, ++l) each[l] += x[i];
+  return total(each);
 }
 
 template <typename T>

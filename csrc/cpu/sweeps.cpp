@@ -26,18 +26,16 @@ KN_INLINE double blocked_sum(const T* x, const T* u, int64_t n) {
   double sum = 0;
   for (int64_t base = 0; base < n; base += kBlock) {
     const int64_t end = std::min(n, base + kBlock);
-    Lanes<T> lanes = {}, a, b;
+    Lanes<T> lanes = Lanes<T>::of(0);
     int64_t j = base;
     for (; j + kLanes <= end; j += kLanes) {
-      load(x + j, a);
-      if (u != nullptr) {
-        load(u + j, b);
-        a *= b;
-      }
-      lanes += a;
+      const Lanes<T> v = Lanes<T>::from(x + j);
+      lanes = lanes + (u == nullptr ? v : v * Lanes<T>::from(u + j));
     }
-    for (int64_t l = 0; j < end; ++j, ++l) lanes[l] += u == nullptr ? x[j] : x[j] * u[j];
-    sum += total(lanes);
+    T each[kLanes];
+    lanes.store(each);
+    for (int64_t l = 0; j < end; ++j, ++l) each[l] += u == nullptr ? x[j] : x[j] * u[j];
+    sum += total(each);
   }
   return sum;
 }

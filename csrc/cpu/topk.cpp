@@ -12,15 +12,12 @@ namespace {
 template <typename T>
 KN_INLINE void maxima_of_groups(const T* y, int64_t n, T* maxima) {
   for (int64_t base = 0; base < n; base += kChunk, maxima += kLanes) {
-    Lanes<T> best = Lanes<T>{} - std::numeric_limits<T>::infinity(), v;
+    Lanes<T> best = Lanes<T>::of(-std::numeric_limits<T>::infinity());
     const int64_t end = std::min(n, base + kChunk);
     int64_t i = base;
-    for (; i + kLanes <= end; i += kLanes) {
-      load(y + i, v);
-      best = best > v ? best : v;
-    }
-    for (int64_t l = 0; i < end; ++i, ++l) best[l] = best[l] > y[i] ? best[l] : y[i];
-    std::memcpy(maxima, &best, sizeof best);
+    for (; i + kLanes <= end; i += kLanes) best = larger(best, Lanes<T>::from(y + i));
+    best.store(maxima);
+    for (int64_t l = 0; i < end; ++i, ++l) maxima[l] = maxima[l] > y[i] ? maxima[l] : y[i];
   }
 }
 
