@@ -22,6 +22,7 @@
 #include "philox_block.h"
 #include "relaxation.h"
 #include "scratch.h"
+#include "sweeps.h"
 #include "topk.h"
 
 namespace kernomics {
@@ -30,34 +31,13 @@ namespace {
 constexpr int64_t kTask = 32 * kNoiseColumns;  // columns one thread perturbs at a time
 static_assert(kNoiseColumns == kChunk, "one block of noise yields one set of group maxima");
 
-// The 16 group maxima of a block of up to 256 columns, and whether all its values are finite (x − x
-// is 0 for these alone).
-template <typename T>
-KN_INLINE bool maxima_of_block(const T* y, int64_t count, T* maxima) {
-  Lanes<T> best = Lanes<T>::of(-std::numeric_limits<T>::infinity()), odd = Lanes<T>::of(0);
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const Lanes<T> v = Lanes<T>::from(y + i);
-    best = larger(best, v);
-    odd = odd + (v - v);
-  }
-  T odds[kLanes];
-  best.store(maxima);
-  odd.store(odds);
-  for (int64_t l = 0; i < count; ++i, ++l) {
-    maxima[l] = maxima[l] > y[i] ? maxima[l] : y[i];
-    odds[l] += y[i] - y[i];
-  }
-  return total(odds) == 0.0;
-}
-
 // The two logarithms in loops of their own: one behind the other they make a chain too long for a
 // processor to see several at once.
 template <typename T>
 KN_INLINE void add_gumbel(const T* scores, const uint32_t* words, int64_t count, T scale,
                           T* __restrict__ y) {
   alignas(64) float e[kNoiseColumns];
-  for (int64_t i = 0; i < count; ++i) e[i] = exponential(words[i]);
+  for (int64_t i = 0; i < kNoiseColumns; ++i) e[i] = exponential(words[i]);
   for (int64_t i = 0; i < count; ++i)
     y[i] = scores[i] + scale * static_cast<T>(gumbel_of_exponential(e[i]));
 }
@@ -65,13 +45,12 @@ KN_INLINE void add_gumbel(const T* scores, const uint32_t* words, int64_t count,
 // Columns [begin, end) of a row, begin a multiple of 256; `maxima` are those of the whole row.
 // Returns whether all values are finite.
 template <typename T>
-KN_INLINE bool perturb(const T* scores, int64_t begin, int64_t end, T scale, PhiloxKey key,
-                       PhiloxCounter row, T* y, T* maxima) {
+bool perturb(const T* scores, int64_t begin, int64_t end, T scale, PhiloxKey key, PhiloxCounter row,
+             T* y, T* maxima) {
   constexpr int64_t kAhead = 4 * kNoiseColumns;
   alignas(64) uint32_t words[kNoiseColumns];
   bool finite = true;
   for (int64_t base = begin; base < end; base += kNoiseColumns) {
-    T* best = maxima + base / kNoiseColumns * kLanes;
     for (int64_t j = base + kAhead; j < std::min(end, base + kAhead + kNoiseColumns);
          j += kLine<T>) {
       __builtin_prefetch(scores + j);
@@ -82,12 +61,11 @@ KN_INLINE bool perturb(const T* scores, int64_t begin, int64_t end, T scale, Phi
       std::copy(scores + base, scores + base + count, y + base);
     } else {
       philox_block(key, row, static_cast<uint32_t>(base / 4), words);
-      if (count == kNoiseColumns)  // a constant count vectorises without a remainder
-        add_gumbel(scores + base, words, kNoiseColumns, scale, y + base);
-      else
-        add_gumbel(scores + base, words, count, scale, y + base);
+      for_isa<add_gumbel<T>>(scores + base, words, count, scale, y + base);
     }
-    finite = maxima_of_block(y + base, count, best) && finite;
+    T* best = maxima + base / kNoiseColumns * kLanes;
+    group_maxima(y + base, count, best);
+    finite = all_finite(y + base, count) && finite;
   }
   return finite;
 }

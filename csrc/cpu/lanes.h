@@ -36,32 +36,20 @@ struct Lanes {
     std::memcpy(x + 12, &d, sizeof a);
   }
 
-  KN_INLINE Lanes operator+(const Lanes& v) const { return {a + v.a, b + v.b, c + v.c, d + v.d}; }
-  KN_INLINE Lanes operator-(const Lanes& v) const { return {a - v.a, b - v.b, c - v.c, d - v.d}; }
-  KN_INLINE Lanes operator*(const Lanes& v) const { return {a * v.a, b * v.b, c * v.c, d * v.d}; }
+  // In place: of lanes that a function returns the compiler keeps a copy in memory.
+  KN_INLINE void add(const Lanes& v) { a += v.a, b += v.b, c += v.c, d += v.d; }
+  KN_INLINE void multiply(const Lanes& v) { a *= v.a, b *= v.b, c *= v.c, d *= v.d; }
+  KN_INLINE void raise_to(const Lanes& v) {
+    a = a > v.a ? a : v.a;
+    b = b > v.b ? b : v.b;
+    c = c > v.c ? c : v.c;
+    d = d > v.d ? d : v.d;
+  }
 };
 
-template <typename T>
-KN_INLINE Lanes<T> larger(const Lanes<T>& x, const Lanes<T>& y) {
-  return {x.a > y.a ? x.a : y.a, x.b > y.b ? x.b : y.b, x.c > y.c ? x.c : y.c,
-          x.d > y.d ? x.d : y.d};
-}
-
-// As many lanes as 64 bytes hold: a cache line, at any address.
+// As many numbers as a cache line holds.
 template <typename T>
 constexpr int64_t kLine = 64 / sizeof(T);
-template <typename T>
-struct LineOf;
-template <>
-struct LineOf<float> {
-  typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
-};
-template <>
-struct LineOf<double> {
-  typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
-};
-template <typename T>
-using Line = typename LineOf<T>::type;
 
 // The sum of the lanes, in double and in a fixed order.
 template <typename T>

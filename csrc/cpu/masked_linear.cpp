@@ -12,6 +12,7 @@
 
 #include "csr.h"
 #include "isa.h"
+#include "sweeps.h"
 
 namespace kernomics {
 namespace {
@@ -75,18 +76,6 @@ KN_INLINE Report forward_row(const LinearLayer<T>& a, const uint8_t* flags, int6
     return y == nullptr ? Report{} : forward_dense_row(a, a.x.values + b * a.x.row_stride, y);
   return a.x.wide_columns ? forward_csr_row<T, int64_t>(a, flags, a.x.indptr + b, y)
                           : forward_csr_row<T, int32_t>(a, flags, a.x.indptr + b, y);
-}
-
-template <typename T>
-KN_INLINE bool finite(const T* x, int64_t n) {
-  int odd = 0;
-  for (int64_t i = 0; i < n; ++i) odd |= x[i] - x[i] != T(0);  // 0 for finite numbers alone
-  return odd == 0;
-}
-
-template <typename T>
-bool all_finite(const T* x, int64_t n) {
-  return for_isa<finite<T>>(x, n);
 }
 
 // x[row, gene], 0 where nothing is stored.

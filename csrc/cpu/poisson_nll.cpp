@@ -96,7 +96,7 @@ template <typename T>
 KN_INLINE double block_sum(const T* x, int64_t n) {
   Lanes<T> lanes = Lanes<T>::of(0);
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) lanes = lanes + Lanes<T>::from(x + i);
+  for (; i + kLanes <= n; i += kLanes) lanes.add(Lanes<T>::from(x + i));
   T each[kLanes];
   lanes.store(each);
   for (int64_t l = 0; i < n; ++i, ++l) each[l] += x[i];

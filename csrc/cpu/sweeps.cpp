@@ -20,6 +20,13 @@ KN_INLINE void exponentials(const T* y, int64_t n, T top, double tau, T* __restr
   }
 }
 
+template <typename T>
+KN_INLINE bool finite(const T* x, int64_t n) {
+  int odd = 0;
+  for (int64_t i = 0; i < n; ++i) odd |= x[i] - x[i] != T(0);  // 0 for finite numbers alone
+  return odd == 0;
+}
+
 // Σ x_j u_j over a row, or Σ x_j without u, which must be known when compiled.
 template <typename T>
 KN_INLINE double blocked_sum(const T* x, const T* u, int64_t n) {
@@ -29,8 +36,9 @@ KN_INLINE double blocked_sum(const T* x, const T* u, int64_t n) {
     Lanes<T> lanes = Lanes<T>::of(0);
     int64_t j = base;
     for (; j + kLanes <= end; j += kLanes) {
-      const Lanes<T> v = Lanes<T>::from(x + j);
-      lanes = lanes + (u == nullptr ? v : v * Lanes<T>::from(u + j));
+      Lanes<T> v = Lanes<T>::from(x + j);
+      if (u != nullptr) v.multiply(Lanes<T>::from(u + j));
+      lanes.add(v);
     }
     T each[kLanes];
     lanes.store(each);
@@ -87,6 +95,7 @@ KN_INLINE void multiply(const T* e, const T* u, int64_t n, double slope, double 
 }  // namespace
 
 #define KN_DEFINE_SWEEPS(T)                                                                   \
+  bool all_finite(const T* x, int64_t n) { return for_isa<finite<T>>(x, n); }                 \
   void exp_below(const T* y, int64_t n, T top, double tau, T* out) {                          \
     for_isa<exponentials<T>>(y, n, top, tau, out);                                            \
   }                                                                                           \

@@ -20,6 +20,9 @@ OutsiderSums outsiders(const float* y, const float* u, int64_t n, float top, dou
 OutsiderSums outsiders(const double* y, const double* u, int64_t n, double top, double tau,
                        double* e);
 
+bool all_finite(const float* x, int64_t n);
+bool all_finite(const double* x, int64_t n);
+
 double sum(const float* x, int64_t n);
 double sum(const double* x, int64_t n);
 

@@ -15,7 +15,7 @@ KN_INLINE void maxima_of_groups(const T* y, int64_t n, T* maxima) {
     Lanes<T> best = Lanes<T>::of(-std::numeric_limits<T>::infinity());
     const int64_t end = std::min(n, base + kChunk);
     int64_t i = base;
-    for (; i + kLanes <= end; i += kLanes) best = larger(best, Lanes<T>::from(y + i));
+    for (; i + kLanes <= end; i += kLanes) best.raise_to(Lanes<T>::from(y + i));
     best.store(maxima);
     for (int64_t l = 0; i < end; ++i, ++l) maxima[l] = maxima[l] > y[i] ? maxima[l] : y[i];
   }
