@@ -27,20 +27,11 @@ extern std::atomic<Isa> isa_in_use;
 
 inline Isa isa() { return isa_in_use.load(std::memory_order_relaxed); }
 
-// How many bytes a vector register holds.
-template <Isa kIsa>
-constexpr int kRegister = kIsa == Isa::kAvx512 ? 64
-                          : kIsa == Isa::kAvx2 ? 32
-                                               : 16;
-
-// Calls a function, compiled for every level, at the one in use. Its body must be KN_INLINE. With
-// `for_each_isa` the body is a template of the level: for_each_isa<body<Isa::kPortable>,
-// body<Isa::kAvx2>, body<Isa::kAvx512>>.
-template <auto kPortable, auto kAvx2, auto kAvx512>
+// A function compiled for every level, called at the one in use. Its body must be KN_INLINE.
+template <auto kBody>
 struct ForIsa;
-template <typename R, typename... Args, R (*kPortable)(Args...), R (*kAvx2)(Args...),
-          R (*kAvx512)(Args...)>
-struct ForIsa<kPortable, kAvx2, kAvx512> {
+template <typename R, typename... Args, R (*kBody)(Args...)>
+struct ForIsa<kBody> {
   R operator()(Args... args) const {
 #ifdef KN_X86
     if (isa() == Isa::kAvx512) return avx512(args...);
@@ -51,14 +42,12 @@ struct ForIsa<kPortable, kAvx2, kAvx512> {
 
  private:
 #ifdef KN_X86
-  KN_AVX512 static R avx512(Args... args) { return kAvx512(args...); }
-  KN_AVX2 static R avx2(Args... args) { return kAvx2(args...); }
+  KN_AVX512 static R avx512(Args... args) { return kBody(args...); }
+  KN_AVX2 static R avx2(Args... args) { return kBody(args...); }
 #endif
-  static R portable(Args... args) { return kPortable(args...); }
+  static R portable(Args... args) { return kBody(args...); }
 };
-template <auto kPortable, auto kAvx2, auto kAvx512>
-inline constexpr ForIsa<kPortable, kAvx2, kAvx512> for_each_isa;
 template <auto kBody>
-inline constexpr ForIsa<kBody, kBody, kBody> for_isa;
+inline constexpr ForIsa<kBody> for_isa;
 
 }  // namespace kernomics

@@ -47,9 +47,21 @@ struct Lanes {
   }
 };
 
-// As many numbers as a cache line holds.
+// As many lanes as 64 bytes hold: a cache line, at any address.
 template <typename T>
 constexpr int64_t kLine = 64 / sizeof(T);
+template <typename T>
+struct LineOf;
+template <>
+struct LineOf<float> {
+  typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
+};
+template <>
+struct LineOf<double> {
+  typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
+};
+template <typename T>
+using Line = typename LineOf<T>::type;
 
 // The sum of the lanes, in double and in a fixed order.
 template <typename T>

@@ -43,25 +43,22 @@ struct Entries {
   int64_t count;
 };
 
-// lanes_j += x_j · Σ_g δ_g ∘ W_jg over N groups of columns, for every entry; a register's part of
-// the lanes after the other. The vector types keep δ in registers, which gcc does not do for arrays
-// of numbers; they have no portable fma.
-template <Isa kIsa, int N, typename T, typename C>
+// lanes_j += x_j · Σ_g δ_g ∘ W_jg over N groups of columns, for every entry. The vector types keep
+// δ in registers, which gcc does not do for arrays; they have no portable fma.
+template <int N, typename T, typename C>
 KN_INLINE void dot_groups(const Entries<T, C>& e, const T* delta, const T* weight, int64_t stride,
                           int64_t first_gene, T* lanes) {
-  typedef T Vector __attribute__((vector_size(kRegister<kIsa>), aligned(alignof(T)), may_alias));
-  constexpr int64_t kWidth = kRegister<kIsa> / sizeof(T);
-  for (int64_t part = 0; part < kLine<T>; part += kWidth) {
-    Vector d[N];
-    for (int g = 0; g < N; ++g)
-      d[g] = *reinterpret_cast<const Vector*>(delta + part + g * kLine<T>);
-    for (int64_t i = 0; i < e.count; ++i) {
-      const int64_t j = e.genes[i];
-      const T* w = weight + j * stride + part;
-      Vector sum = d[0] * *reinterpret_cast<const Vector*>(w);
-      for (int g = 1; g < N; ++g) sum += d[g] * *reinterpret_cast<const Vector*>(w + g * kLine<T>);
-      *reinterpret_cast<Vector*>(lanes + (j - first_gene) * kLine<T> + part) += e.values[i] * sum;
-    }
+  using Vector = Line<T>;
+  const Vector* deltas = reinterpret_cast<const Vector*>(delta);
+  Vector d[N];
+  for (int g = 0; g < N; ++g) d[g] = deltas[g];
+  for (int64_t i = 0; i < e.count; ++i) {
+    const int64_t j = e.genes[i];
+    const Vector* w = reinterpret_cast<const Vector*>(weight + j * stride);
+    Vector* lane = reinterpret_cast<Vector*>(lanes + (j - first_gene) * kLine<T>);
+    Vector sum = d[0] * w[0];
+    for (int g = 1; g < N; ++g) sum += d[g] * w[g];
+    *lane += e.values[i] * sum;
   }
 }
 
@@ -77,16 +74,16 @@ KN_INLINE void dot_rest(const Entries<T, C>& e, const T* delta, const T* weight,
   }
 }
 
-template <Isa kIsa, typename T, typename C>
+template <typename T, typename C>
 KN_INLINE void add_dots(const LinearLayer<T>& a, const Entries<T, C>& e, const T* delta,
                         int64_t first_gene, T* lanes) {
   int64_t h = 0;
   for (; h + 8 * kLine<T> <= a.outputs; h += 8 * kLine<T>)
-    dot_groups<kIsa, 8>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
+    dot_groups<8>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
   for (; h + 2 * kLine<T> <= a.outputs; h += 2 * kLine<T>)
-    dot_groups<kIsa, 2>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
+    dot_groups<2>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
   for (; h + kLine<T> <= a.outputs; h += kLine<T>)
-    dot_groups<kIsa, 1>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
+    dot_groups<1>(e, delta + h, a.weight + h, a.weight_stride, first_gene, lanes);
   if (h < a.outputs)
     dot_rest(e, delta + h, a.weight + h, a.weight_stride, a.outputs - h, first_gene, lanes);
 }
@@ -120,7 +117,7 @@ KN_INLINE Entries<T, int32_t> pick_dense(const T* x, int64_t stride, int64_t beg
 }
 
 // One cell's share of a tile, from all its entries or those picked out.
-template <Isa kIsa, typename T, typename C>
+template <typename T, typename C>
 KN_INLINE void add_cell(const LinearBackward<T>& g, const uint8_t* flags, const Entries<T, C>& e,
                         const T* delta, int64_t first_gene, TileScratch<T>& s) {
   const LinearLayer<T>& a = g.layer;
@@ -129,11 +126,11 @@ KN_INLINE void add_cell(const LinearBackward<T>& g, const uint8_t* flags, const 
       const int64_t j = e.genes[i];
       if (flags[j] & kChosen) axpy(e.values[i], delta, a.outputs, g.grad_weight + j * a.outputs);
     }
-  if (g.grad_mask != nullptr) add_dots<kIsa>(a, e, delta, first_gene, s.lanes.data());
+  if (g.grad_mask != nullptr) add_dots(a, e, delta, first_gene, s.lanes.data());
 }
 
 // All cells' shares of genes [begin, end), in the order of the cells.
-template <Isa kIsa, typename T, typename C>
+template <typename T, typename C>
 KN_INLINE void add_tile(const LinearBackward<T>& g, const uint8_t* flags, uint8_t wanted,
                         int64_t begin, int64_t end, TileScratch<T>& s) {
   const LinearLayer<T>& a = g.layer;
@@ -150,8 +147,8 @@ KN_INLINE void add_tile(const LinearBackward<T>& g, const uint8_t* flags, uint8_
     }
     if (a.x.indptr == nullptr) {
       const T* x = a.x.values + b * a.x.row_stride;
-      add_cell<kIsa>(g, flags, pick_dense(x, a.x.column_stride, begin, end, flags, wanted, s),
-                     delta, begin, s);
+      add_cell(g, flags, pick_dense(x, a.x.column_stride, begin, end, flags, wanted, s), delta,
+               begin, s);
       continue;
     }
     const int64_t first = s.cursor[b], stop = a.x.indptr[b + 1];
@@ -160,9 +157,9 @@ KN_INLINE void add_tile(const LinearBackward<T>& g, const uint8_t* flags, uint8_
     s.cursor[b] = last;
     const Entries<T, C> e{columns + first, a.x.values + first, last - first};
     if (every_gene)
-      add_cell<kIsa>(g, flags, e, delta, begin, s);
+      add_cell(g, flags, e, delta, begin, s);
     else
-      add_cell<kIsa>(g, flags, pick(e, flags, wanted, s), delta, begin, s);
+      add_cell(g, flags, pick(e, flags, wanted, s), delta, begin, s);
   }
 }
 
@@ -175,7 +172,7 @@ KN_INLINE T sum_lanes(const T* lanes) {
   return s[0];
 }
 
-template <Isa kIsa, typename T>
+template <typename T>
 KN_INLINE void run_tile(const LinearBackward<T>& g, const uint8_t* flags, uint8_t wanted,
                         int64_t begin, int64_t end, bool busy, TileScratch<T>& s) {
   const LinearLayer<T>& a = g.layer;
@@ -185,9 +182,9 @@ KN_INLINE void run_tile(const LinearBackward<T>& g, const uint8_t* flags, uint8_
   if (!busy) return;
   if (g.grad_mask != nullptr) std::fill(s.lanes.begin(), s.lanes.end(), T(0));
   if (a.x.wide_columns)
-    add_tile<kIsa, T, int64_t>(g, flags, wanted, begin, end, s);
+    add_tile<T, int64_t>(g, flags, wanted, begin, end, s);
   else
-    add_tile<kIsa, T, int32_t>(g, flags, wanted, begin, end, s);
+    add_tile<T, int32_t>(g, flags, wanted, begin, end, s);
   for (int64_t j = begin; j < end; ++j) {
     if (g.grad_mask != nullptr && (flags[j] & kReached))
       g.grad_mask[j] = sum_lanes(s.lanes.data() + (j - begin) * kLine<T>);
@@ -255,8 +252,7 @@ void masked_linear_backward(const LinearBackward<T>& g, int threads) {
           seek<T, int32_t>(a, begin, s.cursor);
       }
       placed = busy;
-      for_each_isa<run_tile<Isa::kPortable, T>, run_tile<Isa::kAvx2, T>, run_tile<Isa::kAvx512, T>>(
-          g, flags.data(), wanted, begin, end, busy, s);
+      for_isa<run_tile<T>>(g, flags.data(), wanted, begin, end, busy, s);
     }
   };
   Rescue rescue;

@@ -77,10 +77,14 @@ KN_INLINE bool csr_rates(const PoissonProblem<T>& a, int64_t* cursor, int64_t st
 }
 
 // The constants come by value: only then does gcc take the selections for harmless and vectorise.
+// Two loops, since one exponential behind the other makes a chain too long for a processor to see
+// several at once. Between them `loss` and `derivative` hold the rates and their slopes.
 template <int A, typename T>
 KN_INLINE void points(const T* z, const T* y, int64_t n, PoissonLaw<T> law, T* __restrict__ loss,
                       T* __restrict__ derivative) {
-  for (int64_t i = 0; i < n; ++i) poisson_point<A>(z[i], y[i], law, loss + i, derivative + i);
+  for (int64_t i = 0; i < n; ++i) poisson_rate<A>(z[i], law, loss + i, derivative + i);
+  for (int64_t i = 0; i < n; ++i)
+    poisson_loss<A>(loss[i], derivative[i], y[i], law, loss + i, derivative + i);
 }
 
 // The same without the derivative.
@@ -88,7 +92,11 @@ template <int A, typename T>
 KN_INLINE void losses(const T* z, const T* y, int64_t n, PoissonLaw<T> law, T* __restrict__ loss) {
   for (int64_t i = 0; i < n; ++i) {
     T unused;
-    poisson_point<A>(z[i], y[i], law, loss + i, &unused);
+    poisson_rate<A>(z[i], law, loss + i, &unused);
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    T unused;
+    poisson_loss<A>(loss[i], T(0), y[i], law, loss + i, &unused);
   }
 }
 
