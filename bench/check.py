@@ -3,9 +3,10 @@
     python -m bench.check runs/gpu/nvidia-h200.jsonl
     python -m bench.check NEW.jsonl --baseline OLD.jsonl
 
-Ratios are compared, not times: kernomics against every other provider of its run, and against the
-floor of the machine as measured in that run. A ratio has fallen when it lost more than 10 % and
-more than twice its spread, (p80 − p20)/2 of both providers in the worse of the two runs.
+Ratios are compared within an instruction set, not times: kernomics against every other provider of
+its run, and against the floor of the machine as measured in that run. A ratio has fallen when it
+lost more than 10 % and more than twice its spread, (p80 − p20)/2 of both providers in the worse of
+the two runs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bench.harness import HERE, load_results
 
 ALLOWED_FALL = 0.10
 
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, str]
 
 
 def relative_spread(record: dict[str, Any]) -> float:
@@ -28,28 +29,33 @@ def relative_spread(record: dict[str, Any]) -> float:
 
 
 def ratios(records: list[dict[str, Any]]) -> dict[Key, tuple[float, float]]:
-    """Return (ratio, its relative spread) by op, case and provider; 'floor' is a provider too."""
-    first = {(r["op"], r["case"]): r for r in records if r["provider"] == r["first_provider"]}
+    """Return (ratio, its relative spread) by op, case, instruction set and provider.
+
+    The floor is a provider too.
+    """
+    ours_of = {
+        (r["op"], r["case"], r["isa"]): r for r in records if r["provider"] == r["first_provider"]
+    }
     found = {}
     for r in records:
-        ours = first[r["op"], r["case"]]
+        case = (r["op"], r["case"], r["isa"])
+        ours = ours_of[case]
         if r is ours:
-            key = (r["op"], r["case"], "floor")
-            found[key] = (float(r["share_of_floor"]), relative_spread(ours))
+            found[*case, "floor"] = (float(r["share_of_floor"]), relative_spread(ours))
         else:
             spread = relative_spread(ours) + relative_spread(r)
-            found[r["op"], r["case"], r["provider"]] = (float(r["times_first"]), spread)
+            found[*case, r["provider"]] = (float(r["times_first"]), spread)
     return found
 
 
 def fallen(new: list[dict[str, Any]], old: list[dict[str, Any]]) -> list[str]:
     """Describe every ratio of the baseline that fell or is missing."""
     now, before = ratios(new), ratios(old)
-    cases = {key[:2] for key in now}
+    cases = {key[:3] for key in now}
     complaints = []
     for key, (was, spread_was) in before.items():
         name = " | ".join(key)
-        if key[:2] not in cases:
+        if key[:3] not in cases:
             continue  # a run of some cases is compared on those alone
         if key not in now:
             complaints.append(f"{name}: not measured")

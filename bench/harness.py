@@ -248,10 +248,13 @@ def load_results(path: Path) -> list[dict[str, Any]]:
 
 
 def write_results(path: Path, records: list[dict[str, Any]]) -> None:
-    """Add records to a results file, in place of older ones of the same op and case."""
-    done = {(r["op"], r["case"]) for r in records}
+    """Add records to a results file, in place of older ones of the same case.
+
+    A case on another instruction set is another case.
+    """
+    done = {(r["op"], r["case"], r["isa"]) for r in records}
     kept = load_results(path) if path.exists() else []
-    kept = [r for r in kept if (r["op"], r["case"]) not in done]
+    kept = [r for r in kept if (r["op"], r["case"], r["isa"]) not in done]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r) + "\n" for r in kept + records))
 

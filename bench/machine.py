@@ -42,7 +42,7 @@ def _output_of(*command: str) -> str | None:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Return device, driver, versions and commit, as recorded with every result."""
+    """Return device, instruction set, driver, versions and commit, recorded with every result."""
     from kernomics.ops import build_info
 
     build = build_info()
@@ -54,6 +54,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         driver = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return {
         "device": device_name(device),
+        "isa": "cuda" if device.type == "cuda" else build["isa"],
         "driver": driver.splitlines()[0] if driver else None,
         "versions": {
             "kernomics": build["version"],

@@ -20,6 +20,7 @@ ALL = HERE.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- benchmarks: begin (bench/table.py) -->", "<!-- benchmarks: end -->"
 
 NOTHING = "No runs on record."
+ISA = {"avx512": ", AVX-512", "avx2": ", AVX2", "portable": ", portable kernels", "cuda": ""}
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -73,13 +74,24 @@ def case_rows(records: list[dict[str, Any]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |"]
 
 
+def where(about: dict[str, Any]) -> str:
+    """Say on what a line was recorded."""
+    threads = f", {about['threads']} threads" if not about["versions"]["cuda"] else ""
+    torch = about["versions"]["torch"]
+    return f"{about['device']}{threads}{ISA[about['isa']]}, torch {torch}"
+
+
+def by_isa(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Part a device's records by the instruction set, the best one first."""
+    parts = [[r for r in records if r["isa"] == isa] for isa in ISA]
+    return [part for part in parts if part]
+
+
 def device_table(records: list[dict[str, Any]]) -> str:
     """Return one device's table, in the order in which the cases were recorded."""
     about = records[0]
-    threads = f", {about['threads']} threads" if not about["versions"]["cuda"] else ""
     lines = [
-        f"{about['device']}{threads}, torch {about['versions']['torch']} "
-        f"(copy {about['copy_gb_per_s']:,.0f} GB/s)",
+        f"{where(about)} (copy {about['copy_gb_per_s']:,.0f} GB/s)",
         "",
         "| op and case | kernomics | of the floor | extra memory | others (times slower) |",
         "| --- | --- | --- | --- | --- |",
@@ -92,15 +104,15 @@ def device_table(records: list[dict[str, Any]]) -> str:
 
 def table(folder: Path) -> str:
     """Return the tables of all results files in a folder."""
-    files = sorted(folder.glob("*.jsonl"))
-    return "\n\n".join(device_table(load_results(file)) for file in files if file.stat().st_size)
+    on_record = map(load_results, sorted(folder.glob("*.jsonl")))
+    return "\n\n".join(device_table(part) for found in on_record for part in by_isa(found))
 
 
 def summary(folder: Path) -> str:
     """Return the README's table: each op's first case on the first machine on record."""
     on_record = map(load_results, sorted(folder.glob("*.jsonl")))
-    records: list[dict[str, Any]] = next((found for found in on_record if found), [])
-    if not records:
+    records = next((by_isa(found)[0] for found in on_record if found), None)
+    if records is None:
         return NOTHING
     firsts: dict[str, str] = {}
     for record in records:
@@ -119,10 +131,8 @@ def summary(folder: Path) -> str:
                 f"{ours['share_of_floor']:.0%}",
             ]
         )
-    about = records[0]
     head = ["op and case", "kernomics", "fastest other", "ratio", "of the floor"]
-    where = f"{about['device']}, {about['threads']} threads, torch {about['versions']['torch']}"
-    return f"{where}:\n\n{grid(head, rows)}"
+    return f"{where(records[0])}:\n\n{grid(head, rows)}"
 
 
 def main() -> None:

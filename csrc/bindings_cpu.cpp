@@ -8,6 +8,7 @@
 #include "common/math.h"
 #include "common/philox.h"
 #include "cpu/half.h"
+#include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/scratch.h"
 
@@ -61,7 +62,25 @@ double weighted_sum_py(Address values, Address weights, int64_t count) {
   return sum;
 }
 
-// For the tests: one counter's words, and functions of given numbers, compiled without clones.
+constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512"};
+
+// The instruction sets that this processor has, the best one first.
+py::list isas_py() {
+  py::list names;
+  for (int level = static_cast<int>(best_isa()); level >= 0; --level)
+    names.append(kIsaNames[level]);
+  return names;
+}
+
+const char* isa_py() { return kIsaNames[static_cast<int>(isa())]; }
+
+void use_isa_py(const std::string& name) {
+  for (int level = 0; level <= static_cast<int>(best_isa()); ++level)
+    if (name == kIsaNames[level]) return isa_in_use.store(static_cast<Isa>(level));
+  throw py::value_error("use_isa: this processor has no '" + name + "'");
+}
+
+// For the tests: one counter's words, and functions of given numbers, compiled once.
 py::tuple philox4x32_10_py(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0,
                            uint32_t k1) {
   const PhiloxCounter out = philox4x32_10({c0, c1, c2, c3}, {k0, k1});
@@ -114,6 +133,9 @@ PYBIND11_MODULE(_cpu, m) {
   define_kernel<PoissonSweep, float, double>(
       m, "poisson_sweep", "poisson_nll", "values_kind",
       [](const auto& params, int threads) { return poisson_sweep(params, threads); });
+  m.def("isas", &isas_py);
+  m.def("isa", &isa_py);
+  m.def("use_isa", &use_isa_py);
   m.def("weighted_sum", &weighted_sum_py);
   m.def("philox4x32_10", &philox4x32_10_py);
   m.def("gumbel", &gumbel_py);

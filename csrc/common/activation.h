@@ -39,42 +39,52 @@ inline PoissonLaw<T> poisson_law(double target_sum, double eps) {
           static_cast<T>(eps)};
 }
 
+// The first half: η (or λ for softplus and identity) and its slope in z.
 template <int A, typename T>
-KN_HD void poisson_point(T z, T y, const PoissonLaw<T>& law, T* loss, T* derivative) {
-  const T one = 1, none = 0;
+KN_HD void poisson_rate(T z, const PoissonLaw<T>& law, T* rate, T* slope) {
+  const T one = 1, none = 0, positive = z <= none ? none : z;
+  if constexpr (A == kRectifiedTanh) {
+    // With m = e^{−2z/β} − 1, tanh = −m/(2 + m) and sech² = 4(1 + m)/(2 + m)².
+    T e;
+    const T m = expm1_nonpositive(positive * law.minus_2_over_beta, &e);
+    const T inverse = one / (m + T(2));
+    *rate = -law.alpha * (m * inverse);
+    *slope = z <= none ? none : law.four_alpha_over_beta * e * inverse * inverse;
+  } else if constexpr (A == kRelu) {
+    *rate = positive;
+    *slope = z <= none ? none : one;
+  } else if constexpr (A == kClampedRelu) {
+    *rate = positive > law.alpha ? law.alpha : positive;
+    *slope = positive > law.alpha ? none : z <= none ? none : one;
+  } else if constexpr (A == kSoftplus) {
+    const T e = exp_nonpositive(z > none ? -z : z);
+    *rate = log1p_unit(e) + positive;
+    *slope = (z > none ? one : e) / (one + e);
+  } else {
+    *rate = z;
+    *slope = one;
+  }
+}
+
+// The second half.
+template <int A, typename T>
+KN_HD void poisson_loss(T rate, T slope, T y, const PoissonLaw<T>& law, T* loss, T* derivative) {
   if constexpr (A == kSoftplus || A == kIdentity) {
-    T rate = z, slope = one;
-    if constexpr (A == kSoftplus) {
-      const T e = exp_nonpositive(z > none ? -z : z);
-      rate = log1p_unit(e) + (z <= none ? none : z);
-      slope = (z > none ? one : e) / (one + e);
-    }
     const T guarded = rate + law.eps;
     *loss = rate - y * log_any(guarded);
-    *derivative = slope * (one - y / guarded);
+    *derivative = slope * (T(1) - y / guarded);
   } else {
-    const T positive = z <= none ? none : z;
-    T log_rate = positive, slope = z <= none ? none : one;
-    if constexpr (A == kRectifiedTanh) {
-      // With m = e^{−2z/β} − 1, tanh = −m/(2 + m) and sech² = 4(1 + m)/(2 + m)².
-      T e;
-      const T m = expm1_nonpositive(positive * law.minus_2_over_beta, &e);
-      const T inverse = one / (m + T(2));
-      log_rate = -law.alpha * (m * inverse);
-      slope = z <= none ? none : law.four_alpha_over_beta * e * inverse * inverse;
-    }
-    if constexpr (A == kClampedRelu) {
-      log_rate = positive > law.alpha ? law.alpha : positive;
-      slope = positive > law.alpha ? none : slope;
-    }
-    if constexpr (A == kExp) {
-      log_rate = z;
-      slope = one;
-    }
-    const T rate = exp_any(log_rate);
-    *loss = rate - log_rate * y;
-    *derivative = slope * (rate - y);
+    const T expected = exp_any(rate);
+    *loss = expected - rate * y;
+    *derivative = slope * (expected - y);
   }
+}
+
+template <int A, typename T>
+KN_HD void poisson_point(T z, T y, const PoissonLaw<T>& law, T* loss, T* derivative) {
+  T rate, slope;
+  poisson_rate<A>(z, law, &rate, &slope);
+  poisson_loss<A>(rate, slope, y, law, loss, derivative);
 }
 
 // Stirling's approximation of log y! for y > 1, which torch adds with full=True.

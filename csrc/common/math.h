@@ -104,11 +104,12 @@ KN_HD float exponential(uint32_t r) {
 
 // Gumbel noise g = −log E, finite for every r, from −3.13 to 22.87; within 2 ulp or 2.4e-7 of the
 // exact value.
-KN_HD float gumbel(uint32_t r) {
+KN_HD float gumbel_of_exponential(float exponential) {
   float f, e;
-  split_float(exponential(r), &f, &e);
+  split_float(exponential, &f, &e);
   return -log_reduced(f, e);
 }
+KN_HD float gumbel(uint32_t r) { return gumbel_of_exponential(exponential(r)); }
 
 // log(1 + x) for 0 <= x < 2¹²⁶, within 2 ulp; NaN stays NaN. With 1 + x = m·2^e, m − 1 is
 // x·2^−e + (2^−e − 1), rounded once: what 1 + x loses of a small x never enters.

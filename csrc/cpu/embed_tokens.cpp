@@ -15,8 +15,8 @@
 #include <cstring>
 #include <type_traits>
 
-#include "clones.h"
 #include "half.h"
+#include "isa.h"
 #include "kernels.h"
 #include "pages.h"
 #include "scratch.h"
@@ -43,7 +43,7 @@ KN_INLINE int64_t id_at(const EmbedShape& s, int64_t position) {
 // ---- forward --------------------------------------------------------------------------------
 
 template <typename I>
-KN_INLINE Report check_impl(const I* ids, const EmbedShape& s) {
+KN_INLINE Report check_listed(const I* ids, const EmbedShape& s) {
   const int64_t count = s.cells * s.tokens;
   int bad = 0;
   for (int64_t p = 0; p < count; ++p) bad |= (ids[p] < -1) | (ids[p] >= s.genes);
@@ -57,14 +57,14 @@ KN_INLINE Report check_impl(const I* ids, const EmbedShape& s) {
   return report;
 }
 
-KN_CLONES Report check_ids(const EmbedShape& s) {
-  return s.wide_ids ? check_impl(static_cast<const int64_t*>(s.gene_ids), s)
-                    : check_impl(static_cast<const int32_t*>(s.gene_ids), s);
+KN_INLINE Report check_ids(const EmbedShape& s) {
+  return s.wide_ids ? check_listed(static_cast<const int64_t*>(s.gene_ids), s)
+                    : check_listed(static_cast<const int32_t*>(s.gene_ids), s);
 }
 
 // Tokens [begin, end), counted over all cells with their CLS tokens.
 template <typename T>
-KN_INLINE void write_impl(const EmbedForward<T>& in, int64_t begin, int64_t end) {
+KN_INLINE void write_tokens(const EmbedForward<T>& in, int64_t begin, int64_t end) {
   const EmbedShape& s = in.shape;
   const int64_t length = s.tokens + s.with_cls, width = s.width;
   int64_t b = begin / length, k = begin % length - s.with_cls;
@@ -143,8 +143,8 @@ KN_INLINE void add_rows(const T* const* rows, int64_t width, Wide<T>* __restrict
 
 // Genes [begin, end): their rows of dE, and dx or dv at their positions. `sum` [width] is scratch.
 template <typename T>
-KN_INLINE void sum_impl(const EmbedBackward<T>& g, const Order& sorted, int64_t begin, int64_t end,
-                        Wide<T>* scratch) {
+KN_INLINE void sum_genes(const EmbedBackward<T>& g, const Order& sorted, int64_t begin, int64_t end,
+                         Wide<T>* scratch) {
   const EmbedShape& s = g.shape;
   constexpr int64_t kGroup = 4;
   constexpr bool direct = std::is_same<T, Wide<T>>::value;
@@ -185,7 +185,7 @@ KN_INLINE void sum_impl(const EmbedBackward<T>& g, const Order& sorted, int64_t 
 }
 
 template <typename T>
-KN_INLINE void cls_impl(const EmbedBackward<T>& g, Wide<T>* sum) {
+KN_INLINE void sum_cls(const EmbedBackward<T>& g, Wide<T>* sum) {
   const EmbedShape& s = g.shape;
   std::memset(sum, 0, s.width * sizeof(Wide<T>));
   for (int64_t b = 0; b < s.cells; ++b) {
@@ -194,23 +194,6 @@ KN_INLINE void cls_impl(const EmbedBackward<T>& g, Wide<T>* sum) {
   }
   for (int64_t h = 0; h < s.width; ++h) narrow(sum[h], g.grad_cls[h]);
 }
-
-#define KN_CLONE_FOR(T)                                                                   \
-  KN_CLONES void write_tokens(const EmbedForward<T>& in, int64_t begin, int64_t end) {    \
-    write_impl(in, begin, end);                                                           \
-  }                                                                                       \
-  KN_CLONES void sum_genes(const EmbedBackward<T>& g, const Order& sorted, int64_t begin, \
-                           int64_t end, Wide<T>* scratch) {                               \
-    sum_impl(g, sorted, begin, end, scratch);                                             \
-  }                                                                                       \
-  KN_CLONES void sum_cls(const EmbedBackward<T>& g, Wide<T>* sum) { cls_impl(g, sum); }
-
-KN_CLONE_FOR(float)
-KN_CLONE_FOR(double)
-KN_CLONE_FOR(BFloat16)
-KN_CLONE_FOR(Half)
-
-#undef KN_CLONE_FOR
 
 template <typename T>
 void clear_padding(const EmbedBackward<T>& g, const Order& sorted) {
@@ -247,14 +230,15 @@ int team_size(int threads, int64_t numbers, int64_t tasks) {
 template <typename T>
 Report embed_tokens_forward(const EmbedForward<T>& in, int threads) {
   const EmbedShape& s = in.shape;
-  const Report report = check_ids(s);
+  const Report report = for_isa<check_ids>(s);
   if (report.count > 0) return report;
   const int64_t rows = s.cells * (s.tokens + s.with_cls);
   if (rows == 0) return report;
   prefer_huge_pages(in.out, rows * s.width * static_cast<int64_t>(sizeof(T)));
   const int team = team_size(threads, rows * s.width, rows);
 #pragma omp parallel for num_threads(team) schedule(static) if (team > 1)
-  for (int64_t i = 0; i < team; ++i) write_tokens(in, rows * i / team, rows * (i + 1) / team);
+  for (int64_t i = 0; i < team; ++i)
+    for_isa<write_tokens<T>>(in, rows * i / team, rows * (i + 1) / team);
   return report;
 }
 
@@ -263,7 +247,7 @@ void embed_tokens_backward(const EmbedBackward<T>& g, int threads) {
   const EmbedShape& s = g.shape;
   if (g.grad_cls != nullptr) {
     Scratch<Wide<T>> sum(s.width);
-    sum_cls(g, sum.data());
+    for_isa<sum_cls<T>>(g, sum.data());
   }
   if (g.grad_table == nullptr && g.grad_values == nullptr) return;
   if (g.grad_values != nullptr && !s.concat)
@@ -289,8 +273,8 @@ void embed_tokens_backward(const EmbedBackward<T>& g, int threads) {
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < blocks; ++i)
       rescue.run([&] {
-        sum_genes(g, sorted, i * kGeneBlock, std::min(s.genes, (i + 1) * kGeneBlock),
-                  scratch.data());
+        for_isa<sum_genes<T>>(g, sorted, i * kGeneBlock, std::min(s.genes, (i + 1) * kGeneBlock),
+                              scratch.data());
       });
   }
   rescue.rethrow();

@@ -15,13 +15,14 @@
 #include <limits>
 
 #include "../common/math.h"
-#include "clones.h"
+#include "isa.h"
 #include "kernels.h"
 #include "lanes.h"
 #include "pages.h"
 #include "philox_block.h"
 #include "relaxation.h"
 #include "scratch.h"
+#include "sweeps.h"
 #include "topk.h"
 
 namespace kernomics {
@@ -30,39 +31,26 @@ namespace {
 constexpr int64_t kTask = 32 * kNoiseColumns;  // columns one thread perturbs at a time
 static_assert(kNoiseColumns == kChunk, "one block of noise yields one set of group maxima");
 
-// The 16 group maxima of a block of up to 256 columns, and whether all its values are finite (x − x
-// is 0 for these alone).
-template <typename T>
-KN_INLINE bool maxima_of_block(const T* y, int64_t count, T* maxima) {
-  Lanes<T> best = Lanes<T>{} - std::numeric_limits<T>::infinity(), odd = {}, v;
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    load(y + i, v);
-    best = best > v ? best : v;
-    odd += v - v;
-  }
-  for (int64_t l = 0; i < count; ++i, ++l) {
-    best[l] = best[l] > y[i] ? best[l] : y[i];
-    odd[l] += y[i] - y[i];
-  }
-  std::memcpy(maxima, &best, sizeof best);
-  return total(odd) == 0.0;
-}
-
+// The two logarithms in loops of their own: one behind the other they make a chain too long for a
+// processor to see several at once.
 template <typename T>
 KN_INLINE void add_gumbel(const T* scores, const uint32_t* words, int64_t count, T scale,
                           T* __restrict__ y) {
-  for (int64_t i = 0; i < count; ++i) y[i] = scores[i] + scale * static_cast<T>(gumbel(words[i]));
+  alignas(64) float e[kNoiseColumns];
+  for (int64_t i = 0; i < kNoiseColumns; ++i) e[i] = exponential(words[i]);
+  for (int64_t i = 0; i < count; ++i)
+    y[i] = scores[i] + scale * static_cast<T>(gumbel_of_exponential(e[i]));
 }
 
+// Columns [begin, end) of a row, begin a multiple of 256; `maxima` are those of the whole row.
+// Returns whether all values are finite.
 template <typename T>
-KN_INLINE bool perturb_impl(const T* scores, int64_t begin, int64_t end, T scale, PhiloxKey key,
-                            PhiloxCounter row, T* y, T* maxima) {
+bool perturb(const T* scores, int64_t begin, int64_t end, T scale, PhiloxKey key, PhiloxCounter row,
+             T* y, T* maxima) {
   constexpr int64_t kAhead = 4 * kNoiseColumns;
   alignas(64) uint32_t words[kNoiseColumns];
   bool finite = true;
   for (int64_t base = begin; base < end; base += kNoiseColumns) {
-    T* best = maxima + base / kNoiseColumns * kLanes;
     for (int64_t j = base + kAhead; j < std::min(end, base + kAhead + kNoiseColumns);
          j += kLine<T>) {
       __builtin_prefetch(scores + j);
@@ -73,25 +61,13 @@ KN_INLINE bool perturb_impl(const T* scores, int64_t begin, int64_t end, T scale
       std::copy(scores + base, scores + base + count, y + base);
     } else {
       philox_block(key, row, static_cast<uint32_t>(base / 4), words);
-      if (count == kNoiseColumns)  // a constant count vectorises without a remainder
-        add_gumbel(scores + base, words, kNoiseColumns, scale, y + base);
-      else
-        add_gumbel(scores + base, words, count, scale, y + base);
+      for_isa<add_gumbel<T>>(scores + base, words, count, scale, y + base);
     }
-    finite = maxima_of_block(y + base, count, best) && finite;
+    T* best = maxima + base / kNoiseColumns * kLanes;
+    group_maxima(y + base, count, best);
+    finite = all_finite(y + base, count) && finite;
   }
   return finite;
-}
-
-// Columns [begin, end) of a row, begin a multiple of 256; `maxima` are those of the whole row.
-// Returns whether all values are finite.
-KN_CLONES bool perturb(const float* scores, int64_t begin, int64_t end, float scale, PhiloxKey key,
-                       PhiloxCounter row, float* y, float* maxima) {
-  return perturb_impl(scores, begin, end, scale, key, row, y, maxima);
-}
-KN_CLONES bool perturb(const double* scores, int64_t begin, int64_t end, double scale,
-                       PhiloxKey key, PhiloxCounter row, double* y, double* maxima) {
-  return perturb_impl(scores, begin, end, scale, key, row, y, maxima);
 }
 
 struct RowCensus {
@@ -170,8 +146,9 @@ template <typename T>
 bool perturb_row(const GumbelTopk<T>& a, int64_t r, int64_t begin, int64_t end, T* y, T* maxima) {
   const int64_t id = a.row_ids == nullptr ? r : a.row_ids[r];
   const Seed seed = read_seed(a.noise_scale == 0 ? nullptr : a.seed);
-  return perturb(a.scores + r * a.row_stride, begin, end, static_cast<T>(a.noise_scale),
-                 philox_key(seed.key), philox_row_counter(id, a.stream, seed.step), y, maxima);
+  return for_isa<perturb<T>>(a.scores + r * a.row_stride, begin, end, static_cast<T>(a.noise_scale),
+                             philox_key(seed.key), philox_row_counter(id, a.stream, seed.step), y,
+                             maxima);
 }
 
 }  // namespace

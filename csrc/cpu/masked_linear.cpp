@@ -11,6 +11,8 @@
 #include <omp.h>
 
 #include "csr.h"
+#include "isa.h"
+#include "sweeps.h"
 
 namespace kernomics {
 namespace {
@@ -69,31 +71,12 @@ KN_INLINE Report forward_dense_row(const LinearLayer<T>& a, const T* x, T* __res
 }
 
 template <typename T>
-KN_INLINE Report forward_row_impl(const LinearLayer<T>& a, const uint8_t* flags, int64_t b, T* y) {
+KN_INLINE Report forward_row(const LinearLayer<T>& a, const uint8_t* flags, int64_t b, T* y) {
   if (a.x.indptr == nullptr)
     return y == nullptr ? Report{} : forward_dense_row(a, a.x.values + b * a.x.row_stride, y);
   return a.x.wide_columns ? forward_csr_row<T, int64_t>(a, flags, a.x.indptr + b, y)
                           : forward_csr_row<T, int32_t>(a, flags, a.x.indptr + b, y);
 }
-
-KN_CLONES Report forward_row(const LinearLayer<float>& a, const uint8_t* flags, int64_t b,
-                             float* y) {
-  return forward_row_impl(a, flags, b, y);
-}
-KN_CLONES Report forward_row(const LinearLayer<double>& a, const uint8_t* flags, int64_t b,
-                             double* y) {
-  return forward_row_impl(a, flags, b, y);
-}
-
-template <typename T>
-KN_INLINE bool finite_impl(const T* x, int64_t n) {
-  int odd = 0;
-  for (int64_t i = 0; i < n; ++i) odd |= x[i] - x[i] != T(0);  // 0 for finite numbers alone
-  return odd == 0;
-}
-
-KN_CLONES bool all_finite(const float* x, int64_t n) { return finite_impl(x, n); }
-KN_CLONES bool all_finite(const double* x, int64_t n) { return finite_impl(x, n); }
 
 // x[row, gene], 0 where nothing is stored.
 template <typename T, typename C>
@@ -142,7 +125,7 @@ Report masked_linear_forward(const LinearForward<T>& f, int threads) {
     T* row = y == nullptr ? nullptr : y + b * a.outputs;
     if (row != nullptr && bias != nullptr) std::copy(bias, bias + a.outputs, row);
     if (row != nullptr && bias == nullptr) std::fill(row, row + a.outputs, T(0));
-    Report found = forward_row(a, table ? flags.data() : nullptr, b, row);
+    Report found = for_isa<forward_row<T>>(a, table ? flags.data() : nullptr, b, row);
     if (found.fault == 0 && row != nullptr && !all_finite(row, a.outputs) &&
         finite_terms(a, bias, b))
       found = {kLinearOverflow, b, 0, 0, 0, 1};

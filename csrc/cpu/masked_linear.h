@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "clones.h"
+#include "isa.h"
 #include "kernels.h"
 #include "scratch.h"
 

@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "csr.h"
+#include "isa.h"
 #include "lanes.h"
 #include "masked_linear.h"
 #include "pages.h"
@@ -172,8 +173,8 @@ KN_INLINE T sum_lanes(const T* lanes) {
 }
 
 template <typename T>
-KN_INLINE void tile_impl(const LinearBackward<T>& g, const uint8_t* flags, uint8_t wanted,
-                         int64_t begin, int64_t end, bool busy, TileScratch<T>& s) {
+KN_INLINE void run_tile(const LinearBackward<T>& g, const uint8_t* flags, uint8_t wanted,
+                        int64_t begin, int64_t end, bool busy, TileScratch<T>& s) {
   const LinearLayer<T>& a = g.layer;
   if (g.grad_weight != nullptr)
     std::memset(g.grad_weight + begin * a.outputs, 0, (end - begin) * a.outputs * sizeof(T));
@@ -192,15 +193,6 @@ KN_INLINE void tile_impl(const LinearBackward<T>& g, const uint8_t* flags, uint8
       for (int64_t h = 0; h < a.outputs; ++h) row[h] *= a.mask[j * a.mask_stride];
     }
   }
-}
-
-KN_CLONES void run_tile(const LinearBackward<float>& g, const uint8_t* flags, uint8_t wanted,
-                        int64_t begin, int64_t end, bool busy, TileScratch<float>& s) {
-  tile_impl(g, flags, wanted, begin, end, busy, s);
-}
-KN_CLONES void run_tile(const LinearBackward<double>& g, const uint8_t* flags, uint8_t wanted,
-                        int64_t begin, int64_t end, bool busy, TileScratch<double>& s) {
-  tile_impl(g, flags, wanted, begin, end, busy, s);
 }
 
 // For every cell, its first entry at or after a gene.
@@ -260,7 +252,7 @@ void masked_linear_backward(const LinearBackward<T>& g, int threads) {
           seek<T, int32_t>(a, begin, s.cursor);
       }
       placed = busy;
-      run_tile(g, flags.data(), wanted, begin, end, busy, s);
+      for_isa<run_tile<T>>(g, flags.data(), wanted, begin, end, busy, s);
     }
   };
   Rescue rescue;

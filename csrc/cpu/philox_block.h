@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../common/philox.h"
-#include "clones.h"
+#include "isa.h"
 
 namespace kernomics {
 

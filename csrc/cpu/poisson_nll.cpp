@@ -16,8 +16,8 @@
 #include <type_traits>
 
 #include "../common/activation.h"
-#include "clones.h"
 #include "csr.h"
+#include "isa.h"
 #include "kernels.h"
 #include "lanes.h"
 #include "pages.h"
@@ -77,10 +77,14 @@ KN_INLINE bool csr_rates(const PoissonProblem<T>& a, int64_t* cursor, int64_t st
 }
 
 // The constants come by value: only then does gcc take the selections for harmless and vectorise.
+// Two loops, since one exponential behind the other makes a chain too long for a processor to see
+// several at once. Between them `loss` and `derivative` hold the rates and their slopes.
 template <int A, typename T>
 KN_INLINE void points(const T* z, const T* y, int64_t n, PoissonLaw<T> law, T* __restrict__ loss,
                       T* __restrict__ derivative) {
-  for (int64_t i = 0; i < n; ++i) poisson_point<A>(z[i], y[i], law, loss + i, derivative + i);
+  for (int64_t i = 0; i < n; ++i) poisson_rate<A>(z[i], law, loss + i, derivative + i);
+  for (int64_t i = 0; i < n; ++i)
+    poisson_loss<A>(loss[i], derivative[i], y[i], law, loss + i, derivative + i);
 }
 
 // The same without the derivative.
@@ -88,20 +92,23 @@ template <int A, typename T>
 KN_INLINE void losses(const T* z, const T* y, int64_t n, PoissonLaw<T> law, T* __restrict__ loss) {
   for (int64_t i = 0; i < n; ++i) {
     T unused;
-    poisson_point<A>(z[i], y[i], law, loss + i, &unused);
+    poisson_rate<A>(z[i], law, loss + i, &unused);
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    T unused;
+    poisson_loss<A>(loss[i], T(0), y[i], law, loss + i, &unused);
   }
 }
 
 template <typename T>
 KN_INLINE double block_sum(const T* x, int64_t n) {
-  Lanes<T> lanes = {}, a;
+  Lanes<T> lanes = Lanes<T>::of(0);
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    load(x + i, a);
-    lanes += a;
-  }
-  for (int64_t l = 0; i < n; ++i, ++l) lanes[l] += x[i];
-  return total(lanes);
+  for (; i + kLanes <= n; i += kLanes) lanes.add(Lanes<T>::from(x + i));
+  T each[kLanes];
+  lanes.store(each);
+  for (int64_t l = 0; i < n; ++i, ++l) each[l] += x[i];
+  return total(each);
 }
 
 template <typename T>
@@ -180,7 +187,7 @@ KN_INLINE Swept row_impl(const PoissonProblem<T>& a, const PoissonStrip<T>& s, c
 }
 
 template <typename T>
-KN_INLINE Swept any_row(const PoissonProblem<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
+KN_INLINE Swept sweep_row(const PoissonProblem<T>& a, const PoissonStrip<T>& s, const Row<T>& row) {
   switch (a.activation) {
     case kRectifiedTanh:
       return row_impl<kRectifiedTanh>(a, s, row);
@@ -195,15 +202,6 @@ KN_INLINE Swept any_row(const PoissonProblem<T>& a, const PoissonStrip<T>& s, co
     default:
       return row_impl<kIdentity>(a, s, row);
   }
-}
-
-KN_CLONES Swept sweep_row(const PoissonProblem<float>& a, const PoissonStrip<float>& s,
-                          const Row<float>& row) {
-  return any_row(a, s, row);
-}
-KN_CLONES Swept sweep_row(const PoissonProblem<double>& a, const PoissonStrip<double>& s,
-                          const Row<double>& row) {
-  return any_row(a, s, row);
 }
 
 // ---- before the sweep -----------------------------------------------------------------------
@@ -309,7 +307,7 @@ Report poisson_sweep(const PoissonSweep<T>& p, int threads) {
       row.cursor = a.wide_columns
                        ? seek_entry(a.indptr, static_cast<const int64_t*>(a.columns), b, s.first)
                        : seek_entry(a.indptr, static_cast<const int32_t*>(a.columns), b, s.first);
-    const Swept swept = sweep_row(a, s, row);
+    const Swept swept = for_isa<sweep_row<T>>(a, s, row);
     s.sums[b] += swept.sum;
     if (std::isfinite(swept.sum) && !swept.rate && !swept.slope) continue;
     // Where the gradient was written over the logits the caller must see to a loss that is not

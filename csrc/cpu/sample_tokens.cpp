@@ -18,8 +18,8 @@
 #include <type_traits>
 
 #include "../common/math.h"
-#include "clones.h"
 #include "csr.h"
+#include "isa.h"
 #include "kernels.h"
 #include "philox_block.h"
 #include "scratch.h"
@@ -44,7 +44,7 @@ struct TokenScratch {
 // ---- soundness ------------------------------------------------------------------------------
 
 template <typename T>
-KN_INLINE int64_t first_unsound_impl(const T* x, int64_t n) {
+KN_INLINE int64_t first_unsound(const T* x, int64_t n) {
   int bad = 0;
   for (int64_t i = 0; i < n; ++i) bad |= sound(x[i]) ? 0 : 1;
   if (!bad) return -1;
@@ -53,21 +53,10 @@ KN_INLINE int64_t first_unsound_impl(const T* x, int64_t n) {
   return -1;
 }
 
-KN_CLONES int64_t first_unsound(const float* x, int64_t n) { return first_unsound_impl(x, n); }
-KN_CLONES int64_t first_unsound(const double* x, int64_t n) { return first_unsound_impl(x, n); }
-
-KN_CLONES Report check_row(const int64_t* indptr, const int32_t* columns, int64_t stored,
-                           int64_t genes) {
-  return check_csr_row(indptr, columns, stored, genes);
-}
-KN_CLONES Report check_row(const int64_t* indptr, const int64_t* columns, int64_t stored,
-                           int64_t genes) {
-  return check_csr_row(indptr, columns, stored, genes);
-}
-
 template <typename T, typename C>
 Report check(const SampleTokens<T>& a, int64_t b) {
-  Report csr = check_row(a.indptr + b, static_cast<const C*>(a.columns), a.stored, a.genes);
+  Report csr =
+      for_isa<check_csr_row<C>>(a.indptr + b, static_cast<const C*>(a.columns), a.stored, a.genes);
   csr.row = b;
   if (csr.fault != kCsrFine) return csr;
   if (a.cell_ids != nullptr && (a.cell_ids[b] < 0 || a.cell_ids[b] >> 48 != 0))
@@ -78,7 +67,7 @@ Report check(const SampleTokens<T>& a, int64_t b) {
     return {kTokensLibrary, b, 0, 0, a.library[b], 1};
   if (a.log1p) {
     const T* values = a.values + a.indptr[b];
-    const int64_t n = a.indptr[b + 1] - a.indptr[b], bad = first_unsound(values, n);
+    const int64_t n = a.indptr[b + 1] - a.indptr[b], bad = for_isa<first_unsound<T>>(values, n);
     if (bad >= 0) return {kTokensCount, b, bad, 0, static_cast<double>(values[bad]), 1};
     // Only float64 counts can have a sum beyond float64.
     if (std::is_same_v<T, double> && a.library == nullptr && !sound(sum_of(values, n)))
@@ -87,7 +76,7 @@ Report check(const SampleTokens<T>& a, int64_t b) {
   return {};
 }
 
-KN_CLONES int64_t count_unfit(const float* weights, int64_t n) {
+KN_INLINE int64_t count_unfit(const float* weights, int64_t n) {
   int32_t count = 0;
   for (int64_t i = 0; i < n; ++i) count += weight_fits(weights[i]) ? 0 : 1;
   return count;
@@ -96,7 +85,7 @@ KN_CLONES int64_t count_unfit(const float* weights, int64_t n) {
 template <typename T>
 Report check_weights(const SampleTokens<T>& a) {
   if (a.weights == nullptr) return {};
-  const int64_t count = count_unfit(a.weights, a.genes);
+  const int64_t count = for_isa<count_unfit>(a.weights, a.genes);
   if (count == 0) return {};
   const float* first = std::find_if_not(a.weights, a.weights + a.genes, weight_fits);
   return {kTokensWeight, first - a.weights, 0, 0, static_cast<double>(*first), count};
@@ -105,14 +94,14 @@ Report check_weights(const SampleTokens<T>& a) {
 // ---- keys -----------------------------------------------------------------------------------
 
 // Words to keys E/w in place. Positive floats are ordered as their bits.
-KN_CLONES void weigh(const float* weights, int64_t n, uint32_t* words) {
+KN_INLINE void weigh(const float* weights, int64_t n, uint32_t* words) {
   for (int64_t i = 0; i < n; ++i) {
     const float w = weights[i];
     const uint32_t key = float_bits(exponential(words[i]) / w);
     words[i] = w > 0.0f ? key : kEveryKey;
   }
 }
-KN_CLONES void weigh_listed(const float* weights, const int32_t* genes, int64_t n,
+KN_INLINE void weigh_listed(const float* weights, const int32_t* genes, int64_t n,
                             uint32_t* words) {
   for (int64_t i = 0; i < n; ++i) words[i] = float_bits(exponential(words[i]) / weights[genes[i]]);
 }
@@ -134,7 +123,7 @@ void sweep(const SampleTokens<T>& a, int64_t b, const uint8_t* mask, uint32_t bo
   for (int64_t base = 0; base < a.genes; base += kNoiseColumns) {
     const int64_t count = std::min(kNoiseColumns, a.genes - base);
     philox_block(key, counter, static_cast<uint32_t>(base / 4), words);
-    if (a.weights != nullptr) weigh(a.weights + base, count, words);
+    if (a.weights != nullptr) for_isa<weigh>(a.weights + base, count, words);
     s.list.grow(kNoiseColumns);
     append_at_most(words, mask == nullptr ? nullptr : mask + base, count,
                    static_cast<int32_t>(base), bound, s.list);
@@ -232,7 +221,7 @@ int64_t draw_expressed(const SampleTokens<T>& a, int64_t b, const TokenRow<T, C>
     for (int64_t i = 0; i < list.count; ++i) list.keys[i] = s.words[list.genes[i]];
   }
   const bool weighted = a.weights != nullptr;
-  if (weighted) weigh_listed(a.weights, list.genes.data(), list.count, list.keys.data());
+  if (weighted) for_isa<weigh_listed>(a.weights, list.genes.data(), list.count, list.keys.data());
   const Bracket every{0, kEveryKey};
   const Bracket expected =
       weighted ? sampled_bracket(list, k, s.band) : uniform_bracket(k, list.count);

@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "avx512.h"
-#include "clones.h"
+#include "isa.h"
 
 namespace kernomics {
 namespace {
@@ -20,7 +19,7 @@ double spread(double k, double n) {
 
 // The k-th smallest of n keys, k from 1: bit by bit from the top the largest value that fewer than
 // k keys fall below, with a vectorised count per bit.
-KN_CLONES uint32_t kth_smallest(const uint32_t* keys, int64_t n, int64_t k) {
+KN_INLINE uint32_t kth_smallest_of(const uint32_t* keys, int64_t n, int64_t k) {
   uint32_t found = 0;
   for (int bit = 31; bit >= 0; --bit) {
     const uint32_t trial = found | (uint32_t(1) << bit);
@@ -31,7 +30,7 @@ KN_CLONES uint32_t kth_smallest(const uint32_t* keys, int64_t n, int64_t k) {
   return found;
 }
 
-KN_CLONES void count_around(const uint32_t* keys, int64_t n, uint32_t key, int64_t* below,
+KN_INLINE void count_around(const uint32_t* keys, int64_t n, uint32_t key, int64_t* below,
                             int64_t* equal) {
   int32_t less = 0, same = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -42,7 +41,11 @@ KN_CLONES void count_around(const uint32_t* keys, int64_t n, uint32_t key, int64
   *equal = same;
 }
 
-// ---- compaction: plain, and with AVX-512's compress, which compilers do not find ---------------
+uint32_t kth_smallest(const uint32_t* keys, int64_t n, int64_t k) {
+  return for_isa<kth_smallest_of>(keys, n, k);
+}
+
+// ---- compaction: plain, and with what compilers do not find ------------------------------
 
 void append_plain(const uint32_t* keys, const uint8_t* flags, int64_t count, int32_t first,
                   uint32_t bound, KeyList& list) {
@@ -79,9 +82,9 @@ void take_plain(const KeyList& list, uint32_t key, int64_t ties, int32_t* genes)
   }
 }
 
-#ifdef KN_AVX512
-KN_V4 void append_avx512(const uint32_t* keys, const uint8_t* flags, int64_t count, int32_t first,
-                         uint32_t bound, KeyList& list) {
+#ifdef KN_X86
+KN_AVX512 void append_avx512(const uint32_t* keys, const uint8_t* flags, int64_t count,
+                             int32_t first, uint32_t bound, KeyList& list) {
   const __m512i limit = _mm512_set1_epi32(static_cast<int>(bound));
   __m512i gene =
       _mm512_add_epi32(_mm512_set1_epi32(first),
@@ -107,8 +110,8 @@ KN_V4 void append_avx512(const uint32_t* keys, const uint8_t* flags, int64_t cou
   list.count = n;
 }
 
-KN_V4 int64_t band_avx512(const uint32_t* keys, int64_t n, Bracket bracket, uint32_t* band,
-                          int64_t* below) {
+KN_AVX512 int64_t band_avx512(const uint32_t* keys, int64_t n, Bracket bracket, uint32_t* band,
+                              int64_t* below) {
   const __m512i low = _mm512_set1_epi32(static_cast<int>(bracket.low));
   const __m512i high = _mm512_set1_epi32(static_cast<int>(bracket.high));
   int64_t count = 0, less = 0;
@@ -126,7 +129,7 @@ KN_V4 int64_t band_avx512(const uint32_t* keys, int64_t n, Bracket bracket, uint
 }
 
 // Where every key up to `key` is taken, k in all; writes nothing beyond them.
-KN_V4 void take_avx512(const KeyList& list, uint32_t key, int64_t k, int32_t* genes) {
+KN_AVX512 void take_avx512(const KeyList& list, uint32_t key, int64_t k, int32_t* genes) {
   const __m512i limit = _mm512_set1_epi32(static_cast<int>(key));
   int64_t n = 0;
   for (int64_t i = 0; i < list.count; i += 16) {
@@ -144,11 +147,106 @@ KN_V4 void take_avx512(const KeyList& list, uint32_t key, int64_t k, int32_t* ge
     n += taken;
   }
 }
+
+// Where the lanes of a mask of eight go to stand together: one byte a lane.
+struct Packing {
+  uint64_t lanes[256];
+};
+
+constexpr Packing make_packing() {
+  Packing packing{};
+  for (int mask = 0; mask < 256; ++mask) {
+    int taken = 0;
+    for (uint64_t lane = 0; lane < 8; ++lane)
+      if ((mask >> lane) & 1) packing.lanes[mask] |= lane << (8 * taken++);
+  }
+  return packing;
+}
+
+constexpr Packing kPacking = make_packing();
+
+KN_AVX2 KN_INLINE __m256i load256(const void* from) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
+KN_AVX2 KN_INLINE void store256(void* to, __m256i x) {
+  _mm256_storeu_si256(static_cast<__m256i*>(to), x);
+}
+KN_AVX2 KN_INLINE __m256i at_most(__m256i x, __m256i limit) {
+  return _mm256_cmpeq_epi32(_mm256_min_epu32(x, limit), x);
+}
+KN_AVX2 KN_INLINE int mask_of(__m256i lanes) {
+  return _mm256_movemask_ps(_mm256_castsi256_ps(lanes));
+}
+KN_AVX2 KN_INLINE __m256i packing_of(int mask) {
+  return _mm256_cvtepu8_epi32(
+      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kPacking.lanes + mask)));
+}
+
+KN_AVX2 void append_avx2(const uint32_t* keys, const uint8_t* flags, int64_t count, int32_t first,
+                         uint32_t bound, KeyList& list) {
+  const __m256i limit = _mm256_set1_epi32(static_cast<int>(bound)), none = _mm256_setzero_si256();
+  __m256i gene =
+      _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  uint32_t* out_keys = list.keys.data();
+  int32_t* out_genes = list.genes.data();
+  int64_t n = list.count, i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m256i key = load256(keys + i);
+    __m256i kept = at_most(key, limit);
+    if (flags != nullptr) {
+      const __m128i flag = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(flags + i));
+      kept = _mm256_andnot_si256(_mm256_cmpeq_epi32(_mm256_cvtepu8_epi32(flag), none), kept);
+    }
+    const int mask = mask_of(kept);
+    const __m256i packing = packing_of(mask);
+    store256(out_keys + n, _mm256_permutevar8x32_epi32(key, packing));
+    store256(out_genes + n, _mm256_permutevar8x32_epi32(gene, packing));
+    n += __builtin_popcount(mask);
+    gene = _mm256_add_epi32(gene, _mm256_set1_epi32(8));
+  }
+  list.count = n;
+  append_plain(keys + i, flags == nullptr ? nullptr : flags + i, count - i,
+               first + static_cast<int32_t>(i), bound, list);
+}
+
+KN_AVX2 int64_t band_avx2(const uint32_t* keys, int64_t n, Bracket bracket, uint32_t* band,
+                          int64_t* below) {
+  const __m256i low = _mm256_set1_epi32(static_cast<int>(bracket.low));
+  const __m256i high = _mm256_set1_epi32(static_cast<int>(bracket.high));
+  int64_t count = 0, reached = 0, i = 0, rest;
+  for (; i + 8 <= n; i += 8) {
+    const __m256i key = load256(keys + i), reaches = at_most(low, key);
+    const int mask = mask_of(_mm256_and_si256(reaches, at_most(key, high)));
+    reached += __builtin_popcount(mask_of(reaches));
+    store256(band + count, _mm256_permutevar8x32_epi32(key, packing_of(mask)));
+    count += __builtin_popcount(mask);
+  }
+  count += band_plain(keys + i, n - i, bracket, band + count, &rest);
+  *below = i - reached + rest;
+  return count;
+}
+
+// As above.
+KN_AVX2 void take_avx2(const KeyList& list, uint32_t key, int64_t k, int32_t* genes) {
+  const __m256i limit = _mm256_set1_epi32(static_cast<int>(key));
+  int64_t n = 0, i = 0;
+  for (; i + 8 <= list.count && n + 8 <= k; i += 8) {
+    const int mask = mask_of(at_most(load256(list.keys.data() + i), limit));
+    const __m256i gene = load256(list.genes.data() + i);
+    store256(genes + n, _mm256_permutevar8x32_epi32(gene, packing_of(mask)));
+    n += __builtin_popcount(mask);
+  }
+  for (; n < k; ++i) {
+    genes[n] = list.genes[i];
+    n += list.keys[i] <= key;
+  }
+}
 #endif
 
 int64_t band_of(const uint32_t* keys, int64_t n, Bracket bracket, uint32_t* band, int64_t* below) {
-#ifdef KN_AVX512
-  if (has_avx512()) return band_avx512(keys, n, bracket, band, below);
+#ifdef KN_X86
+  if (isa() == Isa::kAvx512) return band_avx512(keys, n, bracket, band, below);
+  if (isa() == Isa::kAvx2) return band_avx2(keys, n, bracket, band, below);
 #endif
   return band_plain(keys, n, bracket, band, below);
 }
@@ -156,8 +254,9 @@ int64_t band_of(const uint32_t* keys, int64_t n, Bracket bracket, uint32_t* band
 // The k genes of take_plain, `equal` keys being equal to `key`.
 void take(const KeyList& list, uint32_t key, int64_t ties, [[maybe_unused]] int64_t equal,
           [[maybe_unused]] int64_t k, int32_t* genes) {
-#ifdef KN_AVX512
-  if (has_avx512() && ties == equal) return take_avx512(list, key, k, genes);
+#ifdef KN_X86
+  if (isa() == Isa::kAvx512 && ties == equal) return take_avx512(list, key, k, genes);
+  if (isa() == Isa::kAvx2 && ties == equal) return take_avx2(list, key, k, genes);
 #endif
   take_plain(list, key, ties, genes);
 }
@@ -185,8 +284,9 @@ Bracket sampled_bracket(const KeyList& list, int64_t k, Scratch<uint32_t>& scrat
 
 void append_at_most(const uint32_t* keys, const uint8_t* flags, int64_t count, int32_t first,
                     uint32_t bound, KeyList& list) {
-#ifdef KN_AVX512
-  if (has_avx512()) return append_avx512(keys, flags, count, first, bound, list);
+#ifdef KN_X86
+  if (isa() == Isa::kAvx512) return append_avx512(keys, flags, count, first, bound, list);
+  if (isa() == Isa::kAvx2) return append_avx2(keys, flags, count, first, bound, list);
 #endif
   append_plain(keys, flags, count, first, bound, list);
 }
@@ -199,7 +299,7 @@ bool take_smallest(const KeyList& list, int64_t k, Bracket bracket, Scratch<uint
   const int64_t count = band_of(list.keys.data(), list.count, bracket, band, &below);
   if (below >= k || below + count < k) return false;
   const uint32_t key = kth_smallest(band, count, k - below);
-  count_around(band, count, key, &less, &equal);
+  for_isa<count_around>(band, count, key, &less, &equal);
   take(list, key, k - below - less, equal, k, genes);
   if (next != nullptr) {
     // Both lists stray from what is expected.

@@ -1,4 +1,4 @@
-// Vectorised passes over one row of genes, cloned per instruction set. Sums run in 16 lanes over
+// Vectorised passes over one row of genes, compiled per instruction set. Sums run in 16 lanes over
 // blocks of 1,024 genes, and the blocks are added in double: a fixed order on every machine.
 #pragma once
 
@@ -19,6 +19,9 @@ struct OutsiderSums {
 OutsiderSums outsiders(const float* y, const float* u, int64_t n, float top, double tau, float* e);
 OutsiderSums outsiders(const double* y, const double* u, int64_t n, double top, double tau,
                        double* e);
+
+bool all_finite(const float* x, int64_t n);
+bool all_finite(const double* x, int64_t n);
 
 double sum(const float* x, int64_t n);
 double sum(const double* x, int64_t n);

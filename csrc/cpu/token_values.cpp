@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "../common/math.h"
-#include "clones.h"
+#include "isa.h"
 
 namespace kernomics {
 namespace {
@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kSumLanes = 8;
 
 template <typename T>
-KN_INLINE double sum_impl(const T* x, int64_t n) {
+KN_INLINE double sum_in_lanes(const T* x, int64_t n) {
   double lanes[kSumLanes] = {};
   int64_t i = 0;
   for (; i + kSumLanes <= n; i += kSumLanes)
@@ -36,31 +36,21 @@ Scale scale_of(const SampleTokens<T>& a, int64_t b, const TokenRow<T, C>& row) {
 }
 
 template <typename T>
-KN_INLINE T largest_impl(const T* x, int64_t n) {
+KN_INLINE T largest_of(const T* x, int64_t n) {
   T largest = 0;
   for (int64_t i = 0; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
   return largest;
 }
-KN_CLONES float largest_of(const float* x, int64_t n) { return largest_impl(x, n); }
-KN_CLONES double largest_of(const double* x, int64_t n) { return largest_impl(x, n); }
 
 template <typename T>
-KN_INLINE void look_up_impl(const T* counts, const int32_t* genes, int64_t n, T* __restrict__ out) {
+KN_INLINE void look_up(const T* counts, const int32_t* genes, int64_t n, T* __restrict__ out) {
   for (int64_t i = 0; i < n; ++i) out[i] = counts[genes[i]];
 }
-KN_CLONES void look_up(const float* counts, const int32_t* genes, int64_t n, float* out) {
-  look_up_impl(counts, genes, n, out);
-}
-KN_CLONES void look_up(const double* counts, const int32_t* genes, int64_t n, double* out) {
-  look_up_impl(counts, genes, n, out);
-}
 
 template <typename T>
-KN_INLINE void take_log1p_impl(int64_t n, T scale, T* __restrict__ x) {
+KN_INLINE void take_log1p(int64_t n, T scale, T* __restrict__ x) {
   for (int64_t i = 0; i < n; ++i) x[i] = log1p_nonnegative(x[i] * scale);
 }
-KN_CLONES void take_log1p(int64_t n, float scale, float* x) { take_log1p_impl(n, scale, x); }
-KN_CLONES void take_log1p(int64_t n, double scale, double* x) { take_log1p_impl(n, scale, x); }
 
 // The counts of genes that ascend as the row's columns do.
 template <typename T, typename C>
@@ -74,8 +64,8 @@ void walk_along(const TokenRow<T, C>& row, const int32_t* genes, int64_t n, T* o
 
 }  // namespace
 
-KN_CLONES double sum_of(const float* x, int64_t n) { return sum_impl(x, n); }
-KN_CLONES double sum_of(const double* x, int64_t n) { return sum_impl(x, n); }
+double sum_of(const float* x, int64_t n) { return for_isa<sum_in_lanes<float>>(x, n); }
+double sum_of(const double* x, int64_t n) { return for_isa<sum_in_lanes<double>>(x, n); }
 
 template <typename T, typename C>
 void fill_values(const SampleTokens<T>& a, int64_t b, const TokenRow<T, C>& row,
@@ -84,15 +74,16 @@ void fill_values(const SampleTokens<T>& a, int64_t b, const TokenRow<T, C>& row,
     walk_along(row, genes, n, out);
   } else {
     for (int64_t i = 0; i < row.stored; ++i) counts[row.columns[i]] = row.values[i];
-    look_up(counts, genes, n, out);
+    for_isa<look_up<T>>(counts, genes, n, out);
     for (int64_t i = 0; i < row.stored; ++i) counts[row.columns[i]] = T(0);
   }
   if (!a.log1p) return;
   const Scale by = scale_of(a, b, row);
   const T scale = by.library > 0 ? static_cast<T>(by.target / by.library) : T(0);
   constexpr T kLeast = std::numeric_limits<T>::min(), kMost = std::numeric_limits<T>::max() / 8;
-  if (by.library == 0 || (scale >= kLeast && largest_of(row.values, row.stored) < kMost / scale)) {
-    take_log1p(n, scale, out);
+  if (by.library == 0 ||
+      (scale >= kLeast && for_isa<largest_of<T>>(row.values, row.stored) < kMost / scale)) {
+    for_isa<take_log1p<T>>(n, scale, out);
   } else {
     for (int64_t i = 0; i < n; ++i) out[i] = log1p_scaled(out[i], scale, by.target, by.library);
   }

@@ -15,10 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 OPS = sorted(path.stem for path in (ROOT / "bench" / "ops").glob("*.py"))
 
 
-def records(ratio: float, spread: float = 0.0, case: str = "a case") -> list[dict[str, Any]]:
+def records(
+    ratio: float, spread: float = 0.0, case: str = "a case", isa: str = "avx2"
+) -> list[dict[str, Any]]:
     common = {
         "op": "x", "case": case, "first_provider": "ours", "share_of_floor": 0.5,
-        "device": "A chip", "threads": 2, "versions": {"torch": "2", "cuda": None},
+        "device": "A chip", "isa": isa, "threads": 2, "versions": {"torch": "2", "cuda": None},
         "copy_gb_per_s": 30.0, "peak_extra_bytes": 10**6,
     }  # fmt: skip
     times = {"ours": 1e-3, "eager": ratio * 1e-3}
@@ -52,14 +54,24 @@ def test_a_ratio_has_fallen_beyond_a_tenth_and_twice_its_spread(
 
     complaints = fallen(records(new, spread), records(old, spread))
     assert bool(complaints) is fell
-    assert all("x | a case | eager" in text for text in complaints)
+    assert all("x | a case | avx2 | eager" in text for text in complaints)
 
 
 def test_a_provider_that_is_no_longer_measured_is_named() -> None:
     from bench.check import fallen
 
-    assert fallen(records(10.0)[:1], records(10.0)) == ["x | a case | eager: not measured"]
+    assert fallen(records(10.0)[:1], records(10.0)) == ["x | a case | avx2 | eager: not measured"]
     assert fallen(records(10.0, case="another"), records(10.0)) == []
+
+
+def test_ratios_are_compared_within_an_instruction_set() -> None:
+    from bench.check import fallen
+
+    both = records(10.0) + records(40.0, isa="avx512")
+    assert fallen(records(10.0), both) == []
+    assert fallen(records(20.0, isa="avx512"), both) == [
+        "x | a case | avx512 | eager: 40 -> 20, 50% lower"
+    ]
 
 
 def test_new_results_replace_those_of_the_same_case_only(tmp_path: Path) -> None:
@@ -68,13 +80,27 @@ def test_new_results_replace_those_of_the_same_case_only(tmp_path: Path) -> None
     path = tmp_path / "results" / "chip.jsonl"
     write_results(path, records(10.0) + records(3.0, case="other"))
     write_results(path, records(12.0))
-    kept = {(r["case"], r["provider"]): r["times_first"] for r in load_results(path)}
+    write_results(path, records(40.0, isa="avx512"))
+    kept = {(r["case"], r["isa"], r["provider"]): r["times_first"] for r in load_results(path)}
     assert kept == {
-        ("a case", "ours"): 1.0,
-        ("a case", "eager"): pytest.approx(12.0),
-        ("other", "ours"): 1.0,
-        ("other", "eager"): pytest.approx(3.0),
+        ("a case", "avx2", "ours"): 1.0,
+        ("a case", "avx2", "eager"): pytest.approx(12.0),
+        ("other", "avx2", "ours"): 1.0,
+        ("other", "avx2", "eager"): pytest.approx(3.0),
+        ("a case", "avx512", "ours"): 1.0,
+        ("a case", "avx512", "eager"): pytest.approx(40.0),
     }
+
+
+def test_each_instruction_set_has_a_table(tmp_path: Path) -> None:
+    from bench.harness import write_results
+    from bench.table import summary, table
+
+    write_results(tmp_path / "chip.jsonl", records(10.0) + records(40.0, isa="avx512"))
+    fast, slow = table(tmp_path).split("\n\nA chip")
+    assert [name in fast for name in ("AVX-512, torch", "**40 ×**", "**10 ×**")] == [1, 1, 0]
+    assert [name in slow for name in ("AVX2, torch", "**40 ×**", "**10 ×**")] == [1, 0, 1]
+    assert [name in summary(tmp_path) for name in ("AVX-512", "AVX2")] == [True, False]
 
 
 def test_the_table_shows_every_case_with_its_ratios(tmp_path: Path) -> None:
@@ -83,7 +109,7 @@ def test_the_table_shows_every_case_with_its_ratios(tmp_path: Path) -> None:
 
     write_results(tmp_path / "chip.jsonl", records(10.0) + records(3.0, case="other"))
     text = table(tmp_path)
-    assert "A chip, 2 threads, torch 2" in text
+    assert "A chip, 2 threads, AVX2, torch 2" in text
     assert "| `x`, a case | 1 ms | 50% | 1 MB | eager 10 ms (**10 ×**) |" in text
     assert "| `x`, other | 1 ms | 50% | 1 MB | eager 3 ms (**3 ×**) |" in text
 

@@ -30,4 +30,4 @@ def run(args: argparse.Namespace) -> None:
         print("CUDA       no kernels in this build")
     print(f"torch      {found['torch']}, CUDA {found['torch_cuda'] or 'none'}")
     devices = ", ".join(found["cuda_devices"]) or "none"
-    print(f"machine    {found['threads']} CPU threads; GPUs: {devices}")
+    print(f"machine    {found['threads']} CPU threads, {found['isa']}; GPUs: {devices}")

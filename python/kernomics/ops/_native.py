@@ -32,7 +32,22 @@ def _load(name: str) -> ModuleType | None:
         raise
 
 
+def _force_isa(module: ModuleType | None) -> None:
+    """Use the instruction set that the environment variable KERNOMICS_ISA names, if any."""
+    wanted = os.environ.get("KERNOMICS_ISA", "")
+    if module is None or wanted == "":
+        return
+    found = module.isas()
+    if wanted not in found:
+        raise ValueError(
+            f"KERNOMICS_ISA is {wanted!r}, but of avx512, avx2 and portable this processor and "
+            f"build have {', '.join(found)}: set one of these, or unset it for the best"
+        )
+    module.use_isa(wanted)
+
+
 _cpu = _load("_cpu")
+_force_isa(_cpu)
 _cuda: ModuleType | None = None
 
 
@@ -104,8 +119,10 @@ def build_info() -> dict[str, Any]:
     Returns
     -------
     dict
-        Version, compiler, CUDA architectures built for (empty without ``_cuda``), torch's version,
-        threads, and the CUDA devices that torch sees.
+        Version, compiler, the instruction set that the CPU kernels use (``isa``: ``"avx512"``,
+        ``"avx2"`` or ``"portable"``; the best there is, or the one that the environment variable
+        ``KERNOMICS_ISA`` names), CUDA architectures built for (empty without ``_cuda``), torch's
+        version, threads, and the CUDA devices that torch sees.
     """
     module = _load("_cuda")
     devices = []
@@ -114,6 +131,7 @@ def build_info() -> dict[str, Any]:
     return {
         "version": cpu().__version__,
         "compiler": cpu().compiler,
+        "isa": cpu().isa(),
         "cuda_kernels": module is not None,
         "cuda_compiler": getattr(module, "compiler", None),
         "cuda_architectures": list(getattr(module, "architectures", ())),
