@@ -12,7 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from kernomics._arguments import checked, require_least, require_rate
 from kernomics.errors import ConfigError
+from kernomics.nn.cls_attention import absorbed, attend_from_cls, values_of
+from kernomics.nn.gene_attention import attend_to_genes
 from kernomics.nn.memory_efficient import feed_forward, fold_norm, fold_scale, standardise
+from kernomics.nn.token_embedding import TokenEmbedding
 
 Recompute = Literal["nothing", "feed_forward", "blocks"]
 
@@ -71,20 +74,54 @@ class EncoderBlock(nn.Module):
             Compute the feed-forward's widest layer in backward again, and do not keep it.
         """
         rows, _, width = x.shape
-        normed = standardise(x, self.norm_1.eps)
         weight, bias = fold_norm(self.norm_1, self.qkv)
         if cls_only:
-            x = x[:, :1]
-            q = F.linear(normed[:, :1], weight[:width], bias[:width])
-            k, v = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-        else:
-            q, k, v = F.linear(normed, weight, bias).chunk(3, dim=-1)
+            x, mixed = attend_from_cls(x, self.norm_1.eps, self.n_heads, weight, bias, mask)
+            return self._rest(x[:, None], mixed[:, None], keep, again)
+        q, k, v = F.linear(standardise(x, self.norm_1.eps), weight, bias).chunk(3, dim=-1)
 
         def heads(part: Tensor) -> Tensor:
             return part.view(rows, -1, self.n_heads, width // self.n_heads).transpose(1, 2)
 
         mixed = F.scaled_dot_product_attention(heads(q), heads(k), heads(v), attn_mask=mask)
-        mixed = mixed.transpose(1, 2).reshape(rows, -1, width)
+        return self._rest(x, mixed.transpose(1, 2).reshape(rows, -1, width), keep, again)
+
+    def of_genes(
+        self,
+        embedding: TokenEmbedding,
+        gene_ids: Tensor,
+        values: Tensor,
+        padding: Tensor | None,
+        *,
+        again: bool = False,
+    ) -> Tensor:
+        """Return what `forward` returns of the tokens' CLS, [B, d], without writing tokens.
+
+        Parameters
+        ----------
+        embedding
+            Makes the tokens, by concat.
+        gene_ids, values
+            [B, K], as for `embedding`.
+        padding
+            bool [B, K], True where there is no token; None when there are all.
+        again
+            As for `forward`.
+        """
+        table, cls, eps = embedding.table, embedding.cls, self.norm_1.eps
+        width = len(cls)
+        with torch.autocast(table.device.type, enabled=False):  # nothing here is large
+            weight, bias = fold_norm(self.norm_1, self.qkv)
+            wq, wk, wv = weight.view(3, width, width).unbind()
+            q = F.linear(standardise(cls[None], eps), wq, bias[:width])
+            a = absorbed(q, wk, self.n_heads)[:, 0]
+            means = attend_to_genes(a, table, cls, gene_ids, values, padding, eps)
+            mixed = values_of(means, wv, bias[2 * width :])
+        x = cls.expand(len(mixed), 1, -1)
+        return self._rest(x, mixed[:, None], None, again)[:, 0]
+
+    def _rest(self, x: Tensor, mixed: Tensor, keep: Tensor | None, again: bool) -> Tensor:
+        """Return what comes of x and of what its attention found."""
         attended = F.linear(mixed, *fold_scale(self.project, self.scale_1))
         x = x + (attended if keep is None else attended * keep[:, :1, None])
         changed = feed_forward(
@@ -171,6 +208,37 @@ class Encoder(nn.Module):
         for i, block in enumerate(self.blocks):
             x = self._run(block, x, mask, self.keep(i, uniform), i == last)
         return self.norm(x[:, 0])  # type: ignore[no-any-return]
+
+    def of_genes(
+        self,
+        embedding: TokenEmbedding,
+        gene_ids: Tensor,
+        values: Tensor,
+        padding: Tensor | None = None,
+        uniform: Tensor | None = None,
+    ) -> Tensor:
+        """Return what `forward` returns of the tokens of genes, [B, d].
+
+        An encoder of one block makes no tokens for it (`kernomics.nn.gene_attention`).
+
+        Parameters
+        ----------
+        embedding
+            Makes the tokens.
+        gene_ids, values
+            As for `embedding`.
+        padding
+            bool [B, K], True where there is no gene; None when there are all.
+        uniform
+            As for `forward`.
+        """
+        if len(self.blocks) > 1 or embedding.combine != "concat":
+            behind_cls = None if padding is None else F.pad(padding, (1, 0))
+            return self(embedding(gene_ids, values), behind_cls, uniform)  # type: ignore[no-any-return]
+        (block,) = self.blocks
+        assert isinstance(block, EncoderBlock)  # its rate of stochastic depth is 0
+        again = self.recompute != "nothing"
+        return self.norm(block.of_genes(embedding, gene_ids, values, padding, again=again))  # type: ignore[no-any-return]
 
     def layers(self, tokens: Tensor, padding: Tensor | None = None) -> list[Tensor]:
         """Return the CLS token after each block, [B, d] each; the last one is `forward`'s."""
