@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kernomics._arguments import checked, require_least, require_rate
 from kernomics.errors import ConfigError
-from kernomics.nn.cls_attention import absorbed, attend_from_cls, values_of
+from kernomics.nn.cls_attention import attend_from_cls, query_of, values_of
 from kernomics.nn.gene_attention import attend_to_genes
 from kernomics.nn.memory_efficient import feed_forward, fold_norm, fold_scale, standardise
 from kernomics.nn.token_embedding import TokenEmbedding
@@ -73,55 +73,17 @@ class EncoderBlock(nn.Module):
         again
             Compute the feed-forward's widest layer in backward again, and do not keep it.
         """
+        if cls_only:
+            return self._rest(*attend_from_cls(x, self.norm_1, self.qkv, self.n_heads, mask), keep)
         rows, _, width = x.shape
         weight, bias = fold_norm(self.norm_1, self.qkv)
-        if cls_only:
-            x, mixed = attend_from_cls(x, self.norm_1.eps, self.n_heads, weight, bias, mask)
-            return self._rest(x[:, None], mixed[:, None], keep, again)
         q, k, v = F.linear(standardise(x, self.norm_1.eps), weight, bias).chunk(3, dim=-1)
 
         def heads(part: Tensor) -> Tensor:
             return part.view(rows, -1, self.n_heads, width // self.n_heads).transpose(1, 2)
 
         mixed = F.scaled_dot_product_attention(heads(q), heads(k), heads(v), attn_mask=mask)
-        return self._rest(x, mixed.transpose(1, 2).reshape(rows, -1, width), keep, again)
-
-    def of_genes(
-        self,
-        embedding: TokenEmbedding,
-        gene_ids: Tensor,
-        values: Tensor,
-        padding: Tensor | None,
-        *,
-        again: bool = False,
-    ) -> Tensor:
-        """Return what `forward` returns of the tokens' CLS, [B, d], without writing tokens.
-
-        Parameters
-        ----------
-        embedding
-            Makes the tokens, by concat.
-        gene_ids, values
-            [B, K], as for `embedding`.
-        padding
-            bool [B, K], True where there is no token; None when there are all.
-        again
-            As for `forward`.
-        """
-        table, cls, eps = embedding.table, embedding.cls, self.norm_1.eps
-        width = len(cls)
-        with torch.autocast(table.device.type, enabled=False):  # nothing here is large
-            weight, bias = fold_norm(self.norm_1, self.qkv)
-            wq, wk, wv = weight.view(3, width, width).unbind()
-            q = F.linear(standardise(cls[None], eps), wq, bias[:width])
-            a = absorbed(q, wk, self.n_heads)[:, 0]
-            means = attend_to_genes(a, table, cls, gene_ids, values, padding, eps)
-            mixed = values_of(means, wv, bias[2 * width :])
-        x = cls.expand(len(mixed), 1, -1)
-        return self._rest(x, mixed[:, None], None, again)[:, 0]
-
-    def _rest(self, x: Tensor, mixed: Tensor, keep: Tensor | None, again: bool) -> Tensor:
-        """Return what comes of x and of what its attention found."""
+        mixed = mixed.transpose(1, 2).reshape(rows, -1, width)
         attended = F.linear(mixed, *fold_scale(self.project, self.scale_1))
         x = x + (attended if keep is None else attended * keep[:, :1, None])
         changed = feed_forward(
@@ -132,6 +94,42 @@ class EncoderBlock(nn.Module):
         )
         out: Tensor = x + (changed if keep is None else changed * keep[:, 1:, None])
         return out
+
+    def of_genes(
+        self,
+        embedding: TokenEmbedding,
+        gene_ids: Tensor,
+        values: Tensor,
+        padding: Tensor | None,
+    ) -> Tensor:
+        """Return what `forward` returns of the tokens' CLS, [B, 1, d], without writing tokens.
+
+        Parameters
+        ----------
+        embedding
+            Makes the tokens, by concat.
+        gene_ids, values
+            [B, K], as for `embedding`.
+        padding
+            bool [B, K], True where there is no token; None when there are all.
+        """
+        table, cls, norm = embedding.table, embedding.cls, self.norm_1
+        with torch.autocast(table.device.type, enabled=False):  # nothing here is large
+            a = query_of(standardise(cls[None], norm.eps), norm, self.qkv, self.n_heads)[:, 0]
+            means = attend_to_genes(a, table, cls, gene_ids, values, padding, norm.eps)
+            mixed = values_of(means, norm, self.qkv)
+        return self._rest(cls.expand(len(mixed), -1), mixed, None)
+
+    def _rest(self, x: Tensor, mixed: Tensor, keep: Tensor | None) -> Tensor:
+        """Return CLS of the next layer, [B, 1, d], from CLS and what its attention found, [B, d].
+
+        Norms and scales are not folded: these are fewer rows than the weights have.
+        """
+        attended = self.project(mixed) * self.scale_1
+        x = x + (attended if keep is None else attended * keep[:, :1])
+        changed = self.narrow(F.gelu(self.widen(self.norm_2(x)))) * self.scale_2
+        x = x + (changed if keep is None else changed * keep[:, 1:])
+        return x[:, None]
 
 
 class Encoder(nn.Module):
@@ -237,8 +235,8 @@ class Encoder(nn.Module):
             return self(embedding(gene_ids, values), behind_cls, uniform)  # type: ignore[no-any-return]
         (block,) = self.blocks
         assert isinstance(block, EncoderBlock)  # its rate of stochastic depth is 0
-        again = self.recompute != "nothing"
-        return self.norm(block.of_genes(embedding, gene_ids, values, padding, again=again))  # type: ignore[no-any-return]
+        x = block.of_genes(embedding, gene_ids, values, padding)
+        return self.norm(x[:, 0])  # type: ignore[no-any-return]
 
     def layers(self, tokens: Tensor, padding: Tensor | None = None) -> list[Tensor]:
         """Return the CLS token after each block, [B, d] each; the last one is `forward`'s."""

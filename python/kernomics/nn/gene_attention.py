@@ -86,7 +86,7 @@ class _GeneMeans(torch.autograd.Function):
         w.sub_(picked[heads])
         r = w.square().mul_((width - 1) / width).add_(picked[heads + 1]).div_(width)
         r.add_(eps).rsqrt_()
-        z = (picked[:heads] + w * last).mul_(r)
+        z = torch.addcmul(picked[:heads], w, last).mul_(r)
         if padding is not None:
             z.masked_fill_(padding, -torch.inf)
         p = z.softmax(-1)
@@ -123,12 +123,14 @@ class _GeneMeans(torch.autograd.Function):
             of_u = torch.bmm(by_cell, rows.mT).transpose(0, 1)
             of_rows = torch.bmm(u.permute(1, 2, 0), by_cell)
             of_centred = _sums_of_rows(of_rows, ids, n)
-        of_u = of_u + w * of_shift[..., None]
+        of_u = torch.addcmul(of_u, w, of_shift[..., None])
         of_z = torch._softmax_backward_data(of_u * r, p, -1, p.dtype)
         # r·∂r, from u = p·r and from z, which is r times something.
-        of_variance = torch.addcmul(of_z * z, of_u, u).sum(0).mul_(r.square()).mul_(-0.5)
+        of_r = torch.addcmul(of_z * z, of_u, u).sum(0)
         of_z = of_z * r
-        of_w = torch.addcmul(of_z * a[:, -1, None, None], u, of_shift[..., None]).sum(0)
+        flat = of_z.view(heads, -1)
+        of_variance = of_r.mul_(r.square()).mul_(-0.5)
+        of_w = (a[:, -1] @ flat).view_as(w) + (u * of_shift[..., None]).sum(0)
         of_w.addcmul_(of_variance, w, value=2 * (width - 1) / width**2)
         sums = _sums_by_gene(
             torch.cat([of_z, of_w[None], of_variance[None]]), ids, n, p.device.type == "cpu"
@@ -136,7 +138,7 @@ class _GeneMeans(torch.autograd.Function):
         of_scores, of_means, of_squares = sums[:heads], -sums[heads], sums[heads + 1] / width
 
         of_a = of_scores @ centred
-        of_a[:, -1] = (of_z * w).sum((1, 2))
+        of_a[:, -1] = flat @ w.flatten()
         of_a -= of_a.mean(1, keepdim=True)
         of_centred = torch.addmm(of_centred, of_scores.t(), a)
         of_centred.addcmul_(centred, of_squares[:, None], value=2)

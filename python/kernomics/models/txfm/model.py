@@ -331,6 +331,7 @@ class TxFM:
             lr=self.training.learning_rate,
             eps=1e-6,
             weight_decay=self.training.weight_decay,
+            fused=True,  # one sweep a parameter
         )
 
     def _validation(
