@@ -267,13 +267,16 @@ class Encoder(nn.Module):
         return kept / (1 - rate)
 
 
-def cls_products(d_model: int, n_layers: int, n_tokens: int, widths: Sequence[int] = ()) -> int:
+def cls_products(
+    d_model: int, n_layers: int, n_heads: int, n_tokens: int, widths: Sequence[int] = ()
+) -> int:
     """Count the floating-point operations of one cell's forward pass, products alone.
 
-    2 a multiply-add. With T tokens, CLS included, a whole block has 24·T·d² + 4·T²·d, the last (CLS
-    alone) 4·T·d² + 20·d² + 4·T·d; `widths` are those of further layers.
+    2 a multiply-add. With T tokens, CLS included, and H heads a whole block has 24·T·d² + 4·T²·d,
+    the last (CLS alone) 4·H·T·d + 24·d²; `widths` are those of further layers. One block of which
+    no tokens are made (`Encoder.of_genes`) has other products.
     """
     d, t = d_model, n_tokens
     whole = 24 * t * d * d + 4 * t * t * d
-    last = 4 * t * d * d + 20 * d * d + 4 * t * d
+    last = 4 * n_heads * t * d + 24 * d * d
     return (n_layers - 1) * whole + last + 2 * sum(widths)
