@@ -187,7 +187,9 @@ def operations(shape: Shape) -> int:
     config = TxFMConfig.of_size(shape.size)
     d = config.d_model
     decoder = [d * d] * (2 + 2 * config.decoder_layers) + [d * shape.genes]
-    return 3 * shape.cells * cls_products(d, shape.blocks, config.n_heads, shape.tokens + 1, decoder)
+    return (
+        3 * shape.cells * cls_products(d, shape.blocks, config.n_heads, shape.tokens + 1, decoder)
+    )
 
 
 def largest(

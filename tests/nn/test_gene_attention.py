@@ -133,7 +133,9 @@ def test_autocast_leaves_it_in_float32() -> None:
     encoder, embedding = made(60, 64, 4)
     shown = revealed(8, 60, 40, False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, expected = (gradients(read, encoder, embedding, *shown) for read in (by_genes, by_tokens))
+        found, expected = (
+            gradients(read, encoder, embedding, *shown) for read in (by_genes, by_tokens)
+        )
     exact = gradients(by_tokens, encoder, embedding, *shown)
     for one, other, true in zip(found, expected, exact, strict=True):
         assert (one - true).norm() <= 1.5 * (other.float() - true).norm() + 1e-6 * true.norm()

@@ -1,7 +1,7 @@
 r"""Attention of one query a cell, its CLS token, without keys and values.
 
-With n the normalised tokens of a cell, and of each head the query q, keys K = W_k n + b_k and values
-V = W_v n + b_v,
+With n the normalised tokens of a cell, and of each head the query q, keys K = W_k n + b_k and
+values V = W_v n + b_v,
 
 .. math:: \sum_k p_k V_k = W_v \sum_k p_k n_k + b_v \sum_k p_k, \qquad
           p = \mathrm{softmax}(a^T n), \quad a = W_k^T q/\sqrt{d/H}.
@@ -43,9 +43,7 @@ def values_of(
     heads, rows, width = means.shape
     weight, bias = qkv.weight[2 * width :], qkv.bias[2 * width :]
     shift = norm.bias if seen is None else norm.bias * seen
-    by_head = torch.bmm(
-        torch.addcmul(shift, means, norm.weight), weight.view(heads, -1, width).mT
-    )
+    by_head = torch.bmm(torch.addcmul(shift, means, norm.weight), weight.view(heads, -1, width).mT)
     mixed = by_head.transpose(0, 1).reshape(rows, width)
     return mixed + (bias if seen is None else bias * seen)
 

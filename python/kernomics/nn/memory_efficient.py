@@ -76,7 +76,7 @@ def _standardise_backward(delta: Tensor, x_hat: Tensor, inverse: Tensor) -> Tens
         delta, x_hat, x_hat.shape[-1:], torch.zeros_like(inverse), torch.ones_like(inverse),
         None, None, [True, False, False],
     )  # fmt: skip
-    return found.mul_(inverse)
+    return found.mul_(inverse)  # type: ignore[no-any-return]
 
 
 class _Standardise(torch.autograd.Function):
@@ -90,7 +90,8 @@ class _Standardise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:
-        return standardise_backward(delta, *ctx.saved_tensors, ctx.dtype), None, None
+        x_hat, inverse = ctx.saved_tensors
+        return standardise_backward(delta, x_hat, inverse, ctx.dtype), None, None
 
 
 def standardise(x: Tensor, eps: float) -> Tensor:
