@@ -78,6 +78,7 @@ class Shape:
 SHAPES = {
     "smoke": [Shape("XS", 2, 16, 4, 60)],
     "cpu": [
+        Shape("XXS", 1, 512, 64, 1000),
         Shape("XS", 2, 256, 64, 2000),
         Shape("S", 4, 512, 16, 5000),
         Shape("B", 2, 512, 8, 5000),

@@ -92,9 +92,7 @@ def test_traced_steps_equal_eager_ones_whatever_the_batch(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_layers", [1, 2])
-def test_traced_steps_leave_padding_out_too(
-    monkeypatch: pytest.MonkeyPatch, n_layers: int
-) -> None:
+def test_traced_steps_leave_padding_out_too(monkeypatch: pytest.MonkeyPatch, n_layers: int) -> None:
     compile_ = torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda *a, **options: compile_(*a, **options, backend="aot_eager")
