@@ -76,7 +76,7 @@ class _GeneMeans(torch.autograd.Function):
         centred = torch.cat(rows)
         means = centred[:, :-1].mean(1)
         centred.sub_(means[:, None])
-        centred[:, -1] = 0
+        centred[:, -1].zero_()
         squares = torch.linalg.vector_norm(centred, dim=1).square()
         a = a - a.mean(1, keepdim=True)
         last = a[:, -1, None, None]
@@ -96,7 +96,7 @@ class _GeneMeans(torch.autograd.Function):
         mixed = mixed.view(heads, len(ids), width)
         shift = (u * w).sum(-1)
         mixed.sub_(shift[..., None] / width)
-        mixed[..., -1] += shift
+        mixed[..., -1].add_(shift)
         if padding is not None:
             z.masked_fill_(padding, 0.0)
         ctx.save_for_backward(a, centred, ids, w, r, z, p)
@@ -142,9 +142,9 @@ class _GeneMeans(torch.autograd.Function):
         of_a -= of_a.mean(1, keepdim=True)
         of_centred = torch.addmm(of_centred, of_scores.t(), a)
         of_centred.addcmul_(centred, of_squares[:, None], value=2)
-        of_centred[:, -1] = 0
+        of_centred[:, -1].zero_()
         of_centred += ((of_means - of_centred.sum(1)) / (width - 1))[:, None]
-        of_centred[:, -1] = 0
+        of_centred[:, -1].zero_()
         of_cls = of_centred[ctx.genes].clone()
         of_cls[-1] = of_w[:, 0].sum()
         of_values = of_w[:, 1:].to(ctx.dtype)
