@@ -78,6 +78,7 @@ class Shape:
 SHAPES = {
     "smoke": [Shape("XS", 2, 16, 4, 60)],
     "cpu": [
+        Shape("XXS", 1, 512, 64, 1000),
         Shape("XS", 2, 256, 64, 2000),
         Shape("S", 4, 512, 16, 5000),
         Shape("B", 2, 512, 8, 5000),
@@ -187,7 +188,9 @@ def operations(shape: Shape) -> int:
     config = TxFMConfig.of_size(shape.size)
     d = config.d_model
     decoder = [d * d] * (2 + 2 * config.decoder_layers) + [d * shape.genes]
-    return 3 * shape.cells * cls_products(d, shape.blocks, shape.tokens + 1, decoder)
+    return (
+        3 * shape.cells * cls_products(d, shape.blocks, config.n_heads, shape.tokens + 1, decoder)
+    )
 
 
 def largest(

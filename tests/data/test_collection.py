@@ -281,6 +281,24 @@ def test_loaded_genes_are_those_columns_in_memory(tmp_path, monkeypatch, block):
     )
 
 
+def test_compact_cells_are_the_same_ones_and_only_made_where_that_pays(tmp_path):
+    counts = random_counts() + 1
+    make(csr(counts)).write_h5ad(tmp_path / "a.h5ad")
+    whole = CellCollection.from_anndata(make(csr(counts)))
+    few = whole.with_genes([f"gene{i}" for i in (9, 2, 25, 0)], 1.0)
+    compact = few.compact()
+    assert compact is not few
+    assert_same(compact.batch([3, 1, 39]), few.batch([3, 1, 39]))
+    assert compact.genes.tolist() == few.genes.tolist()
+    with pytest.warns(UserWarning, match="1 of the model's 2 genes"):
+        lacking = whole.with_genes(["absent", "gene9"], 0.5)
+    assert_same(lacking.compact().batch([0, 7]), lacking.batch([0, 7]))
+    many = whole.with_genes([f"gene{i}" for i in range(9)], 1.0)
+    on_disk = CellCollection.from_anndata(tmp_path / "a.h5ad").with_genes(["gene9"], 1.0)
+    for same in (whole, many, on_disk):
+        assert same.compact() is same
+
+
 def test_with_labels_replaces_labels_and_checks_their_length():
     adata = make(random_counts() + 1, kind=["a", "b"] * 20)
     collection = CellCollection.from_anndata(adata, labels_key="kind")

@@ -258,7 +258,8 @@ UNFIT = {
 NOT_WALKED: dict[str, tuple[str, ...]] = {
     "a function of a tensor, called on each": ("ops.ObservedGenes.map",),
     "a block's inside, and what a module returns": (
-        "nn.Encoder.keep", "nn.Encoder.layers", "nn.CountDecoder.hidden", "nn.Selection",
+        "nn.Encoder.keep", "nn.Encoder.layers", "nn.Encoder.of_genes",
+        "nn.CountDecoder.hidden", "nn.Selection",
     ),
     "made from parts that the package checks itself: tests/data": (
         "data.CellCollection", "data.Cells.from_rows",

@@ -40,8 +40,14 @@ def asked() -> dict[str, Any]:
     return {"adata": cells(), "rows": np.arange(6)}
 
 
+def extension() -> dict[str, Any]:
+    other = next(name for name in NAMES if name not in model().genes)
+    return {"genes": [other], "adata": cells(), "max_epochs": 1, "progress": False}
+
+
 GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "models.CellEncoder.get_gene_embeddings": dict,
+    "models.CellEncoder.extend": lambda: {"genes": ["new"], "init": {"new": NAMES[0]}},
     "models.CellEncoder.get_latent_representation": asked,
     "models.CellEncoder.get_block_representations": asked,
     "models.CellEncoder.get_normalized_expression": lambda: {**asked(), "genes": NAMES[:2]},
@@ -59,6 +65,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "models.YOTO.cost_of_missing": lambda: {"genes": model().genes[:1]},
     "models.YOTO.save": lambda: {"path": "kept"},
     "models.Panel.save": lambda: {"path": "kept"},
+    "models.Panel.extend": extension,
     "models.Panel.labelled_outputs": lambda: {"cells": collection()},
     "models.Panel.read": lambda: {"adata": cells()},
     "models.YOTOConfig.schedule": lambda: {"usable": 8},

@@ -101,7 +101,7 @@ def test_products_are_counted_as_torch_counts_them(tokens):
     # The flash kernel of the CPU is not counted.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(tokens)
-    assert counter.get_total_flops() == 3 * cls_products(16, 3, 9)
+    assert counter.get_total_flops() == 3 * cls_products(16, 3, 4, 9)
 
 
 @pytest.mark.parametrize("n_layers", [0, 1, 4])

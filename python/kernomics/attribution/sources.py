@@ -16,6 +16,7 @@ from kernomics.data.rng import keys_of_names
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models import CellEncoder, Panel, PhenotypeModel
 from kernomics.models.yoto.network import transformed
+from kernomics.models.yoto.panel import require_base
 from kernomics.ops import sample_tokens
 
 Output = str
@@ -162,7 +163,7 @@ class PanelSource:
         self, panel: Panel, cells: CellCollection, target: str, *, output: Output = "logits"
     ) -> None:
         _require_output(output)
-        panel.require_base("attribution")
+        require_base(panel, "attribution")
         names = [task.name for task in panel.tasks]
         if target not in names:
             raise ConfigError(f"the panel has no task {target!r}; {closest(target, names)}")

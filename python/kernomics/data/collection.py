@@ -424,6 +424,15 @@ class CellCollection:
             genes=self.genes[wanted],
         )
 
+    def compact(self) -> CellCollection:
+        """Return the same cells without the counts of other genes, if reading these costs more.
+
+        That is so in memory, where at most a quarter of the source's genes are wanted: there each
+        batch would look for them among all counts. Elsewhere it is the collection as it is.
+        """
+        few = self._columns is not None and 4 * self.n_genes <= self._source.shape[1]
+        return self.load_genes(np.arange(self.n_genes)) if few and not self.on_disk else self
+
     @checked
     def with_labels(self, labels: Mapping[str, Labels]) -> CellCollection:
         """Return the same cells with other labels, one entry per cell in each."""

@@ -90,9 +90,8 @@ class TrainedModel:
         reading: ReadOptions,
     ) -> KnownCells:
         """Return cells over the genes known."""
-        cells.library_rule.tell(self.info.get("library"))
         to_come = set(self.info.get("genes_to_come", ())).difference(self.genes)
-        return KnownCells.of(
+        known = KnownCells.of(
             cells,
             self.genes,
             rows=rows,
@@ -100,6 +99,8 @@ class TrainedModel:
             empty_cells=reading.get("empty_cells", "error"),
             apart=sorted(to_come),
         )
+        cells.library_rule.tell(self.info.get("library"))
+        return known
 
     # -- new genes ---------------------------------------------------------------------------------
 

@@ -50,30 +50,48 @@ def working_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if on else x.dtype
 
 
+def normalised(x: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return x̂ in a dtype, and 1/σ [..., 1], both without a gradient; see `standardise`."""
+    found, _, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+    return found.to(dtype), inverse
+
+
+def standardise_backward(
+    delta: Tensor, x_hat: Tensor, inverse: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Return the gradient of x, in its dtype, from that of x̂."""
+    width = x_hat.shape[-1]
+    x_hat, inverse = x_hat.view(-1, width), inverse.view(-1, 1)
+    if delta.dtype == x_hat.dtype == dtype:
+        return _standardise_backward(delta.reshape(-1, width), x_hat, inverse).view_as(delta)
+    grad = torch.empty_like(x_hat, dtype=dtype)
+    for n, d, r, out in _parts(x_hat, delta.reshape(-1, width), inverse, grad):
+        out.copy_(_standardise_backward(d.to(dtype), n.to(dtype), r))
+    return grad.view_as(delta)
+
+
+def _standardise_backward(delta: Tensor, x_hat: Tensor, inverse: Tensor) -> Tensor:
+    # The gradient of a norm whose input is x̂ itself: mean 0, standard deviation 1.
+    found, _, _ = torch.ops.aten.native_layer_norm_backward(
+        delta, x_hat, x_hat.shape[-1:], torch.zeros_like(inverse), torch.ones_like(inverse),
+        None, None, [True, False, False],
+    )  # fmt: skip
+    return found.mul_(inverse)  # type: ignore[no-any-return]
+
+
 class _Standardise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        normed, _, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
-        normed = normed.to(dtype)
-        ctx.save_for_backward(normed, inverse)
+        x_hat, inverse = normalised(x, eps, dtype)
+        ctx.save_for_backward(x_hat, inverse)
         ctx.dtype = x.dtype
-        return normed
+        return x_hat
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:
-        normed, inverse = ctx.saved_tensors
-        width = normed.shape[-1]
-        normed, inverse = normed.view(-1, width), inverse.view(-1, 1)
-        grad = torch.empty_like(normed, dtype=ctx.dtype)
-        for n, d, r, out in _parts(normed, delta.reshape(-1, width), inverse, grad):
-            # The gradient of a norm whose input is x̂ itself: mean 0, standard deviation 1.
-            found, _, _ = torch.ops.aten.native_layer_norm_backward(
-                d.to(ctx.dtype), n.to(ctx.dtype), [width], torch.zeros_like(r), torch.ones_like(r),
-                None, None, [True, False, False],
-            )  # fmt: skip
-            torch.mul(found, r, out=out)
-        return grad.view_as(delta), None, None
+        x_hat, inverse = ctx.saved_tensors
+        return standardise_backward(delta, x_hat, inverse, ctx.dtype), None, None
 
 
 def standardise(x: Tensor, eps: float) -> Tensor:

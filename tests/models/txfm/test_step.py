@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +27,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:Dep
 
 
 GENES = 60
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> Iterator[None]:
+    """Each test compiles for itself: what others compiled counts against dynamo's limit."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 def cells_of(rows: int) -> Cells:
@@ -54,11 +64,12 @@ def loss_and_gradients(module: TxFMModule, cells: Cells) -> list[Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("n_layers", [1, 2])
 @pytest.mark.parametrize("padded", [False, True])
-def test_the_step_is_one_graph(padded: bool) -> None:
+def test_the_step_is_one_graph(padded: bool, n_layers: int) -> None:
     # dynamo alone, which finds the breaks; what it traced runs as it is.
     cells = cells_of_two_panels(4) if padded else cells_of(4)
-    module = module_of(n_tokens=30)
+    module = module_of(n_tokens=30, n_layers=n_layers)
     assert (module.tokens(cells, 30).padding is not None) == padded
     explained = torch._dynamo.explain(module.training_loss)(cells)
     assert explained.graph_count == 1
@@ -67,7 +78,7 @@ def test_the_step_is_one_graph(padded: bool) -> None:
 
 def agrees_with_eager(module: TxFMModule, cells: Cells) -> bool:
     """Whether loss and gradients of a batch are those of a module that is not compiled."""
-    plain = module_of(n_tokens=module.config.n_tokens)
+    plain = module_of(n_tokens=module.config.n_tokens, n_layers=module.config.n_layers)
     found, expected = loss_and_gradients(module, cells), loss_and_gradients(plain, cells)
     return len(found) == len(expected) and all(
         torch.allclose(one, other, rtol=1e-4, atol=1e-5)
@@ -90,12 +101,13 @@ def test_traced_steps_equal_eager_ones_whatever_the_batch(
 
 
 @pytest.mark.slow
-def test_traced_steps_leave_padding_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_traced_steps_leave_padding_out_too(monkeypatch: pytest.MonkeyPatch, n_layers: int) -> None:
     compile_ = torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda *a, **options: compile_(*a, **options, backend="aot_eager")
     )
-    module = module_of(n_tokens=30)
+    module = module_of(n_tokens=30, n_layers=n_layers)
     module.compile_step()
     batches = cells_of(4), cells_of_two_panels(4), cells_of_two_panels(7)
     assert [agrees_with_eager(module, cells) for cells in batches] == [True] * 3
@@ -167,9 +179,13 @@ def test_no_loss_asks_the_device_for_a_number(loss: Any, activation: Any, panels
     assert noting.seen & WAITING == set()
 
 
+@pytest.mark.parametrize("n_layers", [1, 2])
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_step_neither_asks_the_device_for_a_number_nor_copies_one_to_it(padded: bool) -> None:
-    module, cells = module_of(n_tokens=30), cells_of_two_panels(4) if padded else cells_of(4)
+def test_a_step_neither_asks_the_device_for_a_number_nor_copies_one_to_it(
+    padded: bool, n_layers: int
+) -> None:
+    module = module_of(n_tokens=30, n_layers=n_layers)
+    cells = cells_of_two_panels(4) if padded else cells_of(4)
     with Noting() as noting:
         module.on_step(3, 10)
         module.training_loss(cells)

@@ -21,6 +21,7 @@ from kernomics.models import Panel
 from kernomics.models.tasks import Task
 from kernomics.models.yoto.missing_genes import require_genes
 from kernomics.models.yoto.network import PanelNetwork, transformed
+from kernomics.models.yoto.panel import require_base
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,7 +90,7 @@ def contributions(
     UserWarning
         If cells have classes unknown to the panel; they are left out.
     """
-    panel.require_base("a gene's contribution")
+    require_base(panel, "a gene's contribution")
     measured = rows_of("rows", rows, cells.n_cells)
     background = rows_of("background_rows", background_rows, cells.n_cells)
     require_genes(panel.genes, cells)

@@ -269,9 +269,10 @@ class TxFM:
             overrides["max_epochs"] = max_epochs
         self.configure(**overrides)
         sampler = sampler_of(self.split, self.training, self.seed)
+        cells = self.cells.compact()
         module, self.history = train_module(
             self._begin,
-            lambda _: Loader(self.cells, sampler),
+            lambda _: Loader(cells, sampler),
             self.training,
             device,
             seed=self.seed,
@@ -331,6 +332,7 @@ class TxFM:
             lr=self.training.learning_rate,
             eps=1e-6,
             weight_decay=self.training.weight_decay,
+            fused=True,  # one sweep a parameter
         )
 
     def _validation(

@@ -123,8 +123,7 @@ class TxFMModule(nn.Module):
         """Return each cell's representation, [B, d], from its tokens."""
         if block is not None:
             return self.encode_layers(gene_ids, values, padding)[block - 1]
-        tokens = self.embedding(gene_ids, values)
-        return self.encoder(tokens, _behind_cls(padding), uniform)  # type: ignore[no-any-return]
+        return self.encoder.of_genes(self.embedding, gene_ids, values, padding, uniform)
 
     def encode_layers(
         self, gene_ids: Tensor, values: Tensor, padding: Tensor | None

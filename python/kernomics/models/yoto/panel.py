@@ -121,14 +121,6 @@ class Panel:
             input_means=self.input_means,
         )
 
-    def require_base(self, what: str) -> None:
-        """Refuse a panel with added genes where these would be overlooked."""
-        if self.added:
-            raise ConfigError(
-                f"{what} looks at the panel's own genes alone, and {len(self.added_genes):,} were "
-                f"added to this one, first {self.added_genes[0]!r}: give panel.base"
-            )
-
     # -- prediction ------------------------------------------------------------------------------
 
     @checked
@@ -501,4 +493,13 @@ class Panel:
                 AddedGenes.from_weights(genes, tensors, f"added.{i}.")
                 for i, genes in enumerate(meta.get("added", []))
             ],
+        )
+
+
+def require_base(panel: Panel, what: str) -> None:
+    """Refuse a panel with added genes where these would be overlooked."""
+    if panel.added:
+        raise ConfigError(
+            f"{what} looks at the panel's own genes alone, and {len(panel.added_genes):,} were "
+            f"added to this one, first {panel.added_genes[0]!r}: give panel.base"
         )

@@ -20,7 +20,7 @@ from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.tasks import Task
 from kernomics.models.yoto.module import YOTOModule
 from kernomics.models.yoto.network import Transform
-from kernomics.models.yoto.panel import Panel
+from kernomics.models.yoto.panel import Panel, require_base
 
 PanelSource: TypeAlias = Panel | Sequence[str] | str | Path
 """A panel, names of genes, or the path of either: a saved model, a run directory, a ``panel.csv``,
@@ -38,7 +38,7 @@ START_FACTOR = 4
 def read_panel(source: PanelSource, what: str) -> Panel | list[str]:
     """Read a panel or a list of genes."""
     if isinstance(source, Panel):
-        source.require_base(what)
+        require_base(source, what)
         return source
     if not isinstance(source, str | Path):
         genes = [str(gene) for gene in source]
