@@ -235,7 +235,7 @@ def test_genes_whose_names_look_like_nothing_keep_them(tmp_path, capsys):
     for table in (found.table, statistics):
         assert table.index.tolist() == adata.var_names.tolist()
     path = tmp_path / "found" / "attribution.csv"
-    by_hand = pd.read_csv(path, converters={"gene": str}, index_col="gene")
+    by_hand = pd.read_csv(path, converters={"gene": str}).set_index("gene")
     assert by_hand.index.tolist() == adata.var_names.tolist()  # as docs/attribution.md says
     assert main(pruning(tmp_path, tmp_path / "found", tmp_path / "pruned")) == 0
 

@@ -125,6 +125,8 @@ def masked_softmax_multipliers(
     dim
         Along which the softmax is taken.
     """
+    if not z.numel():
+        return torch.zeros_like(g), None
     still = None
     one, two = (x.masked_fill(infinite(x), -torch.inf) for x in (z, z_bar))
     tops = [x.amax(dim, keepdim=True) for x in (one, two)]
