@@ -1,5 +1,7 @@
 """`kernomics pretrain --model polygene`, `attribute` and `prune`, from files to files."""
 
+import argparse
+import inspect
 import json
 
 import numpy as np
@@ -10,9 +12,11 @@ from attribution_example import cells
 pytest.importorskip("matplotlib")
 pytest.importorskip("scanpy")
 
-from kernomics.attribution import attribute
+from kernomics.attribution import attribute, prune
 from kernomics.cli import main
+from kernomics.cli.main import parser
 from kernomics.models import PhenotypeModel
+from kernomics.workflows.attribute import read_attribution
 
 SETTINGS = {"d_model": 16, "n_layers": 1, "n_heads": 2, "label_smoothing": 0.0}
 QUESTION = ["--target", "state", "--case", "ill", "--baseline", "well"]
@@ -179,6 +183,61 @@ def test_a_pruning_is_of_held_out_cells_by_all_rankings(folder, attributed, tmp_
     assert results["n_cells"] == {"ill": 10, "well": 10}
     assert (tmp_path / "pruned" / "plots" / "pruning.svg").stat().st_size > 1000
     assert "Retrained on the top genes" in (tmp_path / "pruned" / "report.html").read_text()
+
+
+OF_THE_COMMAND = {  # what the Python function has and a command says in another way
+    "adata", "model", "rows", "rankings", "target", "case", "baseline", "progress", "reading",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "function"), [("attribute", attribute), ("prune", prune)])
+def test_the_commands_have_the_options_of_their_functions(command, function):
+    commands = next(x for x in parser()._actions if isinstance(x, argparse._SubParsersAction))
+    defaults = {x.dest: x.default for x in commands.choices[command]._actions}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in OF_THE_COMMAND:
+            continue
+        default = parameter.default
+        default = {"controlled": [], "shares": None}.get(name, default)
+        assert defaults[name] == default, name
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("default")  # as in a terminal
+def test_a_pruning_takes_data_that_lack_genes_if_told_and_one_order(
+    folder, attributed, tmp_path, capsys
+):
+    cells()[:, 9:].copy().write_h5ad(tmp_path / "fewer.h5ad")
+    line = pruning(folder, attributed, tmp_path / "pruned", data=tmp_path / "fewer.h5ad")
+    assert "21 of the model's 30 genes" in error_of(capsys, *line)
+    assert main([*line, "--min-gene-overlap", "0.6", "--no-reversed-too"]) == 0
+    table = pd.read_csv(tmp_path / "pruned" / "pruning.csv")
+    assert set(table["order"]) == {"lowest first"}
+    config = json.loads((tmp_path / "pruned" / "config.json").read_text())["config"]
+    assert config["min_gene_overlap"] == 0.6
+    assert config["reversed_too"] is False
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("default")  # as in a terminal
+def test_genes_whose_names_look_like_nothing_keep_them(tmp_path, capsys):
+    names = ["NA", "NULL", "null", "n/a", "007", "1e5", "inf"]
+    adata = cells()
+    adata.var_names = [*names, *adata.var_names[len(names) :]]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    (tmp_path / "settings.json").write_text(json.dumps({**SETTINGS, "d_model": 8}))
+    line = ["pretrain", str(tmp_path / "cells.h5ad"), "--model", "polygene", "--quiet"]
+    line += ["--labels-key", "state", "--config", str(tmp_path / "settings.json")]
+    line += ["--max-epochs", "1", "--out", str(tmp_path / "run")]
+    assert main(line) == 0
+    assert attribution(tmp_path, tmp_path / "found") == 0
+    found, statistics, _ = read_attribution(tmp_path / "found")
+    for table in (found.table, statistics):
+        assert table.index.tolist() == adata.var_names.tolist()
+    path = tmp_path / "found" / "attribution.csv"
+    by_hand = pd.read_csv(path, converters={"gene": str}).set_index("gene")
+    assert by_hand.index.tolist() == adata.var_names.tolist()  # as docs/attribution.md says
+    assert main(pruning(tmp_path, tmp_path / "found", tmp_path / "pruned")) == 0
 
 
 @pytest.mark.usefixtures("undrawn")

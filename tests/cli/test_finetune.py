@@ -2,6 +2,7 @@
 
 import json
 
+import anndata
 import numpy as np
 import pytest
 
@@ -93,6 +94,25 @@ def test_genes_known_missing_new_and_left_out_are_printed(folder, model, tmp_pat
     assert "genes 51" in printed
     assert "17 genes revealed" in printed  # 15 · 51/45
     assert len(CellEncoder.load(tmp_path / "more").genes) == 51
+
+
+@pytest.mark.usefixtures("unreported")
+@pytest.mark.filterwarnings("default")  # as in a terminal
+def test_library_sizes_that_training_goes_on_with_are_not_compared(folder, model, tmp_path, capsys):
+    other = datasets.simulate(150, 60, 4, 5, n_batches=4, seed=4)
+    more = other.copy()
+    more.var_names = [f"more_{i}" for i in range(60)]
+    both = anndata.concat([other, more], axis="var", merge="first")
+    both.write_h5ad(tmp_path / "both.h5ad")
+    said = "of the library in these cells"
+    line = ["embed", str(model), str(tmp_path / "both.h5ad"), "--out", str(tmp_path / "x.npy")]
+    assert main([*line, "--quiet"]) == 0
+    assert said in capsys.readouterr().err
+    line = finetune(folder, model, tmp_path / "run")
+    line[2] = str(tmp_path / "both.h5ad")
+    assert main(line) == 0
+    assert said not in capsys.readouterr().err
+    assert CellEncoder.load(tmp_path / "run").info["library_share"] < 0.6
 
 
 def test_which_weights_are_kept_is_printed(folder, model, tmp_path, capsys):

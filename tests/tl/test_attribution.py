@@ -6,7 +6,7 @@ import pytest
 from attribution_example import cells
 
 import kernomics as kn
-from kernomics.errors import ConfigError
+from kernomics.errors import ConfigError, DataError
 from kernomics.models import PolyGene
 
 
@@ -77,3 +77,51 @@ def test_what_is_refused_leaves_the_cells_as_they_were(trained):
         kn.tl.attribute(adata, trained[1], target="state", case="ill", baseline="ill")
     assert not len(adata.varm)
     assert "attribution" not in adata.uns
+
+
+def test_the_plots_take_cells_that_were_written_and_read_back(trained, tmp_path):
+    pytest.importorskip("matplotlib")
+    adata, model = trained[0].copy(), trained[1]
+    adata.var["symbol"] = adata.var_names
+    adata.var_names = [f"ENSG{i}" for i in range(adata.n_vars)]
+    found = kn.tl.attribute(
+        adata, model.trained, **QUESTION, controlled="batch", n_pairs=12, gene_names="symbol",
+        key_added="why",
+    )  # fmt: skip
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    read = anndata.read_h5ad(tmp_path / "cells.h5ad")
+
+    def named(ax):
+        return [text.get_text() for text in ax.texts]
+
+    for score in ("absolute", "effect"):
+        axes = [kn.pl.attribution_by_gene(x, score, key="why") for x in (found, adata, read)]
+        for ax in axes[1:]:
+            np.testing.assert_array_equal(ax.lines[0].get_ydata(), axes[0].lines[0].get_ydata())
+            assert named(ax) == named(axes[0])
+    assert any(name in set(found.table.index) for name in named(axes[0]))
+    figures = [kn.pl.attribution_distributions(x, key="why") for x in (found, read)]
+    titles = [[ax.get_title(loc="left") for ax in figure.axes] for figure in figures]
+    assert titles[0] == titles[1]
+    maps = [kn.pl.attribution_heatmap(x, n_genes=5, key="why") for x in (found, read)]
+    for side in ("get_xticklabels", "get_yticklabels"):
+        one, two = ([tick.get_text() for tick in getattr(ax, side)()] for ax in maps)
+        assert one == two
+    shown = [np.asarray(ax.collections[0].get_array()) for ax in maps]
+    np.testing.assert_array_equal(*shown)
+    with pytest.raises(ConfigError, match="no 'effect' scores by group"):
+        kn.pl.attribution_heatmap(read, "effect", key="why")
+
+
+def test_what_holds_no_attribution_is_named(trained):
+    pytest.importorskip("matplotlib")
+    adata = trained[0].copy()
+    for call in (kn.pl.attribution_by_gene, kn.pl.attribution_distributions,
+                 kn.pl.attribution_heatmap):  # fmt: skip
+        with pytest.raises(ConfigError, match=r"no attribution 'attribution' .*\.tl\.attribute"):
+            call(adata)
+        with pytest.raises(ConfigError, match="attribution is 3: what"):
+            call(3)
+    adata.varm["attribution"], adata.uns["attribution"] = np.ones((30, 2)), {}
+    with pytest.raises(DataError, match=r"varm\['attribution'\] is no attribution"):
+        kn.pl.attribution_by_gene(adata)

@@ -15,12 +15,17 @@ from torch import Tensor
 from kernomics.attribution.operation_pair import (
     Multipliers,
     Pair,
+    delta,
     infinite,
     named,
     one_sided,
     rule,
 )
-from kernomics.attribution.softmax_and_norm_rules import softmax_multipliers
+from kernomics.attribution.softmax_and_norm_rules import (
+    CLOSING,
+    masked_softmax_multipliers,
+    softmax_multipliers,
+)
 from kernomics.errors import ConfigError
 
 LOGITS_AT_A_TIME = 2**19
@@ -98,7 +103,7 @@ def attention(pair: Pair, m: Multipliers) -> Multipliers:
             found = _masked_by_key(sides[0], sides[1], None, g[cell])
         else:
             closed = [x.masked_fill(infinite(x), -torch.inf) for x in own]
-            sees = all(bool((x > -torch.inf).any(-1).all()) for x in closed)
+            sees = all(bool((x.amax(-1) > -CLOSING).all()) for x in closed)
             if sees and own[0].shape[:2] == (1, 1):
                 by_key = [x[0, 0] for x in closed]
                 found = _masked_by_key(sides[0], sides[1], by_key, g[cell])
@@ -109,6 +114,9 @@ def attention(pair: Pair, m: Multipliers) -> Multipliers:
             whole[cell] = part.reshape(-1, shared, *part.shape[1:]).sum(1)
         if of_mask is not None and found.mask is not None:
             where = _of_cell(of_mask, cell)
+            for dim in (0, 1):
+                if found.mask.shape[dim] == 1:  # of one that was broadcast, which adds up again
+                    where = where.narrow(dim, 0, 1)
             where += found.mask.sum_to_size(where.shape)
     result = pair.none()
     for i, x in enumerate((of_q, of_k, of_v)):
@@ -237,7 +245,7 @@ def _masked_anyhow(
         The multipliers of the output.
     given
         The masks as they were given, where some query sees nothing: by these it has no
-        probabilities, or, where they are finite, equal ones.
+        probabilities, or, where they are finite, about equal ones.
     """
     ends = one_sided(masks[0], masks[1])
     of_q, of_k, of_v = torch.zeros_like(one.q), torch.zeros_like(one.k), torch.zeros_like(one.v)
@@ -255,19 +263,25 @@ def _masked_anyhow(
         own = g[part]
         if not bool(own.any()):
             continue
-        logs = [
-            side.q[part] @ side.k.mT + of(mask, start) - side.log_total[part][..., None]
-            for side, mask in zip((one, two), masks, strict=True)
-        ]
-        p, p_bar = logs[0].exp(), logs[1].exp()
-        if given is not None:
-            p, p_bar = (
-                (side.q[part] @ side.k.mT + of(mask, start)).softmax(-1).nan_to_num_(0.0)
+        values = own @ v_middle.mT
+        if given is None:
+            logs = [
+                side.q[part] @ side.k.mT + of(mask, start) - side.log_total[part][..., None]
+                for side, mask in zip((one, two), masks, strict=True)
+            ]
+            p, p_bar = logs[0].exp(), logs[1].exp()
+            of_v += (p + p_bar).mT @ own / 2
+            end = None if ends is None else of(ends, start)
+            found, _ = softmax_multipliers(p, p_bar, logs[0].sub_(logs[1]), values, ends=end)
+        else:
+            z, z_bar = (
+                side.q[part] @ side.k.mT + of(mask, start)
                 for side, mask in zip((one, two), given, strict=True)
             )
-        of_v += (p + p_bar).mT @ own / 2
-        end = None if ends is None else of(ends, start)
-        found, _ = softmax_multipliers(p, p_bar, logs[0].sub_(logs[1]), own @ v_middle.mT, ends=end)
+            p, p_bar = (x.softmax(-1).nan_to_num_(0.0) for x in (z, z_bar))
+            of_v += (p + p_bar).mT @ own / 2
+            moved = delta(of(given[0], start), of(given[1], start))
+            found, end = masked_softmax_multipliers(p, p_bar, z, z_bar, values, moved)
         place = of(of_mask, start)
         place += found.sum_to_size(place.shape)
         if end is not None:

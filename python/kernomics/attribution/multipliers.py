@@ -12,12 +12,14 @@ import kernomics.attribution.attention_rule
 import kernomics.attribution.rules
 import kernomics.attribution.softmax_and_norm_rules  # noqa: F401
 from kernomics._arguments import checked
-from kernomics.attribution.operation_pair import RULES, Multipliers, Pair, delta, has_rule
+from kernomics.attribution.operation_pair import RULES, Multipliers, Pair, delta, has_rule, infinite
 from kernomics.attribution.tape import Step, Tape
 from kernomics.errors import ConfigError, KernomicsError
 
 OVERWRITING = ("aten.copy.default", "aten.fill.Tensor", "aten.fill.Scalar", "aten.zero.default")
 """Operations of whose first argument nothing is left."""
+MASKED = 0.01
+"""Negative numbers that are rounded in steps of about this, or more, are masks."""
 
 
 class DeepLift(NamedTuple):
@@ -166,7 +168,8 @@ def _require_complete(found: DeepLift, one: Tape, two: Tape) -> None:
     raise ConfigError(
         f"the contributions miss the difference of the outputs by {lost:.3g} of {scale:.3g}: a "
         "part of the function was not seen (NumPy, or memory written behind torch's back), or its "
-        "numbers are lost to rounding (try float64)"
+        "numbers are lost to rounding, as where a finite mask such as -1e7 closes all that a query "
+        "sees (try float64, or mask with -inf)"
     )
 
 
@@ -233,12 +236,19 @@ def _back(
             for g, x, y in zip(m, step.outputs, other.outputs, strict=True):
                 if g is not None and isinstance(x, Tensor):
                     size = (g.double() * (x.double().abs() + y.double().abs())).abs()
-                    sizes.append(float(torch.where(size.isfinite(), size, 0.0).sum()))
+                    sizes.append(float(torch.where(_masks(x) | _masks(y), 0.0, size).sum()))
         found = _through(step, other, m)
         for k, x in zip(step.ids, found, strict=True):
             if k is not None and x is not None:
                 known[k] = known[k] + x if k in known else x
     return [known.get(k) for k in one.input_ids]
+
+
+def _masks(x: Tensor) -> Tensor:
+    """Tell which numbers are a mask's, whose size says nothing of what rounding may cost."""
+    if not x.is_floating_point():
+        return torch.zeros_like(x, dtype=torch.bool)
+    return infinite(x) | ~x.isfinite() | (x * torch.finfo(x.dtype).eps < -MASKED)
 
 
 def _needed(steps: Sequence[Step], end: int) -> list[int]:

@@ -6,7 +6,8 @@ baseline. A rule is right when Σ m_in·Δin = m_out·Δout, so that nothing is 
 
 Where a logit is −∞ on one side, its Δ is infinite and counts as ±1 here: the multiplier is then
 the whole effect of its being there. Numbers beyond 1e29 count as infinite, since models mask with
-these (`operation_pair.infinite`).
+these (`operation_pair.infinite`). A row of logits that a smaller one closes as a whole, such as
+−1e9, is treated as if it were infinite (`masked_softmax_multipliers`).
 
 Softmax, norms and attention have files of their own. A further operation is added by a function of
 a `Pair` and the outputs' multipliers::
@@ -41,7 +42,7 @@ from kernomics.attribution.operation_pair import (
 )
 from kernomics.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 """Of the rules, in every result."""
 
 

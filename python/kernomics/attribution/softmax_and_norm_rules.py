@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,11 @@ from kernomics.attribution.operation_pair import (
     rule,
 )
 from kernomics.errors import ConfigError
+
+CLOSING = 5_000.0
+"""A row whose largest logit is below −CLOSING is one that a mask closes as a whole."""
+LOST = 0.5
+"""Share of 1 in steps of which a sum is rounded, from which on it has lost what was added."""
 
 
 def softmax_multipliers(
@@ -89,12 +95,67 @@ def softmax(pair: Pair, m: Multipliers) -> Multipliers:
     at = pair.at("dim")
     dim = -1 if at is None else pair.case[at]
     p, p_bar = (x[0].clone() for x in (pair.case_outputs, pair.base_outputs))
-    z, z_bar = (
-        x.masked_fill(infinite(x), -torch.inf).to(p.dtype) for x in (pair.case[0], pair.base[0])
+    z, z_bar = (x.to(p.dtype) for x in (pair.case[0], pair.base[0]))
+    found, _ = masked_softmax_multipliers(
+        p, p_bar, z, z_bar, g.clone(), pair.delta(0).to(p.dtype), dim
     )
-    change = torch.log_softmax(z, dim) - torch.log_softmax(z_bar, dim)
-    found, _ = softmax_multipliers(p, p_bar, change, g.clone(), ends=one_sided(z, z_bar), dim=dim)
     return [found.to(pair.case[0].dtype), *pair.none()[1:]]
+
+
+def masked_softmax_multipliers(
+    p: Tensor, p_bar: Tensor, z: Tensor, z_bar: Tensor, g: Tensor, moved: Tensor, dim: int = -1
+) -> tuple[Tensor, Tensor | None]:
+    """Return the multipliers of logits that any mask closes, and ±1 of those of one side.
+
+    Rows that a finite mask closes as a whole have equal probabilities, or those of what the sum
+    has left of the logits. Where one side's alone is, the mask has the whole effect, since the
+    effects of two logits would be numbers of the mask's size that cancel. Where both are, and
+    rounding has left nothing of the logits, these have no effect.
+
+    Parameters
+    ----------
+    p, p_bar
+        Probabilities of both sides; overwritten.
+    z, z_bar
+        Logits.
+    g
+        The multipliers of p; overwritten.
+    moved
+        Δ of what closes a logit.
+    dim
+        Along which the softmax is taken.
+    """
+    if not z.numel():
+        return torch.zeros_like(g), None
+    still = None
+    one, two = (x.masked_fill(infinite(x), -torch.inf) for x in (z, z_bar))
+    tops = [x.amax(dim, keepdim=True) for x in (one, two)]
+    shut = [(x <= -CLOSING) & x.isfinite() for x in tops]
+    if bool((shut[0] | shut[1]).any()):
+        still = shut[0] & shut[1]
+        for x, top, q in ((one, tops[0], p), (two, tops[1], p_bar)):
+            still = still & ((x == top) | (q == 0)).all(dim, keepdim=True)
+            still = still & (top.abs() * torch.finfo(z.dtype).eps >= LOST)
+        alone = [shut[0] & (tops[1] > -CLOSING / 2), shut[1] & (tops[0] > -CLOSING / 2)]
+        either = alone[0] | alone[1]
+        one, two = (
+            torch.where(
+                still,
+                torch.where(x == top, 0.0, -torch.inf),
+                x.masked_fill(own | (either & (q == 0)), -torch.inf),
+            )
+            for x, top, q, own in ((one, tops[0], p, alone[0]), (two, tops[1], p_bar, alone[1]))
+        )
+    change = torch.log_softmax(one, dim) - torch.log_softmax(two, dim)
+    ends = one_sided(one, two)
+    found, _ = softmax_multipliers(p, p_bar, change, g, ends=ends, dim=dim)
+    if still is not None:
+        if ends is None:
+            found = found.masked_fill(still, 0.0)
+        else:
+            found = torch.where(still & (ends == 0), 0.0, found)
+            found = torch.where(ends != 0, ratio(found, moved.abs()), found)
+    return found, ends
 
 
 @rule(*named("_log_softmax logsumexp"))
@@ -108,6 +169,8 @@ def log_softmax(pair: Pair, m: Multipliers) -> Multipliers:
         x.masked_fill(infinite(x), -torch.inf).to(g.dtype) for x in (pair.case[0], pair.base[0])
     )
     log_total, log_total_bar = (x.logsumexp(dims, keepdim=True) for x in (z, z_bar))
+    _require_logits(pair, g.reshape(log_total.shape) if "logsumexp" in str(pair.step.op) else g,
+                    log_total, log_total_bar, dims)  # fmt: skip
     # All as shares of the larger of both sums, so that nothing overflows.
     shift = torch.maximum(log_total, log_total_bar)
     mean = _logarithmic_mean((z - shift).exp(), (z_bar - shift).exp(), delta(z, z_bar))
@@ -120,6 +183,20 @@ def log_softmax(pair: Pair, m: Multipliers) -> Multipliers:
     else:
         found = g - g.sum(dims, keepdim=True) * share
     return [found.to(pair.case[0].dtype), *pair.none()[1:]]
+
+
+def _require_logits(pair: Pair, g: Tensor, one: Tensor, two: Tensor, dims: Any) -> None:
+    """Refuse rows of which a finite mask has left nothing, and which have an effect."""
+    bound = LOST / torch.finfo(pair.case_outputs[0].dtype).eps
+    lost = ((one <= -bound) & one.isfinite()) | ((two <= -bound) & two.isfinite())
+    lost = lost & (g != 0).any(dims, keepdim=True)
+    if bool(lost.any()):
+        worst = float(torch.minimum(one, two)[lost].min())
+        raise ConfigError(
+            f"{int(lost.sum()):,} of {lost.numel():,} rows of {pair.step.op} are closed as a whole "
+            f"by a finite mask (all about {worst:.3g}), in which {pair.case_outputs[0].dtype} has "
+            "lost the logits to rounding: mask with -inf, leave such rows out, or take float64"
+        )
 
 
 def _logarithmic_mean(one: Tensor, two: Tensor, change: Tensor) -> Tensor:

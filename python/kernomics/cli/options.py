@@ -109,9 +109,13 @@ def as_in_training(args: argparse.Namespace, cells: CellCollection) -> list[str]
 
 
 def read_cells(
-    args: argparse.Namespace, *, model: CellEncoder | PhenotypeModel | None = None, **labels: Any
+    args: argparse.Namespace,
+    *,
+    model: CellEncoder | PhenotypeModel | None = None,
+    trained_further: bool = False,
+    **labels: Any,
 ) -> CellCollection:
-    """Read the command's data, one file or several."""
+    """Read the command's data, one file or several, as those that a model was trained on."""
     from kernomics.data import concat
     from kernomics.models.base import as_collection
     from kernomics.models.reading import read_as_trained
@@ -119,7 +123,9 @@ def read_cells(
     def read(path: str, **more: Any) -> CellCollection:
         if model is None:
             return as_collection(path, reading(args), **more)
-        return read_as_trained(path, reading(args), model.info, model.genes, **more)
+        return read_as_trained(
+            path, reading(args), model.info, model.genes, trained_further=trained_further, **more
+        )
 
     paths = data_paths(args)
     if len(paths) == 1:

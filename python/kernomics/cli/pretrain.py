@@ -152,8 +152,13 @@ def vocabulary(args: argparse.Namespace) -> list[str] | None:
 
 
 def read_divided(args: argparse.Namespace, model: Any = None) -> tuple[Any, Any]:
-    """Read cells, for a trained model if any, and divide them; with labels a fifth is held out."""
-    cells = cli_options.read_cells(args, model=model, **cli_options.labels_of(args))
+    """Read cells, for a model to train further if any, and divide them.
+
+    With labels a fifth is held out.
+    """
+    cells = cli_options.read_cells(
+        args, model=model, trained_further=model is not None, **cli_options.labels_of(args)
+    )
     held_out = 0.2 if cells.labels else 0.0
     return cells, cli_options.divide(
         cells, args.split_key, (0.9 - held_out, 0.1, held_out), args.seed

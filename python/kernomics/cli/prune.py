@@ -38,6 +38,14 @@ def add_parser(commands: Any) -> None:
         help="shares of the genes to remove, from 0 to below 1 (eight up to 0.997 if not given)",
     )  # fmt: skip
     prune.add_argument(
+        "--reversed-too", action=argparse.BooleanOptionalAction, default=True,
+        help="also remove the highest scores first",
+    )  # fmt: skip
+    prune.add_argument(
+        "--min-gene-overlap", type=float, default=0.8, metavar="SHARE",
+        help="fraction of the model's genes that the data must have",
+    )  # fmt: skip
+    prune.add_argument(
         "--retrain", nargs="+", type=int, default=[], metavar="N",
         help="also train new models on the top N genes of five rankings; takes as long as that "
         "many trainings",
@@ -105,6 +113,8 @@ def _run(args: argparse.Namespace, notes: list[str]) -> None:
         split=known.split,
         n_cells=args.n_cells,
         shares=SHARES if args.shares is None else args.shares,
+        reversed_too=args.reversed_too,
+        min_gene_overlap=args.min_gene_overlap,
         n_genes=args.retrain,
         overwrite=args.overwrite,
         notes=notes,

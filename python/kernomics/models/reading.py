@@ -35,6 +35,7 @@ def read_as_trained(
     genes: Genes,
     *,
     library: bool = True,
+    trained_further: bool = False,
     **more: Any,
 ) -> CellCollection:
     """Read cells as a model's `info` says that those of its training were; see `as_collection`.
@@ -48,6 +49,8 @@ def read_as_trained(
         The model's.
     library
         Whether it goes by library sizes.
+    trained_further
+        Whether training goes on with these cells' own library sizes, which then are not compared.
     """
     if isinstance(adata, CellCollection):
         return as_collection(adata, reading, **more)
@@ -55,7 +58,7 @@ def read_as_trained(
     cells = as_collection(adata, how, **more)
     if "library_key" not in {**info.get("reading", {}), **reading}:
         cells.reading.pop("library_key", None)  # which nobody named
-    if library and info.get("library_share"):
+    if library and not trained_further and info.get("library_share"):
         _compare_shares(cells, genes, info["library_share"])
     return cells
 

@@ -15,6 +15,7 @@ from kernomics.pl import style
 from kernomics.pl.heatmap import diverging, heat_map, scale_legend
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -28,9 +29,10 @@ MOST_POINTS = 3_000  # more points than that are stored as pixels
 
 @checked
 def attribution_distributions(
-    attribution: Attribution,
+    attribution: Attribution | AnnData,
     *,
     scores: Sequence[str] = DIRECTIONS,
+    key: str = "attribution",
     theme: style.ThemeName = "light",
 ) -> Figure:
     """Draw histograms of the genes' scores, one below the other, on one scale.
@@ -38,9 +40,12 @@ def attribution_distributions(
     Parameters
     ----------
     attribution
-        What `kernomics.attribution.attribute` returns.
+        What `kernomics.attribution.attribute` returns, or an AnnData to which
+        `kernomics.tl.attribute` added it.
     scores
         Columns of its table.
+    key
+        What `kernomics.tl.attribute` was told to add, where an AnnData is given.
     theme
         ``"light"`` or ``"dark"``.
 
@@ -51,6 +56,7 @@ def attribution_distributions(
         mean share of a pair's genes that score exactly 0.
     """
     colors = style.get_theme(theme)
+    attribution = _attribution(attribution, key)
     if not len(scores):
         raise ConfigError("scores names no column of the attribution: there is nothing to draw")
     values = {name: _scores(attribution, name) for name in scores}
@@ -87,12 +93,13 @@ def attribution_distributions(
 
 @checked
 def attribution_by_gene(
-    attribution: Attribution,
+    attribution: Attribution | AnnData,
     score: str = "absolute",
     *,
     n_named: int = 8,
     percentiles: Sequence[float] = (95.0, 99.0),
     ax: Axes | None = None,
+    key: str = "attribution",
     theme: style.ThemeName = "light",
 ) -> Axes:
     """Draw the sorted scores of the genes, with percentiles marked and the outliers named.
@@ -100,7 +107,8 @@ def attribution_by_gene(
     Parameters
     ----------
     attribution
-        What `kernomics.attribution.attribute` returns.
+        What `kernomics.attribution.attribute` returns, or an AnnData to which
+        `kernomics.tl.attribute` added it.
     score
         A column of its table.
     n_named
@@ -110,6 +118,8 @@ def attribution_by_gene(
         Percentiles to mark, from 0 to 100; for a signed score their opposites are marked too.
     ax
         Axes to draw on; by default a new figure.
+    key
+        What `kernomics.tl.attribute` was told to add, where an AnnData is given.
     theme
         ``"light"`` or ``"dark"``.
 
@@ -119,6 +129,7 @@ def attribution_by_gene(
         The axes.
     """
     colors = style.get_theme(theme)
+    attribution = _attribution(attribution, key)
     if n_named < 0:
         raise ConfigError(f"n_named is {n_named}: it must be 0 or more")
     if not all(0 <= p <= 100 for p in percentiles):
@@ -158,11 +169,12 @@ def attribution_by_gene(
 
 @checked
 def attribution_heatmap(
-    attribution: Attribution,
+    attribution: Attribution | AnnData,
     score: str = "absolute",
     *,
     n_genes: int = 30,
     ax: Axes | None = None,
+    key: str = "attribution",
     theme: style.ThemeName = "light",
 ) -> Axes:
     """Draw the scores of the top genes in each combination of the controlled phenotypes.
@@ -170,13 +182,16 @@ def attribution_heatmap(
     Parameters
     ----------
     attribution
-        What `kernomics.attribution.attribute` returns.
+        What `kernomics.attribution.attribute` returns, or an AnnData to which
+        `kernomics.tl.attribute` added it.
     score
-        Which of its tables by group.
+        Which of its tables by group; an AnnData holds ``"absolute"``.
     n_genes
         How many genes: those whose score over all pairs is largest in absolute value.
     ax
         Axes to draw on; by default a new figure.
+    key
+        What `kernomics.tl.attribute` was told to add, where an AnnData is given.
     theme
         ``"light"`` or ``"dark"``.
 
@@ -186,6 +201,7 @@ def attribution_heatmap(
         The axes.
     """
     colors = style.get_theme(theme)
+    attribution = _attribution(attribution, key)
     if score not in attribution.by_group:
         raise ConfigError(
             f"the attribution has no {score!r} scores by group; "
@@ -219,6 +235,12 @@ def attribution_heatmap(
     style.name_ticks(ax.xaxis, groups, rotation=90, size=style.SMALL)
     scale_legend(ax, mesh, f"{score} score", colors, drop=style.label_width(groups) + 0.25)
     return ax
+
+
+def _attribution(given: Attribution | AnnData, key: str) -> Attribution:
+    from kernomics.attribution.kept import attribution_of
+
+    return attribution_of(given, key)
 
 
 def _scores(attribution: Attribution, name: str) -> NDArray[np.float64]:

@@ -60,7 +60,8 @@ def attribute(
     Returns
     -------
     Attribution
-        The scores, with those of each group of pairs.
+        The scores, with those of each group of pairs. The plots of `kernomics.pl` take it, or
+        `adata`, written and read back if need be.
 
     Adds
     ----
@@ -69,6 +70,9 @@ def attribute(
         ``importance``, ``effect``, ``absolute``, ``signed_by_change``, ``expression_change`` and
         ``n_pairs``, and ``presence`` with a complete engine; NaN, and no pairs, for genes that the
         model does not know.
+    ``varm[f"{key_added}_by_group"]``
+        float64 [n_vars, n_groups]: ``absolute`` of each combination of controlled values, in the
+        order of ``groups``.
     ``uns[key_added]``
         ``params``, ``n_pairs``, ``n_cells``, ``groups`` with ``pairs_per_group``, ``left_out`` by
         reason, ``completeness`` as maximum and quantiles over the pairs, and ``zeros``, the mean
@@ -93,6 +97,7 @@ def attribute(
     table = found.table[columns].reindex(genes)
     table["n_pairs"] = table["n_pairs"].fillna(0).astype(np.int64)
     adata.varm[key_added] = table.set_axis(adata.var_names)
+    adata.varm[f"{key_added}_by_group"] = found.by_group["absolute"].reindex(genes).to_numpy(float)
     summary = found.summary()
     params = {**reading, **found.params, "controlled": names(found.params["controlled"])}
     adata.uns[key_added] = {

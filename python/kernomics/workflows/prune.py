@@ -63,6 +63,8 @@ def run_pruning(
     split: Split | None = None,
     n_cells: int = CELLS,
     shares: Sequence[float] = SHARES,
+    reversed_too: bool = True,
+    min_gene_overlap: float = 0.8,
     n_genes: Sequence[int] = (),
     overwrite: bool = False,
     notes: Sequence[str] = (),
@@ -87,7 +89,7 @@ def run_pruning(
         The run's division of the cells, for new models.
     n_genes
         On how many of the best genes to train new models; none by default.
-    n_cells, shares, seed, progress
+    n_cells, shares, reversed_too, min_gene_overlap, seed, progress
         As for `kernomics.attribution.prune`.
     overwrite
         Whether to delete what an earlier pruning left in `out`.
@@ -107,12 +109,14 @@ def run_pruning(
         **compared,
         "n_cells": n_cells,
         "shares": list(shares),
+        "reversed_too": reversed_too,
+        "min_gene_overlap": min_gene_overlap,
         "retrain": list(n_genes),
         "seed": seed,
     }
     found = prune(
-        cells, model, rankings, **compared, rows=rows, n_cells=n_cells, shares=shares, seed=seed,
-        progress=progress,
+        cells, model, rankings, **compared, rows=rows, n_cells=n_cells, shares=shares,
+        reversed_too=reversed_too, min_gene_overlap=min_gene_overlap, seed=seed, progress=progress,
     )  # fmt: skip
     with RunDirectory.create(out, config, overwrite=overwrite) as run:
         replace_file(run.path / "pruning.csv", found.table.to_csv(index=False).encode())

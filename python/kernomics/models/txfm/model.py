@@ -202,9 +202,7 @@ class TxFM:
             encoder = CellEncoder.load(encoder)
         reading, settings = divided_options(options)
         config = fine_tuned_config(encoder.config, **settings)
-        # Training goes on with these cells' own library sizes, so they are not compared.
-        info = {**encoder.info, "library_share": None}
-        cells = read_as_trained(adata, reading, info, encoder.genes)
+        cells = read_as_trained(adata, reading, encoder.info, encoder.genes, trained_further=True)
         split = divide(cells, split, validation, split_key, checked_seed(seed))
         start = Pretrained.match(
             encoder,
