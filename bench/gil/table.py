@@ -43,7 +43,7 @@ def loss(run: Mapping[str, Any], of: str, after: str, group: str) -> float:
 
 
 def delta(run: Mapping[str, Any], of: str) -> float:
-    """Return what was forgotten of the first specific genes."""
+    """Return what was forgotten of the first stage's specific genes."""
     _, first, *_ = run["stages"]
     return loss(run, of, run["stages"][-1], first) - loss(run, of, first, first)
 
@@ -130,10 +130,12 @@ AGAINST = {
 
 def main() -> None:
     """Write the tables."""
-    found = runs_of(read_lines(OUT))
+    lines = read_lines(OUT)
+    two, three = (runs_of([x for x in lines if len(x["stages"]) == n]) for n in (3, 4))
     text = PAGE.read_text(encoding="utf-8")
-    made = {of: main_table(found, of) for of in ("tokens", "queries")}
-    made["paired"] = paired_table(found, AGAINST)
+    made = {of: main_table(two, of) for of in ("tokens", "queries")}
+    made["three"] = main_table(three, "tokens")
+    made["paired"] = paired_table(two, AGAINST)
     for name, table in made.items():
         text = put_between(
             text, f"<!-- gil-{name} -->", f"<!-- gil-{name}: end -->", table, PAGE.name
