@@ -165,7 +165,7 @@ def attend_to_genes(
     Parameters
     ----------
     a
-        [H, d], what scores the normalised tokens (`kernomics.nn.cls_attention.absorbed`).
+        [H, d], what scores the normalised tokens (`kernomics.nn.cls_attention.query_of`).
     table, cls
         [G, d], whose last column is not used, and [d], as of `kernomics.nn.TokenEmbedding`.
     gene_ids
