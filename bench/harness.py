@@ -32,10 +32,10 @@ import numpy as np
 import torch
 
 from bench import machine
+from kernomics.benchmark import timing
 
-Call = Callable[[], Any]
+Call = timing.Call
 HERE = Path(__file__).resolve().parent
-SAMPLE_SECONDS = 0.002  # shorter calls are repeated until a sample lasts this long
 MAX_INPUT_SETS = 4096
 
 
@@ -116,51 +116,6 @@ def assert_providers_agree(case: Case, inputs: tuple[Any, ...]) -> None:
 # ---- time ---------------------------------------------------------------------------------------
 
 
-def _host_sampler(call: Call) -> Call:
-    start = time.perf_counter()
-    call()
-    inner = max(1, math.ceil(SAMPLE_SECONDS / (time.perf_counter() - start)))
-
-    def sample() -> float:
-        start = time.perf_counter()
-        for _ in range(inner):
-            call()
-        return (time.perf_counter() - start) / inner
-
-    return sample
-
-
-def _device_sampler(calls: list[Call], graph: bool) -> Call:
-    """Time all calls, one per input set, by events around a graph's replay (or their launches)."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for call in calls[:3]:
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-
-    def launch() -> None:
-        for call in calls:
-            call()
-
-    if graph:
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
-            launch()
-        launch = captured.replay
-    launch()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-
-    def sample() -> float:
-        start.record()
-        launch()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) * 1e-3 / len(calls)
-
-    return sample
-
-
 def time_case(
     case: Case, device: torch.device, seed: int, rounds: int, budget: float
 ) -> dict[str, list[float]]:
@@ -180,19 +135,12 @@ def time_case(
         calls = [provider.prepare(*one) for one in inputs]
         calls[0]()  # compiles
         if device.type == "cuda":
-            samplers[provider.name] = _device_sampler(calls, provider.graph)
+            samplers[provider.name] = timing.device_sampler(calls, provider.graph)
         else:
-            samplers[provider.name] = _host_sampler(calls[0])
-    samples: dict[str, list[float]] = {p.name: [] for p in case.providers}
-    deadline = time.perf_counter() + budget
-    done = 0
-    while done < rounds or (time.perf_counter() < deadline and done < 100):
-        for provider in case.providers:
-            if provider.slow and done >= 3:
-                continue
-            samples[provider.name].append(samplers[provider.name]() * provider.parts)
-        done += 1
-    return samples
+            samplers[provider.name] = timing.host_sampler(calls[0])
+    slow = {p.name for p in case.providers if p.slow}
+    samples = timing.in_turn(samplers, rounds, budget, slow)
+    return {p.name: [p.parts * seconds for seconds in samples[p.name]] for p in case.providers}
 
 
 # ---- results ------------------------------------------------------------------------------------

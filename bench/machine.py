@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
+from kernomics.benchmark.machine import measured_rates as measured_rates
+from kernomics.benchmark.machine import versions
+
 QUIET_LOAD = 0.5  # one-minute load average above which nothing is recorded
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def device_name(device: torch.device) -> str:
-    """Name the processor the benchmark runs on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
 def slug(name: str) -> str:
@@ -43,27 +34,18 @@ def _output_of(*command: str) -> str | None:
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Return device, instruction set, driver, versions and commit, recorded with every result."""
-    from kernomics.ops import build_info
-
-    build = build_info()
     commit = _output_of("git", "rev-parse", "--short=10", "HEAD")
     if commit and _output_of("git", "status", "--porcelain", "--", "csrc", "python"):
         commit += "-dirty"
     driver = None
     if device.type == "cuda":
         driver = _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    found = versions(device)
     return {
-        "device": device_name(device),
-        "isa": "cuda" if device.type == "cuda" else build["isa"],
+        "device": found["device"],
+        "isa": found["isa"],
         "driver": driver.splitlines()[0] if driver else None,
-        "versions": {
-            "kernomics": build["version"],
-            "torch": build["torch"],
-            "python": platform.python_version(),
-            "compiler": build["compiler"],
-            "cuda": build["torch_cuda"] if device.type == "cuda" else None,
-            "cuda_compiler": build["cuda_compiler"],
-        },
+        "versions": found["versions"],
         "commit": commit or "unknown",
     }
 
@@ -71,47 +53,6 @@ def describe(device: torch.device) -> dict[str, Any]:
 def load_average() -> float:
     """Return the one-minute load average."""
     return os.getloadavg()[0]
-
-
-def _seconds(call: Callable[[], Any], device: torch.device, repeats: int = 7) -> float:
-    for _ in range(2):
-        call()
-    taken = []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - start)
-    return median(taken)
-
-
-def _copy(n: int, device: torch.device) -> Callable[[], Any]:
-    source = torch.rand(n, device=device)
-    target = torch.empty_like(source)
-    return lambda: target.copy_(source)
-
-
-def measured_rates(device: torch.device, smoke: bool) -> dict[str, float]:
-    """Measure this machine's two ceilings now.
-
-    Returns
-    -------
-    dict
-        ``copy`` in bytes/s, counting bytes read and bytes written; ``matmul`` in operations/s,
-        float32 on the CPU, bfloat16 on CUDA.
-    """
-    cuda = device.type == "cuda"
-    n = 2**20 if smoke else (2**30 if cuda else 2**26)  # float32 numbers
-    copy = 2 * 4 * n / _seconds(_copy(n, device), device)
-    side = 256 if smoke else (8192 if cuda else 2048)
-    dtype = torch.bfloat16 if cuda else torch.float32
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    matmul = 2 * side**3 / _seconds(lambda: torch.mm(a, b, out=out), device)
-    return {"copy": copy, "matmul": matmul}
 
 
 def _status_bytes(field: str) -> int:

@@ -12,7 +12,7 @@ ROOT = Path(kernomics.__file__).parent
 FLOORS = (
     {"errors", "ops"},
     {"nn", "data", "train"},
-    {"datasets", "metrics"},
+    {"benchmark", "datasets", "metrics"},
     {"models"},
     {"attribution", "baselines"},
     {"evaluation", "pp"},

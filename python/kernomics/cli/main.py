@@ -11,6 +11,7 @@ from typing import Any
 from kernomics._version import __version__
 from kernomics.cli import (
     attribute,
+    bench,
     demo,
     embed,
     evaluate,
@@ -31,7 +32,7 @@ COMMANDS = (
     *(pretrain, finetune, embed),
     *(attribute, prune),
     *(stages, increment),
-    info,
+    *(bench, info),
 )
 EXAMPLES = """examples:
   kernomics demo
@@ -52,6 +53,7 @@ EXAMPLES = """examples:
       --out stages.json
   kernomics increment cells.h5ad --stages stages.json --method replay --memory 1000 \\
       --out runs/replay
+  kernomics bench --op poisson_nll --out times.jsonl
 """
 
 
