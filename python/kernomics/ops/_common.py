@@ -58,6 +58,11 @@ def as_float(number: float) -> float:
     return number if isinstance(number, float | torch.SymFloat) else float(number)
 
 
+def as_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in a dtype; asked first, as ``to`` takes 1 µs for nothing."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def require_float(tensor: Tensor, name: str) -> None:
     """Raise ``TypeError`` unless the tensor holds floating-point numbers."""
     if not tensor.is_floating_point():
@@ -66,10 +71,11 @@ def require_float(tensor: Tensor, name: str) -> None:
 
 def require_same_device(reference: Tensor, name: str, **others: Tensor | None) -> None:
     """Raise ``ValueError`` unless all tensors are on the reference's device."""
+    device = reference.device
     for other, tensor in others.items():
-        if tensor is not None and tensor.device != reference.device:
+        if tensor is not None and tensor.device != device:
             raise ValueError(
-                f"{other} is on {tensor.device} and {name} on {reference.device}; move one of them"
+                f"{other} is on {tensor.device} and {name} on {device}; move one of them"
             )
 
 
@@ -97,7 +103,7 @@ def csr_parts(x: Tensor | SparseRows, name: str) -> tuple[Tensor, Tensor, Tensor
             f"{tuple(indices.shape)} columns and {tuple(values.shape)} values; [rows + 1], [nnz] "
             "and [nnz] are needed"
         )
-    return indptr.to(torch.int64).contiguous(), indices.contiguous(), values.contiguous()
+    return as_dtype(indptr, torch.int64).contiguous(), indices.contiguous(), values.contiguous()
 
 
 def raise_csr_fault(report: Report, name: str, genes: int, hint: str) -> None:
@@ -161,5 +167,5 @@ def draw_seed(generator: torch.Generator | None, device: torch.device) -> Tensor
     """Draw a seed (key, step) from a generator, torch's default one if none is given."""
     where = generator.device if generator is not None else device
     seed = torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator, device=where)
-    seed[1] = 0
-    return seed.to(device)
+    seed.select(0, 1).zero_()
+    return seed if seed.device == device else seed.to(device)

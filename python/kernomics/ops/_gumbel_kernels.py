@@ -133,9 +133,9 @@ def _forward_cpu(scores: Tensor, *options: Any) -> tuple[Tensor, ...]:
     outputs = _room(scores, *options)
     parameters = _forward_parameters(outputs, None, scores, *options)
     parameters["threads"] = torch.get_num_threads()
-    report = Report(*_native.cpu().gumbel_topk_forward(parameters))
-    if report.fault:
-        _raise_fault(report, outputs[0].shape[1], scores.shape[1])
+    report = _native.cpu().gumbel_topk_forward(parameters)
+    if report[0]:
+        _raise_fault(Report(*report), outputs[0].shape[1], scores.shape[1])
     return outputs
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ._common import SparseRows, as_float, csr_parts, require_float, require_same_device
+from ._common import SparseRows, as_dtype, as_float, csr_parts, require_float, require_same_device
 from ._kinds import (
     require_numbers,
     require_observed,
@@ -83,7 +83,7 @@ def _checked_library(library: Tensor | None, target_kind: str, cells: int) -> Te
         )
     if library.shape != (cells,):
         raise ValueError(f"library has shape {tuple(library.shape)}; [{cells}] is needed")
-    return library.to(torch.float64).contiguous()
+    return as_dtype(library, torch.float64).contiguous()
 
 
 def _checked_panels(
@@ -178,7 +178,7 @@ def checked_problem(
         },
     )  # fmt: skip
     if indptr is not None or values.dtype != narrow:
-        values = values.to(dtype)
+        values = as_dtype(values, dtype)
     if values.dim() == 2 and values.stride(1) != 1:
         values = values.contiguous()
     return Problem(

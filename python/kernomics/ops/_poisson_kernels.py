@@ -35,8 +35,10 @@ class _Sweeper:
     def __init__(self, problem: Problem, shape: tuple[int, int], segments: int) -> None:
         p, (cells, genes) = problem, shape
         self.cells, self.segments = cells, segments
-        self.units, self.weights = p.target.new_empty((2, cells), dtype=torch.float64)
-        self.sums = p.target.new_empty((cells, segments), dtype=torch.float64)
+        # units [cells], weights [cells] and sums [cells, segments], one after the other
+        self._room = p.target.new_empty(cells * (2 + segments), dtype=torch.float64)
+        units = self._room.data_ptr()
+        self._addresses = units, units + 8 * cells, units + 16 * cells
         self._kept = problem  # its tensors, whose addresses the parameters hold
         # PoissonProblem in csrc/common/poisson_nll.h
         self._problem: _native.Parameters = {
@@ -61,14 +63,25 @@ class _Sweeper:
             "full": p.full,
         }
 
+    @property
+    def weights(self) -> Tensor:
+        """[cells], what the sum of a cell's losses is multiplied by."""
+        return self._room[self.cells : 2 * self.cells]
+
+    @property
+    def sums(self) -> Tensor:
+        """[cells, segments], the losses that the sweeps added."""
+        return self._room[2 * self.cells :].view(self.cells, self.segments)
+
     def _prepare(self, reduction: str) -> _native.Parameters:
+        units, weights, sums = self._addresses
         return {
             **self._problem,
             "reduction": REDUCTIONS[reduction],
             "segments": self.segments,
-            "units": self.units.data_ptr(),
-            "weights": self.weights.data_ptr(),
-            "sums": self.sums.data_ptr(),
+            "units": units,
+            "weights": weights,
+            "sums": sums,
         }
 
     def _strip(
@@ -79,6 +92,7 @@ class _Sweeper:
         gradient: Tensor | None,
         upstream: Tensor | None,
     ) -> _native.Parameters:
+        units, weights, sums = self._addresses
         return {
             **self._problem,
             "first": first,
@@ -87,14 +101,14 @@ class _Sweeper:
             "logits_kind": SCALAR_KINDS[logits.dtype],
             "logits_stride": logits.stride(0),
             "segments": self.segments,
-            "sums": self.sums.data_ptr(),
+            "sums": sums,
             "loss": address(loss),
             "gradient": address(gradient),
             "gradient_stride": 0 if gradient is None else gradient.stride(0),
             "upstream": address(upstream),
             "upstream_stride": 0 if upstream is None else upstream.stride(0),
-            "units": self.units.data_ptr(),
-            "weights": self.weights.data_ptr(),
+            "units": units,
+            "weights": weights,
         }
 
 
@@ -120,19 +134,17 @@ class Prepared(_Sweeper):
         self._raise_if_bad(_native.cpu().poisson_sweep(parameters))
 
     def _raise_if_bad(self, found: tuple[Any, ...]) -> None:
-        report = Report(*found)
-        if report.fault:
-            _raise_fault(report, int(self._problem["genes"]), int(self._problem["panels"]))
+        if found[0]:
+            _raise_fault(Report(*found), int(self._problem["genes"]), int(self._problem["panels"]))
 
     def result(self, reduction: str, dtype: torch.dtype) -> Tensor:
         """Reduce the sums: one number, or [cells]."""
         if reduction == "cell":
             per_cell: Tensor = (self.sums[:, 0] * self.weights).to(dtype)
             return per_cell
-        total = _native.cpu().weighted_sum(
-            self.sums.data_ptr(), self.weights.data_ptr(), self.cells
-        )
-        return torch.tensor(total, dtype=dtype)
+        _, weights, sums = self._addresses
+        total = _native.cpu().weighted_sum(sums, weights, self.cells)
+        return torch.scalar_tensor(total, dtype=dtype)
 
 
 def _raise_fault(report: Report, genes: int, panels: int) -> None:
@@ -192,12 +204,13 @@ class PreparedOnCuda(_Sweeper):
     def result(self, reduction: str, dtype: torch.dtype) -> Tensor:
         """Reduce the sums: one number, or [cells]."""
         by_cell = reduction == "cell"
-        out = self.sums.new_empty((self.cells,) if by_cell else (), dtype=dtype)
+        _, weights, sums = self._addresses
+        out = self._room.new_empty((self.cells,) if by_cell else (), dtype=dtype)
         parameters: _native.Parameters = {
             "rows": self.cells,
             "segments": self.segments,
-            "sums": self.sums.data_ptr(),
-            "weights": self.weights.data_ptr(),
+            "sums": sums,
+            "weights": weights,
             "by_cell": by_cell,
             "out_kind": SCALAR_KINDS[dtype],
             "out": out.data_ptr(),

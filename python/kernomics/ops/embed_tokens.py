@@ -153,9 +153,9 @@ def _forward_cpu(gene_ids: Tensor, values: Tensor, table: Tensor, cls: Tensor | 
     tokens = _tokens(gene_ids, table, cls)
     parameters = _forward_parameters(gene_ids, values, table, cls, tokens)
     parameters["threads"] = torch.get_num_threads()
-    report = Report(*_native.cpu().embed_tokens_forward(parameters))
-    if report.fault:
-        _raise_fault(report, table.shape[0])
+    report = _native.cpu().embed_tokens_forward(parameters)
+    if report[0]:
+        _raise_fault(Report(*report), table.shape[0])
     return tokens
 
 

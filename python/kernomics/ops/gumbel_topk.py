@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._common import (
     STREAM_GENE_SCORES,
+    as_dtype,
     draw_seed,
     require_float,
     require_ids,
@@ -121,7 +122,7 @@ def _number(name: str, value: float | Tensor, function: str) -> Tensor:
         raise ValueError(
             f"{name} requires a gradient, and {function} gives it none; pass {name}.detach()"
         )
-    return value.to(torch.float64)
+    return as_dtype(value, torch.float64)
 
 
 def _check(scores: Tensor, k: int, tau: float | Tensor, relaxation: str) -> Tensor:

@@ -14,6 +14,7 @@ from ._common import (
     Report,
     SparseRows,
     address,
+    as_dtype,
     csr_parts,
     raise_csr_fault,
     require_float,
@@ -125,9 +126,9 @@ def _forward_cpu(
     y = weight.new_empty((_rows(values, indptr), weight.shape[1]))
     parameters = _layer(values, indptr, columns, mask, chosen, weight, reached)
     parameters.update(bias=address(bias), y=y.data_ptr(), threads=torch.get_num_threads())
-    report = Report(*_native.cpu().masked_linear_forward(parameters))
-    if report.fault:
-        _raise_fault(report, weight.shape[0])
+    report = _native.cpu().masked_linear_forward(parameters)
+    if report[0]:
+        _raise_fault(Report(*report), weight.shape[0])
     return y
 
 
@@ -177,9 +178,9 @@ def _raise_faults_of_cuda(
     parameters = _layer(values, indptr, columns, mask, host_chosen, weight, reached)
     parameters["weight_kind"] = SCALAR_KINDS[torch.float32]  # any: no weight is read
     parameters.update(bias=0, y=0, threads=torch.get_num_threads())
-    report = Report(*_native.cpu().masked_linear_forward(parameters))
-    if report.fault:
-        _raise_fault(report, weight.shape[0])
+    report = _native.cpu().masked_linear_forward(parameters)
+    if report[0]:
+        _raise_fault(Report(*report), weight.shape[0])
 
 
 def _forward_cuda(
@@ -416,10 +417,10 @@ def masked_linear(
         values,
         indptr,
         columns,
-        mask.to(exact),
+        as_dtype(mask, exact),
         indices.contiguous(),
-        weight.to(compute),
-        None if bias is None else bias.to(exact).contiguous(),
+        as_dtype(weight, compute),
+        None if bias is None else as_dtype(bias, exact).contiguous(),
         None if grad_indices is None else grad_indices.contiguous(),
     )
     y: Tensor
@@ -427,4 +428,4 @@ def masked_linear(
         y = apply("masked_linear", _MaskedLinear, *arguments)
     else:
         y = call(torch.ops.kernomics.masked_linear, *arguments)
-    return y.to(weight.dtype)
+    return as_dtype(y, weight.dtype)

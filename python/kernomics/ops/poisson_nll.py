@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._common import LIBRARY, SparseRows, require_float
+from ._common import LIBRARY, SparseRows, as_dtype, require_float
 from ._derivatives import apply, call, differentiates, register, wants_graph
 from ._kinds import require_given
 from ._poisson import (
@@ -261,7 +261,7 @@ def poisson_nll(
             "reduction='none' gives a dense [B, G] loss and needs a dense target; pass "
             "target.to_dense(), or reduction='cell'"
         )
-    z = logits if logits.dtype == narrow else logits.to(dtype)
+    z = logits if logits.dtype == narrow else as_dtype(logits, dtype)
     differentiate = differentiates(logits)
     loss: Tensor
     if reduction == "none" and differentiate:

@@ -15,6 +15,7 @@ from ._common import (
     Report,
     SparseRows,
     address,
+    as_dtype,
     as_float,
     csr_parts,
     raise_csr_fault,
@@ -149,9 +150,9 @@ def _forward_cpu(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     outputs = _room(*arguments)
     parameters = _parameters(outputs, *arguments)
     parameters["threads"] = torch.get_num_threads()
-    report = Report(*_native.cpu().sample_tokens(parameters))
-    if report.fault:
-        _raise_fault(report, int(parameters["genes"]), int(parameters["panels"]))
+    report = _native.cpu().sample_tokens(parameters)
+    if report[0]:
+        _raise_fault(Report(*report), int(parameters["genes"]), int(parameters["panels"]))
     return outputs
 
 
@@ -398,7 +399,7 @@ def sample_tokens(
     exact = torch.float64 if values.dtype == torch.float64 else torch.float32
     gene_ids, tokens, offsets = call(
         torch.ops.kernomics.sample_tokens,
-        values.to(exact),
+        as_dtype(values, exact),
         indptr,
         columns,
         genes,
