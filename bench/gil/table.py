@@ -23,7 +23,7 @@ def spread(values: Sequence[float], signed: bool = False) -> str:
     """Write a mean and its standard error."""
     if not values:
         return ""
-    text = f"{mean(values):+.3f}" if signed else f"{mean(values):.3f}"
+    text = (f"{mean(values):+.3f}" if signed else f"{mean(values):.3f}").replace("-", "−")
     if len(values) == 1:
         return text
     return f"{text} ± {stdev(values) / len(values) ** 0.5:.3f}"
@@ -134,7 +134,8 @@ def main() -> None:
     two, three = (runs_of([x for x in lines if len(x["stages"]) == n]) for n in (3, 4))
     text = PAGE.read_text(encoding="utf-8")
     made = {of: main_table(two, of) for of in ("tokens", "queries")}
-    made["three"] = main_table(three, "tokens")
+    if three:
+        made["three"] = main_table(three, "tokens")
     made["paired"] = paired_table(two, AGAINST)
     for name, table in made.items():
         text = put_between(
