@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
@@ -35,7 +36,7 @@ def of_genes(network: Callable[[int], nn.Module]) -> list[str]:
     return [name for name in one if one[name].shape != two[name].shape]
 
 
-class TrainedModel:
+class TrainedModel(ABC):
     """A trained network with a row of weights for each gene.
 
     A system gives `FORMAT`, `EMBEDDINGS`, `_network`, and what `_about` adds.
@@ -164,9 +165,9 @@ class TrainedModel:
             )
         return given
 
+    @abstractmethod
     def get_gene_embeddings(self) -> Any:
         """Return the embedding of each gene."""
-        raise NotImplementedError
 
     # -- saving ------------------------------------------------------------------------------------
 
@@ -175,9 +176,9 @@ class TrainedModel:
         return {}
 
     @classmethod
+    @abstractmethod
     def _network(cls, meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
         """Return an untrained network of the genes and settings of `meta`."""
-        raise NotImplementedError
 
     @classmethod
     def _loaded(cls, meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
