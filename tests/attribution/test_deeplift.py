@@ -154,7 +154,7 @@ def test_every_rule_is_tried():
         "native_batch_norm", "slice_scatter", "select_scatter", "squeeze.dims",
         "dot", "mv", "outer", "addcmul", "addbmm", "maximum", "minimum", "Scalar",
         "eq.", "ne.", "lt.Tensor", "ge.Tensor", "le.Tensor", "Tensor_Tensor", "baddbmm", "square",
-        "masked_fill.Tensor", "_unsafe_view", "neg.", "repeat", "var.dim", "sum.default",
+        "masked_fill.Tensor", "_unsafe_view", "neg.", "repeat", "var.dim", "sum.default", "sparse",
     )  # fmt: skip
     missed = {name for name in RULES if name not in seen and not any(x in name for x in elsewhere)}
     assert not missed

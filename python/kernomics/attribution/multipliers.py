@@ -12,12 +12,17 @@ import kernomics.attribution.attention_rule
 import kernomics.attribution.rules
 import kernomics.attribution.softmax_and_norm_rules  # noqa: F401
 from kernomics._arguments import checked
+from kernomics._warnings import warn
+from kernomics.attribution.decompositions import by_parts
 from kernomics.attribution.operation_pair import RULES, Multipliers, Pair, delta, has_rule, infinite
 from kernomics.attribution.tape import Step, Tape
 from kernomics.errors import ConfigError, KernomicsError
 
 OVERWRITING = ("aten.copy.default", "aten.fill.Tensor", "aten.fill.Scalar", "aten.zero.default")
 """Operations of whose first argument nothing is left."""
+HALF = (torch.float16, torch.bfloat16)
+ROUNDED = dict.fromkeys(HALF, 1.0)
+"""How many ε a number may be off: 100, but 1 in half precision, which is summed in float32."""
 MASKED = 0.01
 """Negative numbers that are rounded in steps of about this, or more, are masks."""
 
@@ -110,9 +115,7 @@ def _lifted(
 ) -> DeepLift:
     tapes: list[Tape] = []
     outputs: list[Tensor] = []
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it runs a whole layer as one operation
-    try:
+    with by_parts():
         for side, given in (("case", one), ("baseline", two)):
             # Copies, so that no two inputs share memory and what is changed in place stays here.
             inputs = [x.clone() for x in given]
@@ -121,13 +124,14 @@ def _lifted(
                 returned = function(*inputs)
                 if not isinstance(returned, Tensor):
                     raise ConfigError(
-                        f"the function returned {type(returned).__name__}: one tensor is needed"
+                        f"the function returned {type(returned).__name__}: one tensor is needed, "
+                        "such as its logits"
                     )
                 outputs.append(_chosen(returned, output))
             _require_numbers(outputs[-1], side)
             tapes.append(tape)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    if not any(x.numel() for x in outputs):
+        raise ConfigError("the function returned no outputs: at least one cell is needed")
     with torch.no_grad(), torch.autocast(outputs[0].device.type, enabled=False):
         multipliers = _back(tapes[0], tapes[1], outputs)
         found, contributions = [], []
@@ -161,9 +165,15 @@ def _require_complete(found: DeepLift, one: Tape, two: Tape) -> None:
         return
     # Where next to nothing changes, the outputs differ by rounding alone: each number on the way
     # is off by ε of its size, and that moves the output by its multiplier.
-    sizes: list[float] = []
-    _back(one, two, [found.case, found.baseline], sizes)
-    if lost <= 100 * torch.finfo(found.case.dtype).eps * sum(sizes):
+    rounding: dict[torch.dtype, float] = {}
+    _back(one, two, [found.case, found.baseline], rounding)
+    if lost <= sum(rounding.values()):
+        half = [str(x).removeprefix("torch.") for x in rounding if x in HALF]
+        if half:
+            warn(
+                f"the contributions miss the difference of the outputs by {lost / scale:.1%}, as "
+                f"the function computes in {half[0]}; take float32 for exact ones"
+            )
         return
     raise ConfigError(
         f"the contributions miss the difference of the outputs by {lost:.3g} of {scale:.3g}: a "
@@ -175,6 +185,9 @@ def _require_complete(found: DeepLift, one: Tape, two: Tape) -> None:
 
 def _inputs(name: str, given: Sequence[Tensor]) -> list[Tensor]:
     for i, x in enumerate(given):
+        if x.layout != torch.strided or x.is_complex():
+            kind = x.dtype if x.is_complex() else x.layout
+            raise ConfigError(f"{name}[{i}] is {kind}: a dense tensor of real numbers is needed")
         if x.is_floating_point() and bool(x.isnan().any()):
             raise ConfigError(f"{name}[{i}] has {int(x.isnan().sum()):,} NaN")
     with torch.inference_mode(False):
@@ -207,7 +220,10 @@ def _chosen(outputs: Tensor, output: int | Tensor | None) -> Tensor:
 
 
 def _back(
-    one: Tape, two: Tape, outputs: Sequence[Tensor], sizes: list[float] | None = None
+    one: Tape,
+    two: Tape,
+    outputs: Sequence[Tensor],
+    rounding: dict[torch.dtype, float] | None = None,
 ) -> Multipliers:
     """Take multipliers from the outputs back to the inputs.
 
@@ -217,26 +233,30 @@ def _back(
         The tapes of both sides.
     outputs
         What is attributed.
-    sizes
-        Filled with Σ |multiplier|·|number| of each operation's outputs, if given.
+    rounding
+        Filled with what rounding to each dtype can cost, if given: a share of Σ |multiplier| ·
+        |number| of the operations' outputs.
     """
     ends = [tape.id_of(x) for tape, x in zip((one, two), outputs, strict=True)]
     if ends[0] is None and ends[1] is None:
         return [None] * len(one.input_ids)
     _require_same(one.steps, two.steps, ends)
     assert ends[0] is not None
-    needed = _needed(one.steps, ends[0])
+    needed = _needed(one.steps, two.steps, ends[0])
     known: dict[int, Tensor] = {ends[0]: torch.ones_like(outputs[0])}
     for i in reversed(needed):
         step, other = one.steps[i], two.steps[i]
         m: Multipliers = [None if k is None else known.pop(k, None) for k in step.output_ids]
         if all(x is None for x in m):
             continue
-        if sizes is not None:
+        if rounding is not None:
             for g, x, y in zip(m, step.outputs, other.outputs, strict=True):
                 if g is not None and isinstance(x, Tensor):
+                    dtype = x.dtype if x.is_floating_point() else outputs[0].dtype
                     size = (g.double() * (x.double().abs() + y.double().abs())).abs()
-                    sizes.append(float(torch.where(_masks(x) | _masks(y), 0.0, size).sum()))
+                    share = ROUNDED.get(dtype, 100.0) * torch.finfo(dtype).eps
+                    cost = share * float(torch.where(_masks(x) | _masks(y), 0.0, size).sum())
+                    rounding[dtype] = rounding.get(dtype, 0.0) + cost
         found = _through(step, other, m)
         for k, x in zip(step.ids, found, strict=True):
             if k is not None and x is not None:
@@ -251,13 +271,15 @@ def _masks(x: Tensor) -> Tensor:
     return infinite(x) | ~x.isfinite() | (x * torch.finfo(x.dtype).eps < -MASKED)
 
 
-def _needed(steps: Sequence[Step], end: int) -> list[int]:
+def _needed(steps: Sequence[Step], others: Sequence[Step], end: int) -> list[int]:
     """Return the steps on the way to the output, all of which must have a rule."""
     wanted, found, missing = {end}, [], []
     for i in range(len(steps) - 1, -1, -1):
         step = steps[i]
         if not any(k in wanted for k in step.output_ids):
             continue
+        if step.where and not any(_wanted(step, others[i])):
+            continue  # of whole numbers that are equal on both sides
         found.append(i)
         wanted.update(k for k in step.ids if k is not None)
         if step.where:
@@ -269,10 +291,10 @@ def _needed(steps: Sequence[Step], end: int) -> list[int]:
                 f"{first.op} in {first.where} looks up whole numbers, which cannot be attributed; "
                 "give the function the embeddings (inputs_embeds of a Hugging Face model)"
             )
-        others = len({str(step.op) for step in missing}) - 1
+        more = len({str(step.op) for step in missing}) - 1
         raise ConfigError(
             f"DeepLIFT has no rule for {first.op}, which runs in {first.where}"
-            + (f", nor for {others} more operations" if others else "")
+            + (f", nor for {more} more operations" if more else "")
             + "; write one (kernomics.attribution.rules says how), or choose integrated_gradients"
         )
     return found[::-1]
@@ -291,6 +313,8 @@ def _require_same(one: Sequence[Step], two: Sequence[Step], ends: Sequence[int |
         if a.ids != b.ids or a.output_ids != b.output_ids or a.place != b.place:
             raise ConfigError(f"case and baseline go different ways through {a.op}")
         for x, y in zip([*a.leaves, *a.outputs], [*b.leaves, *b.outputs], strict=True):
+            if isinstance(x, Tensor) != isinstance(y, Tensor):
+                raise ConfigError(f"case and baseline go different ways through {a.op}")
             if isinstance(x, Tensor) and x.shape != y.shape:
                 raise ConfigError(
                     f"case and baseline have different shapes in {a.op}, {tuple(x.shape)} and "
@@ -309,16 +333,10 @@ def _through(step: Step, other: Step, m: Multipliers) -> Multipliers:
         whole = m[0].new_zeros(tensor.untyped_storage().nbytes() // tensor.element_size())
         whole.as_strided(*step.place).copy_(m[0])
         return [whole]
-    wanted = []
+    wanted = _wanted(step, other)
     for i, (x, y, k) in enumerate(zip(step.leaves, other.leaves, step.ids, strict=True)):
-        if i == 0 and str(step.op) in OVERWRITING:
-            wanted.append(False)  # perhaps memory that nobody has written yet
-        elif k is None:
+        if k is None and (i > 0 or str(step.op) not in OVERWRITING):
             _require_equal(step, x, y)
-            wanted.append(False)
-        else:
-            # Whole numbers that are equal on both sides, such as indices, are constants.
-            wanted.append(x.is_floating_point() or not torch.equal(x, y))
     if not any(wanted):
         return [None] * len(wanted)
     pair = Pair(step, step.leaves, other.leaves, wanted, step.outputs, other.outputs)
@@ -338,6 +356,17 @@ def _through(step: Step, other: Step, m: Multipliers) -> Multipliers:
     ]
 
 
+def _wanted(step: Step, other: Step) -> list[bool]:
+    """Tell which arguments want multipliers: not whole numbers that are equal on both sides."""
+    return [
+        # What is overwritten is perhaps memory that nobody has written yet.
+        k is not None
+        and (i > 0 or str(step.op) not in OVERWRITING)
+        and (x.is_floating_point() or not torch.equal(x, y))
+        for i, (x, y, k) in enumerate(zip(step.leaves, other.leaves, step.ids, strict=True))
+    ]
+
+
 def _require_equal(step: Step, x: Any, y: Any) -> None:
     """Refuse constants that differ."""
     if x is y:
@@ -350,11 +379,14 @@ def _require_equal(step: Step, x: Any, y: Any) -> None:
             "or a choice from the values of its inputs (item(), a branch), which cannot be "
             "attributed"
         )
+    if x.layout != torch.strided:
+        x, y = x.to_dense(), y.to_dense()
     if torch.equal(x, y) or bool((x.isnan() & y.isnan() | (x == y)).all()):
         return
     raise ConfigError(
         f"{step.op} takes numbers that differ between case and baseline without depending on the "
-        "inputs; is the model in training mode (call eval()), or does it draw random numbers?"
+        "inputs; is the model in training mode (call eval()), or does it draw random numbers, or "
+        "compute with the inputs in NumPy?"
     )
 
 

@@ -105,7 +105,7 @@ def infinite(x: Tensor) -> Tensor:
 def delta(one: Tensor, two: Tensor) -> Tensor:
     """Return one − two, ±1 where that is infinite, and 0 where both are."""
     if not one.is_floating_point():
-        return (one.long() - two.long()).to(torch.float32)
+        return (one.long() - two.long()).double()
     found = (one - two).nan_to_num_(nan=0.0)
     return torch.where(infinite(found), found.sign(), found)
 

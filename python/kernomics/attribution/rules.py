@@ -20,6 +20,7 @@ a `Pair` and the outputs' multipliers::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from kernomics.attribution.operation_pair import (
     Multipliers,
     Pair,
     by_quotient,
+    delta,
     endless,
     fitting,
     infinite,
@@ -52,7 +54,7 @@ VERSION = 2
 @rule(*named(
     "view _unsafe_view t permute expand squeeze squeeze.dim squeeze.dims unsqueeze "
     "transpose.int select.int slice.Tensor cat stack split.Tensor split_with_sizes unbind.int "
-    "clone detach alias index.Tensor index_select gather index_put index_add "
+    "clone detach alias index.Tensor index_select gather index_add _sparse_addmm "
     "scatter.src scatter_add constant_pad_nd flip roll repeat diagonal as_strided "
     "sum sum.dim_IntList mean mean.dim cumsum neg tril triu avg_pool2d "
     "_adaptive_avg_pool2d slice_scatter select_scatter unfold fill.Tensor "
@@ -62,6 +64,34 @@ def linear(pair: Pair, m: Multipliers) -> Multipliers:
     """Linear: multipliers go back as gradients do."""
     _require_constant(pair, "index", "indices")
     return own_gradient(pair, m, pair.case)
+
+
+@rule(*named("index_put"))
+def index_put(pair: Pair, m: Multipliers) -> Multipliers:
+    """Linear; a number that is put where a mask is, as by ``x[mask] = 0``, is filled in."""
+    at: Any = pair.at("indices")
+    number, adds = pair.at("values"), pair.at("accumulate")
+    assert number is not None
+    last = at[-1]
+    if not pair.wanted[last]:
+        return linear(pair, m)
+    x, mask = pair.case[0], pair.case[last]
+    filled = all(pair.case[i] is None for i in at[:-1]) and mask.dtype == torch.bool
+    if not filled or pair.case[number].numel() != 1 or (adds is not None and pair.case[adds]):
+        return linear(pair, m)  # which says what is wrong
+    before = len(at) - 1
+    wide = (*[1] * before, *mask.shape, *[1] * (x.dim() - before - mask.dim()))
+    masks = [side[last].view(wide) for side in (pair.case, pair.base)]
+    found = pair.none()
+    (g,) = m
+    assert g is not None
+    part = ratio(g * pair.delta_out(), delta(*masks).to(g.dtype))
+    found[last] = fitting(part, masks[0]).view(mask.shape)
+    if pair.wanted[0]:
+        found[0] = g.masked_fill(masks[0] | masks[1], 0.0)
+    if pair.wanted[number]:
+        found[number] = fitting(torch.where(masks[0] & masks[1], g, 0.0), pair.case[number])
+    return found
 
 
 def _require_constant(pair: Pair, *names: str) -> None:
@@ -231,7 +261,7 @@ KINKS = {"elu": (0.0,), "celu": (0.0,), "hardswish": (-3.0, 3.0)}
 
 @rule(*named(
     "gelu sigmoid tanh silu exp log log1p expm1 sqrt rsqrt reciprocal erf sin cos softplus elu "
-    "pow.Tensor_Scalar mish hardswish log_sigmoid_forward atan sinh cosh log2 exp2 celu"
+    "pow.Tensor_Scalar pow.Scalar mish hardswish log_sigmoid_forward atan sinh cosh log2 exp2 celu"
 ))  # fmt: skip
 def smooth(pair: Pair, m: Multipliers) -> Multipliers:
     """Δout/Δin, or the derivative at x̃ where Δin is tiny."""
@@ -273,8 +303,12 @@ def _tiny(pair: Pair, change: Tensor) -> Tensor:
     one, two = (side[pair.wanted.index(True)] for side in (pair.case, pair.base))
     bound: float | Tensor = nearly(change.dtype)
     size = change.abs()
-    if name in ("log", "log2", "sqrt", "rsqrt", "reciprocal", "pow"):
+    if name == "pow" and str(pair.step.op) == "aten.pow.Scalar":
+        bound /= max(1.0, abs(math.log(abs(pair.case[0]) or 1.0)))  # of the base
+    elif name in ("log", "log2", "sqrt", "rsqrt", "reciprocal", "pow"):
         bound = bound * torch.minimum(one.abs(), two.abs()).clamp_max(1.0)
+        if name == "pow":
+            bound = bound / max(1.0, abs(float(pair.case[1])))
     elif name == "log1p":
         bound = bound * (1 + torch.minimum(one, two)).clamp(0.0, 1.0)
     elif name in ("softplus", "elu", "celu"):
@@ -284,9 +318,20 @@ def _tiny(pair: Pair, change: Tensor) -> Tensor:
                 number = abs(float(pair.case[at]))
                 bound *= min(1.0, number if name == "celu" else 1 / number)
     tiny = size <= bound
-    for kink in KINKS.get(name, ()):
+    for kink in _kinks(pair, name):
         tiny &= ((one < kink) == (two < kink)) | (size == 0)
     return tiny
+
+
+def _kinks(pair: Pair, name: str) -> tuple[float, ...]:
+    """Return where a function jumps or bends at once."""
+    if name != "softplus":
+        return KINKS.get(name, ())
+    beta, threshold = (
+        default if at is None else float(pair.case[at])
+        for at, default in ((pair.at("beta"), 1.0), (pair.at("threshold"), 20.0))
+    )
+    return (threshold / beta,)  # from where on it is x, and 2e-9 less at 20
 
 
 @rule(

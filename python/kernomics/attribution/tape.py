@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kernomics.attribution.decompositions import decomposition_of
 from kernomics.errors import ConfigError
 
 Key = tuple[Any, ...]
@@ -141,6 +142,8 @@ class Tape(TorchDispatchMode):
         Numbers given to tensors.
     """
 
+    supports_higher_order_operators = True  # so that they come here, and are refused by name
+
     def __init__(
         self,
         inputs: Sequence[Tensor],
@@ -182,9 +185,18 @@ class Tape(TorchDispatchMode):
     ) -> Any:
         """Run an operation, and note it."""
         kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):
+            raise ConfigError(
+                f"{func} in {modules_running()} runs functions as an operation (torch.cond, "
+                "flex_attention), which DeepLIFT cannot look into; call them without it"
+            )
         written = _written(func)
         if not written and not self._depends(args) and not self._depends(kwargs.values()):
             return func(*args, **kwargs)
+        by_parts = None if self.has_rule(_functional(func)) else decomposition_of(func)
+        if by_parts is not None:
+            with self:
+                return by_parts(*args, **kwargs)
         leaves, spec = flattened(args, kwargs)
         given = [args[i] if isinstance(i, int) else kwargs.get(i) for i in written]
         changed = [x for x in flattened(given, {})[0] if isinstance(x, Tensor)]
@@ -204,6 +216,11 @@ class Tape(TorchDispatchMode):
         kept = [x.clone() if isinstance(x, Tensor) and _storage(x) in memory else x for x in leaves]
         result = func(*args, **kwargs)
         outputs = list(result) if isinstance(result, list | tuple) else [result]
+        if any(isinstance(x, Tensor) and not _strided(x) for x in outputs):
+            raise ConfigError(
+                f"{func} in {modules_running()} makes a sparse tensor of what depends on the "
+                "inputs, which cannot be attributed; a dense one is needed"
+            )
         step = Step(op, kept, spec, ids, outputs, [], where)
         if changed:
             step.outputs = [x.clone() for x in changed]
@@ -303,7 +320,11 @@ def modules_running() -> str:
 
 
 def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    return int(tensor.untyped_storage()._cdata) if _strided(tensor) else 0
+
+
+def _strided(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided
 
 
 def _key(tensor: Tensor) -> Key:
