@@ -287,3 +287,48 @@ def test_empty_baselines_are_measured_against_the_empty_cell():
     panel = YOTO(conditions(), "treatment", 6).train(max_epochs=10, progress=False)
     with pytest.raises(ConfigError, match="a panel needs all of its genes"):
         attribute(panel.cells, panel, **ASKED, contrast="empty")
+
+
+def test_phenotypes_that_are_shown_may_be_one_name(model):
+    cells = collection()
+    one, two = (PhenotypeSource(model, cells, "treatment", x) for x in ("cell_type", ["cell_type"]))
+    np.testing.assert_array_equal(one.codes, two.codes)
+    assert (one.codes >= 0).any()
+
+
+@pytest.mark.parametrize("engine", ["grad_x_delta", "deeplift", "integrated_gradients"])
+@pytest.mark.parametrize("output", [-1, 2, "drug"])
+def test_an_output_that_is_none_of_the_sources_is_told(engine, output):
+    cells = collection()
+    source = PhenotypeSource(untrained(cells), cells, "treatment")
+    pairs = make_pairs(cells.labels["treatment"], "drug", "control", np.arange(240), n_pairs=4)
+    with pytest.raises(ConfigError, match=f"output is {output}: a class by its number, 0 to 1"):
+        attribute_pairs(source, pairs, output, engine=engine)
+
+
+def test_sources_refuse_what_is_no_model_or_cells(model):
+    with pytest.raises(ConfigError, match=r"model is .*: it must be"):
+        PhenotypeSource("runs/model", collection(), "treatment")
+    with pytest.raises(ConfigError, match=r"cells is AnnData.*: it must be a CellCollection"):
+        PhenotypeSource(model, conditions(), "treatment")
+    with pytest.raises(ConfigError, match=r"panel is .*: it must be"):
+        PanelSource(model, collection(), "treatment")
+    with pytest.raises(ConfigError, match=r"encoder is .*: it must be"):
+        ReconstructionSource(model, collection(), gene="gene_1")
+
+
+def test_the_top_of_fewer_than_no_genes_is_told(model):
+    found = attribute(model.cells, model, **ASKED, n_pairs=4)
+    assert not len(found.top(0))
+    with pytest.raises(ConfigError, match="n is -1: at least 0 is needed"):
+        found.top(-1)
+
+
+def test_where_numbers_are_double_by_default_scores_are_the_same(model):
+    expected = attribute(model.cells, model, **ASKED, n_pairs=4, engine="deeplift").table
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = attribute(conditions(), model, **ASKED, n_pairs=4, engine="deeplift").table
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_allclose(found["effect"], expected["effect"], rtol=1e-4, atol=1e-6)

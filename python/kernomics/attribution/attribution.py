@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from kernomics._arguments import checked, words_of
+from kernomics._arguments import checked, require_least, words_of
 from kernomics._version import __version__
 from kernomics._warnings import warn
 from kernomics.attribution.engines import COMPLETE
@@ -74,6 +74,7 @@ class Attribution:
         """Return the n genes that score highest, in order."""
         if by not in self.table.columns:
             raise ConfigError(f"by is {by!r}; the scores are {', '.join(self.table.columns)}")
+        require_least(0, n=n)
         return self.table.sort_values(by, ascending=False, kind="stable").head(n)
 
     def summary(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from kernomics.attribution.multipliers import deeplift
 from kernomics.attribution.pair_scores import (
     PairScores,
     blended_pairs,
+    chosen,
     outputs_of_pairs,
     part_of,
     parts_of,
@@ -46,7 +47,7 @@ def integrated_gradients(
     cells, at = np.unique(np.concatenate([case, baseline]), return_inverse=True)
     inputs = source.inputs(cells)
     with torch.no_grad():
-        ends = source.outputs(inputs, inputs.features)[:, output]
+        ends = chosen(source.outputs(inputs, inputs.features), output)
     pairs = _united(inputs, at, source)
     start, to, here, both = pairs.baseline, pairs.case, pairs.here, pairs.here & pairs.there
     scores = torch.zeros(len(to), dtype=to.dtype, device=to.device)
@@ -161,10 +162,12 @@ def _lifted(source: Source, pairs: _United, outputs: NDArray[np.int64]) -> PairS
             for side, present in zip(sides, (pairs.here, pairs.there), strict=True):
                 side.append(torch.where(present[tokens], 0.0, -torch.inf).to(side[0].dtype))
 
-        def function(*given: Tensor, union: Inputs = union) -> Tensor:
-            return source.outputs(union, *given)
+        def function(
+            *given: Tensor, union: Inputs = union, columns: NDArray[np.int64] = outputs[cells]
+        ) -> Tensor:
+            return chosen(source.outputs(union, *given), columns)
 
-        found = deeplift(function, sides[0], sides[1], torch.from_numpy(outputs[cells]))
+        found = deeplift(function, sides[0], sides[1])
         score = found.contributions[0].sum(1)
         present = found.contributions[1] if masked else torch.zeros_like(score)
         scores.append(score + present)

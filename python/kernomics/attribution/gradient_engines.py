@@ -12,6 +12,7 @@ from torch import Tensor
 from kernomics.attribution.pair_scores import (
     PairScores,
     blended_pairs,
+    chosen,
     outputs_of_pairs,
     part_of,
     parts_of,
@@ -156,8 +157,7 @@ def _gradients(source: Source, inputs: Inputs, outputs: NDArray[np.int64]) -> tu
     for cells, tokens in parts_of(inputs.lengths, inputs.features.shape[1]):
         part = part_of(inputs, cells, tokens)
         features = part.features.detach().requires_grad_()
-        chosen = torch.from_numpy(outputs[cells]).to(features.device)
-        value = source.outputs(part, features).gather(1, chosen[:, None])[:, 0]
+        value = chosen(source.outputs(part, features), outputs[cells])
         found.append(torch.autograd.grad(value.sum(), features)[0])
         values.append(value.detach())
     return torch.cat(found), torch.cat(values)

@@ -214,8 +214,9 @@ def _chosen(outputs: Tensor, output: int | Tensor | None) -> Tensor:
         columns = columns.expand(len(outputs))
     if columns.shape != outputs.shape[:1]:
         raise ConfigError(f"output has shape {tuple(columns.shape)}: [{len(outputs)}] is needed")
-    if bool(((columns < 0) | (columns >= n)).any()):
-        raise ConfigError(f"output is {output}: 0 to {n - 1} are possible")
+    bad = columns[(columns < 0) | (columns >= n)]
+    if len(bad):
+        raise ConfigError(f"output is {int(bad[0])}: 0 to {n - 1} are possible")
     return outputs.gather(1, columns.long()[:, None])[:, 0]
 
 

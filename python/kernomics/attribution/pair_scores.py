@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kernomics.attribution.blending import Blend, blend
 from kernomics.attribution.sources import Inputs, Source
+from kernomics.errors import ConfigError
 
 NUMBERS_AT_A_TIME = 1_000_000
 """Of the features that one pass through the model is given."""
@@ -98,6 +99,17 @@ def taken(values: Tensor, places: Tensor) -> Tensor:
     if not len(values):
         return torch.zeros(len(places), dtype=values.dtype, device=places.device)
     return torch.where(places >= 0, values[places.clamp_min(0)], 0.0)
+
+
+def chosen(outputs: Tensor, columns: int | NDArray[np.int64]) -> Tensor:
+    """Return one output of each cell [B] of [B, n], which column or which of each cell."""
+    at = np.broadcast_to(np.asarray(columns), len(outputs))
+    n = outputs.shape[1]
+    bad = at[(at < 0) | (at >= n)] if at.dtype.kind in "iu" else at
+    if len(bad):
+        raise ConfigError(f"output is {bad[0]!s}: a class by its number, 0 to {n - 1}, is needed")
+    where = torch.from_numpy(at.astype(np.int64)).to(outputs.device)
+    return outputs.gather(1, where[:, None])[:, 0]
 
 
 def outputs_of_pairs(outputs: Tensor, at: NDArray[np.int64]) -> Tensor:

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernomics._arguments import checked, words_of
 from kernomics.data import CellCollection, Cells
 from kernomics.data.rng import keys_of_names
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models import CellEncoder, Panel, PhenotypeModel
+from kernomics.models import YOTO, CellEncoder, Panel, PhenotypeModel, PolyGene, TxFM
 from kernomics.models.yoto.network import transformed
 from kernomics.models.yoto.panel import require_base
 from kernomics.ops import sample_tokens
@@ -97,23 +98,27 @@ class PhenotypeSource:
 
     has_all_genes = False
 
+    @checked
     def __init__(
         self,
-        model: PhenotypeModel,
+        model: PhenotypeModel | PolyGene,
         cells: CellCollection,
         target: str,
-        given: Sequence[str] = (),
+        given: str | Sequence[str] = (),
         *,
         output: Output = "logits",
         n_tokens: int | None = None,
         min_gene_overlap: float = 0.8,
     ) -> None:
         _require_output(output)
+        model = model.trained if isinstance(model, PolyGene) else model
         self.model, self.output, self.n_tokens = model, output, n_tokens
         self.classes = list(model.task(target).classes)
         self.at = [task.name for task in model.tasks].index(target)
         self.genes = model.genes
-        shown = [name for name in given if name in [task.name for task in model.tasks]]
+        shown = [
+            name for name in words_of("given", given) if name in [task.name for task in model.tasks]
+        ]
         self.codes = model.shown_codes(cells, shown, [target])
         self.view = cells.with_genes(model.genes, min_gene_overlap, absent="unobserved")
         self.device = next(model.module.parameters()).device
@@ -159,10 +164,13 @@ class PanelSource:
 
     has_all_genes = True
 
+    @checked
     def __init__(
-        self, panel: Panel, cells: CellCollection, target: str, *, output: Output = "logits"
+        self, panel: Panel | YOTO, cells: CellCollection, target: str, *, output: Output = "logits"
     ) -> None:
         _require_output(output)
+        if isinstance(panel, YOTO):
+            panel = panel.trained
         require_base(panel, "attribution")
         names = [task.name for task in panel.tasks]
         if target not in names:
@@ -214,9 +222,10 @@ class ReconstructionSource:
 
     has_all_genes = False
 
+    @checked
     def __init__(
         self,
-        encoder: CellEncoder,
+        encoder: CellEncoder | TxFM,
         cells: CellCollection,
         *,
         gene: str | None = None,
@@ -226,6 +235,7 @@ class ReconstructionSource:
     ) -> None:
         if (gene is None) == (weights is None):
             raise ConfigError("give the gene that is reconstructed, or weights of the latent")
+        encoder = encoder.trained if isinstance(encoder, TxFM) else encoder
         self.encoder, self.n_tokens = encoder, n_tokens
         self.genes = encoder.genes
         self.column = None

@@ -74,7 +74,9 @@ def library_share(cells: CellCollection, rows: NDArray[np.int64], genes: Genes) 
     ours = torch.from_numpy(np.isin(cells.genes, np.asarray(genes, dtype=object)))
     counts = torch.where(ours[batch.indices.long()], batch.values, 0.0)
     of_cell = torch.repeat_interleave(torch.arange(len(batch)), batch.indptr.diff())
-    totals = torch.zeros(len(batch)).index_add_(0, of_cell, counts.float())
+    totals = counts.new_zeros(len(batch), dtype=torch.float32).index_add_(
+        0, of_cell, counts.float()
+    )
     shares = (totals / batch.library)[batch.library > 0]
     return float(shares.median()) if len(shares) else None
 
