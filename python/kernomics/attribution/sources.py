@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -169,18 +169,17 @@ class PanelSource:
         self, panel: Panel | YOTO, cells: CellCollection, target: str, *, output: Output = "logits"
     ) -> None:
         _require_output(output)
-        if isinstance(panel, YOTO):
-            panel = panel.trained
-        require_base(panel, "attribution")
-        names = [task.name for task in panel.tasks]
+        own: Any = panel.trained if isinstance(panel, YOTO) else panel
+        require_base(own, "attribution")
+        names = [task.name for task in own.tasks]
         if target not in names:
             raise ConfigError(f"the panel has no task {target!r}; {closest(target, names)}")
         self.at = names.index(target)
-        self.classes = list(panel.tasks[self.at].classes)
+        self.classes = list(own.tasks[self.at].classes)
         if not self.classes:
             raise ConfigError(f"task {target!r} is a number; attributions compare classes")
-        self.panel, self.output = panel, output
-        self.genes = np.array(panel.genes, dtype=object)
+        self.panel, self.output = own, output
+        self.genes = np.array(own.genes, dtype=object)
         self.view = cells.with_genes(self.genes, 1.0)
 
     def inputs(self, rows: NDArray[np.int64]) -> Inputs:
