@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import re
 from typing import Any
@@ -68,13 +69,25 @@ def test_an_attribution_is_told_with_its_pairs_genes_truth_and_groups() -> None:
     text = text_of(page)
     for said in (
         "Attributed on the run's 4 training cells.", "Cells left out: 3 (type is missing).",
-        "median over the pairs; at most 0.750", "up $1$, down<b>, flat",
+        "median over the pairs; at most 0.75", "up $1$, down<b>, flat",
         "<IFN>: 7 genes of the set are scored; average precision by chance 0.350",
         "absolute 0.625 6 0.200", "1 up $1$ 0.75 0.75", "T/NK 1", "1 warning to read",
         "Seed 3.",
     ):  # fmt: skip
         assert said in text, said
     assert "<b>" not in page.replace("&lt;b&gt;", "")
+
+
+def test_presence_is_told_where_an_engine_tells_it_and_little_is_not_called_nothing() -> None:
+    data = attributed()
+    table = data.attribution.table.assign(presence=0.0625)
+    found = dataclasses.replace(data.attribution, table=table, completeness=np.full(4, 4.2e-7))
+    text = text_of(render_attribution_report(dataclasses.replace(data, attribution=found)))
+    assert "Presence Forward" in text
+    assert "0.0625" in text
+    assert "Presence is the part of forward" in text
+    assert "Not explained 4.2e−07" in text
+    assert "Presence" not in text_of(render_attribution_report(data))
 
 
 def test_without_truth_or_groups_their_sections_are_left_out() -> None:

@@ -21,6 +21,7 @@ SHOWN = {
     "absolute": "Absolute",
     "signed_by_change": "Signed by change",
     "effect": "Effect",
+    "presence": "Presence",
     "forward": "Forward",
     "backward": "Backward",
     "importance": "Importance",
@@ -32,6 +33,10 @@ MEANINGS = (
     "which way a gene argues, above 0 for the case: half of forward minus backward. Importance is "
     "the mean of forward and backward, as in the paper; the two cancel for a gene that argues the "
     "same way in both directions."
+)
+PRESENCE = (
+    "Presence is the part of forward that is due to a gene's being there in one cell of a pair "
+    "alone; the rest is due to how much of it there is."
 )
 
 
@@ -86,10 +91,10 @@ def _key_figures(data: AttributionReport) -> str:
         ),
         (
             "Not explained",
-            show(off["median"]),
+            _digits(off["median"]),
             [
                 "of the difference in output",
-                f"median over the pairs; at most {show(off['max'])}",
+                f"median over the pairs; at most {_digits(off['max'])}",
             ],
         ),
     ]
@@ -154,7 +159,7 @@ def _genes(data: AttributionReport) -> str:
                 "pairs. attribution.csv lists all genes.",
                 tall=True,
             ),
-            paragraph(MEANINGS, "note"),
+            paragraph(" ".join([MEANINGS, *[PRESENCE] * ("presence" in columns)]), "note"),
         ]
     )
 
@@ -162,6 +167,11 @@ def _genes(data: AttributionReport) -> str:
 def _short(value: float) -> Cell:
     """Return a cell of three digits: scores of thousands of genes are small."""
     return Cell(f"{value:.3g}".replace("-", "−"), "number")
+
+
+def _digits(value: float) -> str:
+    """Return two digits, also of the very little that an engine misses which is complete."""
+    return f"{value:.2g}".replace("-", "−")
 
 
 def _truth(data: AttributionReport) -> str:
