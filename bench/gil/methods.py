@@ -31,7 +31,6 @@ from kernomics.models.gil.methods import (
     DER,
     METHODS,
     Distillation,
-    Features,
     Ghosts,
     Replay,
     Situation,
@@ -60,8 +59,13 @@ def methods(stages: Stages) -> dict[str, Any]:
         found[f"der {share:.0%}"] = DER(memory)
         found[f"replay {share:.0%} + distillation"] = [Replay(memory), Distillation()]
     found |= {name: METHODS[name]() for name in STORELESS}
-    found["distillation + features + ghosts"] = [Distillation(), Features(), Ghosts()]
+    found["ghosts, half"] = Ghosts(weight=0.1)
     found["distillation + ghosts"] = [Distillation(), Ghosts()]
+    for share in SHARES:
+        memory = round(share * n_train)
+        found[f"replay {share:.0%}, a quarter"] = Replay(memory, share=0.25)
+        found[f"replay {share:.0%}, a quarter + ghosts"] = [Replay(memory, share=0.25), Ghosts()]
+        found[f"replay {share:.0%}, a tenth + ghosts"] = [Replay(memory, share=0.1), Ghosts()]
     return found
 
 

@@ -120,10 +120,14 @@ def newest_ratio(runs: Runs, naive: Runs) -> float:
 
 
 AGAINST = {
+    "ghosts": "distillation",
+    "ghosts, half": "distillation",
     "distillation + ghosts": "distillation",
-    "distillation + features + ghosts": "distillation",
     "adapters": "distillation",
     "der 5%": "replay 5%",
+    "replay 5%, a quarter": "replay 5%",
+    "replay 5%, a quarter + ghosts": "replay 5%",
+    "replay 5%, a tenth + ghosts": "replay 5%",
     "replay 5% + distillation": "replay 5%",
 }
 

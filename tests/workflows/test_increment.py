@@ -208,3 +208,9 @@ def test_a_run_of_more_stages_than_lines_can_be_drawn_has_its_tables(tmp_path):
     assert "stage 7" in (tmp_path / "run" / "report.html").read_text()
     assert (tmp_path / "run" / "results.json").is_file()
     assert not (tmp_path / "run" / "plots" / "losses.svg").exists()
+
+
+def test_the_help_names_the_weights_that_the_methods_have():
+    assert {n: METHODS[n]().weight for n in METHODS if hasattr(METHODS[n], "weight")} == (
+        increment.WEIGHTS
+    )

@@ -15,6 +15,8 @@ METHODS = (
     *("naive", "joint", "freezing", "adapters", "replay", "distillation", "der", "features"),
     *("ghosts", "ewc"),
 )
+WEIGHTS = {"distillation": 1.0, "features": 1.0, "ghosts": 0.2, "ewc": 1.0}
+"""Of the losses, where none is given."""
 OPTIONS = {
     "memory": (("replay", "der"), "memory"),
     "adapters_rank": (("adapters",), "rank"),
@@ -70,10 +72,11 @@ def add_parser(commands: Any) -> None:
         "--der-beta", type=float, metavar="β",
         help="weight of the loss of kept cells' values (0.5)",
     )  # fmt: skip
-    for name in ("distillation", "features", "ghosts", "ewc"):
+    for name, usual in WEIGHTS.items():
         increment.add_argument(
-            f"--{name}-weight", type=float, metavar="λ", help=f"weight of the loss of {name} (1)"
-        )
+            f"--{name}-weight", type=float, metavar="λ",
+            help=f"weight of the loss of {name} ({usual:g})",
+        )  # fmt: skip
     increment.add_argument(
         "--oracle", action="store_true",
         help="also train on all stages at once, to compare with; takes as long again",

@@ -15,6 +15,7 @@ from kernomics.models.gil.lesson import Lesson
 from kernomics.models.gil.memory import reservoir
 from kernomics.models.gil.methods import DER, EWC, Features, Ghosts, Situation
 from kernomics.models.gil.methods.der import STORED_DRAW
+from kernomics.models.gil.methods.ghosts import with_ghosts
 from kernomics.models.gil.module import GILModule
 from kernomics.nn import drawing_from
 
@@ -106,15 +107,40 @@ def test_features_are_the_states_and_the_answers_of_the_previous_model():
     torch.testing.assert_close(found, 2 * expected)
 
 
-def test_ghosts_are_old_specific_genes_alone():
+def test_ghosts_are_old_specific_genes_shown_hidden_to_both_models():
+    lesson = lesson_of(Ghosts(weight=2.0, n_ghosts=4))
+    cells, module, previous = batch_of(lesson), lesson.module, lesson.situation.previous
+    tokens = module.tokens(cells, module.drawn_by)
+    known = tokens.of(tokens.gene_ids < 34)
+    shown = with_ghosts(known, cells, 28, 34, 4, module.drawn_by)
+    ghost = shown.gene_ids >= 28
+    assert shown.hidden[ghost].all()
+    assert (shown.values[ghost] == 0).all()  # what stands there is never seen
+    assert torch.equal(shown.lengths, known.lengths + 4)
+    assert set(shown.gene_ids[ghost].tolist()) == set(range(28, 34))
+    keys = shown.cells * 40 + shown.gene_ids
+    assert torch.equal(keys, keys.unique())  # by cell, ascending, none twice
+    rest = zip(known[:3], shown[:3], strict=True)
+    assert all(torch.equal(before, after[~ghost]) for before, after in rest)
+    mine, teacher = module(shown), previous(shown)
+    at = ghost[shown.hidden]
+    parts = [
+        (getattr(mine, name) - getattr(teacher, name))[at].square().mean()
+        for name in ("tokens", "queries")
+    ]
+    expected = 2 * (parts[0] + module.config.query_weight * parts[1])
+    torch.testing.assert_close(lesson.training_loss(cells)["loss/ghosts"], expected)
+
+
+def test_a_gene_that_a_cell_has_measured_is_no_ghost_there():
+    """Kept cells of an earlier stage come with their own genes."""
     lesson = lesson_of(Ghosts())
-    seen = []
-    query = lesson.query_genes
-    lesson.query_genes = lambda *given: seen.append(query(*given)) or query(*given)
-    assert lesson.training_loss(batch_of(lesson))["loss/ghosts"].item() > 0
-    ((cells, genes),) = seen
-    assert set(genes.tolist()) == set(range(28, 34))
-    assert torch.bincount(cells).tolist() == [32] * 12
+    found, module = lesson.situation.staged, lesson.module
+    cells = found.cells.batch(np.concatenate([found.rows(1)[:5], found.rows(2)[:3]]))
+    tokens = module.tokens(cells, module.drawn_by)
+    known = tokens.of(tokens.gene_ids < 34)
+    shown = with_ghosts(known, cells, 28, 34, 99, module.drawn_by)
+    assert (shown.lengths - known.lengths).tolist() == [0] * 5 + [6] * 3
 
 
 def test_in_the_second_stage_there_are_no_ghosts():
@@ -125,7 +151,7 @@ def test_in_the_second_stage_there_are_no_ghosts():
     assert naive.losses().loc["one"].equals(gil.losses().loc["one"])
 
 
-def test_a_ghost_s_embedding_learns_nothing_from_being_asked_for():
+def test_a_ghost_s_embedding_learns_nothing_from_being_shown():
     gil = trained(Ghosts())
     one, two = (gil.after(name).get_gene_embeddings() for name in ("one", "two"))
     assert np.array_equal(one[28:34], two[28:34])
@@ -161,7 +187,7 @@ def test_ewc_is_a_quadratic_about_the_weights_of_before():
         (DER(memory=5, alpha=0.0), "alpha is 0.0"),
         (DER(memory=5, batch=0), "batch is 0"),
         (Features(weight=-1.0), "weight is -1.0"),
-        (Ghosts(n_queries=0), "n_queries is 0"),
+        (Ghosts(n_ghosts=0), "n_ghosts is 0"),
         (EWC(n_batches=0), "n_batches is 0"),
     ],
 )

@@ -1,16 +1,22 @@
-"""Ghost-gene distillation: old genes that the new cells lack are asked for all the same."""
+"""Ghost-gene distillation: old genes that the new cells lack are shown hidden all the same."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from kernomics._arguments import require_least
+from kernomics.data import Cells
 from kernomics.data.staged import StagedCells
 from kernomics.models.gil.methods.base import Method, Step
 from kernomics.models.gil.methods.distillation import require_weight
+from kernomics.models.gil.module import GILModule, Outputs
+from kernomics.models.gil.tokens import Tokens
+from kernomics.nn.philox import STREAM_GHOSTS, uniforms
 
 if TYPE_CHECKING:
     from kernomics.models.gil.lesson import Lesson
@@ -18,34 +24,87 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ghosts(Method):
-    """The squared difference to the previous model's answers for specific genes of earlier stages.
+    """The squared difference to the previous model's predictions of genes the new cells lack.
 
-    Gene distillation never touches these: they are absent from the cells at hand. Here the cell's
-    state is asked for them, and the previous model, which sees the genes that it knows, is the
-    teacher. No cell is kept. In the second stage there are no such genes, and nothing is added.
+    Gene distillation never touches the specific genes of earlier stages: they are absent from the
+    cells at hand. Here a batch is shown a second time as an earlier stage would have had it: with
+    the genes known then alone, and with some of the absent ones, the ghosts, as hidden tokens. The
+    previous model, which sees the same, is the teacher of the ghosts' values, by token and by
+    query. No cell is kept, and the ghosts' embeddings stay as they are. In the second stage there
+    are no ghosts, and nothing is added.
 
     Attributes
     ----------
     weight
-        Of this loss beside that of the values.
-    n_queries
-        Ghosts asked of each cell.
+        Of this loss beside that of the values: a larger one keeps more and learns less.
+    n_ghosts
+        Shown of each cell, at most; each step draws others.
     """
 
     name: ClassVar[str] = "ghosts"
     needs_previous: ClassVar[bool] = True
-    weight: float = 1.0
-    n_queries: int = 32
+    weight: float = 0.2
+    n_ghosts: int = 16
 
     def check(self, staged: StagedCells) -> None:
-        """Refuse a weight of 0 or less, and no queries."""
+        """Refuse a weight of 0 or less, and no ghosts."""
         require_weight("weight", self.weight)
-        require_least(1, n_queries=self.n_queries)
+        require_least(1, n_ghosts=self.n_ghosts)
 
     def loss(self, lesson: Lesson, step: Step) -> Tensor | None:
-        """Return the weight times the mean squared difference."""
+        """Return the weight times the mean squared differences at the ghosts."""
+        previous = lesson.situation.previous
         n_base = len(lesson.situation.staged.stages.base)
-        n_ghosts = lesson.situation.n_known - n_base
-        if n_ghosts <= 0:
+        if previous is None or previous.n_genes <= n_base:
             return None
-        return self.weight * lesson.asked(step, n_base, n_ghosts, self.n_queries)
+        tokens = step.tokens.of(step.tokens.gene_ids < previous.n_genes)
+        tokens = with_ghosts(tokens, step.cells, n_base, previous.n_genes, self.n_ghosts, step.draw)
+        with torch.no_grad():
+            wanted = previous(tokens)
+        found = _with_fixed_rows(lesson.module, tokens, n_base)
+        ghost = tokens.values[tokens.hidden] == 0  # what a cell expresses is above
+        n = max(1, int(ghost.sum()))
+        of_tokens, of_queries = (
+            (one - other)[ghost].square().sum() / n
+            for one, other in ((found.tokens, wanted.tokens), (found.queries, wanted.queries))
+        )
+        return self.weight * torch.add(of_tokens, of_queries, alpha=lesson.query_weight)
+
+
+def _with_fixed_rows(module: GILModule, tokens: Tokens, first: int) -> Outputs:
+    """Predict hidden values; the embeddings from gene `first` on learn nothing from that."""
+    genes = torch.cat([module.genes[:first], module.genes[first:].detach()])
+    found: Outputs = functional_call(module, {"genes": genes}, (tokens,))
+    return found
+
+
+def with_ghosts(
+    tokens: Tokens, cells: Cells, first: int, stop: int, n: int, seed: Tensor
+) -> Tokens:
+    """Show of each cell n genes more of those from `first` to `stop`, hidden, that it lacks.
+
+    Parameters
+    ----------
+    tokens
+        Of genes below `stop`.
+    cells
+        B cells; what is measured in one is no ghost there.
+    n
+        Of each cell, or as many as it lacks.
+    seed
+        int64 [2], (key, step).
+    """
+    drawn = uniforms(seed, cells.cell_ids, stop - first, STREAM_GHOSTS)
+    if cells.observed is not None:
+        measured = cells.observed.mask.bool()[cells.observed.panel_id.long(), first:stop]
+        drawn = drawn.masked_fill(measured, 2.0)
+    least, genes = drawn.topk(min(n, stop - first), largest=False)
+    rows, places = (least < 1).nonzero(as_tuple=True)
+    genes = first + genes[rows, places]
+    gene_ids, of = torch.cat([tokens.gene_ids, genes]), torch.cat([tokens.cells, rows])
+    order = torch.argsort(of * stop + gene_ids)
+    nothing = torch.zeros_like(genes, dtype=tokens.values.dtype)
+    hidden = torch.cat([tokens.hidden, torch.ones_like(genes, dtype=torch.bool)])
+    lengths = tokens.lengths + torch.bincount(rows, minlength=len(tokens.lengths)).cpu()
+    values = torch.cat([tokens.values, nothing])
+    return Tokens(gene_ids[order], values[order], hidden[order], lengths, of[order])
