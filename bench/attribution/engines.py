@@ -1,11 +1,10 @@
-"""Pairs per second of the engines beside Captum's LayerDeepLift, and memory by pairs.
+"""Pairs per second of the engines beside Captum's LayerDeepLift; for memory see `memory`.
 
     python -m bench.attribution.engines
 
 Captum gives the same numbers (tests/attribution/test_engines.py). It is run pair by pair, as the
 attribution paper does, and in batches padded to the longest pair; both directions count, as a pair
-needs both. `--memory N` attributes N pairs by `--engine` in a process of its own and prints its
-peak resident memory, which the main process collects for 100 and 10,000 pairs.
+needs both.
 """
 
 from __future__ import annotations
@@ -13,9 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +28,6 @@ from kernomics.models import PolyGene
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "bench" / "results" / "systems" / "attribution-engines.jsonl"
-CUT = 128
 
 
 class Padded(nn.Module):
@@ -121,44 +116,16 @@ def pairs_of(model: PolyGene, n: int) -> Any:
     return make_pairs(label, "IFNB", "control", model.split.train, n_pairs=n)
 
 
-def peak(data: Path, n: int, engine: str) -> int:
-    """Return the peak resident memory, in bytes, of a process that attributes n pairs.
-
-    For DeepLIFT of cells cut to `CUT` genes, so that 10,000 pairs take minutes.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "bench.attribution.engines",
-        "--memory",
-        str(n),
-        "--engine",
-        engine,
-        *(["--n-tokens", str(CUT)] if engine == "deeplift" else []),
-        "--data",
-        data,
-    ]
-    found = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-    return int(found.stdout.split()[-1])
-
-
 def main() -> None:
-    """Measure rates and memory."""
+    """Measure rates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = os.environ.get("KERNOMICS_DATA", str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=Path(default))
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--memory", type=int)
-    parser.add_argument("--engine", default="grad_x_delta")
-    parser.add_argument("--n-tokens", type=int)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    source, model = prepared(args.data, args.n_tokens)
-    if args.memory is not None:
-        attribute_pairs(source, pairs_of(model, args.memory), 1, engine=args.engine)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-        return
+    source, model = prepared(args.data)
     pairs = pairs_of(model, args.pairs)
     captum_rate(source, pairs_of(model, 4), 4)
     rates = {
@@ -183,14 +150,11 @@ def main() -> None:
             if name.startswith("Captum")
         },
         "deeplift_share": rates["deeplift"] / rates["grad_x_delta"],
-        "peak_bytes": {str(n): peak(args.data, n, "grad_x_delta") for n in (100, 10_000)},
-        "cut": CUT,
-        "peak_bytes_deeplift": {str(n): peak(args.data, n, "deeplift") for n in (100, 10_000)},
         "tokens": float(np.mean(source.inputs(np.unique(pairs.case)).lengths.numpy())),
     }
     with args.out.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-    print({k: round(v, 1) for k, v in rates.items()}, line["ratios"], line["peak_bytes"])
+    print({k: round(v, 1) for k, v in rates.items()}, line["ratios"])
 
 
 if __name__ == "__main__":

@@ -106,17 +106,28 @@ def speed_table() -> str:
         rows.append(
             f"| `{name}`, pairs/s | {rate:.1f} | {ours:.1f} (`grad_x_delta`) | {rate / ours:.2f} |"
         )
-    memory = "; ".join(
-        f"`{engine}` {int(n):,} pairs {size / 2**20:,.0f} MiB"
-        for engine, key in (("grad_x_delta", "peak_bytes"), ("deeplift", "peak_bytes_deeplift"))
-        for n, size in line.get(key, {}).items()
-    )
     eight = line["pairs_per_second"]["grad_x_delta, 8 baselines a cell"]
     rows.append(
         f"\nWith eight baselines for each cell {eight:.0f} pairs/s, as a cell runs through the "
-        f"model once. Peak memory of the process: {memory}"
-        f"{f' (cells cut to {cut} genes)' if (cut := line.get('cut')) else ''}. {line['device']}."
+        f"model once. {line['device']}."
     )
+    return "\n".join(rows)
+
+
+def memory_table() -> str:
+    """Write the newest peak of each engine after more and more pairs."""
+    lines = {line["engine"]: line for line in lines_of("attribution-memory.jsonl")}
+    marks = list(dict.fromkeys(n for line in lines.values() for n in line["peak_after"]))
+    rows = [
+        f"| peak memory, MiB | before | {' | '.join(f'{int(n):,} pairs' for n in marks)} | all |",
+        f"| {' | '.join(['---'] * (len(marks) + 3))} |",
+    ]
+    for engine, line in lines.items():
+        after = [line["peak_after"].get(n) for n in marks]
+        sizes = [line["peak_before"], *after, line["peak"]]
+        shown = " | ".join("—" if size is None else f"{size / 2**20:,.0f}" for size in sizes)
+        cut = f", cells cut to {line['n_tokens']} genes" if line["n_tokens"] else ""
+        rows.append(f"| `{engine}`{cut}, {line['pairs']:,} pairs | {shown} |")
     return "\n".join(rows)
 
 
@@ -179,6 +190,7 @@ def main() -> None:
         "truth": truth_table(lines),
         "pruning": pruning_table(lines),
         "speed": speed_table(),
+        "memory": memory_table(),
         "tissues": tissues_table(),
         "planted": planted_table(lines_of("attribution-planted.jsonl"), spread),
         "papalexi": papalexi_table(lines_of("attribution-papalexi.jsonl"), spread),

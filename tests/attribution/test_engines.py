@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 import torch
@@ -325,3 +327,20 @@ def test_the_table_tells_the_part_of_presence(cells):
     assert "presence" not in attribute_pairs(source, pairs, DRUG).table
     unlike = attribute_pairs(source, pairs, DRUG, engine="deeplift", normalise=True).table
     assert not np.allclose(unlike["presence"], found.table["presence"])
+
+
+@pytest.mark.parametrize("engine", ["grad_x_delta", "deeplift", "integrated_gradients"])
+def test_no_kernel_is_compiled_and_kept_for_each_shape(cells, engine, capfd):
+    """Memory grew with the pairs, as oneDNN's kernels of past shapes stood among the tensors."""
+    source = source_of(cells, double=False)
+    pairs = make_pairs(cells.labels["treatment"], "drug", "control", np.arange(240), n_pairs=9)
+    onednn, flush = torch.backends.mkldnn, ctypes.CDLL(None).fflush
+    before = onednn.enabled
+    with onednn.verbose(onednn.VERBOSE_ON):
+        attribute_pairs(source, pairs, DRUG, engine=engine)
+        flush(None)
+        assert "gelu" not in capfd.readouterr().out
+        assert onednn.enabled == before
+        torch.nn.functional.gelu(torch.ones(3, 5))
+        flush(None)
+        assert before == ("gelu" in capfd.readouterr().out)

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from kernomics.attribution.blending import Blend
 from kernomics.attribution.engines import EMPTY, ENGINES
 from kernomics.attribution.gradient_engines import cell_gradients, grad_x_delta
+from kernomics.attribution.kernels import no_kernel_per_shape
 from kernomics.attribution.pair_scores import PairScores
 from kernomics.attribution.pairs import Pairs
 from kernomics.attribution.sources import Source
@@ -207,7 +208,10 @@ def attribute_pairs(
         raise DataError("there are no pairs to attribute")
     sums = _Sums(len(source.genes), len(pairs.groups))
     errors: list[NDArray[np.float64]] = []
-    with tqdm(total=len(pairs), unit="pair", desc="attribution", disable=not progress) as bar:
+    with (
+        no_kernel_per_shape(),
+        tqdm(total=len(pairs), unit="pair", desc="attribution", disable=not progress) as bar,
+    ):
         for block in pairs.blocks():
             done = 0
             for found in _of_block(source, pairs, block, output, other, engine, contrast):

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernomics.attribution.kernels import no_kernel_per_shape
 from kernomics.attribution.operation_pair import (
     INFINITE,
     Multipliers,
@@ -276,11 +277,11 @@ def smooth(pair: Pair, m: Multipliers) -> Multipliers:
     few = torch.nonzero(_tiny(pair, change).flatten()).flatten()
     if len(few):
         middle = ((one + two) / 2).flatten()[few].requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), no_kernel_per_shape():  # how many are few differs every time
             leaves = [middle if k == i else x for k, x in enumerate(pair.case)]
             out = pair.step.call(leaves)
-        out = out if isinstance(out, Tensor) else out[0]
-        (derivative,) = torch.autograd.grad(out, middle, torch.ones_like(out))
+            out = out if isinstance(out, Tensor) else out[0]
+            (derivative,) = torch.autograd.grad(out, middle, torch.ones_like(out))
         # √0 has an infinite one, and multiplies a difference of 0.
         derivative = derivative.nan_to_num_(0.0, 0.0, 0.0)
         slope = slope.flatten().index_copy_(0, few, derivative).view(slope.shape)
