@@ -37,14 +37,30 @@ BEST = 10
 
 
 def scores_of(table: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return an engine's scores; a knock-out lowers the genes sought, so those come first."""
+    """Return an engine's scores; a knock-out lowers the genes sought, so those come first.
+
+    `t` is the mean over the pairs as a multiple of its standard error, but for a factor that all
+    genes share, √n.
+    """
+    t = (table["effect"] / table["effect_sd"]).replace([np.inf, -np.inf], np.nan).fillna(0.0)
     return {
         "absolute": table["absolute"],
         "effect": table["effect"],
         "|effect|": table["effect"].abs(),
         "lowered": -table["signed_by_change"],
         "effect of the lowered": -table["effect"] * np.sign(table["expression_change"]),
+        "t": t,
+        "|t|": t.abs(),
     }
+
+
+def mean_of(scores: list[dict[str, pd.Series]]) -> dict[str, pd.Series]:
+    """Return the mean of each score over models, each model's scaled to a sum of squares of 1."""
+    found = {}
+    for name in scores[0]:
+        columns = [one[name] / max(float(np.linalg.norm(one[name])), 1e-300) for one in scores]
+        found[name] = pd.concat(columns, axis=1).fillna(0.0).mean(axis=1)
+    return found
 
 
 def statistics_of(table: pd.DataFrame) -> dict[str, pd.Series]:
@@ -74,12 +90,19 @@ def truth_of(
     return found
 
 
-def run(data: Path, seed: int, *, apart: bool = False, **training: Any) -> dict[str, Any]:
+Scores = dict[str, dict[str, dict[str, pd.Series]]]
+"""Per knock-out and engine its scores."""
+
+
+def run(
+    data: Path, seed: int, *, apart: bool = False, **training: Any
+) -> tuple[dict[str, Any], Scores]:
     """Train, and attribute each knock-out, with one seed."""
     adata = anndata.read_h5ad(data / "papalexi_eccite_thp1_299g.h5ad")
     genes = read_gene_sets(data / "gene_sets" / "interferon.gmt")[TRUTH]
     seconds: dict[str, float] = {}
     found: dict[str, Any] = {}
+    scores: Scores = {case: {} for case in CASES}
     accuracies = {}
     for cases in [[case] for case in CASES] if apart else [list(CASES)]:
         own = adata[adata.obs[KEY].isin([BASELINE, *cases])].copy()
@@ -96,7 +119,8 @@ def run(data: Path, seed: int, *, apart: bool = False, **training: Any) -> dict[
                 result = attribute(model.cells, model, **asked, engine=engine, seed=seed)
                 seconds[f"{engine} {case}"] = round(time.monotonic() - begun, 1)
                 line["completeness"][engine] = result.summary()["completeness"]["median"]
-                rankings |= {f"{engine}: {k}": v for k, v in scores_of(result.table).items()}
+                scores[case][engine] = scores_of(result.table)
+                rankings |= {f"{engine}: {k}": v for k, v in scores[case][engine].items()}
             statistics = gene_statistics(
                 model.cells, model.genes, model.cells.labels[KEY], case, BASELINE,
                 model.split.train, seed=seed,
@@ -109,7 +133,7 @@ def run(data: Path, seed: int, *, apart: bool = False, **training: Any) -> dict[
                 "best": {k: v.nlargest(BEST).index.tolist() for k, v in rankings.items()},
             }
             found[case] = line
-    return {
+    line = {
         "bench": "attribution-papalexi",
         "version": kernomics.__version__,
         "torch": torch.__version__,
@@ -123,6 +147,27 @@ def run(data: Path, seed: int, *, apart: bool = False, **training: Any) -> dict[
         "balanced_accuracy": accuracies,
         "cases": found,
     }
+    return line, scores
+
+
+def together(data: Path, seeds: list[int], lines: list[Any], scores: list[Scores]) -> Any:
+    """Return the line of the mean scores of the models of all seeds."""
+    genes = read_gene_sets(data / "gene_sets" / "interferon.gmt")[TRUTH]
+    found = {}
+    for case in CASES:
+        rankings = {
+            f"{engine}: {k}": v
+            for engine in ENGINES
+            for k, v in mean_of([one[case][engine] for one in scores]).items()
+        }
+        found[case] = {"truth": truth_of(rankings, genes, case)}
+    accuracies = [line["balanced_accuracy"] for line in lines]
+    return lines[0] | {
+        "seed": " ".join(map(str, seeds)),
+        "models": f"the mean of {len(seeds)} models, {lines[0]['models']}",
+        "balanced_accuracy": {k: float(np.mean([x[k] for x in accuracies])) for k in accuracies[0]},
+        "cases": found,
+    }
 
 
 def main() -> None:
@@ -133,17 +178,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--max-epochs", type=int)
     parser.add_argument("--apart", action="store_true", help="one model for each knock-out")
+    parser.add_argument("--together", action="store_true", help="also the mean over the seeds")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     training = {} if args.max_epochs is None else {"max_epochs": args.max_epochs}
+    lines: list[dict[str, Any]] = []
+    scores: list[Scores] = []
     for seed in args.seeds:
-        line = run(args.data, seed, apart=args.apart, **training)
-        with args.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        print(seed, line["balanced_accuracy"], line["seconds"], flush=True)
-        for case, one in line["cases"].items():
-            truth = one["truth"]["with target"]
-            print(" ", case, {k: f"{v:.2f} {truth[f'in_top_{BEST}'][k]}"
+        line, found = run(args.data, seed, apart=args.apart, **training)
+        lines.append(line)
+        scores.append(found)
+        note(line, args.out)
+    if args.together:
+        note(together(args.data, args.seeds, lines, scores), args.out)
+
+
+def note(line: dict[str, Any], out: Path) -> None:
+    """Append a line, and print what it says of the truth."""
+    with out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    print(line["seed"], line["balanced_accuracy"], line["seconds"], flush=True)
+    for case, one in line["cases"].items():
+        for name, truth in one["truth"].items():
+            print(" ", case, name, {k: f"{v:.2f} {truth[f'in_top_{BEST}'][k]}"
                   for k, v in truth["average_precision"].items()}, flush=True)  # fmt: skip
 
 

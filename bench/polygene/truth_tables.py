@@ -18,6 +18,8 @@ SCORES = {
     "importance": "importance",
     "lowered": "absolute, lowered genes first",
     "effect of the lowered": "effect, lowered genes first",
+    "t": "effect / its standard deviation",
+    "|t|": "abs(effect / its standard deviation)",
 }
 PLAIN = {
     "|DE|": "DE (Wilcoxon), either way",

@@ -81,3 +81,24 @@ def test_the_target_of_a_knock_out_is_left_out_of_ranking_and_truth() -> None:
     assert found["with target"]["average_precision"]["DE"] == pytest.approx((1 + 2 / 3) / 2)
     assert found["without target"]["average_precision"]["DE"] == pytest.approx(1 / 2)
     assert found["without target"]["genes"] == 1
+
+
+def test_the_mean_of_models_counts_them_alike_and_t_counts_pairs_that_agree() -> None:
+    found = papalexi.mean_of(
+        [
+            {"effect": pd.Series([30.0, 40.0], index=["A", "B"])},
+            {"effect": pd.Series([0.08, 0.06], index=["A", "B"])},
+        ]
+    )
+    assert found["effect"].tolist() == pytest.approx([0.7, 0.7])
+    table = pd.DataFrame(
+        {
+            "absolute": [3.0, 1.0, 0.0],
+            "effect": [-2.0, 1.0, 0.0],
+            "effect_sd": [4.0, 1.0, 0.0],
+            "signed_by_change": [3.0, 1.0, 0.0],
+            "expression_change": [1.0, 1.0, 0.0],
+        }
+    )
+    assert papalexi.scores_of(table)["t"].tolist() == [-0.5, 1.0, 0.0]
+    assert papalexi.scores_of(table)["|t|"].tolist() == [0.5, 1.0, 0.0]
