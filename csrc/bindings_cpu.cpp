@@ -133,6 +133,12 @@ PYBIND11_MODULE(_cpu, m) {
   define_kernel<PoissonSweep, float, double>(
       m, "poisson_sweep", "poisson_nll", "values_kind",
       [](const auto& params, int threads) { return poisson_sweep(params, threads); });
+  define_kernel<AdamWStep, float, double>(
+      m, "adamw_step", "AdamW", "kind",
+      [](const auto& params, int threads) { return adamw_step(params, threads); });
+  define_kernel<SquareSum, float, double>(
+      m, "square_sum", "the gradient's norm", "kind",
+      [](const auto& params, int threads) { square_sum(params, threads); });
   m.def("isas", &isas_py);
   m.def("isa", &isa_py);
   m.def("use_isa", &use_isa_py);

@@ -55,9 +55,10 @@ struct LinearBackward {
   const T* delta;  // [rows, outputs], rows `delta_stride` apart
   int64_t delta_stride;
   T* grad_mask;    // [genes], or null: not wanted, as the next two
-  T* grad_weight;  // [genes, outputs]
+  T* grad_weight;  // [genes, outputs], or if `compact` [k, outputs]: the chosen genes' rows
+  bool compact;    // on CUDA false
   T* grad_bias;    // [outputs]; on CUDA null
-  KN_FIELDS(layer, delta, delta_stride, grad_mask, grad_weight, grad_bias)
+  KN_FIELDS(layer, delta, delta_stride, grad_mask, grad_weight, compact, grad_bias)
 };
 
 }  // namespace kernomics

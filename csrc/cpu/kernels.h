@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "../common/adamw.h"
 #include "../common/embed_tokens.h"
 #include "../common/gumbel_topk.h"
 #include "../common/masked_linear.h"
@@ -80,5 +81,18 @@ Report poisson_prepare(const PoissonPrepare<T>& params, int threads);
 // a loss that is not finite where the gradient takes the place of the logits.
 template <typename T>
 Report poisson_sweep(const PoissonSweep<T>& params, int threads);
+
+// What is wrong with the rows that a step touches.
+enum RowsFault : int {
+  kRowsRange = 1,  // outside [0, rows); the row of the report is the slot, the position that in it
+  kRowsOrder = 2,  // they do not ascend
+};
+
+// Updates nothing if it reports a fault.
+template <typename T>
+Report adamw_step(const AdamWStep<T>& params, int threads);
+
+template <typename T>
+void square_sum(const SquareSum<T>& params, int threads);
 
 }  // namespace kernomics

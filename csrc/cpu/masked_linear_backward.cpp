@@ -3,11 +3,11 @@
 // Tiles of genes, each owned by one thread, so that the cells of a gene are added in one order
 // whatever the number of threads. For a non-zero of cell b and gene j in a tile,
 // dm_j += x_bj⟨δ_b, W_j⟩ with δ_b in registers and the tile's rows of W in cache, and for j ∈ S
-// dW_j += x_bj δ_b. A dense x is packed to its non-zeros per tile and cell.
-// Operations: nnz·H multiply-adds. Bytes: W once, dW once (zeros but for k rows), x twice. The
-// floor is the L2 cache: each non-zero fetches a row of W, 512 bytes for H = 128 in float32.
-// Sums over H run in 16 fixed lanes (8 for float64): the same bits for every instruction set.
-// Limits: genes below 2³¹; the lanes take tile·64 bytes per thread.
+// dW_j += x_bj δ_b; asked for a compact dW, only the rows of S are written. A dense x is packed to
+// its non-zeros per tile and cell. Operations: nnz·H multiply-adds. Bytes: W once, dW once (zeros
+// but for k rows), x twice. The floor is the L2 cache: each non-zero fetches a row of W, 512 bytes
+// for H = 128 in float32. Sums over H run in 16 fixed lanes (8 for float64): the same bits for
+// every instruction set. Limits: genes below 2³¹; the lanes take tile·64 bytes per thread.
 #include <omp.h>
 
 #include <algorithm>
@@ -33,7 +33,28 @@ struct TileScratch {
   Scratch<int64_t> cursor;  // [rows], CSR: where the next tile begins
   Scratch<int32_t> genes;   // [tile], non-zeros of one cell that were picked out
   Scratch<T> values;
+  Scratch<int32_t> places;  // [tile], if compact: where the rows of dW of chosen genes are
 };
+
+// The row of dW of a chosen gene of a tile.
+template <typename T>
+KN_INLINE T* weight_row(const LinearBackward<T>& g, int64_t j, int64_t begin, TileScratch<T>& s) {
+  return g.grad_weight + (g.compact ? s.places[j - begin] : j) * g.layer.outputs;
+}
+
+// Clears the tile's rows of dW and, if compact, notes where they are.
+template <typename T>
+KN_INLINE void clear_rows(const LinearBackward<T>& g, int64_t begin, int64_t end,
+                          TileScratch<T>& s) {
+  const LinearLayer<T>& a = g.layer;
+  int64_t first = begin, last = end;
+  if (g.compact) {
+    first = std::lower_bound(a.chosen, a.chosen + a.k, begin) - a.chosen;
+    last = std::lower_bound(a.chosen + first, a.chosen + a.k, end) - a.chosen;
+    for (int64_t i = first; i < last; ++i) s.places[a.chosen[i] - begin] = static_cast<int32_t>(i);
+  }
+  std::memset(g.grad_weight + first * a.outputs, 0, (last - first) * a.outputs * sizeof(T));
+}
 
 // The non-zeros of one cell in one tile.
 template <typename T, typename C>
@@ -124,7 +145,7 @@ KN_INLINE void add_cell(const LinearBackward<T>& g, const uint8_t* flags, const 
   if (g.grad_weight != nullptr)
     for (int64_t i = 0; i < e.count; ++i) {
       const int64_t j = e.genes[i];
-      if (flags[j] & kChosen) axpy(e.values[i], delta, a.outputs, g.grad_weight + j * a.outputs);
+      if (flags[j] & kChosen) axpy(e.values[i], delta, a.outputs, weight_row(g, j, first_gene, s));
     }
   if (g.grad_mask != nullptr) add_dots(a, e, delta, first_gene, s.lanes.data());
 }
@@ -176,8 +197,7 @@ template <typename T>
 KN_INLINE void run_tile(const LinearBackward<T>& g, const uint8_t* flags, uint8_t wanted,
                         int64_t begin, int64_t end, bool busy, TileScratch<T>& s) {
   const LinearLayer<T>& a = g.layer;
-  if (g.grad_weight != nullptr)
-    std::memset(g.grad_weight + begin * a.outputs, 0, (end - begin) * a.outputs * sizeof(T));
+  if (g.grad_weight != nullptr) clear_rows(g, begin, end, s);
   if (g.grad_mask != nullptr) std::memset(g.grad_mask + begin, 0, (end - begin) * sizeof(T));
   if (!busy) return;
   if (g.grad_mask != nullptr) std::fill(s.lanes.begin(), s.lanes.end(), T(0));
@@ -189,7 +209,7 @@ KN_INLINE void run_tile(const LinearBackward<T>& g, const uint8_t* flags, uint8_
     if (g.grad_mask != nullptr && (flags[j] & kReached))
       g.grad_mask[j] = sum_lanes(s.lanes.data() + (j - begin) * kLine<T>);
     if (g.grad_weight != nullptr && (flags[j] & kChosen)) {
-      T* row = g.grad_weight + j * a.outputs;
+      T* row = weight_row(g, j, begin, s);
       for (int64_t h = 0; h < a.outputs; ++h) row[h] *= a.mask[j * a.mask_stride];
     }
   }
@@ -221,7 +241,7 @@ int64_t tile_genes(const LinearLayer<T>& a, int threads) {
 template <typename T>
 void masked_linear_backward(const LinearBackward<T>& g, int threads) {
   const LinearLayer<T>& a = g.layer;
-  if (g.grad_weight != nullptr)
+  if (g.grad_weight != nullptr && !g.compact)
     prefer_huge_pages(g.grad_weight, a.x.genes * a.outputs * static_cast<int64_t>(sizeof(T)));
   if (g.grad_bias != nullptr) {
     std::fill(g.grad_bias, g.grad_bias + a.outputs, T(0));
@@ -264,6 +284,7 @@ void masked_linear_backward(const LinearBackward<T>& g, int threads) {
       s.cursor.resize(a.x.indptr != nullptr ? a.x.rows : 0);
       s.genes.resize(tile);
       s.values.resize(tile);
+      s.places.resize(g.compact ? tile : 0);
     });
 #pragma omp for schedule(dynamic)
     for (int64_t r = 0; r < runs; ++r) rescue.run([&] { run_tiles(r, s); });

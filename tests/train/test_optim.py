@@ -208,5 +208,5 @@ def test_mistakes_are_told() -> None:
         with pytest.raises(ConfigError, match="must return int64 indices"):
             optimizer.step()
     param.grad = torch.ones(3, 2).to_sparse()
-    with pytest.raises(ConfigError, match="dense gradients only"):
+    with pytest.raises(ConfigError, match="dense gradients only for a group"):
         RowAdamW([param]).step()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.linalg import orthogonal_procrustes
 
 from kernomics._optional import keep_torch_threads, require_extra
@@ -18,6 +19,7 @@ from kernomics.data import Split
 from kernomics.errors import DataError
 
 N_NEIGHBORS = 15
+LEAST_SCALE = 1e-3  # of a cell's mean distance, in UMAP's graph
 MIN_CELLS = 50  # fewer show no structure
 MIN_HELD_OUT = 300  # with fewer, all cells are shown
 
@@ -42,6 +44,11 @@ def umap(space: NDArray[Any], seed: int) -> NDArray[Any]:
     from anndata import AnnData
 
     adata = AnnData(np.ascontiguousarray(space, dtype=np.float32))
+    adata.obsp["connectivities"] = graph(adata.X)
+    adata.uns["neighbors"] = {
+        "connectivities_key": "connectivities",
+        "params": {"method": "umap", "n_neighbors": N_NEIGHBORS + 1, "use_rep": "X"},
+    }
     centred = space - space.mean(axis=0)
     start = np.zeros((len(space), 2), dtype=np.float32)
     left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
@@ -49,11 +56,39 @@ def umap(space: NDArray[Any], seed: int) -> NDArray[Any]:
     start[:, :n] = left[:, :n] * lengths[:n]
     # numba and umap tell of their own threads, caches and deprecations, none of the cells.
     with keep_torch_threads(), quietly():
-        scanpy.pp.neighbors(
-            adata, n_neighbors=N_NEIGHBORS + 1, use_rep="X", random_state=seed % 2**32
-        )
         scanpy.tl.umap(adata, init_pos=start, random_state=seed % 2**32)
     return np.asarray(adata.obsm["X_umap"])
+
+
+def graph(space: NDArray[Any]) -> sparse.csr_array:
+    """Return UMAP's fuzzy graph of a space: how surely two cells are neighbours, float32 [n, n].
+
+    With ρ the distance of the nearest cell that is not in the same place and σ such that
+    Σ_j exp(−max(0, d_j − ρ)/σ) = log₂ k over the neighbours, a cell holds a neighbour for one with
+    probability exp(−max(0, d − ρ)/σ), and an edge is there if either end holds it so. This is
+    umap-learn's, whose own functions are compiled anew in every process, for 10 seconds and more.
+
+    Source: L. McInnes, J. Healy, J. Melville, "UMAP", arXiv 1802.03426.
+    """
+    n, k = len(space), min(N_NEIGHBORS, len(space) - 1)
+    neighbors = require_extra("sklearn.neighbors", purpose="a UMAP")
+    found = neighbors.NearestNeighbors(n_neighbors=k).fit(space)
+    distances, near = found.kneighbors()
+    apart = distances > 0
+    rho = np.where(apart.any(axis=1), np.where(apart, distances, np.inf).min(axis=1), 0.0)
+    beyond = np.maximum(0.0, distances - rho[:, None])
+    low, high, sigma = np.zeros(n), np.full(n, np.inf), np.ones(n)
+    for _ in range(64):
+        large = np.exp(-beyond / sigma[:, None]).sum(axis=1) > np.log2(N_NEIGHBORS + 1)
+        low, high = np.where(large, low, sigma), np.where(large, sigma, high)
+        sigma = np.where(np.isinf(high), 2 * sigma, (low + high) / 2)
+    # The mean counts the cell itself; where it has the place to itself, else that of all cells.
+    means = np.where(rho > 0, distances.sum(axis=1) / (k + 1), distances.sum() / (n * (k + 1)))
+    sigma = np.maximum(sigma, LEAST_SCALE * means)
+    held = np.exp(-beyond / np.where(sigma > 0, sigma, 1.0)[:, None]).astype(np.float32)
+    ends = (np.repeat(np.arange(n), k), near.ravel())
+    one_way = sparse.csr_array((held.ravel(), ends), shape=(n, n))
+    return sparse.csr_array(one_way + one_way.T - one_way * one_way.T)
 
 
 def turned(points: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:

@@ -36,8 +36,10 @@ from kernomics.train.interfaces import (
 )
 from kernomics.train.interrupts import Interrupts
 from kernomics.train.loggers import JSONLines, Logger
+from kernomics.train.optim import RowAdamW
 from kernomics.train.rundir import DirectoryLock, require_run
 from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
+from kernomics.train.threads import threads_for, working_on
 
 
 @checked
@@ -67,7 +69,9 @@ def fit(
         before each optimiser step, counted from 0; ``by_total_steps = False`` says that nothing
         hangs on the total. What it keeps from step to step must be in its
         ``state_dict()``. With `config.compile` its ``compile_step()`` is called before the first
-        step. What it draws comes from ``module.draws``, `kernomics.nn.Draws`, if from anywhere:
+        step. If it has ``operations(cells)``, the floating-point operations of a forward pass over
+        so many cells, it is trained on as many threads as these are worth, at most torch's
+        number. What it draws comes from ``module.draws``, `kernomics.nn.Draws`, if from anywhere:
         begun with `config.seed` and kept in the checkpoints. torch's global random numbers, which
         other threads share, are not touched. It is trained on the device it is on, and left in
         evaluation mode.
@@ -131,6 +135,8 @@ def fit(
             stack.enter_context(DirectoryLock(directory))
         run = _Run(module, batches, config, directory, validate, optimizer_factory)
         run.begin(resume, loggers, stack)
+        threads = threads_for(module, config.batch_size, run.device)
+        stack.enter_context(working_on(threads))
         if config.compile and compile_step is not None:
             compile_step()
         if config.validate_start and run.state == State():  # not of a run that goes on
@@ -161,6 +167,8 @@ class _Run:
         self.device = device_of(module)
         self.parameters = list(module.parameters())  # a walk through the modules is slow
         self.optimizer = (optimizer_factory or self._adamw)(module)
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        self.trains_all = all(id(p) in held or not p.requires_grad for p in self.parameters)
         # Taken before a checkpoint is loaded, whose rates are those of a step of the schedule.
         self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.n_batches = batches.n_batches
@@ -177,7 +185,7 @@ class _Run:
 
     def _adamw(self, module: nn.Module) -> Optimizer:
         parameters = [p for p in module.parameters() if p.requires_grad]
-        return torch.optim.AdamW(
+        return RowAdamW(
             parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
 
@@ -267,12 +275,25 @@ class _Run:
 
         means = self._means_of(done)
         if config.max_grad_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm).item()
-            if not math.isfinite(norm):
-                self._stop("the norm of the gradient", norm, [batch for batch, _ in done])
-            means["grad_norm"] = norm
-        self.optimizer.step()
+            means["grad_norm"] = self._step_clipped(config.max_grad_norm, done)
+        else:
+            self.optimizer.step()
         return means, cells
+
+    def _step_clipped(self, most: float, done: list[tuple[Batch, dict[str, Tensor]]]) -> float:
+        """Step with a gradient no longer than `most`; return how long it was."""
+        rows = isinstance(self.optimizer, RowAdamW) and self.trains_all
+        if rows:  # read once, not scaled where it lies
+            norm = self.optimizer.gradient_norm()  # type: ignore[attr-defined]
+        else:
+            norm = nn.utils.clip_grad_norm_(self.parameters, most).item()
+        if not math.isfinite(norm):
+            self._stop("the norm of the gradient", norm, [batch for batch, _ in done])
+        if rows:
+            self.optimizer.step(factor=min(1.0, most / (norm + 1e-6)))  # type: ignore[call-arg]
+        else:
+            self.optimizer.step()
+        return norm
 
     def _rate_factor(self) -> float:
         step, total = self.state.step, self.total_steps

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -11,6 +13,13 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from kernomics.errors import ConfigError
+from kernomics.ops._adamw import Slot, adamw_step, fits, slot_of, square_sum
+
+# As torch wraps them, the first call imports its compiler, which takes two seconds.
+_add_param_group = unwrap(Optimizer.add_param_group)
+_zero_grad = unwrap(Optimizer.zero_grad)
+_state_dict = unwrap(Optimizer.state_dict)
+_load_state_dict = unwrap(Optimizer.load_state_dict)
 
 Rows = Callable[[], Tensor | None]
 """Returns the rows touched in the current step, int64 [n], or ``None`` for all."""
@@ -38,6 +47,10 @@ class RowAdamW(Optimizer):
     of its largest gradient: v ← β₂ v + (1 − β₂) maxᵢ gᵢ². The entry with the largest gradient
     then moves by about η and the others in proportion, where Adam moves all alike however small
     their gradients are.
+
+    A gradient may be sparse where there are ``"rows"``: its rows are then those touched. On the CPU
+    a step is one sweep over all parameters of a group (csrc/cpu/adamw.cpp), and so is
+    `gradient_norm`.
 
     Parameters
     ----------
@@ -79,21 +92,53 @@ class RowAdamW(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; see the class for its key ``"rows"``."""
-        super().add_param_group(param_group)
+        _add_param_group(self, param_group)
         group = self.param_groups[-1]
         if group["rows"] is not None and any(p.dim() == 0 for p in group["params"]):
             raise ConfigError("a parameter group with 'rows' holds a scalar, which has no rows")
         if group["rows"] is not None and group["one_scale"]:
             raise ConfigError("a parameter group has both 'rows' and 'one_scale': give one of them")
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        if not set_to_none:
+            _zero_grad(self, set_to_none=False)
+            return
+        for group in self.param_groups:
+            for param in group["params"]:
+                param.grad = None
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def gradient_norm(self) -> float:
+        """Return the norm of the gradient of all parameters together."""
+        found: dict[torch.dtype, list[Tensor]] = {}
+        others = 0.0
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                gradient = param.grad
+                if gradient.is_sparse:
+                    gradient = param.grad = gradient.coalesce()
+                    gradient = gradient.values()
+                if fits(gradient):
+                    found.setdefault(gradient.dtype, []).append(gradient)
+                else:
+                    others += float(torch.linalg.vector_norm(gradient)) ** 2
+        return math.sqrt(others + sum(square_sum(same) for same in found.values()))
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None, *, factor: float = 1.0
+    ) -> float | None:
         """Update the parameters that have a gradient.
 
         Parameters
         ----------
         closure
             Computes the loss again; for torch's interface.
+        factor
+            What the gradients are multiplied by, to shorten a long one.
 
         Returns
         -------
@@ -105,22 +150,54 @@ class RowAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            rows = None if group["rows"] is None else group["rows"]()
-            if rows is not None and (rows.dtype != torch.int64 or rows.dim() != 1):
-                raise ConfigError(
-                    f"'rows' returned {rows.dtype} of shape {tuple(rows.shape)}: it must return "
-                    "int64 indices in one dimension, or None for all rows"
-                )
-            for param in group["params"]:
-                if param.grad is None:
-                    continue
-                if param.grad.is_sparse:
-                    raise ConfigError("RowAdamW takes dense gradients only, found a sparse one")
-                if group["rows"] is None:
-                    self._update(param, param.grad, group)
-                else:
-                    self._update_rows(param, param.grad, rows, group)
+            self._update_group(group, factor)
         return loss
+
+    def _update_group(self, group: dict[str, Any], factor: float) -> None:
+        rows = None if group["rows"] is None else group["rows"]()
+        if rows is not None and (rows.dtype != torch.int64 or rows.dim() != 1):
+            raise ConfigError(
+                f"'rows' returned {rows.dtype} of shape {tuple(rows.shape)}: it must return "
+                "int64 indices in one dimension, or None for all rows"
+            )
+        per_row = group["rows"] is not None
+        swept: dict[torch.dtype, list[tuple[Slot, Tensor, Tensor, Tensor | None]]] = {}
+        for param in group["params"]:
+            if param.grad is None:
+                continue
+            gradient, touched = param.grad, rows
+            if gradient.is_sparse:
+                if not per_row:
+                    raise ConfigError(
+                        "RowAdamW takes dense gradients only for a group without 'rows', found a "
+                        "sparse one"
+                    )
+                gradient = gradient.coalesce()
+                touched, gradient = gradient.indices()[0], gradient.values()
+            state = self._moments(param, per_row=per_row, one_scale=group["one_scale"])
+            mean, square, steps = state["exp_avg"], state["exp_avg_sq"], state["step"]
+            one_device = steps.device.type == "cpu" and (
+                touched is None or (touched.device.type == "cpu" and touched.is_contiguous())
+            )
+            if one_device and fits(param, gradient, mean, square):
+                slot = slot_of(param, gradient, mean, square, steps, touched, param.grad.is_sparse)
+                same = swept.setdefault(param.dtype, [])
+                same.append((slot, param, gradient, touched))  # the tensors stay alive meanwhile
+            else:
+                self._update(param, gradient, touched, group, factor)
+        for dtype, found in swept.items():
+            if not adamw_step(
+                [slot for slot, *_ in found],
+                dtype,
+                rate=group["lr"],
+                weight_decay=group["weight_decay"],
+                betas=group["betas"],
+                eps=group["eps"],
+                factor=factor,
+                one_scale=group["one_scale"],
+            ):
+                for _, param, gradient, touched in found:
+                    self._update(param, gradient, touched, group, factor)
 
     def _moments(
         self, param: Tensor, *, per_row: bool, one_scale: bool = False
@@ -141,7 +218,20 @@ class RowAdamW(Optimizer):
             )
         return state
 
-    def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+    def _update(
+        self,
+        param: Tensor,
+        grad: Tensor,
+        rows: Tensor | None,
+        group: dict[str, Any],
+        factor: float,
+    ) -> None:
+        """Update by torch's operations: on a GPU, and where numbers do not lie in one piece."""
+        if factor != 1:
+            grad = grad * factor
+        if group["rows"] is not None:
+            self._update_rows(param, grad, rows, group)
+            return
         one_scale = group["one_scale"]
         state = self._moments(param, per_row=False, one_scale=one_scale)
         lr, (beta1, beta2) = group["lr"], group["betas"]
@@ -159,9 +249,11 @@ class RowAdamW(Optimizer):
     ) -> None:
         state = self._moments(param, per_row=True)
         lr, (beta1, beta2) = group["lr"], group["betas"]
+        compact = param.grad is not None and param.grad.is_sparse
         if rows is None:
             rows = torch.arange(len(param), device=param.device)
-        grad = grad.index_select(0, rows)
+        if not compact:
+            grad = grad.index_select(0, rows)
         mean = state["exp_avg"].index_select(0, rows).lerp_(grad, 1 - beta1)
         square = state["exp_avg_sq"].index_select(0, rows).mul_(beta2)
         square.addcmul_(grad, grad, value=1 - beta2)
@@ -183,7 +275,7 @@ class RowAdamW(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state without the ``"rows"`` callables, which belong to the module."""
-        state = super().state_dict()
+        state: dict[str, Any] = _state_dict(self)
         state["param_groups"] = [
             {key: value for key, value in group.items() if key != "rows"}
             for group in state["param_groups"]
@@ -192,12 +284,22 @@ class RowAdamW(Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; the ``"rows"`` callables stay those this optimizer was made with."""
+        """Load a state; the ``"rows"`` callables stay those this optimizer was made with.
+
+        That of a `torch.optim.AdamW` with the same groups is taken too.
+        """
+        own = [
+            {key: value for key, value in group.items() if key not in ("params", "rows")}
+            for group in self.param_groups
+        ]
         rows = [group["rows"] for group in self.param_groups]
-        super().load_state_dict(state_dict)
-        for group, callable_ in zip(self.param_groups, rows, strict=True):
-            group["rows"] = callable_
-            for param in group["params"]:
+        _load_state_dict(self, state_dict)
+        for group, settings, callable_ in zip(self.param_groups, own, rows, strict=True):
+            kept = {key: group.get(key, value) for key, value in settings.items()}
+            params = group["params"]
+            group.clear()
+            group.update(params=params, rows=callable_, **kept)
+            for param in params:
                 # torch leaves "step" where the file was read, on the CPU.
                 if callable_ is not None and param in self.state:
                     self.state[param]["step"] = self.state[param]["step"].to(param.device)

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from kernomics._arguments import checked
 from kernomics._version import __version__
@@ -41,7 +41,7 @@ from kernomics.models.gil.scoring import (
 )
 from kernomics.models.gil.tokens import expressed_genes
 from kernomics.nn import drawing_from
-from kernomics.train import History, override
+from kernomics.train import History, RowAdamW, override
 from kernomics.train.device import usable_device
 from kernomics.train.interfaces import Batches, Validate
 
@@ -318,7 +318,7 @@ class GIL:
             {"params": [p for p in learn if p.dim() > 1 and p is not genes]},
             {"params": [p for p in learn if p.dim() <= 1 or p is genes], "weight_decay": 0.0},
         ]
-        return AdamW(
+        return RowAdamW(
             [group for group in groups if group["params"]],
             lr=self.training.learning_rate,
             weight_decay=self.training.weight_decay,

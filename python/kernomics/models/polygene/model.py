@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from kernomics._arguments import checked
 from kernomics._version import __version__
@@ -31,7 +31,7 @@ from kernomics.models.polygene.phenotype_model import PhenotypeModel
 from kernomics.models.reading import library_share
 from kernomics.models.tasks import make_tasks
 from kernomics.models.vocabulary import over_vocabulary, warn_of_unseen
-from kernomics.train import History, override
+from kernomics.train import History, RowAdamW, override
 from kernomics.train.device import usable_device
 from kernomics.train.interfaces import Callback, Validate
 
@@ -262,7 +262,7 @@ class PolyGene:
             {"params": [p for p in module.parameters() if p.dim() > 1]},
             {"params": [p for p in module.parameters() if p.dim() <= 1], "weight_decay": 0.0},
         ]
-        return AdamW(
+        return RowAdamW(
             groups, lr=self.training.learning_rate, weight_decay=self.training.weight_decay
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from kernomics._arguments import checked
 from kernomics._version import __version__
@@ -36,7 +36,7 @@ from kernomics.models.txfm.vocabulary import (
     require_masked,
 )
 from kernomics.models.vocabulary import over_vocabulary, warn_of_unseen
-from kernomics.train import History, override
+from kernomics.train import History, RowAdamW, override
 from kernomics.train.device import usable_device
 from kernomics.train.interfaces import Callback
 
@@ -325,12 +325,11 @@ class TxFM:
             {"params": matrices},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        return AdamW(
+        return RowAdamW(
             groups,
             lr=self.training.learning_rate,
             eps=1e-6,
             weight_decay=self.training.weight_decay,
-            fused=True,  # one sweep a parameter
         )
 
     def _validation(

@@ -13,6 +13,7 @@ from kernomics.data import Cells
 from kernomics.models.txfm import losses as txfm_losses
 from kernomics.models.txfm.config import NEGATIVE_BINOMIALS, TxFMConfig
 from kernomics.nn import CountDecoder, Encoder, TokenEmbedding
+from kernomics.nn.encoder import cls_products
 from kernomics.nn.philox import STREAM_DEPTH, uniforms
 from kernomics.ops import ObservedGenes, sample_tokens
 
@@ -68,6 +69,17 @@ class TxFMModule(nn.Module):
             nn.init.normal_(self.dropout.weight, std=0.02)
             nn.init.constant_(self.dropout.bias, DROPOUT_START)
         self.compiled: Callable[..., Tensor] | None = None
+
+    def operations(self, cells: int) -> int:
+        """Count the floating-point operations of a forward pass over cells in training."""
+        config, tokens = self.config, self.config.n_tokens + 1
+        d, genes = config.d_model, len(self.embedding.table)
+        if config.n_layers == 1:  # no token is made: see `Encoder.of_genes`
+            encoder = 4 * config.n_heads * tokens * d + 24 * d * d
+        else:
+            encoder = cls_products(d, config.n_layers, config.n_heads, tokens)
+        layers = 2 * config.decoder_layers + 2 if config.decoder_layers else 0
+        return cells * (encoder + 2 * d * (layers * d + genes))
 
     # -- pieces ----------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from kernomics.data.splits import How
 from kernomics.models.base import sampler_of, split_cells, train_module
 from kernomics.models.tasks import mean_task_loss, task_loss
 from kernomics.models.yoto.network import PanelNetwork, Transform, input_means, transformed
-from kernomics.train import History, TrainConfig
+from kernomics.train import History, RowAdamW, TrainConfig
 
 VALIDATION = 0.1
 
@@ -137,7 +137,7 @@ def taught(
         "cpu",
         seed=config.seed,
         validate=lambda lesson: lambda: _validated(lesson, cells, split.validation),
-        optimizer=lambda lesson: torch.optim.AdamW(
+        optimizer=lambda lesson: RowAdamW(
             lesson.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         ),
         run_dir=None,

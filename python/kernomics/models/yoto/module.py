@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,13 @@ class YOTOModule(nn.Module):
             self.set_prices()
         if step == selecting:
             self.fixed_panel.copy_(self._best_panel().indices)
+
+    def operations(self, cells: int) -> int:
+        """Count the floating-point operations of a forward pass over cells, at the start."""
+        widths = [self.schedule.start_genes, *self.hidden]
+        outputs = sum(task.n_out for task in self.tasks)
+        layers = sum(a * b for a, b in pairwise(widths)) + self.hidden[-1] * outputs
+        return 2 * cells * layers
 
     @property
     def fixed(self) -> bool:
