@@ -139,6 +139,12 @@ PYBIND11_MODULE(_cpu, m) {
   define_kernel<SquareSum, float, double>(
       m, "square_sum", "the gradient's norm", "kind",
       [](const auto& params, int threads) { square_sum(params, threads); });
+  define_kernel<GeneMeansForward, float, double>(
+      m, "gene_means_forward", "attention to genes", "kind",
+      [](const auto& params, int threads) { return gene_means_forward(params, threads); });
+  define_kernel<GeneMeansBackward, float, double>(
+      m, "gene_means_backward", "attention to genes, backward", "kind",
+      [](const auto& params, int threads) { gene_means_backward(params, threads); });
   m.def("isas", &isas_py);
   m.def("isa", &isa_py);
   m.def("use_isa", &use_isa_py);

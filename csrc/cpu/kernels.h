@@ -7,6 +7,7 @@
 
 #include "../common/adamw.h"
 #include "../common/embed_tokens.h"
+#include "../common/gene_means.h"
 #include "../common/gumbel_topk.h"
 #include "../common/masked_linear.h"
 #include "../common/poisson_nll.h"
@@ -64,6 +65,14 @@ Report embed_tokens_forward(const EmbedForward<T>& params, int threads);
 
 template <typename T>
 void embed_tokens_backward(const EmbedBackward<T>& params, int threads);
+
+// Reports a gene id beyond the tables, and then computes nothing. Writes p and r of its tokens.
+template <typename T>
+Report gene_means_forward(const GeneMeansForward<T>& params, int threads);
+
+// Reads p and r.
+template <typename T>
+void gene_means_backward(const GeneMeansBackward<T>& params, int threads);
 
 // What is wrong with the data of the Poisson losses; 1 to 3: CsrFault of a row of the target.
 enum PoissonFault : int {

@@ -14,13 +14,15 @@ scores tokens by a·x̂ (`kernomics.nn.cls_attention`), here of mean 0, so
           \sum_k p_k \hat x_k = \sum_k u_k C_{i(k)} + β \sum_k u_k w_k, \quad u = p\,r.
 
 What is as long as a cell's genes is a number a head, not d of them: B·H·K in place of B·K·d, and
-aᵀC is a product of the table alone. The sum over k is an ``embedding_bag``. Its gradient is two
-products with the whole table, as long as that is not much longer than a cell has genes; else the
-rows of C are gathered for it.
+aᵀC is a product of the table alone. On the CPU two kernels (csrc/cpu/gene_means.cpp) do all that
+goes over tokens. On a GPU, and where torch's compiler looks, it is torch's operations: the sum over k
+is an ``embedding_bag``, its gradient two products with the whole table, as long as that is not
+much longer than a cell has genes; else the rows of C are gathered for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernomics.ops import _gene_means as kernels
 from kernomics.ops import embed_tokens
 
 LONGER = 8
@@ -50,7 +53,73 @@ def _sums_of_rows(rows: Tensor, ids: Tensor, n: int) -> Tensor:
     )[1]
 
 
+def _centred(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return C, m and |C|² of the rows of a table that come one after the other."""
+    centred = torch.cat(list(rows))
+    means = centred[:, :-1].mean(1)
+    centred.sub_(means[:, None])
+    centred[:, -1].zero_()
+    return centred, means, torch.linalg.vector_norm(centred, dim=1).square()
+
+
+def _of_rows(
+    of_centred: Tensor, of_scores: Tensor, of_means: Tensor, of_squares: Tensor,
+    centred: Tensor, a: Tensor,
+) -> Tensor:  # fmt: skip
+    """Return the gradient of the table's rows, [n, d], from those of C, aᵀC [n, H], m and |C|²/d."""
+    width = centred.shape[1]
+    of_rows = torch.addmm(of_centred, of_scores, a)
+    of_rows.addcmul_(centred, of_squares[:, None], value=2)
+    of_rows[:, -1].zero_()
+    of_rows += ((of_means - of_rows.sum(1)) / (width - 1))[:, None]
+    of_rows[:, -1].zero_()
+    return of_rows
+
+
+class _SweptGeneMeans(torch.autograd.Function):
+    """By the CPU's kernels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        table: Tensor,
+        cls: Tensor,
+        gene_ids: Tensor,
+        values: Tensor,
+        padding: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        centred, means, squares = _centred([table, cls[None]])
+        a = a - a.mean(1, keepdim=True)
+        ids = gene_ids.long()
+        if padding is not None:
+            ids = ids.masked_fill(padding, -1)
+        cls_value = float(cls[-1])
+        out, kept = kernels.gene_means(
+            a, centred, means, squares, ids, values.to(table.dtype), cls_value, eps
+        )
+        ctx.save_for_backward(a, centred, *kept)
+        ctx.dtype, ctx.cls_value, ctx.eps = values.dtype, cls_value, eps
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, delta: Tensor) -> Any:
+        a, centred, *kept = ctx.saved_tensors
+        of = kernels.gene_means_backward(delta, kernels.Attended(*kept), ctx.cls_value, ctx.eps)
+        of_a = of.scores.t() @ centred
+        of_a[:, -1] = of.last
+        of_a -= of_a.mean(1, keepdim=True)
+        of_rows = _of_rows(of.centred, of.scores, of.means, of.squares, centred, a)
+        of_cls = of_rows[-1].clone()
+        of_cls[-1] = of.cls_value
+        return of_a, of_rows[:-1], of_cls, None, of.values.to(ctx.dtype), None, None
+
+
 class _GeneMeans(torch.autograd.Function):
+    """By torch's operations."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -73,11 +142,7 @@ class _GeneMeans(torch.autograd.Function):
         rows = [table, cls[None]]
         if padding is not None:
             rows.append(torch.zeros_like(cls)[None])
-        centred = torch.cat(rows)
-        means = centred[:, :-1].mean(1)
-        centred.sub_(means[:, None])
-        centred[:, -1].zero_()
-        squares = torch.linalg.vector_norm(centred, dim=1).square()
+        centred, means, squares = _centred(rows)
         a = a - a.mean(1, keepdim=True)
         last = a[:, -1, None, None]
 
@@ -140,11 +205,7 @@ class _GeneMeans(torch.autograd.Function):
         of_a = of_scores @ centred
         of_a[:, -1] = flat @ w.flatten()
         of_a -= of_a.mean(1, keepdim=True)
-        of_centred = torch.addmm(of_centred, of_scores.t(), a)
-        of_centred.addcmul_(centred, of_squares[:, None], value=2)
-        of_centred[:, -1].zero_()
-        of_centred += ((of_means - of_centred.sum(1)) / (width - 1))[:, None]
-        of_centred[:, -1].zero_()
+        of_centred = _of_rows(of_centred, of_scores.t(), of_means, of_squares, centred, a)
         of_cls = of_centred[ctx.genes].clone()
         of_cls[-1] = of_w[:, 0].sum()
         of_values = of_w[:, 1:].to(ctx.dtype)
@@ -177,7 +238,10 @@ def attend_to_genes(
     eps
         Of the norm of the tokens.
     """
-    found: Tensor = _GeneMeans.apply(  # type: ignore[no-untyped-call]
+    alike = a.dtype == table.dtype == cls.dtype
+    swept = alike and kernels.usable(a, table, cls)
+    function = _SweptGeneMeans if swept else _GeneMeans
+    found: Tensor = function.apply(  # type: ignore[no-untyped-call]
         a, table, cls, gene_ids, values, padding, eps
     )
     return found

@@ -37,10 +37,10 @@ class MaskedLinear(nn.Module):
     """
 
     @checked
-    def __init__(self, n_genes: int, n_out: int, *, fan_in: int) -> None:
+    def __init__(self, n_genes: int, n_out: int, *, fan_in: int, sparse_grad: bool = False) -> None:
         super().__init__()
         require_least(1, n_genes=n_genes, n_out=n_out, fan_in=fan_in)
-        self.fan_in = fan_in
+        self.fan_in, self.sparse_grad = fan_in, sparse_grad
         bound = 1 / math.sqrt(fan_in)
         self.weight = nn.Parameter(torch.empty(n_genes, n_out).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
@@ -57,8 +57,12 @@ class MaskedLinear(nn.Module):
         indices, mask = selection
         self.touched = indices
         if means is None:
-            return masked_linear(x, mask, indices, self.weight, self.bias)
-        y = masked_linear(_with_row(x, means), mask, indices, self.weight)
+            return masked_linear(
+                x, mask, indices, self.weight, self.bias, sparse_grad=self.sparse_grad
+            )
+        y = masked_linear(
+            _with_row(x, means), mask, indices, self.weight, sparse_grad=self.sparse_grad
+        )
         return y[:-1] - y[-1] + self.bias
 
 

@@ -32,7 +32,7 @@ LIBRARY.define(
 LIBRARY.define(
     "masked_linear_backward(Tensor delta, Tensor values, Tensor? indptr, Tensor? columns, "
     "Tensor mask, Tensor chosen, Tensor weight, Tensor? reached, bool want_mask, bool want_weight, "
-    "bool want_bias) -> (Tensor grad_mask, Tensor grad_weight, Tensor grad_bias)"
+    "bool want_bias, bool compact=False) -> (Tensor grad_mask, Tensor grad_weight, Tensor grad_bias)"
 )
 
 
@@ -102,12 +102,22 @@ def _raise_fault(report: Report, genes: int) -> None:
 
 
 def _gradients(
-    mask: Tensor, weight: Tensor, want_mask: bool, want_weight: bool, want_bias: bool
+    mask: Tensor,
+    weight: Tensor,
+    chosen: Tensor,
+    want_mask: bool,
+    want_weight: bool,
+    want_bias: bool,
+    compact: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return room for the gradients, empty for those that are not wanted."""
+    """Return room for the gradients, empty for those that are not wanted.
+
+    If `compact` the weight's has the rows of the chosen genes alone, [k, H].
+    """
+    rows = (chosen if compact else weight).shape[0]
     return (
         mask.new_empty(mask.shape if want_mask else (0,)),
-        weight.new_empty(weight.shape if want_weight else (0, 0)),
+        weight.new_empty((rows, weight.shape[1]) if want_weight else (0, 0)),
         mask.new_empty(weight.shape[1:] if want_bias else (0,)),
     )
 
@@ -144,9 +154,10 @@ def _backward_cpu(
     want_mask: bool,
     want_weight: bool,
     want_bias: bool,
+    compact: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     delta, weight = _dense_columns(delta), _dense_columns(weight)
-    grads = _gradients(mask, weight, want_mask, want_weight, want_bias)
+    grads = _gradients(mask, weight, chosen, want_mask, want_weight, want_bias, compact)
     grad_mask, grad_weight, grad_bias = (address(g) if g.numel() else 0 for g in grads)
     parameters = _layer(values, indptr, columns, mask, chosen, weight, reached)
     parameters.update(
@@ -154,6 +165,7 @@ def _backward_cpu(
         delta_stride=delta.stride(0),
         grad_mask=grad_mask,
         grad_weight=grad_weight,
+        compact=compact,
         grad_bias=grad_bias,
         threads=torch.get_num_threads(),
     )
@@ -216,11 +228,12 @@ def _backward_cuda(
     want_mask: bool,
     want_weight: bool,
     want_bias: bool,
+    compact: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.cuda.device(weight.device):
         delta, weight = _dense_columns(delta), _dense_columns(weight)
         grad_mask, grad_weight, grad_bias = _gradients(
-            mask, weight, want_mask, want_weight, want_bias
+            mask, weight, chosen, want_mask, want_weight, want_bias, False
         )
         grad_mask.zero_()
         grad_weight.zero_()
@@ -232,9 +245,12 @@ def _backward_cuda(
             delta_stride=delta.stride(0),
             grad_mask=address(grad_mask) if want_mask else 0,
             grad_weight=address(grad_weight) if want_weight else 0,
+            compact=False,
             grad_bias=0,  # summed above
         )
         _native.launch("masked_linear_backward", parameters)
+        if compact and want_weight:
+            grad_weight = grad_weight.index_select(0, chosen)
     return grad_mask, grad_weight, grad_bias
 
 
@@ -246,10 +262,11 @@ def _forward_fake(
 
 
 def _backward_fake(
-    delta: Any, values: Any, indptr: Any, columns: Any, mask: Tensor, chosen: Any, weight: Tensor,
-    reached: Any, *wanted: bool,
+    delta: Any, values: Any, indptr: Any, columns: Any, mask: Tensor, chosen: Tensor,
+    weight: Tensor, reached: Any, want_mask: bool, want_weight: bool, want_bias: bool,
+    compact: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return _gradients(mask, weight, *wanted)
+    return _gradients(mask, weight, chosen, want_mask, want_weight, want_bias, compact)
 
 
 register("masked_linear", "masked_linear", _forward_cpu, _forward_cuda, _forward_fake)
@@ -268,7 +285,9 @@ class _MaskedLinear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         reached: Tensor | None,
+        compact: bool,
     ) -> Tensor:
+        ctx.compact = compact
         ctx.save_for_backward(values, indptr, columns, mask, chosen, weight, reached)
         y: Tensor = call(
             torch.ops.kernomics.masked_linear,
@@ -287,9 +306,17 @@ class _MaskedLinear(torch.autograd.Function):
     @once("masked_linear")
     def backward(ctx: Any, delta: Tensor) -> Any:
         wanted = [ctx.needs_input_grad[i] for i in (3, 5, 6)]
-        grads = call(torch.ops.kernomics.masked_linear_backward, delta, *ctx.saved_tensors, *wanted)
+        saved = ctx.saved_tensors
+        grads = call(
+            torch.ops.kernomics.masked_linear_backward, delta, *saved, *wanted, ctx.compact
+        )
         mask, weight, bias = (g if want else None for g, want in zip(grads, wanted, strict=True))
-        return None, None, None, mask, None, weight, bias, None
+        if ctx.compact and weight is not None:
+            chosen, whole = saved[4], saved[5]
+            weight = torch.sparse_coo_tensor(
+                chosen[None], weight, whole.shape, check_invariants=False, is_coalesced=True
+            )
+        return None, None, None, mask, None, weight, bias, None, None
 
 
 def _check_shapes(
@@ -332,6 +359,7 @@ def masked_linear(
     bias: Tensor | None = None,
     *,
     grad_indices: Tensor | None = None,
+    sparse_grad: bool = False,
 ) -> Tensor:
     r"""Multiply the chosen genes of each cell by a weight: (x ∘ mask)·W without the zeros.
 
@@ -365,6 +393,10 @@ def masked_linear(
     grad_indices
         int64, ascending and padded with −1: the only genes whose mask gets a gradient, as returned
         by ``gumbel_topk(…, reach=cap)``. Every gene when not given.
+    sparse_grad
+        Whether the weight's gradient is a sparse tensor of the k chosen rows, without the zeros of
+        the others, for an optimiser that takes one (:class:`kernomics.train.RowAdamW`). Not for a
+        half-precision weight, nor under ``torch.compile``: these get a dense one.
 
     Returns
     -------
@@ -425,7 +457,8 @@ def masked_linear(
     )
     y: Tensor
     if differentiates(mask, weight, bias):
-        y = apply("masked_linear", _MaskedLinear, *arguments)
+        compact = sparse_grad and weight.dtype == compute and not torch.compiler.is_compiling()
+        y = apply("masked_linear", _MaskedLinear, *arguments, compact)
     else:
         y = call(torch.ops.kernomics.masked_linear, *arguments)
     return as_dtype(y, weight.dtype)

@@ -64,7 +64,7 @@ class YOTOModule(nn.Module):
         self.seed = seed
         self.draws = Draws(seed)
         self.selector = GeneSelector(n_genes, forced=forced, forbidden=forbidden)
-        self.first = MaskedLinear(n_genes, hidden[0], fan_in=schedule.n_genes)
+        self.first = MaskedLinear(n_genes, hidden[0], fan_in=schedule.n_genes, sparse_grad=True)
         self.trunk = encoder_layers(hidden, dropout, self.draws)
         self.heads = nn.ModuleList(nn.Linear(hidden[-1], task.n_out) for task in tasks)
         self.predictor = (
