@@ -25,7 +25,7 @@ struct Rates {
   T keep, alpha1, beta2, alpha2, eps, factor;  // alpha = 1 − beta
 };
 
-// What one t gives: −η/(1 − β₁ᵗ) and √(1 − β₂ᵗ).
+// What one t gives: −η/(1 − β₁ᵗ) and 1/√(1 − β₂ᵗ).
 template <typename T>
 struct Correction {
   T rate, root;
@@ -34,7 +34,7 @@ struct Correction {
 template <typename T>
 Correction<T> correct(const AdamWStep<T>& a, double t) {
   return {static_cast<T>(-a.rate / (1 - std::pow(a.beta1, t))),
-          static_cast<T>(std::sqrt(1 - std::pow(a.beta2, t)))};
+          static_cast<T>(1 / std::sqrt(1 - std::pow(a.beta2, t)))};
 }
 
 template <typename T>
@@ -57,7 +57,7 @@ KN_INLINE void update(const Rates<T>& r, const Correction<T>& c, int64_t n,
     const T v = r.beta2 * square[i] + r.alpha2 * g * g;
     mean[i] = m;
     square[i] = v;
-    value[i] = r.keep * value[i] + c.rate * m / (std::sqrt(v) / c.root + r.eps);
+    value[i] = r.keep * value[i] + c.rate * m / (std::sqrt(v) * c.root + r.eps);
   }
 }
 
@@ -136,7 +136,7 @@ void update_with_one_scale(const AdamWStep<T>& a, const Rates<T>& r, const AdamW
   const T size = r.factor * for_isa<largest<T>>(at<const T>(s.gradient), n);
   T& square = *at<T>(s.square);
   square = r.beta2 * square + r.alpha2 * size * size;
-  for_isa<update_by_root<T>>(r, c.rate, std::sqrt(square) / c.root + r.eps, n,
+  for_isa<update_by_root<T>>(r, c.rate, std::sqrt(square) * c.root + r.eps, n,
                              at<const T>(s.gradient), at<T>(s.value), at<T>(s.mean));
 }
 

@@ -14,6 +14,7 @@
 
 #include "isa.h"
 #include "kernels.h"
+#include "lanes.h"
 #include "scratch.h"
 #include "sweeps.h"
 
@@ -43,15 +44,16 @@ template <typename T>
 struct CellScratch {
   Scratch<int64_t> row;    // [tokens + 1], rows of the tables, padding left out
   Scratch<int64_t> place;  // [tokens + 1], which token it is; −1 for CLS
-  Scratch<T> w, z, u;      // [tokens + 1]
+  Scratch<T> w, z;         // [tokens + 1]
+  Scratch<T> u, of_z;      // [4, tokens + 1]
   Scratch<T> of_u, of_r;   // [4, tokens + 1] and [tokens + 1]
   Scratch<T> u4;           // [tokens + 1, 4]
   int64_t count;
 
   void fit(int64_t length) {
     for (Scratch<int64_t>* x : {&row, &place}) x->resize(length);
-    for (Scratch<T>* x : {&w, &z, &u, &of_r}) x->resize(length);
-    for (Scratch<T>* x : {&of_u, &u4}) x->resize(4 * length);
+    for (Scratch<T>* x : {&w, &z, &of_r}) x->resize(length);
+    for (Scratch<T>* x : {&u, &of_z, &of_u, &u4}) x->resize(4 * length);
   }
 };
 
@@ -82,9 +84,22 @@ KN_INLINE void score(const GeneTokens<T>& a, int64_t head, const T* r, CellScrat
 
 template <typename T>
 KN_INLINE T top_of(const T* x, int64_t n) {
-  T top = x[0];
-  for (int64_t i = 1; i < n; ++i) top = x[i] > top ? x[i] : top;
-  return top;
+  Lanes<T> top = Lanes<T>::of(x[0]);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) top.raise_to(Lanes<T>::from(x + i));
+  T lanes[kLanes];
+  top.store(lanes);
+  for (; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+  for (int64_t l = 1; l < kLanes; ++l) lanes[0] = lanes[l] > lanes[0] ? lanes[l] : lanes[0];
+  return lanes[0];
+}
+
+// Four rows [4, length] one number of each after the other, out [n, 4].
+template <typename T>
+KN_INLINE void interleave(const T* __restrict__ rows, int64_t length, int64_t n, int64_t step,
+                          T* __restrict__ out) {
+  for (int64_t t = 0; t < n; ++t)
+    for (int64_t h = 0; h < 4; ++h) out[t * step + h] = rows[h * length + t];
 }
 
 // out_h += Σ_t u_th C_t of four heads, `out` [4, stride].
@@ -158,19 +173,20 @@ KN_INLINE void forward_cell(const GeneMeansForward<T>& f, int64_t b, CellScratch
   for (int64_t first = 0; first < a.heads; first += 4) {
     const int64_t some = std::min<int64_t>(4, a.heads - first);
     T shifts[4] = {};
-    if (some < 4) std::fill(s.u4.begin(), s.u4.begin() + 4 * s.count, T(0));
+    if (some < 4) std::fill(s.u.begin(), s.u.end(), T(0));
     for (int64_t h = 0; h < some; ++h) {
       T* __restrict__ p = a.p + (b * a.heads + first + h) * length;
+      T* __restrict__ u = s.u.data() + h * length;
       score(a, first + h, r, s);
       exp_below(s.z.data(), s.count, top_of(s.z.data(), s.count), 1.0, p);
       const T share = static_cast<T>(1 / sum(p, s.count));
       for (int64_t t = 0; t < s.count; ++t) {
         p[t] *= share;
-        s.u[t] = p[t] * r[t];
-        s.u4[4 * t + h] = s.u[t];
+        u[t] = p[t] * r[t];
       }
-      shifts[h] = static_cast<T>(dot(s.u.data(), s.w.data(), s.count));
+      shifts[h] = static_cast<T>(dot(u, s.w.data(), s.count));
     }
+    interleave(s.u.data(), length, s.count, 4, s.u4.data());
     mix(a, s, mixed);
     for (int64_t h = 0; h < some; ++h) {
       T* __restrict__ out = f.out + ((first + h) * a.cells + b) * a.width;
@@ -182,7 +198,7 @@ KN_INLINE void forward_cell(const GeneMeansForward<T>& f, int64_t b, CellScratch
 
 // ---- backward -------------------------------------------------------------------------------
 
-// What the cells leave for the sums by gene, [cells, …].
+// What cells leave for the sums by gene, [cells, …].
 template <typename T>
 struct Left {
   Scratch<T> delta;              // [head_stride, stride]
@@ -191,103 +207,115 @@ struct Left {
   Scratch<T> of_w, of_variance;  // [tokens + 1]
   Scratch<int32_t> row;          // [tokens + 1]
   Scratch<int64_t> count;        // []
-  Scratch<double> of_last;       // [heads]
+  Scratch<double> of_last;       // [heads], of all cells, as the next
+  Scratch<T> of_cls;             // [], of CLS's value
 };
 
 template <typename T>
-KN_INLINE void backward_cell(const GeneMeansBackward<T>& g, int64_t b, CellScratch<T>& s,
-                             Left<T>& left) {
+KN_INLINE void backward_cell(const GeneMeansBackward<T>& g, int64_t b, int64_t place,
+                             CellScratch<T>& s, Left<T>& left) {
   const GeneTokens<T>& a = g.in;
   const int64_t length = a.tokens + 1, hs = a.head_stride;
   read_cell(a, b, s);
   const T d = static_cast<T>(a.width);
   const T* r = a.r + b * length;
-  T* delta = left.delta.data() + b * hs * a.stride;
-  T* of_scores = left.of_scores.data() + b * length * hs;
-  T* u = left.u.data() + b * length * hs;
-  T* __restrict__ of_w = left.of_w.data() + b * length;
-  T* __restrict__ of_variance = left.of_variance.data() + b * length;
+  T* delta = left.delta.data() + place * hs * a.stride;
+  T* of_scores = left.of_scores.data() + place * length * hs;
+  T* u = left.u.data() + place * length * hs;
+  T* __restrict__ of_w = left.of_w.data() + place * length;
+  T* __restrict__ of_variance = left.of_variance.data() + place * length;
   T* __restrict__ of_r = s.of_r.data();
   const int64_t n = s.count;
-  left.count[b] = n;
-  for (int64_t t = 0; t < n; ++t) left.row[b * length + t] = static_cast<int32_t>(s.row[t]);
+  left.count[place] = n;
+  for (int64_t t = 0; t < n; ++t) left.row[place * length + t] = static_cast<int32_t>(s.row[t]);
   std::fill(delta, delta + hs * a.stride, T(0));
-  if (a.heads < hs) {
-    std::fill(of_scores, of_scores + n * hs, T(0));
-    std::fill(u, u + n * hs, T(0));
-  }
   std::fill(of_w, of_w + n, T(0));
   std::fill(of_r, of_r + n, T(0));
   for (int64_t h = 0; h < a.heads; ++h)
     std::memcpy(delta + h * a.stride, g.delta + (h * a.cells + b) * a.width, a.width * sizeof(T));
   for (int64_t first = 0; first < a.heads; first += 4) {
     dots(a, delta + first * a.stride, s, length);
+    if (first + 4 > a.heads) {
+      std::fill(s.u.begin(), s.u.end(), T(0));
+      std::fill(s.of_z.begin(), s.of_z.end(), T(0));
+    }
     for (int64_t h = first; h < std::min(a.heads, first + 4); ++h) {
       const T* dh = delta + h * a.stride;
       const T of_shift = dh[a.width - 1] - static_cast<T>(sum(dh, a.width) / a.width);
-      const T* p = a.p + (b * a.heads + h) * length;
+      const T* __restrict__ p = a.p + (b * a.heads + h) * length;
+      const T* __restrict__ w = s.w.data();
+      const T* __restrict__ z = s.z.data();
       T* __restrict__ of_u = s.of_u.data() + (h - first) * length;
+      T* __restrict__ ut = s.u.data() + (h - first) * length;
+      T* __restrict__ of_z = s.of_z.data() + (h - first) * length;
       const T last = a.last[h];
       score(a, h, r, s);
-      for (int64_t t = 0; t < n; ++t) of_u[t] += s.w[t] * of_shift;
-      for (int64_t t = 0; t < n; ++t) s.u[t] = of_u[t] * r[t];  // of p
-      const T all = static_cast<T>(dot(p, s.u.data(), n));
       for (int64_t t = 0; t < n; ++t) {
-        const T ut = p[t] * r[t], of_z = p[t] * (s.u[t] - all);
-        of_r[t] += of_z * s.z[t] + of_u[t] * ut;
-        const T inner = of_z * r[t];
-        s.z[t] = inner;
-        of_w[t] += last * inner + ut * of_shift;
-        of_scores[t * hs + h] = inner;
-        u[t * hs + h] = ut;
+        of_u[t] += w[t] * of_shift;
+        of_z[t] = of_u[t] * r[t];  // of p
+        ut[t] = p[t] * r[t];
       }
-      left.of_last[b * a.heads + h] = dot(s.z.data(), s.w.data(), n);
+      const T all = static_cast<T>(dot(p, of_z, n));
+      for (int64_t t = 0; t < n; ++t) {
+        const T outer = p[t] * (of_z[t] - all);
+        of_r[t] += outer * z[t] + of_u[t] * ut[t];
+        of_z[t] = outer * r[t];
+        of_w[t] += last * of_z[t] + ut[t] * of_shift;
+      }
+      left.of_last[b * a.heads + h] = dot(of_z, w, n);
     }
+    interleave(s.of_z.data(), length, n, hs, of_scores + first);
+    interleave(s.u.data(), length, n, hs, u + first);
   }
   const T slope = 2 * (d - 1) / (d * d);
   for (int64_t t = 0; t < n; ++t) {
     of_variance[t] = T(-0.5) * of_r[t] * (r[t] * r[t]);
     of_w[t] += slope * of_variance[t] * s.w[t];
   }
+  left.of_cls[b] = of_w[0];
   if (n < length) std::fill(g.of_values + b * a.tokens, g.of_values + (b + 1) * a.tokens, T(0));
   for (int64_t t = 1; t < n; ++t) g.of_values[b * a.tokens + s.place[t]] = of_w[t];
 }
 
-// The sums of the tables' rows [begin, end).
 template <typename T>
-KN_INLINE void sum_rows(const GeneMeansBackward<T>& g, const Left<T>& left, int64_t begin,
-                        int64_t end) {
-  const GeneTokens<T>& a = g.in;
-  const int64_t length = a.tokens + 1, hs = a.head_stride;
-  constexpr int64_t v = kVec<T>;
-  std::fill(g.of_centred + begin * a.stride, g.of_centred + end * a.stride, T(0));
+KN_INLINE void clear_rows(const GeneMeansBackward<T>& g, int64_t begin, int64_t end) {
+  const int64_t stride = g.in.stride, hs = g.in.head_stride;
+  std::fill(g.of_centred + begin * stride, g.of_centred + end * stride, T(0));
   std::fill(g.of_scores + begin * hs, g.of_scores + end * hs, T(0));
   std::fill(g.of_means + begin, g.of_means + end, T(0));
   std::fill(g.of_squares + begin, g.of_squares + end, T(0));
+}
+
+// Adds what a cell left to the tables' rows [begin, end).
+template <typename T>
+KN_INLINE void add_cell(const GeneMeansBackward<T>& g, const Left<T>& left, int64_t place,
+                        int64_t begin, int64_t end) {
+  const GeneTokens<T>& a = g.in;
+  const int64_t length = a.tokens + 1, hs = a.head_stride;
+  constexpr int64_t v = kVec<T>;
   const T d = static_cast<T>(a.width);
-  for (int64_t b = 0; b < a.cells; ++b)
-    for (int64_t t = 0; t < left.count[b]; ++t) {
-      const int64_t at = b * length + t, row = left.row[at];
-      if (row < begin || row >= end) continue;
-      g.of_means[row] -= left.of_w[at];
-      g.of_squares[row] += left.of_variance[at] / d;
-      const T* of_scores = left.of_scores.data() + at * hs;
-      const T* u = left.u.data() + at * hs;
-      for (int64_t h = 0; h < hs; ++h) g.of_scores[row * hs + h] += of_scores[h];
-      T* out = g.of_centred + row * a.stride;
-      for (int64_t h = 0; h < hs; h += 4) {
-        const T* delta = left.delta.data() + (b * hs + h) * a.stride;
-        const T u0 = u[h], u1 = u[h + 1], u2 = u[h + 2], u3 = u[h + 3];
-        for (int64_t j = 0; j < a.stride; j += v) {
-          const Vec<T>& d0 = *reinterpret_cast<const Vec<T>*>(delta + j);
-          const Vec<T>& d1 = *reinterpret_cast<const Vec<T>*>(delta + a.stride + j);
-          const Vec<T>& d2 = *reinterpret_cast<const Vec<T>*>(delta + 2 * a.stride + j);
-          const Vec<T>& d3 = *reinterpret_cast<const Vec<T>*>(delta + 3 * a.stride + j);
-          Vec<T>& sum = *reinterpret_cast<Vec<T>*>(out + j);
-          sum += (u0 * d0 + u1 * d1) + (u2 * d2 + u3 * d3);
-        }
+  for (int64_t t = 0; t < left.count[place]; ++t) {
+    const int64_t at = place * length + t, row = left.row[at];
+    if (row < begin || row >= end) continue;
+    g.of_means[row] -= left.of_w[at];
+    g.of_squares[row] += left.of_variance[at] / d;
+    const T* of_scores = left.of_scores.data() + at * hs;
+    const T* u = left.u.data() + at * hs;
+    for (int64_t h = 0; h < hs; ++h) g.of_scores[row * hs + h] += of_scores[h];
+    T* out = g.of_centred + row * a.stride;
+    for (int64_t h = 0; h < hs; h += 4) {
+      const T* delta = left.delta.data() + (place * hs + h) * a.stride;
+      const T u0 = u[h], u1 = u[h + 1], u2 = u[h + 2], u3 = u[h + 3];
+      for (int64_t j = 0; j < a.stride; j += v) {
+        const Vec<T>& d0 = *reinterpret_cast<const Vec<T>*>(delta + j);
+        const Vec<T>& d1 = *reinterpret_cast<const Vec<T>*>(delta + a.stride + j);
+        const Vec<T>& d2 = *reinterpret_cast<const Vec<T>*>(delta + 2 * a.stride + j);
+        const Vec<T>& d3 = *reinterpret_cast<const Vec<T>*>(delta + 3 * a.stride + j);
+        Vec<T>& sum = *reinterpret_cast<Vec<T>*>(out + j);
+        sum += (u0 * d0 + u1 * d1) + (u2 * d2 + u3 * d3);
       }
     }
+  }
 }
 
 template <typename T>
@@ -308,10 +336,10 @@ Report gene_means_forward(const GeneMeansForward<T>& f, int threads) {
 #pragma omp parallel num_threads(team) if (team > 1)
   {
     CellScratch<T>& s = scratch_of_thread<CellScratch<T>>();
-    Scratch<T> mixed;
+    Scratch<T>& mixed = s.of_z;  // not used in forward
     rescue.run([&] {
       s.fit(a.tokens + 1);
-      mixed.resize(4 * a.stride);
+      mixed.resize(4 * std::max(a.tokens + 1, a.stride));
     });
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < a.cells; ++b)
@@ -325,27 +353,40 @@ template <typename T>
 void gene_means_backward(const GeneMeansBackward<T>& g, int threads) {
   const GeneTokens<T>& a = g.in;
   const int64_t length = a.tokens + 1, rows = a.genes + 1;
-  Left<T>& left = scratch_of_thread<Left<T>>();
-  left.delta.resize(a.cells * a.head_stride * a.stride);
-  left.of_scores.resize(a.cells * length * a.head_stride);
-  left.u.resize(a.cells * length * a.head_stride);
-  left.of_w.resize(a.cells * length);
-  left.of_variance.resize(a.cells * length);
-  left.row.resize(a.cells * length);
-  left.count.resize(a.cells);
-  left.of_last.resize(a.cells * a.heads);
   const int team = team_of(a, threads);
+  const int64_t held =
+      team > 1 ? a.cells : 1;  // alone, a thread adds each cell while it is in cache
+  Left<T>& left = scratch_of_thread<Left<T>>();
+  left.delta.resize(held * a.head_stride * a.stride);
+  left.of_scores.resize(held * length * a.head_stride);
+  left.u.resize(held * length * a.head_stride);
+  left.of_w.resize(held * length);
+  left.of_variance.resize(held * length);
+  left.row.resize(held * length);
+  left.count.resize(held);
+  left.of_last.resize(a.cells * a.heads);
+  left.of_cls.resize(a.cells);
   Rescue rescue;
 #pragma omp parallel num_threads(team) if (team > 1)
   {
     CellScratch<T>& s = scratch_of_thread<CellScratch<T>>();
     rescue.run([&] { s.fit(length); });
+    if (team == 1) clear_rows(g, 0, rows);
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < a.cells; ++b)
-      rescue.run([&] { for_isa<backward_cell<T>>(g, b, s, left); });
+      rescue.run([&] {
+        for_isa<backward_cell<T>>(g, b, team > 1 ? b : 0, s, left);
+        if (team == 1) for_isa<add_cell<T>>(g, left, 0, 0, rows);
+      });
+    if (team > 1) {
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < team; ++i)
-      rescue.run([&] { for_isa<sum_rows<T>>(g, left, rows * i / team, rows * (i + 1) / team); });
+      for (int64_t i = 0; i < team; ++i) {
+        const int64_t begin = rows * i / team, end = rows * (i + 1) / team;
+        clear_rows(g, begin, end);
+        for (int64_t b = 0; b < a.cells; ++b)
+          rescue.run([&] { for_isa<add_cell<T>>(g, left, b, begin, end); });
+      }
+    }
   }
   rescue.rethrow();
   for (int64_t h = 0; h < a.head_stride; ++h) {
@@ -354,7 +395,7 @@ void gene_means_backward(const GeneMeansBackward<T>& g, int threads) {
     g.of_last[h] = static_cast<T>(all);
   }
   double of_cls = 0;
-  for (int64_t b = 0; b < a.cells; ++b) of_cls += left.of_w[b * length];
+  for (int64_t b = 0; b < a.cells; ++b) of_cls += static_cast<double>(left.of_cls[b]);
   *g.of_cls_value = static_cast<T>(of_cls);
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kernomics.nn import Encoder, TokenEmbedding, gene_attention
+from kernomics.ops import _native
 
 
 def made(genes: int, width: int, heads: int, n_layers: int = 1) -> tuple[Encoder, TokenEmbedding]:
@@ -71,15 +73,25 @@ def gradients(
     padded=st.booleans(),
     gathered=st.booleans(),
     scatter=st.booleans(),
+    swept=st.booleans(),
     data=st.data(),
 )
 def test_numbers_and_gradients_are_those_of_tokens(
-    cells: int, genes: int, heads: int, padded: bool, gathered: bool, scatter: bool, data: Any
+    cells: int,
+    genes: int,
+    heads: int,
+    padded: bool,
+    gathered: bool,
+    scatter: bool,
+    swept: bool,
+    data: Any,
 ) -> None:
     k = data.draw(st.integers(1, genes))
     encoder, embedding = (part.double() for part in made(genes, 8, heads))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gene_attention, "LONGER", 0 if gathered else 8)
+        if not swept:
+            patch.setattr(gene_attention.kernels, "usable", lambda *_: False)
         sums = gene_attention._sums_by_gene
         patch.setattr(gene_attention, "_sums_by_gene", lambda *of: sums(*of[:3], scatter))
         shown = revealed(cells, genes, k, padded)
@@ -92,9 +104,11 @@ def test_numbers_and_gradients_are_those_of_tokens(
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("gathered", [False, True])
-def test_float32_differs_by_rounding_alone(monkeypatch: pytest.MonkeyPatch, gathered: bool) -> None:
-    monkeypatch.setattr(gene_attention, "LONGER", 0 if gathered else 8)
+@pytest.mark.parametrize("way", ["swept", "gathered", "whole"])
+def test_float32_differs_by_rounding_alone(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(gene_attention, "LONGER", 0 if way == "gathered" else 8)
+    if way != "swept":
+        monkeypatch.setattr(gene_attention.kernels, "usable", lambda *_: False)
     shown = revealed(16, 700, 400, False)
     parts = made(700, 64, 4)
     with torch.no_grad():
@@ -147,3 +161,44 @@ def test_the_unused_column_of_the_table_has_no_gradient() -> None:
     assert embedding.table.grad is not None
     assert not embedding.table.grad[:, -1].any()
     assert embedding.table.grad[:, :-1].any()
+
+
+@pytest.mark.parametrize("heads", [1, 3, 6])
+@pytest.mark.parametrize("width", [6, 48])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernels_give_the_same_bits_for_any_threads_and_instructions(
+    heads: int, width: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    ids, values, _ = revealed(40, 300, 200, True)  # of width 48 enough work for a team
+    a, delta = (torch.randn(heads, n, width, generator=generator) for n in (1, 40))
+    table = torch.randn(301, width, generator=generator)
+    centred, means, squares = gene_attention._centred([table.to(dtype)])
+    given = (ids.long(), values.to(dtype), 0.7, 1e-5)
+    before, isa, found = torch.get_num_threads(), _native.cpu().isa(), []
+    # A product of torch's, whose bits hang on threads.
+    scores = centred @ a[:, 0].to(dtype).t()
+    try:
+        for threads, name in product((1, 2, 3), _native.cpu().isas()):
+            torch.set_num_threads(threads)
+            _native.cpu().use_isa(name)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(torch.Tensor, "__matmul__", lambda *_: scores)
+                out, kept = gene_attention.kernels.gene_means(
+                    a[:, 0].to(dtype), centred, means, squares, *given
+                )
+            of = gene_attention.kernels.gene_means_backward(delta.to(dtype), kept, 0.7, 1e-5)
+            found.append([out, *of])
+    finally:
+        torch.set_num_threads(before)
+        _native.cpu().use_isa(isa)
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            assert torch.equal(one, same)
+
+
+def test_a_gene_that_does_not_exist_is_an_error() -> None:
+    encoder, embedding = made(9, 8, 2)
+    ids = torch.tensor([[1, 2], [3, 9]])
+    with pytest.raises(ValueError, match=r"gene_ids\[1, 1\] = 9 is not one of 9 genes"):
+        encoder.of_genes(embedding, ids, torch.ones(2, 2))

@@ -25,6 +25,7 @@ from kernomics.ops import (
     relaxed_mask,
     sample_tokens,
 )
+from kernomics.train import RowAdamW
 
 ISAS = _native.cpu().isas()
 Run = Callable[[torch.Generator], Iterator[Tensor]]
@@ -155,7 +156,20 @@ def run_linear_poisson_nll(g: torch.Generator) -> Iterator[Tensor]:
         yield from with_gradients(y, hidden, weight, bias)
 
 
+def run_adamw(g: torch.Generator) -> Iterator[Tensor]:
+    for n, dtype in product((1, 7, 8, 31, 1000), FLOATS):
+        for settings in ({}, {"one_scale": True}, {"rows": lambda n=n: torch.arange(0, n, 2)}):
+            param = torch.nn.Parameter(torch.randn(n, 5, generator=g, dtype=dtype))
+            optimizer = RowAdamW([{"params": [param], **settings}], weight_decay=0.1)
+            for _ in range(3):
+                param.grad = torch.randn(n, 5, generator=g, dtype=dtype)
+                yield torch.tensor(optimizer.gradient_norm(), dtype=torch.float64)
+                optimizer.step(factor=0.7)
+            yield param.detach()
+
+
 RUNS: dict[str, Run] = {
+    "adamw": run_adamw,
     "gumbel_topk": run_gumbel_topk,
     "masked_linear": run_masked_linear,
     "sample_tokens": run_sample_tokens,

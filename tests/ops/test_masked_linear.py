@@ -293,6 +293,34 @@ def test_inputs_without_gradient_get_none() -> None:
     assert not masked_linear(p.x, p.mask, p.indices, p.weight, p.bias).requires_grad
 
 
+@pytest.mark.parametrize("layout", ["dense", "csr"])
+def test_sparse_gradient_has_the_chosen_rows_of_the_dense_one(layout: str) -> None:
+    for genes, k in ((40, 10), (700, 300), (5, 0)):
+        p = draw(12, genes, k, 6)
+        dense, sparse = (p.weight.clone().requires_grad_() for _ in range(2))
+        masks = [p.mask.clone().requires_grad_() for _ in range(2)]
+        for weight, mask in zip((dense, sparse), masks, strict=True):
+            y = masked_linear(
+                LAYOUTS[layout](p.x), mask, p.indices, weight, sparse_grad=weight is sparse
+            )
+            y.backward(p.delta)
+        assert dense.grad is not None
+        assert sparse.grad is not None
+        assert sparse.grad.is_sparse
+        assert sparse.grad.is_coalesced()
+        assert sparse.grad.indices()[0].tolist() == p.indices.tolist()
+        assert torch.equal(sparse.grad.to_dense(), dense.grad)
+        assert torch.equal(masks[0].grad, masks[1].grad)  # type: ignore[arg-type]
+
+
+def test_half_precision_weight_gets_a_dense_gradient() -> None:
+    p = draw(12, 40, 10, 6)
+    weight = p.weight.bfloat16().requires_grad_()
+    masked_linear(p.x, p.mask, p.indices, weight, sparse_grad=True).sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad.is_sparse
+
+
 # ---- torch's machinery --------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import torch
 from emulated import Emulator
 from torch import Tensor
 
+from kernomics.nn.gene_attention import attend_to_genes
 from kernomics.ops import (
     _native,
     embed_tokens,
@@ -21,6 +22,7 @@ from kernomics.ops import (
     sample_tokens,
 )
 from kernomics.ops._poisson_kernels import scaled
+from kernomics.train import RowAdamW
 
 Parameters = dict[str, Any]
 
@@ -61,6 +63,12 @@ def run_all(device: str) -> None:
     poisson_nll(logits, counts).backward()
     linear_poisson_nll(weight, weight, None, x)
     scaled(torch.ones(3, device=device), torch.tensor(2.0, device=device))
+    if device == "cpu":  # torch's operations elsewhere
+        a, table, cls = (torch.randn(n, 4, requires_grad=True) for n in (2, 3, 1))
+        attend_to_genes(a, table, cls[0], ids, values, None, 1e-5).sum().backward()
+        optimizer = RowAdamW([table])
+        optimizer.gradient_norm()
+        optimizer.step()
 
 
 class Rows:
@@ -105,7 +113,8 @@ def test_kernels_take_every_name_and_no_other_on_the_cpu(monkeypatch: pytest.Mon
     expected = {
         "gumbel_topk_forward", "gumbel_topk_backward", "gumbel_topk_relaxed", "sample_tokens",
         "masked_linear_forward", "masked_linear_backward", "embed_tokens_forward",
-        "embed_tokens_backward", "poisson_prepare", "poisson_sweep",
+        "embed_tokens_backward", "poisson_prepare", "poisson_sweep", "gene_means_forward",
+        "gene_means_backward", "adamw_step", "square_sum",
     }  # fmt: skip
     assert set(recorder.calls) == expected
     for kernel, given in recorder.calls.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +213,107 @@ def test_mistakes_are_told() -> None:
     param.grad = torch.ones(3, 2).to_sparse()
     with pytest.raises(ConfigError, match="dense gradients only for a group"):
         RowAdamW([param]).step()
+
+
+def test_norm_and_factor_are_those_of_clipping() -> None:
+    pairs = [(parameter(5, 3), parameter(5, 3)), (parameter(4), parameter(4))]
+    double = (parameter(2, 2, dtype=torch.float64), parameter(2, 2, dtype=torch.float64))
+    ours, theirs = (list(side) for side in zip(*pairs, double, strict=True))
+    optimizer, reference = RowAdamW(ours, **KWARGS), torch.optim.AdamW(theirs, **KWARGS)
+    for step in range(5):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = 3 * gradients(step + 1, *one.shape, dtype=one.dtype)[-1]
+            other.grad = one.grad.clone()
+        norm = optimizer.gradient_norm()
+        expected = torch.cat([p.grad.double().flatten() for p in theirs]).norm()  # type: ignore[union-attr]
+        assert norm == pytest.approx(float(expected), rel=1e-6)
+        nn.utils.clip_grad_norm_(theirs, 0.5)
+        optimizer.step(factor=min(1.0, 0.5 / (norm + 1e-6)))
+        reference.step()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_sparse_gradient_moves_its_rows_as_a_dense_one_does() -> None:
+    dense, sparse = parameter(6, 3), parameter(6, 3)
+    rows = torch.tensor([1, 4, 5])
+    optimizers = [
+        RowAdamW([{"params": [p], "rows": lambda: rows}], **KWARGS) for p in (dense, sparse)
+    ]
+    for gradient in gradients(4, 6, 3):
+        dense.grad = gradient
+        halves = [torch.sparse_coo_tensor(rows[None], gradient[rows] / 2, (6, 3)) for _ in range(2)]
+        sparse.grad = halves[0] + halves[1]  # not coalesced, as accumulated ones are
+        short = torch.zeros(6, 3)
+        short[rows] = gradient[rows]
+        assert optimizers[1].gradient_norm() == pytest.approx(float(short.norm()), rel=1e-6)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(dense, sparse)
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_numbers_that_do_not_lie_in_one_piece_are_updated_too(strided: bool) -> None:
+    whole = parameter(3, 4)
+    other = (
+        nn.Parameter(whole.detach().clone().t().contiguous().t()) if strided else parameter(3, 4)
+    )
+    optimizers = [RowAdamW([p], **KWARGS) for p in (whole, other)]
+    for gradient in gradients(3, 3, 4):
+        whole.grad = gradient.clone()
+        other.grad = gradient.t().contiguous().t()
+        for optimizer in optimizers:
+            optimizer.step(factor=0.5)
+    torch.testing.assert_close(whole, other, rtol=1e-6, atol=1e-6)
+
+
+def test_state_of_torchs_adamw_is_taken() -> None:
+    ours, theirs = parameter(4, 3), parameter(4, 3)
+    reference = torch.optim.AdamW([theirs], fused=True, **KWARGS)
+    steps = gradients(6, 4, 3)
+    for gradient in steps[:3]:
+        theirs.grad = gradient.clone()
+        reference.step()
+    optimizer = RowAdamW([ours], **KWARGS)
+    optimizer.load_state_dict(copy.deepcopy(reference.state_dict()))
+    assert set(optimizer.param_groups[0]) == {
+        "params", "lr", "betas", "eps", "weight_decay", "rows", "one_scale",
+    }  # fmt: skip
+    with torch.no_grad():
+        ours.copy_(theirs)
+    for gradient in steps[3:]:
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    large = 600_000
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            plain, by_row = parameter(large), parameter(large // 30, 30)
+            optimizer = RowAdamW([{"params": [plain]}, {"params": [by_row], "rows": lambda: None}])
+            for param in (plain, by_row):
+                param.grad = gradients(1, *param.shape)[0]
+            norm = optimizer.gradient_norm()
+            optimizer.step()
+            found.append((norm, plain.detach(), by_row.detach()))
+    finally:
+        torch.set_num_threads(before)
+    for norm, *parameters in found[1:]:
+        assert norm == found[0][0]
+        assert all(torch.equal(a, b) for a, b in zip(parameters, found[0][1:], strict=True))
+
+
+def test_a_step_does_not_import_torchs_compiler() -> None:
+    code = (
+        "import sys, torch; from kernomics.train import RowAdamW; p = torch.nn.Parameter("
+        "torch.ones(3)); o = RowAdamW([p]); o.zero_grad(); p.sum().backward(); o.step(); "
+        "o.load_state_dict(o.state_dict()); print('torch._dynamo' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

@@ -15,8 +15,8 @@ scores tokens by a·x̂ (`kernomics.nn.cls_attention`), here of mean 0, so
 
 What is as long as a cell's genes is a number a head, not d of them: B·H·K in place of B·K·d, and
 aᵀC is a product of the table alone. On the CPU two kernels (csrc/cpu/gene_means.cpp) do all that
-goes over tokens. On a GPU, and where torch's compiler looks, it is torch's operations: the sum over k
-is an ``embedding_bag``, its gradient two products with the whole table, as long as that is not
+goes over tokens. On a GPU, and where torch's compiler looks, it is torch's operations: the sum over
+k is an ``embedding_bag``, its gradient two products with the whole table, as long as that is not
 much longer than a cell has genes; else the rows of C are gathered for it.
 """
 
@@ -66,7 +66,7 @@ def _of_rows(
     of_centred: Tensor, of_scores: Tensor, of_means: Tensor, of_squares: Tensor,
     centred: Tensor, a: Tensor,
 ) -> Tensor:  # fmt: skip
-    """Return the gradient of the table's rows, [n, d], from those of C, aᵀC [n, H], m and |C|²/d."""
+    """Return the gradient of the table's rows, [n, d], from those of C, aᵀC [n, H], m, |C|²/d."""
     width = centred.shape[1]
     of_rows = torch.addmm(of_centred, of_scores, a)
     of_rows.addcmul_(centred, of_squares[:, None], value=2)

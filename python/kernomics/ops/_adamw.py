@@ -13,6 +13,8 @@ from ._common import SCALAR_KINDS
 
 Slot = tuple[int, ...]
 """One parameter, `AdamWSlot` in csrc/common/adamw.h."""
+GRADIENT = 4
+"""The gradient's place in a slot."""
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
 
@@ -62,7 +64,7 @@ def slot_of(
 
 
 def adamw_step(
-    slots: Sequence[Slot],
+    slots: Sequence[Sequence[int]],
     dtype: torch.dtype,
     *,
     rate: float,

@@ -32,7 +32,8 @@ LIBRARY.define(
 LIBRARY.define(
     "masked_linear_backward(Tensor delta, Tensor values, Tensor? indptr, Tensor? columns, "
     "Tensor mask, Tensor chosen, Tensor weight, Tensor? reached, bool want_mask, bool want_weight, "
-    "bool want_bias, bool compact=False) -> (Tensor grad_mask, Tensor grad_weight, Tensor grad_bias)"
+    "bool want_bias, bool compact=False) "
+    "-> (Tensor grad_mask, Tensor grad_weight, Tensor grad_bias)"
 )
 
 

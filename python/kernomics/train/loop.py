@@ -282,17 +282,18 @@ class _Run:
 
     def _step_clipped(self, most: float, done: list[tuple[Batch, dict[str, Tensor]]]) -> float:
         """Step with a gradient no longer than `most`; return how long it was."""
-        rows = isinstance(self.optimizer, RowAdamW) and self.trains_all
-        if rows:  # read once, not scaled where it lies
-            norm = self.optimizer.gradient_norm()  # type: ignore[attr-defined]
+        optimizer = self.optimizer
+        swept = isinstance(optimizer, RowAdamW) and self.trains_all
+        if isinstance(optimizer, RowAdamW) and swept:  # read once, not scaled where it lies
+            norm = optimizer.gradient_norm()
         else:
-            norm = nn.utils.clip_grad_norm_(self.parameters, most).item()
+            norm = float(nn.utils.clip_grad_norm_(self.parameters, most))
         if not math.isfinite(norm):
             self._stop("the norm of the gradient", norm, [batch for batch, _ in done])
-        if rows:
-            self.optimizer.step(factor=min(1.0, most / (norm + 1e-6)))  # type: ignore[call-arg]
+        if isinstance(optimizer, RowAdamW) and swept:
+            optimizer.step(factor=min(1.0, most / (norm + 1e-6)))
         else:
-            self.optimizer.step()
+            optimizer.step()
         return norm
 
     def _rate_factor(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import unwrap
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from kernomics.errors import ConfigError
-from kernomics.ops._adamw import Slot, adamw_step, fits, slot_of, square_sum
+from kernomics.ops._adamw import GRADIENT, adamw_step, fits, slot_of, square_sum
 
 # As torch wraps them, the first call imports its compiler, which takes two seconds.
 _add_param_group = unwrap(Optimizer.add_param_group)
@@ -89,6 +89,8 @@ class RowAdamW(Optimizer):
             raise ConfigError(f"betas are {betas}: each must be at least 0 and below 1")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "rows": None, "one_scale": False})
+        # By the parameter's id, of those without rows: in each step only the gradient is elsewhere.
+        self._slots: dict[int, list[int]] = {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; see the class for its key ``"rows"``."""
@@ -160,34 +162,28 @@ class RowAdamW(Optimizer):
                 f"'rows' returned {rows.dtype} of shape {tuple(rows.shape)}: it must return "
                 "int64 indices in one dimension, or None for all rows"
             )
-        per_row = group["rows"] is not None
-        swept: dict[torch.dtype, list[tuple[Slot, Tensor, Tensor, Tensor | None]]] = {}
+        swept: dict[torch.dtype, list[Sequence[int]]] = {}
+        alive: list[tuple[Tensor, Tensor, Tensor | None]] = []  # what the slots' addresses are of
         for param in group["params"]:
-            if param.grad is None:
+            gradient = param.grad
+            if gradient is None:
                 continue
-            gradient, touched = param.grad, rows
-            if gradient.is_sparse:
-                if not per_row:
-                    raise ConfigError(
-                        "RowAdamW takes dense gradients only for a group without 'rows', found a "
-                        "sparse one"
-                    )
-                gradient = gradient.coalesce()
-                touched, gradient = gradient.indices()[0], gradient.values()
-            state = self._moments(param, per_row=per_row, one_scale=group["one_scale"])
-            mean, square, steps = state["exp_avg"], state["exp_avg_sq"], state["step"]
-            one_device = steps.device.type == "cpu" and (
-                touched is None or (touched.device.type == "cpu" and touched.is_contiguous())
-            )
-            if one_device and fits(param, gradient, mean, square):
-                slot = slot_of(param, gradient, mean, square, steps, touched, param.grad.is_sparse)
-                same = swept.setdefault(param.dtype, [])
-                same.append((slot, param, gradient, touched))  # the tensors stay alive meanwhile
+            slot = self._slots.get(id(param))
+            if (
+                slot is not None
+                and gradient.layout is torch.strided
+                and gradient.dtype is param.dtype
+                and gradient.is_contiguous()
+                and slot[0] == param.data_ptr()
+            ):
+                slot[GRADIENT] = gradient.data_ptr()
+                alive.append((param, gradient, None))
+                swept.setdefault(param.dtype, []).append(slot)
             else:
-                self._update(param, gradient, touched, group, factor)
-        for dtype, found in swept.items():
+                self._update_or_sweep(param, rows, group, factor, swept, alive)
+        for dtype, slots in swept.items():
             if not adamw_step(
-                [slot for slot, *_ in found],
+                slots,
                 dtype,
                 rate=group["lr"],
                 weight_decay=group["weight_decay"],
@@ -196,8 +192,44 @@ class RowAdamW(Optimizer):
                 factor=factor,
                 one_scale=group["one_scale"],
             ):
-                for _, param, gradient, touched in found:
-                    self._update(param, gradient, touched, group, factor)
+                for param, gradient, touched in alive:
+                    if param.dtype is dtype:
+                        self._update(param, gradient, touched, group, factor)
+
+    def _update_or_sweep(
+        self,
+        param: Tensor,
+        rows: Tensor | None,
+        group: dict[str, Any],
+        factor: float,
+        swept: dict[torch.dtype, list[Sequence[int]]],
+        alive: list[tuple[Tensor, Tensor, Tensor | None]],
+    ) -> None:
+        """Add a parameter to the sweep, or update it, where the kernel does not take it."""
+        gradient, touched, per_row = param.grad, rows, group["rows"] is not None
+        assert gradient is not None
+        sparse = gradient.is_sparse
+        if sparse:
+            if not per_row:
+                raise ConfigError(
+                    "RowAdamW takes dense gradients only for a group without 'rows', found a "
+                    "sparse one"
+                )
+            gradient = gradient.coalesce()
+            touched, gradient = gradient.indices()[0], gradient.values()
+        state = self._moments(param, per_row=per_row, one_scale=group["one_scale"])
+        mean, square, steps = state["exp_avg"], state["exp_avg_sq"], state["step"]
+        near = [steps] if touched is None else [steps, touched]
+        if not fits(param, gradient, mean, square) or not all(
+            t.device.type == "cpu" and t.is_contiguous() for t in near
+        ):
+            self._update(param, gradient, touched, group, factor)
+            return
+        slot = slot_of(param, gradient, mean, square, steps, touched, sparse)
+        alive.append((param, gradient, touched))
+        swept.setdefault(param.dtype, []).append(slot)
+        if not per_row:
+            self._slots[id(param)] = list(slot)
 
     def _moments(
         self, param: Tensor, *, per_row: bool, one_scale: bool = False
@@ -273,6 +305,10 @@ class RowAdamW(Optimizer):
         state["exp_avg_sq"].index_copy_(0, rows, square)
         state["step"].index_copy_(0, rows, steps)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._slots = {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state without the ``"rows"`` callables, which belong to the module."""
         state: dict[str, Any] = _state_dict(self)
@@ -294,6 +330,7 @@ class RowAdamW(Optimizer):
         ]
         rows = [group["rows"] for group in self.param_groups]
         _load_state_dict(self, state_dict)
+        self._slots.clear()
         for group, settings, callable_ in zip(self.param_groups, own, rows, strict=True):
             kept = {key: group.get(key, value) for key, value in settings.items()}
             params = group["params"]
