@@ -25,6 +25,14 @@ Rows = Callable[[], Tensor | None]
 """Returns the rows touched in the current step, int64 [n], or ``None`` for all."""
 
 
+def _coalesced(gradient: Tensor) -> Tensor:
+    """Return a sparse gradient without rows named twice, as it is where its rows ascend."""
+    rows = gradient._indices()[0]
+    if bool((rows[1:] > rows[:-1]).all()):  # as accumulated by autograd, which says nothing of it
+        return gradient._coalesced_(True)
+    return gradient.coalesce()
+
+
 class RowAdamW(Optimizer):
     """AdamW with lazy rows.
 
@@ -121,8 +129,7 @@ class RowAdamW(Optimizer):
                     continue
                 gradient = param.grad
                 if gradient.is_sparse:
-                    gradient = param.grad = gradient.coalesce()
-                    gradient = gradient.values()
+                    gradient = _coalesced(gradient).values()
                 if fits(gradient):
                     found.setdefault(gradient.dtype, []).append(gradient)
                 else:
@@ -215,7 +222,7 @@ class RowAdamW(Optimizer):
                     "RowAdamW takes dense gradients only for a group without 'rows', found a "
                     "sparse one"
                 )
-            gradient = gradient.coalesce()
+            gradient = _coalesced(gradient)
             touched, gradient = gradient.indices()[0], gradient.values()
         state = self._moments(param, per_row=per_row, one_scale=group["one_scale"])
         mean, square, steps = state["exp_avg"], state["exp_avg_sq"], state["step"]
