@@ -52,6 +52,7 @@ from kernomics.data import Cells
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.module import TxFMModule
 from kernomics.nn.encoder import Recompute, cls_products
+from kernomics.train import RowAdamW
 
 Step = Callable[[], Tensor]
 RECOMPUTED: dict[str, Recompute] = {
@@ -121,7 +122,7 @@ def make(shape: Shape, way: str, device: torch.device) -> TxFMModule:
 
 def step_of(module: TxFMModule, cells: Cells, eager: bool, bf16: bool) -> Step:
     """Return a step as a call that gives its loss."""
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+    optimizer = RowAdamW(module.parameters(), lr=1e-4)
 
     def forward() -> Tensor:
         with torch.autocast(cells.device.type, dtype=torch.bfloat16, enabled=bf16):

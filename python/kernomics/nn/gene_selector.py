@@ -48,12 +48,15 @@ class GeneSelector(nn.Module):
         Parameter [G], 0 at the start: all genes alike.
     bounds
         Buffer [G]: +inf for forced genes, −inf for forbidden ones, 0 for the others.
+    free
+        Buffer int64, not saved: the genes that are neither.
     penalty
         Buffer [G], or None for none: taken off the scores before genes are chosen, and constant
         to the gradient, such as a price times the genes' costs.
     """
 
     bounds: Tensor
+    free: Tensor
     penalty: Tensor | None
 
     @checked
@@ -72,6 +75,7 @@ class GeneSelector(nn.Module):
         bounds[list(forced)] = torch.inf
         bounds[list(forbidden)] = -torch.inf
         self.register_buffer("bounds", bounds)
+        self.register_buffer("free", (bounds == 0).nonzero().squeeze(1), persistent=False)
         self.register_buffer("penalty", None)
 
     @property

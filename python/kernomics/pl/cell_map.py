@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from kernomics.pl import style
 from kernomics.pl.heatmap import FINE_DPI
@@ -167,7 +168,10 @@ def _label_places(
             np.vstack([middles[which], everywhere]), half, np.maximum(size - half, half)
         )
         distance = np.hypot(*(centres - middles[which]).T)
-        covered = (np.abs(points[None] - centres[:, None]) < half).all(axis=2).mean(axis=1)
+        inside = cKDTree(points / half).query_ball_point(
+            centres / half, 1.0, p=np.inf, return_length=True
+        )
+        covered = inside / max(1, len(points))
         cost = distance + INCHES_PER_SHARE * covered
         for other, other_half in taken:
             meets = (np.abs(centres - other) < half + other_half).all(axis=1)

@@ -185,7 +185,7 @@ class _Run:
 
     def _adamw(self, module: nn.Module) -> Optimizer:
         parameters = [p for p in module.parameters() if p.requires_grad]
-        return RowAdamW(
+        return torch.optim.AdamW(
             parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
 

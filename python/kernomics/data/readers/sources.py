@@ -17,6 +17,8 @@ from kernomics.errors import DataError
 
 BLOCK_NONZEROS = 1 << 22
 """Non-zeros, or entries of a dense matrix, read in one go: some 50 MB."""
+GAP_NONZEROS = 1 << 14
+"""Entries that are read and dropped rather than passed over: another read takes as long."""
 
 
 class Source(Protocol):
@@ -134,7 +136,11 @@ class H5Source:
         node = self._node()
         wanted, place = np.unique(rows, return_inverse=True)
         if self.sparse:
-            found = gather(self._indptr, node["indices"], node["data"], wanted)
+            near = _with_gaps(self._indptr, wanted)
+            found = gather(self._indptr, node["indices"], node["data"], near)
+            if near.size > wanted.size:
+                place = np.searchsorted(near, wanted)[place]
+                wanted = near
         else:
             runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
             parts = [node[run[0] : run[-1] + 1] for run in runs if run.size]
@@ -142,6 +148,17 @@ class H5Source:
         if place.size == wanted.size and bool(np.all(np.diff(place) == 1)):
             return found
         return gather(found.indptr, found.indices, found.values, place)
+
+
+def _with_gaps(
+    indptr: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Add to ascending rows those between them that are fewer entries than a read is worth."""
+    if rows.size < 2:
+        return rows
+    gaps = indptr[rows[1:]] - indptr[rows[:-1] + 1]
+    parts = np.split(rows, np.flatnonzero(gaps > GAP_NONZEROS) + 1)
+    return np.concatenate([np.arange(part[0], part[-1] + 1) for part in parts])
 
 
 class DaskSource:

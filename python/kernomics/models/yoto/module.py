@@ -156,7 +156,7 @@ class YOTOModule(nn.Module):
         """Losses of a batch, and the monitors that the history keeps."""
         losses = self.task_losses(cells)
         scores = self.selector.scores
-        free = scores.detach()[self.selector.bounds == 0]
+        free = scores.detach().index_select(0, self.selector.free)
         return {
             **losses,
             "temperature": scores.new_tensor(self.tau),
