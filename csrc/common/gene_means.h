@@ -17,7 +17,8 @@ struct GeneTokens {
   const int64_t* gene_ids;  // [cells, tokens], −1 for padding
   const T* values;          // [cells, tokens]
   int64_t cells, tokens, genes, width, stride, heads, head_stride;
-  double cls_value, eps;
+  const T* cls_value;  // [1]
+  double eps;
   const T* centred;  // C [genes + 1, stride]
   const T* scores;   // aᵀC [genes + 1, head_stride]
   const T* means;    // m [genes + 1]

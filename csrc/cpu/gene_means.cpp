@@ -61,7 +61,7 @@ template <typename T>
 KN_INLINE void read_cell(const GeneTokens<T>& a, int64_t b, CellScratch<T>& s) {
   s.row[0] = a.genes;
   s.place[0] = -1;
-  s.w[0] = static_cast<T>(a.cls_value) - a.means[a.genes];
+  s.w[0] = *a.cls_value - a.means[a.genes];
   int64_t n = 1;
   for (int64_t k = 0; k < a.tokens; ++k) {
     const int64_t at = b * a.tokens + k, gene = a.gene_ids[at];

@@ -174,7 +174,7 @@ def test_kernels_give_the_same_bits_for_any_threads_and_instructions(
     a, delta = (torch.randn(heads, n, width, generator=generator) for n in (1, 40))
     table = torch.randn(301, width, generator=generator)
     centred, means, squares = gene_attention._centred([table.to(dtype)])
-    given = (ids.long(), values.to(dtype), 0.7, 1e-5)
+    given = (ids.long(), values.to(dtype), torch.tensor([0.7], dtype=dtype), 1e-5)
     before, isa, found = torch.get_num_threads(), _native.cpu().isa(), []
     # A product of torch's, whose bits hang on threads.
     scores = centred @ a[:, 0].to(dtype).t()
@@ -187,7 +187,7 @@ def test_kernels_give_the_same_bits_for_any_threads_and_instructions(
                 out, kept = gene_attention.kernels.gene_means(
                     a[:, 0].to(dtype), centred, means, squares, *given
                 )
-            of = gene_attention.kernels.gene_means_backward(delta.to(dtype), kept, 0.7, 1e-5)
+            of = gene_attention.kernels.gene_means_backward(delta.to(dtype), kept, 1e-5)
             found.append([out, *of])
     finally:
         torch.set_num_threads(before)

@@ -95,19 +95,18 @@ class _SweptGeneMeans(torch.autograd.Function):
         ids = gene_ids.long()
         if padding is not None:
             ids = ids.masked_fill(padding, -1)
-        cls_value = float(cls[-1])
         out, kept = kernels.gene_means(
-            a, centred, means, squares, ids, values.to(table.dtype), cls_value, eps
+            a, centred, means, squares, ids, values.to(table.dtype), cls[-1:], eps
         )
         ctx.save_for_backward(a, centred, *kept)
-        ctx.dtype, ctx.cls_value, ctx.eps = values.dtype, cls_value, eps
+        ctx.dtype, ctx.eps = values.dtype, eps
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:
         a, centred, *kept = ctx.saved_tensors
-        of = kernels.gene_means_backward(delta, kernels.Attended(*kept), ctx.cls_value, ctx.eps)
+        of = kernels.gene_means_backward(delta, kernels.Attended(*kept), ctx.eps)
         of_a = of.scores.t() @ centred
         of_a[:, -1] = of.last
         of_a -= of_a.mean(1, keepdim=True)

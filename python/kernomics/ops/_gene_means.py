@@ -26,6 +26,7 @@ class Attended(NamedTuple):
     means: Tensor  # [G + 1]
     squares: Tensor  # [G + 1]
     last: Tensor  # [head stride]
+    cls_value: Tensor  # [1]
     p: Tensor  # [B, H, K + 1]
     r: Tensor  # [B, K + 1]
 
@@ -53,7 +54,7 @@ def _padded(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, -x.shape[-1] % multiple)).contiguous()
 
 
-def _parameters(kept: Attended, cls_value: float, width: int, eps: float) -> dict[str, int | float]:
+def _parameters(kept: Attended, width: int, eps: float) -> dict[str, int | float]:
     cells, tokens = kept.gene_ids.shape
     given: dict[str, int | float] = {
         name: tensor.data_ptr() for name, tensor in kept._asdict().items()
@@ -67,7 +68,6 @@ def _parameters(kept: Attended, cls_value: float, width: int, eps: float) -> dic
         stride=kept.centred.shape[1],
         heads=kept.p.shape[1],
         head_stride=kept.scores.shape[1],
-        cls_value=cls_value,
         eps=eps,
         threads=torch.get_num_threads(),
     )
@@ -81,7 +81,7 @@ def gene_means(
     squares: Tensor,
     gene_ids: Tensor,
     values: Tensor,
-    cls_value: float,
+    cls_value: Tensor,
     eps: float,
 ) -> tuple[Tensor, Attended]:
     """Return Σ p x̂ of each head and cell, [H, B, d], and what backward needs.
@@ -95,7 +95,7 @@ def gene_means(
     gene_ids, values
         int64 [B, K], −1 at padding, and [B, K].
     cls_value
-        CLS's last number.
+        CLS's last number, [1].
     eps
         Of the norm.
     """
@@ -109,11 +109,12 @@ def gene_means(
         means=means.contiguous(),
         squares=squares.contiguous(),
         last=_padded(a[:, -1], HEADS),
+        cls_value=cls_value,
         p=a.new_empty(cells, heads, tokens + 1),
         r=a.new_empty(cells, tokens + 1),
     )
     out = a.new_empty(heads, cells, width)
-    given = _parameters(kept, cls_value, width, eps)
+    given = _parameters(kept, width, eps)
     report = _native.cpu().gene_means_forward({**given, "out": out.data_ptr()})
     if report[0]:
         _, cell, token, gene, *_ = report
@@ -123,7 +124,7 @@ def gene_means(
     return out, kept
 
 
-def gene_means_backward(delta: Tensor, kept: Attended, cls_value: float, eps: float) -> Gradients:
+def gene_means_backward(delta: Tensor, kept: Attended, eps: float) -> Gradients:
     """Return the gradients, from that of the means, [H, B, d]."""
     heads, _, width = delta.shape
     delta = delta.contiguous()
@@ -133,7 +134,7 @@ def gene_means_backward(delta: Tensor, kept: Attended, cls_value: float, eps: fl
         new(rows, stride), new(kept.scores.shape), new(rows), new(rows), new(kept.last.shape),
         new(kept.values.shape), new(()),
     )  # fmt: skip
-    given = _parameters(kept, cls_value, width, eps)
+    given = _parameters(kept, width, eps)
     given.update({f"of_{name}": tensor.data_ptr() for name, tensor in found._asdict().items()})
     _native.cpu().gene_means_backward({**given, "delta": delta.data_ptr()})
     return found._replace(

@@ -150,9 +150,7 @@ class H5Source:
         return gather(found.indptr, found.indices, found.values, place)
 
 
-def _with_gaps(
-    indptr: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+def _with_gaps(indptr: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Add to ascending rows those between them that are fewer entries than a read is worth."""
     if rows.size < 2:
         return rows
