@@ -21,7 +21,7 @@ from ._common import (
     require_same_device,
 )
 from ._derivatives import apply, call, differentiates, once, register
-from ._kinds import require_given, require_rows, require_tensors
+from ._kinds import require_given, require_rows, require_tensors, require_truths
 
 # x is `values` [B, G], or CSR: `values` [nnz] with row pointers and columns. `chosen` and `reached`
 # are the public function's `indices` and `grad_indices`.
@@ -424,6 +424,7 @@ def masked_linear(
     require_rows("x", x)
     require_given(mask=mask, indices=indices, weight=weight)
     require_tensors(bias=bias, grad_indices=grad_indices)
+    require_truths(sparse_grad=sparse_grad)
     _check_shapes(tuple(x.shape), mask, indices, weight, bias, grad_indices)
     indptr: Tensor | None
     columns: Tensor | None
@@ -458,7 +459,8 @@ def masked_linear(
     )
     y: Tensor
     if differentiates(mask, weight, bias):
-        compact = sparse_grad and weight.dtype == compute and not torch.compiler.is_compiling()
+        as_it_is = weight.dtype == compute and not torch.compiler.is_compiling()
+        compact = bool(sparse_grad) and as_it_is
         y = apply("masked_linear", _MaskedLinear, *arguments, compact)
     else:
         y = call(torch.ops.kernomics.masked_linear, *arguments)
