@@ -59,6 +59,8 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "data.Sampler.batches": lambda: {"epoch": 0},
     "data.Sampler.global_batch": lambda: {"epoch": 0, "i": 1},
     "data.Sampler.order": lambda: {"epoch": 0},
+    "data.Sampler.with_version": lambda: {"version": 1},
+    "data.Loader.use_order": lambda: {"version": 1},
     "data.Split.from_dict": lambda: {"saved": dict(SPLIT)},
     "data.concat": lambda: {"collections": {"a": collection(), "b": collection()}},
     "ops.ObservedGenes.from_lists": lambda: {

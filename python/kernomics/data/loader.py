@@ -38,7 +38,9 @@ class Loader:
     def __init__(self, cells: CellCollection, sampler: Sampler, *, read_ahead: int = 1) -> None:
         if read_ahead < 0:
             raise ConfigError(f"read_ahead is {read_ahead}: it must be at least 0")
-        last = int(sampler.rows.max())
+        last = max(sampler.rows[0], sampler.rows[-1])  # of a range
+        if not isinstance(sampler.rows, range):
+            last = int(sampler.rows.max())
         if last >= cells.n_cells:
             raise ConfigError(
                 f"the sampler draws row {last:,}, but there are {cells.n_cells:,} cells: was it "
@@ -50,6 +52,16 @@ class Loader:
     def n_batches(self) -> int:
         """Batches in an epoch."""
         return self.sampler.n_batches
+
+    @property
+    def order(self) -> int:
+        """The version of the sampler's order."""
+        return self.sampler.version
+
+    @checked
+    def use_order(self, version: int) -> None:
+        """Go on under a version of the order, that of a run to be resumed."""
+        self.sampler = self.sampler.with_version(version)
 
     def __len__(self) -> int:
         return self.n_batches

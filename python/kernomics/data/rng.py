@@ -32,23 +32,40 @@ class Stream(enum.IntEnum):
     RESERVOIR = 17
     REPLAY = 18
     FISHER_CELLS = 19
+    SAMPLER_DRAWS = 20
 
 
-def philox(seed: int, stream: Stream, step: int = 0) -> np.random.Philox:
-    """Return a Philox4x64 bit generator that depends on its three arguments alone."""
+def philox(
+    seed: int, stream: Stream, step: int = 0, part: int = 0, first: int = 0
+) -> np.random.Philox:
+    """Return a Philox4x64 bit generator that depends on its arguments alone.
+
+    Its words are those of one part of one step, from the `first` four on.
+    """
     key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, int(stream)], dtype=np.uint64)
-    counter = np.array([0, 0, 0, step], dtype=np.uint64)
+    counter = np.array([first, 0, part, step], dtype=np.uint64)
     return np.random.Philox(key=key, counter=counter)
 
 
-def permutation(n: int, seed: int, stream: Stream, step: int = 0) -> npt.NDArray[np.int64]:
+def uniforms(
+    seed: int, stream: Stream, step: int, start: int, stop: int
+) -> npt.NDArray[np.float64]:
+    """Return the numbers from `start` up to `stop` of an endless list, each from 0 to below 1."""
+    first, rest = divmod(start, 4)
+    words = philox(seed, stream, step, first=first).random_raw(rest + stop - start)[rest:]
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def permutation(
+    n: int, seed: int, stream: Stream, step: int = 0, part: int = 0
+) -> npt.NDArray[np.int64]:
     """Return a random order of 0 … n−1, as the ranks of n raw Philox words.
 
     The order is read off the raw words, which numpy guarantees to stay as they are, instead of
     drawn by ``Generator.permutation``, which a new numpy may change: a run resumed under another
     numpy goes on with the same batches.
     """
-    words = philox(seed, stream, step).random_raw(n)
+    words = philox(seed, stream, step, part).random_raw(n)
     return np.argsort(words, kind="stable").astype(np.int64, copy=False)
 
 

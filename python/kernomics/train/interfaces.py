@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,22 @@ class Batches(Protocol):
 
     def epoch(self, epoch: int, /, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from `start` on, both counted from 0."""
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """Batches whose order has a version, which a checkpoint keeps."""
+
+    @property
+    def order(self) -> int:
+        """The version of the order."""
+
+    def use_order(self, version: int, /) -> None:
+        """Go on under a version, that of a run to be resumed."""
+
+
+FIRST_ORDER = 1
+"""Of the runs that were begun before orders had versions."""
 
 
 class Draws(Protocol):

@@ -176,9 +176,7 @@ class _Run:
         if draws is not None:
             draws.begin(config.seed, self.device)
         self.total_steps = config.max_epochs * math.ceil(self.n_batches / config.accumulate)
-        self.keeper = Keeper(
-            directory, config, self.n_batches, module, self.optimizer, draws, self.device
-        )
+        self.keeper = Keeper(directory, config, batches, module, self.optimizer, draws, self.device)
         self.state = State()
         self.best: Weights | None = None
         self.history = History()

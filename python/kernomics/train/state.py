@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from kernomics.errors import CheckpointError, ConfigError, TrainingError
 from kernomics.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from kernomics.train.config import COSMETIC, TrainConfig, differences, more_epochs
-from kernomics.train.interfaces import Draws
+from kernomics.train.interfaces import FIRST_ORDER, Batches, Draws, Ordered
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Keeper:
         self,
         directory: Path | None,
         config: TrainConfig,
-        n_batches: int,
+        batches: Batches,
         module: nn.Module,
         optimizer: Optimizer,
         draws: Draws | None,
@@ -95,7 +95,7 @@ class Keeper:
     ) -> None:
         self.root = None if directory is None else directory / "checkpoints"
         self.config = config
-        self.n_batches = n_batches
+        self.batches, self.n_batches = batches, batches.n_batches
         self.module = module
         self.optimizer = optimizer
         self.draws = draws
@@ -143,6 +143,8 @@ class Keeper:
             )
         if found:
             raise ConfigError(f"{checkpoint.path} cannot be resumed: " + "; ".join(found))
+        if isinstance(self.batches, Ordered):
+            self.batches.use_order(parts["setup"].get("order", FIRST_ORDER))
         try:
             self.module.load_state_dict(parts["module"])
             self.optimizer.load_state_dict(parts["optimizer"])
@@ -173,6 +175,7 @@ class Keeper:
                     "was saved; set max_grad_norm to check every gradient, or lower the "
                     f"learning rate; {self.last_good}"
                 )
+        order = {"order": self.batches.order} if isinstance(self.batches, Ordered) else {}
         random = {} if self.draws is None else {self.device.type: self.draws.state()}
         self._path = save_checkpoint(
             self.root,
@@ -186,6 +189,7 @@ class Keeper:
                 "setup": {
                     "config": dataclasses.asdict(self.config),
                     "n_batches": self.n_batches,
+                    **order,
                     "torch": torch.__version__,
                 },
             },

@@ -276,6 +276,17 @@ def test_a_training_that_was_stopped_while_a_stage_was_kept_goes_on(at, tmp_path
     assert same(whole, model(fresh).train(run_dir=tmp_path, resume=True, **QUICK))
 
 
+def test_stages_go_on_under_the_version_of_the_order_that_they_were_begun_with(tmp_path):
+    learner = model()
+    asked = (learner.stages, learner.settings())
+    assert StageRecord(tmp_path, False, *asked).order == 2
+    assert StageRecord(tmp_path, True, *asked).order == 2
+    settings = json.loads((tmp_path / "increment.json").read_text())
+    del settings["order"]  # as before orders had versions
+    (tmp_path / "increment.json").write_text(json.dumps(settings))
+    assert StageRecord(tmp_path, True, *asked).order == 1
+
+
 def test_a_directory_that_holds_something_else_is_not_written_to(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(CheckpointError, match=r"1 entry, first 'thesis.txt'; nothing was changed"):

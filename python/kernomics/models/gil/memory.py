@@ -108,6 +108,16 @@ class ReplayLoader:
         """Batches in an epoch, as many as without replay."""
         return self.sampler.n_batches
 
+    @property
+    def order(self) -> int:
+        """The version of the new stage's order; the kept cells' has one alone."""
+        return self.sampler.version
+
+    def use_order(self, version: int) -> None:
+        """Go on under a version of the order; see `kernomics.data.Loader`."""
+        self.sampler = self.sampler.with_version(version)
+        self.loader.use_order(version)
+
     def drawn(self, epoch: int, i: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the kept cells in a batch, and the round of each; see `in_turn`."""
         full = max(1, round(self.sampler.batch_size * self.ratio))
@@ -125,13 +135,7 @@ class _Mixed(Sampler):
     """A sampler's batches, each followed by kept cells."""
 
     def __init__(self, sampler: Sampler, loader: ReplayLoader) -> None:
-        super().__init__(
-            sampler.rows,
-            sampler.batch_size,
-            sampler.seed,
-            block_size=sampler.block_size,
-            buffer_blocks=sampler.buffer_blocks,
-        )
+        self.__dict__.update(sampler.__dict__)
         self._loader = loader
 
     def batch(self, epoch: int, i: int) -> NDArray[np.int64]:

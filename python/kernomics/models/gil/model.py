@@ -275,7 +275,9 @@ class GIL:
         for method in self.methods:
             method.begin(situation)
         config = self.training if i == 0 else override(self.training, warmup=0.0)
-        sampler = Sampler(situation.train, config.batch_size, self.seed, block_size=64)
+        sampler = Sampler(
+            situation.train, config.batch_size, self.seed, block_size=64, version=record.order
+        )
         _, history = train_module(
             lambda: Lesson(situation, self.methods),
             lambda _: self._batches(situation, sampler),

@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from kernomics.data import Stages
+from kernomics.data.order import VERSION as ORDER
 from kernomics.errors import CheckpointError, ConfigError
 from kernomics.models.gil.scoring import GeneErrors
 from kernomics.train import History, differences, load_model_dir, save_model_dir, write_json
 from kernomics.train.atomic import TEMPORARY, existing
+from kernomics.train.interfaces import FIRST_ORDER
 from kernomics.train.rundir import CONFIG, LOCK, require_run
 
 STAGES, SETTINGS = "stages.json", "increment.json"
@@ -34,6 +36,11 @@ class StageRecord:
         Of the training.
     settings
         What decides its result.
+
+    Attributes
+    ----------
+    order : int
+        The version of the order of cells in all stages, that under which the run was begun.
     """
 
     def __init__(
@@ -45,6 +52,7 @@ class StageRecord:
     ) -> None:
         self.root = None if run_dir is None else Path(run_dir)
         self.resume, self.stages = resume, stages
+        self.order = ORDER
         begun = self.root is not None and (self.root / SETTINGS).is_file()
         if resume and not begun:
             require_run(run_dir)
@@ -56,12 +64,12 @@ class StageRecord:
                 "another directory"
             )
         if begun:
-            _require_same(self.root, stages, settings)
+            self.order = _require_same(self.root, stages, settings)
             return
         _refuse_foreign(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
         stages.save(self.root / STAGES)
-        write_json(self.root / SETTINGS, settings)
+        write_json(self.root / SETTINGS, {**settings, "order": self.order})
 
     def folder(self, i: int) -> Path | None:
         """Return where the i-th part of the training keeps its checkpoints."""
@@ -160,16 +168,18 @@ def require_same_stages(root: Path, stages: Stages) -> None:
         )
 
 
-def _require_same(root: Path, stages: Stages, settings: Mapping[str, Any]) -> None:
-    """Refuse to go on with other stages or settings."""
+def _require_same(root: Path, stages: Stages, settings: Mapping[str, Any]) -> int:
+    """Refuse to go on with other stages or settings; return the version of the cells' order."""
     require_same_stages(root, stages)
     try:
         saved = json.loads((root / SETTINGS).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{root / SETTINGS} cannot be read: {error}") from error
+    order: int = saved.pop("order", FIRST_ORDER)
     found = differences(saved, settings)
     if found:
         raise ConfigError(
             f"{root} cannot be resumed: {len(found)} settings differ: {'; '.join(found)}; use the "
             "run's own settings, or another directory"
         )
+    return order

@@ -25,6 +25,16 @@ class PanelLoader:
         """Batches in an epoch."""
         return self.whole.n_batches
 
+    @property
+    def order(self) -> int:
+        """The version of the sampler's order."""
+        return self.whole.order
+
+    def use_order(self, version: int) -> None:
+        """Go on under a version of the order; see `kernomics.data.Loader`."""
+        self.whole.use_order(version)
+        self.panel = None
+
     def epoch(self, epoch: int, start: int = 0) -> Generator[Cells, None, None]:
         """Yield the batches of an epoch from `start` on; see `kernomics.data.Loader`."""
         if not self.module.fixed:
