@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from kernomics._mixing import mixed
 from kernomics.data.rng import Stream, permutation, philox, uniforms
 
 Ints = npt.NDArray[np.int64]
@@ -69,17 +70,6 @@ class Bijection:
             one = i % 2
             halves[one] ^= mixed(halves[1 - one] ^ self.words[i]) & self.masks[one]
         return halves[0] << self.low | halves[1]
-
-
-_SHIFTS = [np.uint64(shift) for shift in (30, 27, 31)]
-_FACTORS = [np.uint64(factor) for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)]
-
-
-def mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return SplitMix64's finaliser of each word: every bit of it depends on all of the word's."""
-    x = (x ^ (x >> _SHIFTS[0])) * _FACTORS[0]
-    x = (x ^ (x >> _SHIFTS[1])) * _FACTORS[1]
-    return x ^ (x >> _SHIFTS[2])
 
 
 class Permuted:

@@ -22,6 +22,11 @@ class History(list[dict[str, Any]]):
     Each has ``step`` (optimiser steps done), ``epoch`` (from 0) and ``split``: ``"train"`` (means
     over the cells of an epoch), ``"validation"``, or ``"step"`` (means over some steps).
 
+    A record of an epoch has two digests of the cells drawn, words of 16 letters:
+    ``cells_in_order`` is the same where the same cells came in the same order, however they were
+    read and whenever the training was stopped; ``cells_any_order`` where they came in any order,
+    so that it is the same in all epochs that draw each cell once.
+
     Attributes
     ----------
     best_epoch, best_value : int, float or None

@@ -23,6 +23,7 @@ from kernomics.errors import ConfigError, TrainingError, closest
 from kernomics.train import atomic as storage
 from kernomics.train import schedules
 from kernomics.train.config import TrainConfig
+from kernomics.train.digest import CellDigest
 from kernomics.train.history import History
 from kernomics.train.interfaces import (
     Batch,
@@ -262,6 +263,8 @@ class _Run:
         done: list[tuple[Batch, dict[str, Tensor]]] = []
         self.optimizer.zero_grad(set_to_none=True)
         for read in batches:
+            if self.state.digest is not None:
+                self.state.digest.add(read.cell_ids.numpy(force=True))
             batch = read.to(self.device)
             with torch.autocast(
                 self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
@@ -345,6 +348,7 @@ class _Run:
             **state.epoch_means.values(),
             learning_rate=self.optimizer.param_groups[0]["lr"],
             cells=state.epoch_means.cells,
+            **({} if state.digest is None else state.digest.figures()),
             seconds=seconds,
             cells_per_second=self.epoch_cells / seconds if seconds > 0 else 0.0,
         )
@@ -355,7 +359,7 @@ class _Run:
             stop = (isinstance(ended, bool) and ended) or stop  # whatever else one may return
         state.stopped_early = stop and not last
         state.finished = stop or last
-        state.epoch_means = Means()
+        state.epoch_means, state.digest = Means(), CellDigest()
         state.epoch += 1
         state.batch = 0
         self._save_or_leave(due=state.finished or state.epoch % config.checkpoint_every_epochs == 0)

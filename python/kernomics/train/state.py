@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from kernomics.errors import CheckpointError, ConfigError, TrainingError
 from kernomics.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from kernomics.train.config import COSMETIC, TrainConfig, differences, more_epochs
+from kernomics.train.digest import CellDigest
 from kernomics.train.interfaces import FIRST_ORDER, Batches, Draws, Ordered
 
 
@@ -47,6 +48,7 @@ class State:
     finished: bool = False
     epoch_means: Means = field(default_factory=Means)
     step_means: Means = field(default_factory=Means)
+    digest: CellDigest | None = field(default_factory=CellDigest)  # of the epoch; None: not known
     best_value: float | None = None
     best_epoch: int | None = None
     not_improved: int = 0  # validations since the best one
@@ -56,8 +58,12 @@ class State:
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> State:
         """Rebuild a state from ``dataclasses.asdict``."""
-        means = {name: Means(**saved[name]) for name in ("epoch_means", "step_means")}
-        return cls(**{**saved, **means})
+        nested: dict[str, Any] = {n: Means(**saved[n]) for n in ("epoch_means", "step_means")}
+        if saved.get("digest"):
+            nested["digest"] = CellDigest(**saved["digest"])
+        elif saved["batch"]:  # of an earlier version: the cells of the epoch so far are not known
+            nested["digest"] = None
+        return cls(**{**saved, **nested})
 
 
 Weights = dict[str, Any]
