@@ -384,6 +384,8 @@ def error_of(capsys, *line):
         (["--device", "gpu"], "device 'gpu' does not exist; use 'cpu' or 'cuda'"),
         (["--threads", "0"], "--threads is 0: at least 1 is needed"),
         (["--max-epochs", "0"], "--max-epochs is 0"),
+        (["--balance", "celltype"], "no column of obs; closest: 'cell_type'"),
+        (["--skip-steps", "3-x"], "--skip-steps '3-x': write a step, such as 1200"),
         (["--seed", str(2**70)], "must be an integer of 64 bits"),
         (["--config", "nowhere.json"], "nowhere.json"),
     ],

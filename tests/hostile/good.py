@@ -219,6 +219,7 @@ GOOD |= {
     "pl.training_curves": lambda: {"history": model().history},
     "pl.training_panels": lambda: {"history": model().history},
     "data.gene_id_kind": lambda: {"genes": NAMES},
+    "data.balanced_weights": lambda: {"labels": ["a", "b", "a", "a"]},
     "data.match_genes": lambda: {"model_genes": NAMES, "data_genes": NAMES},
     "data.select_cells": lambda: {"cells": collection(), "rows": np.arange(10)},
     "data.Sampler": lambda: {"rows": np.arange(20), "batch_size": 4},

@@ -11,7 +11,7 @@ import torch
 
 from kernomics.data import Sampler
 from kernomics.errors import ConfigError
-from kernomics.train import fit
+from kernomics.train import config_hash, differences, fit
 from kernomics.train.checkpoint import load_checkpoint
 
 
@@ -78,3 +78,12 @@ def test_a_run_of_a_later_version_is_refused(tmp_path: Path, monkeypatch: Any) -
             run(Ordered, 2, tmp_path, stop=9)
     with pytest.raises(ConfigError, match=r"version is 3: .* begun with a later kernomics"):
         run(Ordered, 2, tmp_path, resume=True)
+
+
+def test_a_setting_that_came_later_is_not_missed_in_an_earlier_run() -> None:
+    saved, now = {"train": {"seed": 0}}, {"train": {"seed": 0, "balance": None}}
+    assert not differences(saved, now)
+    assert config_hash(saved) == config_hash(now)
+    now["train"]["balance"] = "cell_type"
+    assert differences(saved, now) == ["train.balance was not set and is now 'cell_type'"]
+    assert config_hash(saved) != config_hash(now)

@@ -169,6 +169,7 @@ def run(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         device=args.device,
         log_dir=args.log_dir,
+        skip_steps=cli_options.skipped_steps(args),
         **training,
     )
     print(f"seconds    {result.seconds:.1f}")

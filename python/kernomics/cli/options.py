@@ -258,6 +258,33 @@ def add_run(command: argparse.ArgumentParser, *, out: str | None = None) -> None
     ending.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
 
 
+def add_draws(command: argparse.ArgumentParser) -> None:
+    """Add how often the cells of a training are drawn, and which steps it passes over."""
+    command.add_argument(
+        "--balance", metavar="COLUMN",
+        help="obs column, such as cell types or batches, whose classes are drawn equally often, "
+        "with replacement (each cell once per epoch if not given)",
+    )  # fmt: skip
+    command.add_argument(
+        "--skip-steps", nargs="+", default=[], metavar="N",
+        help="steps to pass over, such as 1200 or 1200-1210, with --resume after a spike of the "
+        "loss; counted from 1 as in metrics.jsonl, and all other steps stay as they are",
+    )  # fmt: skip
+
+
+def skipped_steps(args: argparse.Namespace) -> list[tuple[int, int]]:
+    """Return the ranges that --skip-steps names."""
+    found = []
+    for text in args.skip_steps:
+        first, dash, last = text.partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash)):
+            raise ConfigError(
+                f"--skip-steps {text!r}: write a step, such as 1200, or a range, such as 1200-1210"
+            )
+        found.append((int(first), int(last or first)))
+    return found
+
+
 def add_machine(command: argparse.ArgumentParser) -> None:
     """Add what a training runs on and shows."""
     command.add_argument(

@@ -110,6 +110,7 @@ def add_training(
         "--learning-rate", type=float, metavar="RATE",
         help=f"peak learning rate of the cycle ({rate} if not given)",
     )  # fmt: skip
+    cli_options.add_draws(command)
     command.add_argument("--seed", type=int, default=0, help="seed of everything random")
     command.add_argument(
         "--config", metavar="JSON",
@@ -186,6 +187,7 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
         device=args.device,
         score_epochs=args.score_epochs,
         log_dir=args.log_dir,
+        skip_steps=cli_options.skipped_steps(args),
         **training,
     )
     print(f"seconds    {result.seconds:.1f}")
@@ -203,10 +205,12 @@ def training_settings(args: argparse.Namespace, base: Any) -> tuple[dict[str, An
 
     usable_device(args.device)
     cli_options.check_run(args)
+    cli_options.skipped_steps(args)
     given = {
         "n_tokens": args.n_tokens,
         "max_epochs": args.max_epochs,
         "batch_size": args.batch_size,
+        "balance": args.balance,
         "learning_rate": args.learning_rate,
         "progress": False if args.quiet else None,
     }

@@ -58,6 +58,7 @@ def add_training(
     command.add_argument(
         "--batch-size", type=int, metavar="N", help="cells per batch (64 or 128 if not given)"
     )
+    cli_options.add_draws(command)
     command.add_argument(
         "--config", metavar="JSON",
         help='JSON file with settings of YOTOConfig and TrainConfig, such as {"relaxation": '
@@ -133,6 +134,7 @@ def select(
         stability=args.stability or 0,
         curve=args.curve,
         log_dir=args.log_dir,
+        skip_steps=cli_options.skipped_steps(args),
         device=args.device,
         **training,
     )
@@ -159,11 +161,13 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     cli_options.use_threads(args.threads)
     usable_device(args.device)
     cli_options.check_run(args)
+    cli_options.skipped_steps(args)
     given = {
         "n_genes": args.n_genes,
         "seed": args.seed,
         "max_epochs": args.max_epochs,
         "batch_size": args.batch_size,
+        "balance": args.balance,
         "progress": False if args.quiet else None,
     }
     least, given = args.least, {k: v for k, v in given.items() if v is not None}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from kernomics._lazy import later
 
 if TYPE_CHECKING:
+    from kernomics.data.balance import balanced_weights
     from kernomics.data.cells import Cells
     from kernomics.data.collection import CellCollection
     from kernomics.data.concatenate import concat
@@ -29,6 +30,7 @@ __all__ = [
     "Split",
     "Stage",
     "Stages",
+    "balanced_weights",
     "concat",
     "gene_id_kind",
     "gene_stages",
@@ -50,6 +52,7 @@ __getattr__ = later(
         "Split": "splits",
         "Stage": "stages",
         "Stages": "stages",
+        "balanced_weights": "balance",
         "gene_id_kind": "genes",
         "gene_stages": "stages",
         "concat": "concatenate",

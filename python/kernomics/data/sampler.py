@@ -209,7 +209,8 @@ def _weights(weights: npt.ArrayLike, n_rows: int) -> npt.NDArray[np.float64]:
             f"{wrong.size:,} of the {n_rows:,} weights are negative or not finite, first "
             f"{found[wrong[0]]} of row {wrong[0]:,}: a weight is a number of 0 or more"
         )
-    total = float(found.sum())
+    with np.errstate(over="ignore"):
+        total = float(found.sum())
     if not 0 < total < np.inf:
         raise ConfigError(
             f"the weights sum to {total}: at least one must be above 0, and their sum finite"

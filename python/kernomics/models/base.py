@@ -9,19 +9,28 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
 from kernomics._arguments import shown, words_of
-from kernomics.data import CellCollection, Labels, Sampler, Split, make_split
+from kernomics.data import (
+    CellCollection,
+    Labels,
+    Sampler,
+    Split,
+    balanced_weights,
+    make_split,
+)
 from kernomics.data.labels import column
 from kernomics.data.readers.inputs import ReadOptions, given_options
 from kernomics.data.splits import How
-from kernomics.errors import ConfigError
+from kernomics.errors import ConfigError, DataError, closest
 from kernomics.nn import drawing_from
 from kernomics.train import History, TrainConfig, fit, opened
 from kernomics.train.device import require_precision, usable_device
 from kernomics.train.interfaces import Batches, Callback, Validate
+from kernomics.train.skipping import Steps
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -134,12 +143,32 @@ def split_cells(
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def sampler_of(split: Split, config: TrainConfig, seed: int) -> Sampler:
+def sampler_of(split: Split, config: TrainConfig, seed: int, cells: CellCollection) -> Sampler:
     """Return what draws the training cells.
 
     In runs of 64 cells wherever these are, so that a file gives the same batches as memory.
     """
-    return Sampler(split.train, config.batch_size, seed, block_size=64)
+    weights = draw_weights(cells, split.train, config.balance)
+    return Sampler(split.train, config.batch_size, seed, block_size=64, weights=weights)
+
+
+def draw_weights(
+    cells: CellCollection, rows: NDArray[np.int64], balance: str | None
+) -> NDArray[np.float64] | None:
+    """Return by which weights training cells are drawn; None for each once per epoch."""
+    return None if balance is None else balanced_weights(balanced_by(cells, balance).subset(rows))
+
+
+def balanced_by(cells: CellCollection, balance: str) -> Labels:
+    """Return the classes that are to be drawn equally often, of all cells."""
+    if balance in cells.labels:
+        return cells.labels[balance]
+    obs = cells.obs
+    if balance not in obs.columns:
+        raise DataError(
+            f"balance is {balance!r}, which is no column of obs; {closest(balance, obs.columns)}"
+        )
+    return Labels.from_series(obs[balance], balance)
 
 
 def train_module(
@@ -156,6 +185,7 @@ def train_module(
     callbacks: Sequence[Callback],
     loggers: Sequence[Any],
     log_dir: str | Path | None,
+    skip_steps: Steps = (),
 ) -> tuple[Module, History]:
     """Build a module and train it: what comes before the loop is the same for every model."""
     where = usable_device(device)
@@ -172,5 +202,6 @@ def train_module(
         resume=resume,
         callbacks=callbacks,
         loggers=opened(loggers, log_dir),
+        skip_steps=skip_steps,
     )
     return module, history

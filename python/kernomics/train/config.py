@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from kernomics._arguments import check_fields, checked
@@ -26,6 +27,9 @@ COSMETIC = frozenset(
 )
 """Settings that may differ between a run and its continuation: they do not change the result."""
 
+
+LATER: Mapping[str, Any] = MappingProxyType({"balance": None})
+"""Settings that came later, and what they are of a run that does not know them: as if not set."""
 
 DERIVED = {"weight_decay": ("max_epochs", "batch_size", "accumulate", "learning_rate")}
 """Settings that follow from others where nobody gives them, and from which."""
@@ -86,6 +90,9 @@ class TrainConfig:
         How many checkpoints to keep, at least 2.
     log_every_steps
         Also log the mean over this many optimiser steps, as records of split ``"step"``.
+    balance
+        An obs column, such as cell types or batches, whose classes are drawn equally often, with
+        replacement; used by whoever makes the sampler. ``None`` draws each cell once per epoch.
     seed
         Seed of the run's random numbers.
     progress
@@ -114,6 +121,7 @@ class TrainConfig:
     checkpoint_every_seconds: float | None = None
     keep_checkpoints: int = 2
     log_every_steps: int | None = None
+    balance: str | None = None
     seed: int = 0
     progress: bool = True
 
@@ -187,9 +195,13 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def relevant(config: Mapping[str, Any], ignore: Collection[str] = COSMETIC) -> dict[str, Any]:
-    """Flatten settings and leave out those whose last name is in `ignore`."""
+    """Flatten settings and leave out those whose last name is in `ignore`, or that are not set."""
     plain = flat(jsonable(config))
-    return {key: value for key, value in plain.items() if _last(key) not in ignore}
+    return {
+        key: value
+        for key, value in plain.items()
+        if _last(key) not in ignore and not (_last(key) in LATER and value == LATER[_last(key)])
+    }
 
 
 @checked

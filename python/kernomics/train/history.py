@@ -20,7 +20,8 @@ class History(list[dict[str, Any]]):
     """The records of a run, a list of dicts.
 
     Each has ``step`` (optimiser steps done), ``epoch`` (from 0) and ``split``: ``"train"`` (means
-    over the cells of an epoch), ``"validation"``, or ``"step"`` (means over some steps).
+    over the cells of an epoch), ``"validation"``, ``"step"`` (means over some steps), or
+    ``"skipped"`` (steps passed over, ``first_step`` to ``last_step``).
 
     A record of an epoch has two digests of the cells drawn, words of 16 letters:
     ``cells_in_order`` is the same where the same cells came in the same order, however they were

@@ -39,6 +39,7 @@ from kernomics.train.interrupts import Interrupts
 from kernomics.train.loggers import JSONLines, Logger
 from kernomics.train.optim import RowAdamW
 from kernomics.train.rundir import DirectoryLock, require_run
+from kernomics.train.skipping import Ranges, Steps, holds, more_skipped, ranges_of
 from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
 from kernomics.train.threads import threads_for, working_on
 
@@ -55,6 +56,7 @@ def fit(
     optimizer_factory: OptimizerFactory | None = None,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
+    skip_steps: Steps = (),
 ) -> History:
     """Train a module.
 
@@ -99,6 +101,12 @@ def fit(
         Called after each epoch.
     loggers
         Receive every record, besides ``metrics.jsonl``.
+    skip_steps
+        Steps to pass over, as after a spike of the loss: numbers counted from 1 as the history and
+        errors count them, or (first, last) of a range. Nothing is learnt from their cells; all
+        other steps have the cells, the learning rate and the draws by number that they have
+        without, while dropout goes on where it stood. A continuation remembers them. The history
+        tells of them in records of split ``"skipped"``.
 
     Returns
     -------
@@ -109,7 +117,8 @@ def fit(
     Raises
     ------
     ConfigError
-        If the settings make no sense, or differ from those of the run to be resumed.
+        If the settings make no sense, or differ from those of the run to be resumed, or a step to
+        skip is done.
     CheckpointError
         If `run_dir` holds checkpoints that are not to be resumed, cannot be used or cannot be
         written.
@@ -120,6 +129,7 @@ def fit(
         is finished and all is saved.
     """
     config = TrainConfig() if config is None else config
+    skip = ranges_of(skip_steps)
     if batches.n_batches < 1:
         raise ConfigError("there are no batches to train on: fewer cells than batch_size?")
     if config.patience is not None and validate is None:
@@ -135,7 +145,7 @@ def fit(
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(DirectoryLock(directory))
         run = _Run(module, batches, config, directory, validate, optimizer_factory)
-        run.begin(resume, loggers, stack)
+        run.begin(resume, loggers, stack, skip)
         threads = threads_for(module, config.batch_size, run.device)
         stack.enter_context(working_on(threads))
         if config.compile and compile_step is not None:
@@ -188,9 +198,13 @@ class _Run:
             parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
 
-    def begin(self, resume: bool, loggers: Sequence[Logger], stack: ExitStack) -> None:
+    def begin(
+        self, resume: bool, loggers: Sequence[Logger], stack: ExitStack, skip: Ranges
+    ) -> None:
         """Restore what is to be resumed, and open what `stack` will close."""
         self.state, self.best = self.keeper.begin(resume)
+        state = self.state
+        state.skipped = more_skipped(state.skipped, skip, state.step, self.total_steps)
         self.loggers = list(loggers)
         self.lines: JSONLines | None = None
         if self.metrics is not None:
@@ -225,10 +239,17 @@ class _Run:
         self.module.train()
         self.epoch_begun, self.epoch_cells = time.monotonic(), 0
         with ExitStack() as stack:
-            stream = iter(self.batches.epoch(state.epoch, start=state.batch))
-            if isinstance(stream, Generator):  # it may have read ahead in a thread
-                stack.enter_context(closing(stream))
+            stream: Iterator[Batch] | None = None
             while state.batch < self.n_batches:
+                if holds(state.skipped, state.step + 1):
+                    stack.close()
+                    stream = None
+                    self._skip()
+                    continue
+                if stream is None:
+                    stream = iter(self.batches.epoch(state.epoch, start=state.batch))
+                    if isinstance(stream, Generator):  # it may have read ahead in a thread
+                        stack.enter_context(closing(stream))
                 last = min(state.batch + self.config.accumulate, self.n_batches)
                 means, cells = self.optimiser_step(stream, last - state.batch)
                 state.step += 1
@@ -241,6 +262,18 @@ class _Run:
                 # resumed only where a step comes next, and on_step is called.
                 if state.batch < self.n_batches:
                     self._save_or_leave(due=self.keeper.due)
+
+    def _skip(self) -> None:
+        """Pass over the steps from here that are to be skipped, within the epoch."""
+        state, first = self.state, self.state.step + 1
+        on_step = getattr(self.module, "on_step", None)
+        while state.batch < self.n_batches and holds(state.skipped, state.step + 1):
+            if on_step is not None:  # what the module does at a step of its schedule is done
+                on_step(state.step, self.total_steps)
+            state.step += 1
+            state.batch = min(state.batch + self.config.accumulate, self.n_batches)
+        self.bar.update(state.step + 1 - first)
+        self._log("skipped", first_step=first, last_step=state.step)
 
     def optimiser_step(self, stream: Iterator[Batch], n: int) -> tuple[dict[str, float], int]:
         """Make one optimiser step over the next n batches; return their mean losses and cells."""

@@ -18,6 +18,7 @@ from kernomics.train.checkpoint import list_checkpoints, load_checkpoint, save_c
 from kernomics.train.config import COSMETIC, TrainConfig, differences, more_epochs
 from kernomics.train.digest import CellDigest
 from kernomics.train.interfaces import FIRST_ORDER, Batches, Draws, Ordered
+from kernomics.train.skipping import Ranges
 
 
 @dataclass
@@ -54,6 +55,7 @@ class State:
     not_improved: int = 0  # validations since the best one
     stopped_early: bool = False
     records: int = 0  # lines of the history
+    skipped: Ranges = field(default_factory=list)  # steps that are passed over, done or to come
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> State:

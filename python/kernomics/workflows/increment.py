@@ -23,6 +23,7 @@ from kernomics.report.html import duration
 from kernomics.report.increment_report import write_increment_report
 from kernomics.train import RunDirectory, write_json
 from kernomics.train.device import require_precision, usable_device
+from kernomics.train.skipping import Steps
 
 KINDS = ("tokens", "queries")
 FEW_VALUES = 100
@@ -72,6 +73,7 @@ def run_increment(
     overwrite: bool = False,
     device: str = "cpu",
     log_dir: str | Path | None = None,
+    skip_steps: Steps = (),
     **training: Any,
 ) -> IncrementResult:
     """Train a model in a run directory, save it, and score what it kept and lost.
@@ -97,7 +99,7 @@ def run_increment(
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
         begun = time.monotonic()
         how: dict[str, Any] = {"resume": resume, "device": device, **training}
-        model.train(run_dir=run.path, log_dir=log_dir, **how)
+        model.train(run_dir=run.path, log_dir=log_dir, skip_steps=skip_steps, **how)
         best = _oracle(model, run.path / ORACLE, **how) if oracle else None
         seconds = time.monotonic() - begun
         model.save(run.model)

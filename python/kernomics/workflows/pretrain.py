@@ -24,6 +24,7 @@ from kernomics.progress import stage
 from kernomics.report import write_representation_report
 from kernomics.train import RunDirectory, config_hash, write_json
 from kernomics.train.device import require_precision, usable_device
+from kernomics.train.skipping import Steps
 from kernomics.workflows.evaluate_representation import training_report
 
 MOST_TOKENS = 2048
@@ -53,6 +54,7 @@ def run_pretraining(
     device: str = "cpu",
     score_epochs: bool = False,
     log_dir: str | Path | None = None,
+    skip_steps: Steps = (),
     **training: Any,
 ) -> PretrainingResult:
     """Train a model in a run directory, save it, and score it where there are labels."""
@@ -70,6 +72,7 @@ def run_pretraining(
         begun = time.monotonic()
         model.train(
             run_dir=run.path, resume=resume, device=device, metrics=metrics, log_dir=log_dir,
+            skip_steps=skip_steps,
             **training,
         )  # fmt: skip
         seconds = time.monotonic() - begun

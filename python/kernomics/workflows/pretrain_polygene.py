@@ -17,6 +17,7 @@ from kernomics.report.html import duration
 from kernomics.report.phenotype_report import write_phenotype_report
 from kernomics.train import RunDirectory, config_hash, write_json
 from kernomics.train.device import require_precision, usable_device
+from kernomics.train.skipping import Steps
 from kernomics.workflows.evaluate_polygene import scores_of
 
 FEW_CELLS = 10
@@ -54,6 +55,7 @@ def run_polygene(
     overwrite: bool = False,
     device: str = "cpu",
     log_dir: str | Path | None = None,
+    skip_steps: Steps = (),
     **training: Any,
 ) -> PolyGeneResult:
     """Train a model in a run directory, save it, and score it on its test cells."""
@@ -65,7 +67,10 @@ def run_polygene(
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
         write_json(run.split, model.split.to_dict())
         begun = time.monotonic()
-        model.train(run_dir=run.path, resume=resume, device=device, log_dir=log_dir, **training)
+        model.train(
+            run_dir=run.path, resume=resume, device=device, log_dir=log_dir, skip_steps=skip_steps,
+            **training,
+        )  # fmt: skip
         seconds = time.monotonic() - begun
         model.save(run.model)
         run.plots.mkdir(exist_ok=True)

@@ -26,6 +26,7 @@ from kernomics.evaluation.panels.comparison import (
 )
 from kernomics.metrics.panel_score import MethodScore, shared_ranks
 from kernomics.models import YOTO
+from kernomics.models.base import draw_weights
 from kernomics.models.yoto.diagnostics import TrainingWarning
 from kernomics.progress import stage
 from kernomics.report import write_report
@@ -38,6 +39,7 @@ from kernomics.train import (
     write_json,
 )
 from kernomics.train.device import usable_device
+from kernomics.train.skipping import Steps
 from kernomics.workflows.select_again import check_again, select_again
 from kernomics.workflows.select_report import in_nearly_every_cell, report_data, write_plots
 
@@ -71,6 +73,7 @@ def run_selection(
     curve: Sequence[int] = (),
     device: str = "cpu",
     log_dir: str | Path | None = None,
+    skip_steps: Steps = (),
     **training: Any,
 ) -> SelectionResult:
     """Train a model in a run directory, score it beside other panels and write the report."""
@@ -85,13 +88,17 @@ def run_selection(
     training.setdefault("seed", model.seed)
     training.setdefault("restart_at", model.config.fix_panel_at)
     model.training = override(model.training, **training)
+    draw_weights(model.cells, model.split.train, model.training.balance)  # or refuses
     config = run_config(model, dataset, compare)
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
         write_json(run.split, model.split.to_dict())
         earlier = _seconds_before(run) if resume else 0.0
         begun = time.monotonic()
         with quietly(TrainingWarning):  # the report lists them
-            model.train(run_dir=run.path, resume=resume, device=device, log_dir=log_dir)
+            model.train(
+                run_dir=run.path, resume=resume, device=device, log_dir=log_dir,
+                skip_steps=skip_steps,
+            )  # fmt: skip
         seconds = earlier + time.monotonic() - begun
         model.save(run.model)
         everywhere = in_nearly_every_cell(model)

@@ -136,7 +136,7 @@ def test_a_panel_fixed_while_buffers_are_read_ahead_changes_no_bit(
     adata.write_h5ad(tmp_path / "cells.h5ad")
     monkeypatch.setattr(
         "kernomics.models.yoto.model.sampler_of",
-        lambda split, config, seed: Sampler(
+        lambda split, config, seed, cells: Sampler(
             split.train, config.batch_size, seed, block_size=8, buffer_blocks=5
         ),
     )

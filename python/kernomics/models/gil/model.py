@@ -18,11 +18,18 @@ from torch.optim import Optimizer
 from kernomics._arguments import checked
 from kernomics._version import __version__
 from kernomics.data import CellCollection, Loader, Sampler, Stages
+from kernomics.data.balance import class_weights_of
 from kernomics.data.readers.inputs import divided_options
 from kernomics.data.stage_checks import UNTRAINED
 from kernomics.data.staged import staged_cells
 from kernomics.errors import ConfigError, closest
-from kernomics.models.base import as_collection, checked_seed, train_module
+from kernomics.models.base import (
+    as_collection,
+    balanced_by,
+    checked_seed,
+    draw_weights,
+    train_module,
+)
 from kernomics.models.gene_components import gene_components, mapped
 from kernomics.models.gil.config import GILConfig, default_training
 from kernomics.models.gil.expression_model import ExpressionModel
@@ -44,6 +51,7 @@ from kernomics.nn import drawing_from
 from kernomics.train import History, RowAdamW, override
 from kernomics.train.device import usable_device
 from kernomics.train.interfaces import Batches, Validate
+from kernomics.train.skipping import Steps
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -153,6 +161,7 @@ class GIL:
         resume: bool = False,
         device: str | torch.device = "cpu",
         log_dir: str | Path | None = None,
+        skip_steps: Steps = (),
         **overrides: Any,
     ) -> GIL:
         """Train through all stages; afterwards `model` and `scores` are there.
@@ -170,6 +179,9 @@ class GIL:
             Where to train, ``"cpu"`` or ``"cuda"``.
         log_dir
             A directory for TensorBoard, a subdirectory per stage.
+        skip_steps
+            Steps to pass over of the stage that is resumed, or of the first; see
+            `kernomics.train.fit`.
         **overrides
             Settings of :class:`kernomics.train.TrainConfig`, for every stage.
 
@@ -212,7 +224,8 @@ class GIL:
                     at_once = f"all {len(together)} stages at once"
                     print(at_once if len(together) > 1 else which, file=sys.stderr)
                 self._place_genes(module, n_before, rows)
-                history = self._teach(situation, together, i, record, where, log_dir)
+                history = self._teach(situation, together, i, record, where, log_dir, skip_steps)
+                skip_steps = ()
                 self.scores[name] = gene_errors(module, self.staged, "test")
                 states = [method.state() for method in self.methods]
                 record.keep(i, module.state_dict(), states, {name: self.scores[name]})
@@ -226,6 +239,8 @@ class GIL:
         """Change settings of the training, those of :class:`kernomics.train.TrainConfig`."""
         overrides.setdefault("seed", self.seed)
         self.training = override(self.training, **overrides)
+        every = [self.staged.rows(stage) for stage in range(len(self.stages))]
+        draw_weights(self.staged.cells, np.concatenate(every), self.training.balance)  # or refuses
 
     def settings(self) -> dict[str, Any]:
         """Return all that decides the result of a training beside the stages."""
@@ -267,6 +282,7 @@ class GIL:
         record: StageRecord,
         device: torch.device,
         log_dir: str | Path | None,
+        skip_steps: Steps,
     ) -> History:
         """Train one part of the plan."""
         situation.module.zero_grad(
@@ -275,8 +291,17 @@ class GIL:
         for method in self.methods:
             method.begin(situation)
         config = self.training if i == 0 else override(self.training, warmup=0.0)
+        weights = None
+        if config.balance is not None:  # one class in a stage is drawn evenly
+            by = balanced_by(self.staged.cells, config.balance).subset(situation.train)
+            weights = class_weights_of(by)[0]
         sampler = Sampler(
-            situation.train, config.batch_size, self.seed, block_size=64, version=record.order
+            situation.train,
+            config.batch_size,
+            self.seed,
+            block_size=64,
+            weights=weights,
+            version=record.order,
         )
         _, history = train_module(
             lambda: Lesson(situation, self.methods),
@@ -291,6 +316,7 @@ class GIL:
             callbacks=(),
             loggers=(),
             log_dir=None if log_dir is None else Path(log_dir) / str(i),
+            skip_steps=skip_steps,
         )
         for method in self.methods:
             method.end(situation)

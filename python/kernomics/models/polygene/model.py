@@ -22,7 +22,14 @@ from kernomics.data.readers.inputs import divided_options
 from kernomics.data.splits import How
 from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError
-from kernomics.models.base import as_collection, checked_seed, sampler_of, split_cells, train_module
+from kernomics.models.base import (
+    as_collection,
+    checked_seed,
+    draw_weights,
+    sampler_of,
+    split_cells,
+    train_module,
+)
 from kernomics.models.known_cells import require_counts
 from kernomics.models.polygene.config import PolyGeneConfig, default_training
 from kernomics.models.polygene.module import PolyGeneModule
@@ -34,6 +41,7 @@ from kernomics.models.vocabulary import over_vocabulary, warn_of_unseen
 from kernomics.train import History, RowAdamW, override
 from kernomics.train.device import usable_device
 from kernomics.train.interfaces import Callback, Validate
+from kernomics.train.skipping import Steps
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -185,6 +193,7 @@ class PolyGene:
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Any] = (),
         log_dir: str | Path | None = None,
+        skip_steps: Steps = (),
         **overrides: Any,
     ) -> PolyGene:
         """Train; afterwards `model` is there.
@@ -205,6 +214,8 @@ class PolyGene:
             training.
         loggers, log_dir
             What else takes the records of the history; see `kernomics.train.opened`.
+        skip_steps
+            Steps to pass over, as after a spike of the loss; see `kernomics.train.fit`.
         **overrides
             Settings of :class:`kernomics.train.TrainConfig`.
         """
@@ -212,7 +223,7 @@ class PolyGene:
         if max_epochs is not None:
             overrides["max_epochs"] = max_epochs
         self.configure(**overrides)
-        sampler = sampler_of(self.split, self.training, self.seed)
+        sampler = sampler_of(self.split, self.training, self.seed, self.cells)
         module, self.history = train_module(
             self._begin,
             lambda _: Loader(self.cells, sampler),
@@ -226,6 +237,7 @@ class PolyGene:
             callbacks=callbacks,
             loggers=loggers,
             log_dir=log_dir,
+            skip_steps=skip_steps,
         )
         self.model = PhenotypeModel(module.cpu(), self.genes.tolist(), self._info())
         return self
@@ -234,6 +246,7 @@ class PolyGene:
         """Change settings of the training, those of :class:`kernomics.train.TrainConfig`."""
         overrides.setdefault("seed", self.seed)
         self.training = override(self.training, **overrides)
+        draw_weights(self.cells, self.split.train, self.training.balance)  # or refuses
 
     def _begin(self) -> PolyGeneModule:
         self.module = self._module()  # which a training that is interrupted leaves there

@@ -20,7 +20,13 @@ from kernomics.data import CellCollection, Loader, Split
 from kernomics.data.readers.inputs import divided_options
 from kernomics.data.row_numbers import parts
 from kernomics.errors import ConfigError
-from kernomics.models.base import as_collection, checked_seed, sampler_of, train_module
+from kernomics.models.base import (
+    as_collection,
+    checked_seed,
+    draw_weights,
+    sampler_of,
+    train_module,
+)
 from kernomics.models.known_cells import require_counts
 from kernomics.models.reading import library_share, read_as_trained
 from kernomics.models.txfm.cell_encoder import CellEncoder
@@ -39,6 +45,7 @@ from kernomics.models.vocabulary import over_vocabulary, warn_of_unseen
 from kernomics.train import History, RowAdamW, override
 from kernomics.train.device import usable_device
 from kernomics.train.interfaces import Callback
+from kernomics.train.skipping import Steps
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -232,6 +239,7 @@ class TxFM:
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Any] = (),
         log_dir: str | Path | None = None,
+        skip_steps: Steps = (),
         metrics: Callable[[CellEncoder], Mapping[str, float]] | None = None,
         **overrides: Any,
     ) -> TxFM:
@@ -254,6 +262,8 @@ class TxFM:
             training.
         loggers, log_dir
             Where else to log the history; see `kernomics.train.opened`.
+        skip_steps
+            Steps to pass over, as after a spike of the loss; see `kernomics.train.fit`.
         metrics
             Called at each validation with the current model; the values it returns are recorded in
             the history beside the validation loss, and `monitor` may name one of them.
@@ -266,7 +276,7 @@ class TxFM:
         if max_epochs is not None:
             overrides["max_epochs"] = max_epochs
         self.configure(**overrides)
-        sampler = sampler_of(self.split, self.training, self.seed)
+        sampler = sampler_of(self.split, self.training, self.seed, self.cells)
         cells = self.cells.compact()
         module, self.history = train_module(
             self._begin,
@@ -281,6 +291,7 @@ class TxFM:
             callbacks=callbacks,
             loggers=loggers,
             log_dir=log_dir,
+            skip_steps=skip_steps,
         )
         self.encoder = CellEncoder(module.cpu(), self.genes.tolist(), self._info())
         return self
@@ -295,8 +306,9 @@ class TxFM:
         """
         overrides.setdefault("seed", self.seed)
         self.training = override(self.training, **overrides)
+        draw_weights(self.cells, self.split.train, self.training.balance)  # or refuses
         if "weight_decay" not in overrides:
-            n_batches = sampler_of(self.split, self.training, self.seed).n_batches
+            n_batches = math.ceil(len(self.split.train) / self.training.batch_size)
             steps = self.training.max_epochs * math.ceil(n_batches / self.training.accumulate)
             decay = 1 / (self.training.learning_rate * max(1, steps))
             if self.start is not None:

@@ -132,7 +132,7 @@ def taught(
         parameter.requires_grad_(False)
     lesson, history = train_module(
         lambda: _Lesson(network, before, AddedGenes(genes, network.hidden[0], means)),
-        lambda _: Loader(cells, sampler_of(split, config, config.seed)),
+        lambda _: Loader(cells, sampler_of(split, config, config.seed, cells)),
         config,
         "cpu",
         seed=config.seed,

@@ -37,6 +37,7 @@ from kernomics.models.yoto.warm_start import START_FACTOR, PanelSource
 from kernomics.train import History, RowAdamW, override
 from kernomics.train.device import usable_device
 from kernomics.train.interfaces import Callback, Validate
+from kernomics.train.skipping import Steps
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -237,6 +238,7 @@ class YOTO:
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Any] = (),
         log_dir: str | Path | None = None,
+        skip_steps: Steps = (),
         **overrides: Any,
     ) -> YOTO:
         """Train the panel and its predictor.
@@ -259,6 +261,8 @@ class YOTO:
             training.
         loggers, log_dir
             Where else to log the history; see `kernomics.train.opened`.
+        skip_steps
+            Steps to pass over, as after a spike of the loss; see `kernomics.train.fit`.
         **overrides
             Settings of :class:`kernomics.train.TrainConfig`.
         """
@@ -268,7 +272,7 @@ class YOTO:
         overrides.setdefault("seed", self.seed)
         overrides.setdefault("restart_at", self.config.fix_panel_at)
         self.training = override(self.training, **overrides)
-        sampler = sampler_of(self.split, self.training, self.seed)
+        sampler = sampler_of(self.split, self.training, self.seed, self.cells)
         self.module, self.history = train_module(
             self._begin,
             lambda module: PanelLoader(self.cells, sampler, module),
@@ -282,6 +286,7 @@ class YOTO:
             callbacks=callbacks,
             loggers=loggers,
             log_dir=log_dir,
+            skip_steps=skip_steps,
         )
         self.panel = self._panel()
         found = training_warnings(
