@@ -62,6 +62,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "data.Sampler.with_version": lambda: {"version": 1},
     "data.Loader.use_order": lambda: {"version": 1},
     "data.Split.from_dict": lambda: {"saved": dict(SPLIT)},
+    "data.shuffle_quality": lambda: {"sampler": sampler(), "labels": np.arange(20) % 3},
     "data.concat": lambda: {"collections": {"a": collection(), "b": collection()}},
     "ops.ObservedGenes.from_lists": lambda: {
         "panels": [[0, 1], [2]], "n_genes": G, "panel_id": [0, 1],

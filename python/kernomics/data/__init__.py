@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kernomics.data.concatenate import concat
     from kernomics.data.gene_stats import GeneSummary
     from kernomics.data.genes import gene_id_kind, match_genes
+    from kernomics.data.label_entropy import ShuffleQuality, shuffle_quality
     from kernomics.data.labels import Labels
     from kernomics.data.loader import Loader
     from kernomics.data.readers.inputs import ReadOptions
@@ -27,6 +28,7 @@ __all__ = [
     "Loader",
     "ReadOptions",
     "Sampler",
+    "ShuffleQuality",
     "Split",
     "Stage",
     "Stages",
@@ -37,6 +39,7 @@ __all__ = [
     "make_split",
     "match_genes",
     "select_cells",
+    "shuffle_quality",
 ]
 
 __getattr__ = later(
@@ -49,6 +52,7 @@ __getattr__ = later(
         "Loader": "loader",
         "ReadOptions": "readers.inputs",
         "Sampler": "sampler",
+        "ShuffleQuality": "label_entropy",
         "Split": "splits",
         "Stage": "stages",
         "Stages": "stages",
@@ -59,5 +63,6 @@ __getattr__ = later(
         "make_split": "splits",
         "match_genes": "genes",
         "select_cells": "subset",
+        "shuffle_quality": "label_entropy",
     },
 )

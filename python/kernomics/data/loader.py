@@ -38,9 +38,7 @@ class Loader:
     def __init__(self, cells: CellCollection, sampler: Sampler, *, read_ahead: int = 1) -> None:
         if read_ahead < 0:
             raise ConfigError(f"read_ahead is {read_ahead}: it must be at least 0")
-        last = max(sampler.rows[0], sampler.rows[-1])  # of a range
-        if not isinstance(sampler.rows, range):
-            last = int(sampler.rows.max())
+        last = sampler.last
         if last >= cells.n_cells:
             raise ConfigError(
                 f"the sampler draws row {last:,}, but there are {cells.n_cells:,} cells: was it "

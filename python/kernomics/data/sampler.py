@@ -136,6 +136,13 @@ class Sampler:
         return other
 
     @property
+    def last(self) -> int:
+        """The highest row that is drawn."""
+        if isinstance(self.rows, range):
+            return max(self.rows[0], self.rows[-1])
+        return int(self.rows.max())
+
+    @property
     def n_batches(self) -> int:
         """Batches per epoch."""
         whole, rest = divmod(self.n_rows, self.batch_size)
