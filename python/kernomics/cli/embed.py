@@ -46,13 +46,10 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Represent the cells of a file."""
-    import numpy as np
-    import pandas as pd
-
-    from kernomics.data.readers.inputs import ReadOptions, anndata_of
+    from kernomics.data.readers.inputs import ReadOptions
     from kernomics.models import CellEncoder, PhenotypeModel
     from kernomics.models.saved import saved_format
-    from kernomics.tl._representations import add_representation, key_of
+    from kernomics.workflows.embed import write_representation
 
     cli_options.use_threads(args.threads)
     out = Path(args.out)
@@ -81,20 +78,18 @@ def run(args: argparse.Namespace) -> None:
     else:
         model = CellEncoder.load(args.run_or_model)
     cells = cli_options.read_cells(args, model=model)
-    found = model.get_latent_representation(
-        cells, batch_size=args.batch_size, progress=not args.quiet, **options
+    reading: ReadOptions = {**cli_options.reading(args), **cells.reading}
+    width = write_representation(
+        model,
+        cells,
+        Path(args.data),
+        out,
+        reading=reading,
+        batch_size=args.batch_size,
+        progress=not args.quiet,
+        **options,
     )
-    if out.suffix == ".npy":
-        np.save(out, found)
-    elif out.suffix == ".csv":
-        names = [f"{key_of(model)}_{i}" for i in range(found.shape[1])]
-        pd.DataFrame(found, index=cells.cell_names.astype(str), columns=names).to_csv(out)
-    else:
-        reading: ReadOptions = {**cli_options.reading(args), **cells.reading}
-        adata = anndata_of(args.data, reading.get("modality"))
-        add_representation(adata, model, found, reading, library=cells.library_source, **options)
-        adata.write_h5ad(out)
-    print(f"cells      {len(found):,}   dimensions {found.shape[1]}")
+    print(f"cells      {cells.n_cells:,}   dimensions {width}")
     for line in cli_options.as_in_training(args, cells):
         print(line)
     print(f"library    {cells.library_source}")

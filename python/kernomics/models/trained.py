@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from kernomics._arguments import checked, words_of
+from kernomics._arguments import checked, shown, words_of
 from kernomics.data import CellCollection
 from kernomics.data.collection import require_empty_cells
 from kernomics.data.readers.inputs import ReadOptions
@@ -34,6 +34,15 @@ def of_genes(network: Callable[[int], nn.Module]) -> list[str]:
     with torch.device("meta"):
         one, two = (network(n).state_dict() for n in (1, 2))
     return [name for name in one if one[name].shape != two[name].shape]
+
+
+def place_for(out: Any, shape: tuple[int, int]) -> Any:
+    """Return what a result of this shape is written to: a new array, or the one given."""
+    if out is None:
+        return np.empty(shape, np.float32)
+    if not hasattr(out, "__setitem__") or getattr(out, "shape", None) != shape:
+        raise ConfigError(f"out is {shown(out)}: an array of shape {shape} is needed")
+    return out
 
 
 class TrainedModel(ABC):

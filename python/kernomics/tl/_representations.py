@@ -95,29 +95,41 @@ def add_representation(
     """Store a representation and the model's gene embeddings as `represent_cells` does."""
     key_added = key_of(encoder) if key_added is None else key_added
     adata.obsm[f"X_{key_added}"] = representation
-    names = gene_names_in_var(adata, reading)
+    for part, table in gene_tables(encoder, gene_names_in_var(adata, reading)).items():
+        adata.varm[f"{key_added}_{part}"] = table
+    adata.uns[key_added] = {"params": params_of(encoder, reading, params)}
+
+
+def gene_tables(
+    encoder: CellEncoder | PhenotypeModel, names: pd.Index[Any]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the model's embeddings of genes by these names, NaN for those that it lacks."""
     columns = names.get_indexer(pd.Index(encoder.genes))
-    known = columns >= 0
+    known, found = columns >= 0, {}
     tables = (
         {"genes": encoder.get_gene_embeddings()}
         if isinstance(encoder, PhenotypeModel)
         else {part: encoder.get_gene_embeddings(part) for part in ("encoder", "decoder")}
     )
     for part, embeddings in tables.items():
-        table = np.full((adata.n_vars, embeddings.shape[1]), np.nan, np.float32)
-        table[columns[known]] = embeddings[known]
-        adata.varm[f"{key_added}_{part}"] = table
-    adata.uns[key_added] = {
-        "params": without_none(
-            {
-                "version": __version__,
-                "seed": encoder.module.seed,
-                "model": repr(encoder),
-                **reading,
-                **params,
-            }
-        )
-    }
+        found[part] = np.full((len(names), embeddings.shape[1]), np.nan, np.float32)
+        found[part][columns[known]] = embeddings[known]
+    return found
+
+
+def params_of(
+    encoder: CellEncoder | PhenotypeModel, reading: ReadOptions, params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return how cells were represented, as `.uns` keeps it."""
+    return without_none(
+        {
+            "version": __version__,
+            "seed": encoder.module.seed,
+            "model": repr(encoder),
+            **reading,
+            **params,
+        }
+    )
 
 
 def key_of(encoder: CellEncoder | PhenotypeModel) -> str:

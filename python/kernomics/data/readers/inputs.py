@@ -216,12 +216,16 @@ def modalities_of(given: Any) -> list[str]:
 
 def gene_names_in_var(adata: AnnData, reading: ReadOptions) -> pd.Index[Any]:
     """Return what each row of an AnnData's var is called when it is read with these options."""
-    gene_names = reading.get("gene_names")
-    if gene_names is None:
-        return pd.Index([str(name) for name in adata.var_names], dtype=object)
-    read = open_input(adata, **door_options(reading))
+    return names_in_var(adata, adata.var_names, reading)
+
+
+def names_in_var(given: Any, var_names: pd.Index[Any], reading: ReadOptions) -> pd.Index[Any]:
+    """Return it of whatever is handed over as cells, whose var has these names."""
+    names = [str(name) for name in var_names]
+    if reading.get("gene_names") is None:
+        return pd.Index(names, dtype=object)
+    read = open_input(given, **door_options(reading))
     called = pd.Series(read.genes, index=read.var.index.astype(str))
-    names = [str(name) for name in adata.var_names]
     index: pd.Index[Any] = pd.Index([called.get(name, name) for name in names], dtype=object)
     return index
 

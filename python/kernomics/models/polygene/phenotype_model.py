@@ -29,7 +29,7 @@ from kernomics.models.polygene.phenotypes import (
     score_phenotype,
 )
 from kernomics.models.tasks import Task, read_outputs
-from kernomics.models.trained import TrainedModel
+from kernomics.models.trained import TrainedModel, place_for
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -258,19 +258,28 @@ class PhenotypeModel(TrainedModel):
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
         progress: bool = False,
+        out: Any = None,
         **reading: Unpack[ReadOptions],
     ) -> NDArray[np.float32]:
         """Return the mean of the masked phenotypes' states after the last block, float32 [n, d].
 
-        The parameters are those of `probabilities`.
+        Parameters
+        ----------
+        out
+            An array [n, d] to which they are written as they come, and which is returned, such as a
+            ``numpy.memmap`` or an h5py data set; nothing else is held of them.
+
+        The other parameters are those of `probabilities`.
         """
         cells = self.read(adata, **reading)
         known = self._known(cells, rows, min_gene_overlap, reading)
-        parts = [np.empty((0, self.config.d_model), np.float32)]
+        place: NDArray[np.float32] = place_for(out, (len(known.rows), self.config.d_model))
         shown = np.full((cells.n_cells, len(self.tasks)), -1, np.int64)
-        for _, states in self._states(known, shown, n_tokens, batch_size, progress):
-            parts.append(states.mean(1).float().cpu().numpy())
-        return np.concatenate(parts)
+        done = 0
+        for batch, states in self._states(known, shown, n_tokens, batch_size, progress):
+            place[done : done + len(batch)] = states.mean(1).float().cpu().numpy()
+            done += len(batch)
+        return place
 
     def get_gene_embeddings(self) -> NDArray[np.float32]:
         """Return the embedding of each gene, float32 [G, d]."""

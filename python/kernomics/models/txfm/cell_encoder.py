@@ -18,7 +18,8 @@ from kernomics.data import CellCollection, Cells
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.base import checked_integer, checked_names
-from kernomics.models.trained import TrainedModel
+from kernomics.models.known_cells import KnownCells
+from kernomics.models.trained import TrainedModel, place_for
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.module import Tokens, TxFMModule
 
@@ -75,6 +76,7 @@ class CellEncoder(TrainedModel):
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
         progress: bool = False,
+        out: Any = None,
         **reading: Unpack[ReadOptions],
     ) -> NDArray[np.float32]:
         """Return each cell's CLS token after the last block.
@@ -100,6 +102,9 @@ class CellEncoder(TrainedModel):
             The fraction of the vocabulary that the data must have.
         progress
             Whether to show a progress bar.
+        out
+            An array [n, d] to which the representations are written as they come, and which is
+            returned, such as a ``numpy.memmap`` or an h5py data set; nothing else is held of them.
         **reading
             How to read an AnnData or a file, as in `kernomics.data.ReadOptions`. Options not given
             are as in training, ``info["reading"]``. Options given take precedence, so
@@ -127,14 +132,16 @@ class CellEncoder(TrainedModel):
         n_draws = checked_integer("n_draws", n_draws)
         if block is not None:
             block = self.checked_block(block)
-        parts = [np.empty((0, self.config.d_model), np.float32)]
-        for cells in self._batches(
-            adata, reading, rows, n_tokens, batch_size, min_gene_overlap, progress
-        ):
-            draws = self._draws(cells, n_tokens, n_draws)
+        cells = self.read(adata, **reading)
+        known = self._known(cells, rows, min_gene_overlap, reading)
+        place: NDArray[np.float32] = place_for(out, (len(known.rows), self.config.d_model))
+        done = 0
+        for batch in self._read(known, n_tokens, batch_size, progress):
+            draws = self._draws(batch, n_tokens, n_draws)
             found = [self.module.encode(*tokens, block=block) for tokens in draws]
-            parts.append(torch.stack(found).mean(0).float().cpu().numpy())
-        return np.concatenate(parts)
+            place[done : done + len(batch)] = torch.stack(found).mean(0).float().cpu().numpy()
+            done += len(batch)
+        return place
 
     @torch.inference_mode()
     @checked
@@ -258,12 +265,17 @@ class CellEncoder(TrainedModel):
         progress: bool,
     ) -> Iterator[Cells]:
         """Read cells over the vocabulary; their `cell_ids` are keys of their names."""
+        collection = self.read(adata, **reading)
+        known = self._known(collection, rows, min_gene_overlap, reading)
+        return self._read(known, n_tokens, batch_size, progress)
+
+    def _read(
+        self, known: KnownCells, n_tokens: int | None, batch_size: int | None, progress: bool
+    ) -> Iterator[Cells]:
         if n_tokens is not None:
             n_tokens = checked_integer("n_tokens", n_tokens)
         if batch_size is not None:
             batch_size = checked_integer("batch_size", batch_size)
-        collection = self.read(adata, **reading)
-        known = self._known(collection, rows, min_gene_overlap, reading)
         length = known.most_genes if n_tokens is None else min(n_tokens, known.most_genes)
         size = batch_size or max(1, NUMBERS_AT_A_TIME // ((length + 1) * self.config.d_model))
         device = next(self.module.parameters()).device
