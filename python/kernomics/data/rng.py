@@ -33,6 +33,7 @@ class Stream(enum.IntEnum):
     REPLAY = 18
     FISHER_CELLS = 19
     SAMPLER_DRAWS = 20
+    SCORED_CELLS = 21
 
 
 def philox(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -21,6 +21,7 @@ from kernomics.baselines.representations import (
 from kernomics.data import CellCollection, Labels, Split, make_split
 from kernomics.data.checks import named_cells
 from kernomics.data.collection import EmptyCells
+from kernomics.data.rng import Stream, permutation
 from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError
 from kernomics.evaluation.representation_errors import Probes, score_errors
@@ -44,6 +45,8 @@ __all__ = [
 
 Metric = Literal["probes", "top", "mlp", "clusters", "ilisi"]
 TOP = 5
+MOST_CELLS = 100_000
+"""Cells of a part of a split whose expression is held in memory for a comparison."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +150,9 @@ def compare_representations(
 ) -> RepresentationScores:
     """Score a trained model's representation beside others of the same cells.
 
+    Of more than 100,000 training or test cells a random 100,000 are taken, whose expression is held
+    in memory, and a warning says so.
+
     Parameters
     ----------
     model
@@ -175,6 +181,7 @@ def compare_representations(
     labels_to_score(metrics, cells, split)
     for block in blocks:
         model.checked_block(block)
+    split = sampled(split, MOST_CELLS, seed)
     usual = {
         "n_tokens": n_tokens,
         "n_draws": n_draws,
@@ -209,6 +216,21 @@ def compare_representations(
     what = f"scoring {len(found)} representations by {', '.join(metrics)}"
     with stage(what, progress):
         return score_representations(found, cells, split, metrics=metrics, seed=seed)
+
+
+def sampled(split: Split, most: int, seed: int) -> Split:
+    """Return a split of at most so many random training and test cells each, and say so."""
+    parts, said = {}, []
+    for name, rows in (("train", split.train), ("test", split.test)):
+        parts[name] = rows
+        if len(rows) > most:
+            parts[name] = rows[np.sort(permutation(len(rows), seed, Stream.SCORED_CELLS)[:most])]
+            said.append(f"{most:,} random ones of the {len(rows):,} {name} cells")
+    if said:
+        warn(
+            f"the scores are of {' and '.join(said)}: the expression of more is not held in memory"
+        )
+    return replace(split, **parts)
 
 
 # -- scores ----------------------------------------------------------------------------------------
