@@ -78,7 +78,7 @@ def test_weights_by_which_nothing_can_be_drawn_are_refused(weights, error, messa
 
 
 def test_weights_without_shuffling_are_refused():
-    with pytest.raises(ConfigError, match="weights are given, but shuffle=False draws nothing"):
+    with pytest.raises(ConfigError, match="weights are given, but shuffle is False"):
         Sampler(range(4), 2, weights=[1, 1, 1, 1], shuffle=False)
 
 
@@ -104,5 +104,8 @@ def test_labels_that_cannot_be_balanced_are_refused():
         balanced_weights(number)
     with pytest.raises(ConfigError, match=r"all 3 labelled cells .* are of the class 'a'"):
         balanced_weights(["a", "a", None, "a"])
+    for bad in (np.ones((2, 2)), [["a"], ["b", "c"]], 3, {"a": 1}):
+        with pytest.raises(DataError, match=r"labels is .*: one name or number for each cell"):
+            balanced_weights(bad)
     with pytest.raises(DataError, match="none of the 2 cells to draw from has such a label"):
         balanced_weights([None, None])

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, shown
 from kernomics.data.labels import Labels
-from kernomics.errors import ConfigError, DataError
+from kernomics.errors import ConfigError, DataError, KernomicsError
 
 
 @checked
@@ -35,9 +35,7 @@ def balanced_weights(labels: Labels | npt.ArrayLike) -> npt.NDArray[np.float64]:
     DataError
         If no cell has a label.
     """
-    if not isinstance(labels, Labels):
-        series = pd.Series(labels if isinstance(labels, list | tuple) else np.asarray(labels))
-        labels = Labels.from_series(series, "", kind="categorical")
+    labels = labels_given(labels)
     weights, n_classes = class_weights_of(labels)
     if n_classes < 2:
         only = next(name for name, n in labels.counts().items() if n)
@@ -46,6 +44,24 @@ def balanced_weights(labels: Labels | npt.ArrayLike) -> npt.NDArray[np.float64]:
             f"labelled cells to draw from are of the class {only!r}: there is nothing to balance"
         )
     return weights
+
+
+def labels_given(labels: Labels | npt.ArrayLike) -> Labels:
+    """Return labels as such, of whatever values the cells have."""
+    if isinstance(labels, Labels):
+        return labels
+    try:
+        # numpy would make a word of the NaN that stands for a missing one among words.
+        values = labels if isinstance(labels, list | tuple) else np.asarray(labels)
+        if np.ndim(values) != 1:
+            raise ValueError
+        return Labels.from_series(pd.Series(values), "", kind="categorical")
+    except KernomicsError:
+        raise
+    except (TypeError, ValueError):
+        raise DataError(
+            f"labels is {shown(labels)}: one name or number for each cell is needed"
+        ) from None
 
 
 def class_weights_of(labels: Labels) -> tuple[npt.NDArray[np.float64], int]:

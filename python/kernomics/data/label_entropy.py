@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from kernomics._arguments import checked
+from kernomics.data.balance import labels_given
 from kernomics.data.labels import Labels
 from kernomics.data.row_numbers import spread
 from kernomics.data.sampler import Sampler
@@ -78,9 +78,7 @@ def shuffle_quality(
     """
     if n_batches < 1:
         raise ConfigError(f"n_batches is {n_batches}: at least 1 is needed")
-    if not isinstance(labels, Labels):
-        series = pd.Series(labels if isinstance(labels, list | tuple) else np.asarray(labels))
-        labels = Labels.from_series(series, "", kind="categorical")
+    labels = labels_given(labels)
     if labels.kind != "categorical":
         raise ConfigError(
             f"labels {labels.name!r} are continuous: the entropy is that of classes; bin them first"

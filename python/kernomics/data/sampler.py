@@ -102,7 +102,7 @@ class Sampler:
                 "is set; lower batch_size"
             )
         if weights is not None and not shuffle:
-            raise ConfigError("weights are given, but shuffle=False draws nothing: leave one out")
+            raise ConfigError("weights are given, but shuffle is False: leave one of them out")
         self.weights = None if weights is None else _weights(weights, self.n_rows)
         self.batch_size, self.seed = batch_size, seed
         self.block_size, self.buffer_blocks = block_size, buffer_blocks
