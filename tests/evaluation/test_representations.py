@@ -3,6 +3,7 @@
 import random
 import sys
 import types
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +14,13 @@ pytest.importorskip("sklearn")
 
 from kernomics import datasets
 from kernomics.baselines.representations import baseline_representations, scvi_representation
-from kernomics.data import CellCollection, make_split
+from kernomics.data import CellCollection, Split, make_split
 from kernomics.data.expression import log_expression
 from kernomics.errors import ConfigError, DataError
 from kernomics.evaluation.representations import (
     batch_split,
     compare_representations,
+    sampled,
     score_representations,
 )
 from kernomics.metrics import clustering_scores, ilisi, mlp_probe, probe_metrics
@@ -258,3 +260,17 @@ def test_cells_without_known_genes_are_scored_if_kept(cells, split):
     assert np.isfinite(kept.table).all().all()
     own, again = (kept.table.loc[("cell_type", name)].tolist() for name in ("TxFM", "again"))
     assert own == again
+
+
+def test_parts_of_many_cells_are_sampled_and_it_is_said():
+    split = Split(np.arange(0, 60, 2), np.arange(60, 70), np.arange(70, 90), "random", None, 0)
+    with pytest.warns(UserWarning, match="25 random ones of the 30 train cells: the expression"):
+        found = sampled(split, 25, seed=3)
+    assert len(found.train) == 25
+    assert (np.diff(found.train) > 0).all()
+    assert set(found.train) < set(split.train)
+    assert found.test is split.test
+    assert found.validation is split.validation
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert sampled(split, 30, seed=3).train is split.train
