@@ -230,7 +230,7 @@ def sampled(split: Split, most: int, seed: int) -> Split:
         warn(
             f"the scores are of {' and '.join(said)}: the expression of more is not held in memory"
         )
-    return replace(split, **parts)
+    return replace(split, train=parts["train"], test=parts["test"])
 
 
 # -- scores ----------------------------------------------------------------------------------------
