@@ -20,7 +20,7 @@ from kernomics.cli import main
 
 COMMANDS = [
     *("select", "demo", "evaluate", "panel", "pretrain", "finetune", "embed"),
-    *("attribute", "prune", "stages", "increment", "bench", "info"),
+    *("attribute", "prune", "stages", "increment", "convert", "bench", "info"),
 ]
 
 

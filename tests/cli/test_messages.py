@@ -11,7 +11,7 @@ import pytest
 import kernomics
 from kernomics import attribution, cli, pp, tl
 from kernomics.cli.messages import CALL, TOKEN, as_options, options_of
-from kernomics.data import CellCollection, ReadOptions, make_split
+from kernomics.data import CellCollection, ReadOptions, convert, make_split
 from kernomics.errors import percent
 from kernomics.evaluation import panels, perturbations
 from kernomics.models import (
@@ -43,7 +43,7 @@ READERS = (
     tl.panel_contributions, tl.panel_stability, tl.panel_curve, tl.represent_cells,
     tl.evaluate_perturbations, perturbations.evaluate_perturbations, pp.curate, PolyGene,
     PhenotypeModel.probabilities, PhenotypeModel.get_latent_representation, attribution.attribute,
-    attribution.prune, tl.attribute,
+    attribution.prune, tl.attribute, convert,
 )  # fmt: skip
 READERS_OF_MODELS = (
     TxFM.from_pretrained, Panel.predict, Panel.evaluate, tl.panel_contributions, tl.represent_cells,
@@ -55,7 +55,7 @@ READERS_OF_MODELS = (
 )  # fmt: skip
 READING_COMMANDS = (
     *("select", "panel", "evaluate", "pretrain", "finetune", "embed"),
-    *("attribute", "prune"),
+    *("attribute", "prune", "convert"),
 )
 
 FORWARDED = {
@@ -86,6 +86,9 @@ PRINTED_BY = {
         READERS_OF_MODELS,
         ("evaluate", "embed", "finetune", "attribute", "prune"),
     ),
+    "data/conversion/convert.py": ((convert,), ("convert",)),
+    "data/conversion/passes.py": ((convert,), ("convert",)),
+    "data/conversion/work.py": ((convert,), ("convert",)),
     "data/genes.py": (READERS, READING_COMMANDS),
     "data/labels.py": ((CellCollection.from_anndata, *SELECT), ("select", "panel")),
     "data/splits.py": (DIVIDE, ()),

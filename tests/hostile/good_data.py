@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +31,11 @@ def panels() -> ops.ObservedGenes:
 
 def sampler() -> data.Sampler:
     return data.Sampler(np.arange(20), 4)
+
+
+@functools.cache
+def scratch() -> Path:
+    return Path(tempfile.mkdtemp())
 
 
 SPLIT = {
@@ -63,6 +71,9 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "data.Loader.use_order": lambda: {"version": 1},
     "data.Split.from_dict": lambda: {"saved": dict(SPLIT)},
     "data.shuffle_quality": lambda: {"sampler": sampler(), "labels": np.arange(20) % 3},
+    "data.convert": lambda: {
+        "adata": cells(), "out": scratch() / "cells.h5ad", "progress": False, "overwrite": True,
+    },
     "data.concat": lambda: {"collections": {"a": collection(), "b": collection()}},
     "ops.ObservedGenes.from_lists": lambda: {
         "panels": [[0, 1], [2]], "n_genes": G, "panel_id": [0, 1],

@@ -12,6 +12,7 @@ from kernomics._version import __version__
 from kernomics.cli import (
     attribute,
     bench,
+    convert,
     demo,
     embed,
     evaluate,
@@ -32,7 +33,7 @@ COMMANDS = (
     *(pretrain, finetune, embed),
     *(attribute, prune),
     *(stages, increment),
-    *(bench, info),
+    *(convert, bench, info),
 )
 EXAMPLES = """examples:
   kernomics demo
@@ -53,6 +54,7 @@ EXAMPLES = """examples:
       --out stages.json
   kernomics increment cells.h5ad --stages stages.json --method replay --memory 1000 \\
       --out runs/replay
+  kernomics convert a.h5ad b.h5ad --shuffle --shards 16 --out atlas
   kernomics bench --op poisson_nll --out times.jsonl
 """
 

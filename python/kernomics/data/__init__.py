@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kernomics.data.cells import Cells
     from kernomics.data.collection import CellCollection
     from kernomics.data.concatenate import concat
+    from kernomics.data.conversion.convert import Converted, convert
     from kernomics.data.gene_stats import GeneSummary
     from kernomics.data.genes import gene_id_kind, match_genes
     from kernomics.data.label_entropy import ShuffleQuality, shuffle_quality
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CellCollection",
     "Cells",
+    "Converted",
     "GeneSummary",
     "Labels",
     "Loader",
@@ -34,6 +36,7 @@ __all__ = [
     "Stages",
     "balanced_weights",
     "concat",
+    "convert",
     "gene_id_kind",
     "gene_stages",
     "make_split",
@@ -47,6 +50,7 @@ __getattr__ = later(
     {
         "CellCollection": "collection",
         "Cells": "cells",
+        "Converted": "conversion.convert",
         "GeneSummary": "gene_stats",
         "Labels": "labels",
         "Loader": "loader",
@@ -60,6 +64,7 @@ __getattr__ = later(
         "gene_id_kind": "genes",
         "gene_stages": "stages",
         "concat": "concatenate",
+        "convert": "conversion.convert",
         "make_split": "splits",
         "match_genes": "genes",
         "select_cells": "subset",

@@ -22,7 +22,7 @@ from kernomics.data.ingest import read_batches, read_through
 from kernomics.data.labels import Kind, Labels, read_labels
 from kernomics.data.library import LibraryRule, find_library, rows_rule
 from kernomics.data.readers.inputs import ReadOptions, counts_options, open_input
-from kernomics.data.readers.sources import CsrSource, Source
+from kernomics.data.readers.sources import CsrSource, Source, stored_entries
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError
 from kernomics.ops import ObservedGenes
@@ -125,8 +125,9 @@ class CellCollection:
 
         An AnnData in memory is copied into CSR (12 bytes and less per non-zero), so that later
         changes to it do not reach the collection; a dask array is computed block by block. A path
-        of an HDF5 file or a backed AnnData stays on disk: the check reads it once in blocks, and
-        each batch reads its own rows. A zarr store is read whole.
+        of an HDF5 file or a zarr store, or a backed AnnData, stays on disk: the check reads it once
+        in blocks, and each batch reads its own rows. What is stored by genes (CSC) is converted in
+        memory, or refused where that is too small; `convert` writes any of these anew.
 
         Parameters
         ----------
@@ -214,11 +215,11 @@ class CellCollection:
         )
         library, rule = find_library(
             given,
-            library_key,
+            given.library_key if library_key is None else library_key,
             totals,
             fractional=fractional or (allow_fractions and not check),
         )
-        return cls(
+        found = cls(
             source,
             genes=given.genes,
             cell_names=given.cell_names,
@@ -240,6 +241,13 @@ class CellCollection:
                 "modality": modality,
                 "all_features": all_features,
             },
+        )
+        if given.panels is None:
+            return found
+        panels = [np.flatnonzero(panel) for panel in given.panels]
+        panel_of_cell = given.obs[given.panel_key].to_numpy(np.int32)
+        return found.with_observed(
+            ObservedGenes.from_lists(panels, len(given.genes)), panel_of_cell
         )
 
     def __len__(self) -> int:
@@ -390,6 +398,11 @@ class CellCollection:
     def library_is_subset(self) -> bool:
         """Whether library sizes are known to be totals over a subset of the measured genes."""
         return bool(self.library_rule.partial)
+
+    @property
+    def n_stored(self) -> int:
+        """About how many entries the source holds, stored zeros and genes left out included."""
+        return stored_entries(self._source)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Cut all rows into ranges that fit easily in memory."""

@@ -34,6 +34,9 @@ class Stream(enum.IntEnum):
     FISHER_CELLS = 19
     SAMPLER_DRAWS = 20
     SCORED_CELLS = 21
+    CONVERTED_ORDER = 30
+    DIGEST_CELLS = 31
+    DIGEST_GENES = 32
 
 
 def philox(

@@ -23,6 +23,7 @@ class AnnDataInput:
     `whole_source` has the features too that are left out because they are no genes; `said_subset`
     says how the AnnData tells, beside raw and obs, that it lacks genes that were measured;
     `raw_genes` are those of ``raw`` by its index, None without it or where it is what is read.
+    `library_key`, `panel_key` and `panels` are what `kernomics convert` noted, each None without.
     """
 
     def __init__(
@@ -51,6 +52,14 @@ class AnnDataInput:
             self.whole_source = self.source
             self.source = SubsetSource(self.source, None, kept)
         self.genes = named_genes(self.var, var, gene_names)
+        self.library_key, self.panel_key = (
+            None if name is None or str(name) not in self.obs.columns else str(name)
+            for name in (contents.said.get("library_key"), contents.said.get("panel_key"))
+        )
+        self.panels: npt.NDArray[np.bool_] | None = None  # genes that each set of cells measured
+        if self.panel_key is not None and not use_raw:
+            panels = np.asarray(contents.said["panels"], bool)
+            self.panels = panels if kept is None else panels[:, kept]
         self.said_subset = ""
         if not (use_raw and raw is not None and len(raw) > len(var)):  # said of var, not of raw
             self.said_subset = _said_subset(contents.says_subset, self.var if not use_raw else var)

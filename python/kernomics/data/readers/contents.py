@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +13,14 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from kernomics.data.readers.sources import Source, SubsetSource, h5_source, memory_source
+from kernomics.data.readers.sources import (
+    Source,
+    SubsetSource,
+    h5_source,
+    memory_source,
+    open_zarr,
+    zarr_source,
+)
 from kernomics.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,6 +40,7 @@ class Contents(Protocol):
     layers: list[str]
     has_x: bool
     says_subset: bool
+    said: Mapping[str, Any]
 
     def source(self, key: str, where: str) -> Source:
         """Open a matrix for reading by rows."""
@@ -43,13 +52,16 @@ class Contents(Protocol):
 class FileContents:
     """An AnnData inside an HDF5 file, as anndata writes it or wrote it before 0.7.
 
-    `group` is where in it: ``""``, or ``"mod/rna"`` in an ``.h5mu`` file.
+    `group` is where in it: ``""``, or ``"mod/rna"`` in an ``.h5mu`` file. Where `scratch` names a
+    directory, a matrix stored by columns is written there by rows, instead of into memory.
     """
+
+    scratch: Path | None = None
 
     def __init__(self, path: Path, group: str = "") -> None:
         self.path, self.group = path, group
         self.file_name: str | None = path.name
-        with open_h5(path) as file:
+        with self._open() as file:
             root = file[group] if group else file
             self.obs, self.var = _table(root, "obs"), _table(root, "var")
             self.layers = list(root["layers"]) if "layers" in root else []
@@ -57,8 +69,11 @@ class FileContents:
             self.legacy_raw = "raw.X" in root
             raw_var = "raw.var" if self.legacy_raw else "raw/var"
             self.raw_var = _table(root, raw_var) if raw_var in root else None
-            flag = "uns/kernomics/genes_are_subset"
-            self.says_subset = bool(root[flag][()]) if flag in root else False
+            self.said = _said(root)
+            self.says_subset = bool(self.said.get("genes_are_subset", False))
+
+    def _open(self) -> Any:
+        return open_h5(self.path)
 
     def _stored(self, key: str) -> str:
         name = "raw.X" if key == "raw/X" and self.legacy_raw else key
@@ -67,7 +82,7 @@ class FileContents:
     def load(self) -> AnnData:
         """Read everything."""
         if self.group:
-            with open_h5(self.path) as file:
+            with self._open() as file:
                 adata: AnnData = read_elem(file[self.group])
                 return adata
         import anndata
@@ -76,12 +91,29 @@ class FileContents:
 
     def source(self, key: str, where: str) -> Source:
         """Open a matrix for reading by rows."""
-        return h5_source(self.path, self._stored(key), where)
+        return h5_source(self.path, self._stored(key), where, self.scratch)
 
     def first_values(self, key: str) -> npt.NDArray[Any]:
         """Return the first stored values of a matrix."""
-        with open_h5(self.path) as file:
+        with self._open() as file:
             return _first_values(file[self._stored(key)])
+
+
+class ZarrContents(FileContents):
+    """An AnnData in a zarr store of version 2 or 3, of which only what is asked for is read."""
+
+    def _open(self) -> Any:
+        return nullcontext(open_zarr(self.path))
+
+    def load(self) -> AnnData:
+        """Read everything."""
+        import anndata
+
+        return anndata.read_zarr(self.path)
+
+    def source(self, key: str, where: str) -> Source:
+        """Open a matrix for reading by rows."""
+        return zarr_source(self.path, self._stored(key), where, self.scratch)
 
 
 class ObjectContents:
@@ -98,7 +130,8 @@ class ObjectContents:
         raw = adata.raw
         self.raw_var = None if raw is None else pd.DataFrame(raw.var, copy=True)
         said = adata.uns.get("kernomics")
-        self.says_subset = isinstance(said, Mapping) and bool(said.get("genes_are_subset", False))
+        self.said: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
+        self.says_subset = bool(self.said.get("genes_are_subset", False))
 
     def source(self, key: str, where: str) -> Source:
         """Open a matrix for reading by rows."""
@@ -157,6 +190,15 @@ def open_h5(path: Path) -> Any:
         ) from error
 
 
+def _said(root: Any) -> Mapping[str, Any]:
+    """Return what kernomics wrote about a file into ``uns["kernomics"]``."""
+    if "uns" not in root or "kernomics" not in root["uns"]:
+        return {}
+    node = root["uns"]["kernomics"]
+    found = read_elem(node) if hasattr(node, "keys") else None
+    return found if isinstance(found, Mapping) else {}
+
+
 def read_elem(node: Any) -> Any:
     """Read an element of a file as anndata does."""
     try:
@@ -168,7 +210,7 @@ def read_elem(node: Any) -> Any:
 
 def _table(root: Any, name: str) -> pd.DataFrame:
     """Read obs or var; before anndata 0.7 these were arrays of records."""
-    if isinstance(root[name], h5py.Group):
+    if hasattr(root[name], "keys"):
         return pd.DataFrame(read_elem(root[name]))
     records = root[name][()]
     first, *columns = records.dtype.names
@@ -192,7 +234,7 @@ def _decoded(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _first_values(matrix: Any) -> npt.NDArray[Any]:
-    if isinstance(matrix, h5py.Group):
+    if hasattr(matrix, "keys"):  # a group of a file or a store
         return np.asarray(matrix["data"][:SAMPLE])
     if hasattr(matrix, "__dask_graph__"):
         matrix = matrix[:SAMPLE].compute()

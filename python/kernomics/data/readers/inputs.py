@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 import h5py
 import pandas as pd
 
 from kernomics.data.readers.anndata import AnnDataInput
-from kernomics.data.readers.contents import FileContents, ObjectContents, open_h5, read_elem
+from kernomics.data.readers.contents import (
+    FileContents,
+    ObjectContents,
+    ZarrContents,
+    open_h5,
+    read_elem,
+)
+from kernomics.data.readers.parts import MANIFEST, PartsContents
 from kernomics.errors import ConfigError, DataError, closest
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from anndata import AnnData
 
     AnnDataLike: TypeAlias = AnnData | str | Path
@@ -129,10 +134,15 @@ def open_input(
     )
 
 
-def contents_of(given: Any, modality: str | None = None) -> FileContents | ObjectContents:
+Found: TypeAlias = FileContents | ObjectContents | PartsContents
+
+
+def contents_of(given: Any, modality: str | None = None) -> Found:
     """Find the AnnData in what was handed over."""
     if isinstance(given, str | Path):
         return _of_path(Path(given), modality)
+    if isinstance(given, FileContents | ObjectContents | PartsContents):  # looked at before
+        return given
     if _is_a(given, "mudata", "MuData"):
         return _of_mudata(given, modality)
     if not is_anndata(given):
@@ -168,7 +178,7 @@ def require_anndata(adata: Any, function: str) -> None:
 def anndata_of(given: Any, modality: str | None = None) -> AnnData:
     """Return the whole AnnData behind what was handed over; files are read."""
     contents = contents_of(given, modality)
-    return contents.load() if isinstance(contents, FileContents) else contents.adata
+    return contents.adata if isinstance(contents, ObjectContents) else contents.load()
 
 
 class Outline(NamedTuple):
@@ -183,17 +193,6 @@ class Outline(NamedTuple):
 
 def outline_of(given: Any, modality: str | None = None) -> Outline:
     """Look at what was handed over as cells; parameters and errors as of `open_input`."""
-    if isinstance(given, str | Path) and Path(given).is_dir():  # whose counts stay where they are
-        import zarr
-
-        group: Any = zarr.open_group(_zarr_folder(Path(given), modality), mode="r")
-        if "obs" in group and "var" in group:
-            obs = [str(name) for name in group["obs"].attrs.get("column-order", ())]
-            raw_var = pd.DataFrame(read_elem(group["raw/var"])) if "raw/var" in group else None
-            layers = list(group["layers"]) if "layers" in group else []
-            return Outline(
-                obs, pd.DataFrame(read_elem(group["var"])), raw_var, layers, "X" in group
-            )
     found = contents_of(given, modality)
     obs = [str(name) for name in found.obs.columns]
     return Outline(obs, found.var, found.raw_var, found.layers, found.has_x)
@@ -233,7 +232,7 @@ def names_in_var(given: Any, var_names: pd.Index[Any], reading: ReadOptions) -> 
 # -- paths -----------------------------------------------------------------------------------------
 
 
-def _of_path(path: Path, modality: str | None) -> FileContents | ObjectContents:
+def _of_path(path: Path, modality: str | None) -> Found:
     if path.is_dir():
         return _of_folder(path, modality)
     if not path.is_file():
@@ -271,12 +270,15 @@ READERS = {
 }
 
 
-def _of_folder(path: Path, modality: str | None) -> FileContents | ObjectContents:
-    import anndata
-
+def _of_folder(path: Path, modality: str | None) -> Found:
+    if (path / MANIFEST).is_file():
+        _refuse_modality(modality, f"'{path.name}' was converted, and has none")
+        return PartsContents(path)
     path = _zarr_folder(path, modality)
     try:
-        return ObjectContents(anndata.read_zarr(path))
+        return ZarrContents(path)
+    except ImportError:
+        raise
     except Exception as error:
         raise DataError(
             f"the zarr store '{path}' cannot be read as an AnnData: {error}; is it whole, and was "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from kernomics._warnings import warn
+from kernomics._optional import require_extra
+from kernomics._warnings import quietly, warn
 from kernomics.data.csr import Rows, blocks, dense_rows, gather, rows_of_sparse
+from kernomics.data.readers.transpose import transpose
 from kernomics.errors import DataError
 
 BLOCK_NONZEROS = 1 << 22
@@ -81,6 +84,54 @@ class DenseSource:
         return dense_rows(self.matrix[rows])
 
 
+class MappedSource(CsrSource):
+    """A CSR matrix in flat files, mapped into memory."""
+
+    on_disk = True
+
+    def __init__(self, folder: Path, n_genes: int) -> None:
+        indptr, indices, values = (
+            np.load(folder / f"{name}.npy", mmap_mode=None if name == "indptr" else "r")
+            for name in ("indptr", "indices", "values")
+        )
+        super().__init__(Rows(indptr, indices, values), n_genes)
+
+
+class StackedSource:
+    """Sources of the same genes, one after the other."""
+
+    on_disk = True
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        self.parts = list(parts)
+        self.starts = np.cumsum([0, *(part.shape[0] for part in parts)])
+        self.shape = (int(self.starts[-1]), parts[0].shape[1])
+        self.dtype: np.dtype[Any] = np.result_type(*(part.dtype for part in parts))
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Cut all rows into ranges of a bounded number of entries, none over two parts."""
+        for part, start in zip(self.parts, self.starts[:-1].tolist(), strict=True):
+            for first, last in part.blocks():
+                yield start + first, start + last
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """Copy the named rows as stored, in the order given."""
+        part_of = np.searchsorted(self.starts, rows, side="right") - 1
+        used = np.unique(part_of)
+        if used.size == 1:
+            only: Source = self.parts[used[0]]
+            return only.read(rows - self.starts[used[0]])
+        order = np.argsort(part_of, kind="stable")
+        found = [self.parts[i].read(rows[part_of == i] - self.starts[i]) for i in used]
+        lengths = [np.diff(part.indptr) for part in found]
+        if not found:
+            return self.parts[0].read(rows)
+        indptr = np.concatenate(([0], np.cumsum(np.concatenate(lengths))))
+        indices = np.concatenate([part.indices for part in found])
+        values = np.concatenate([part.values for part in found])
+        return gather(indptr, indices, values, np.argsort(order))
+
+
 class H5Source:
     """A matrix of an h5ad file, of which only the rows asked for are ever read.
 
@@ -94,7 +145,7 @@ class H5Source:
         self.path, self.key = path, key
         self._file: Any = None
         node = self._node()
-        self.sparse = isinstance(node, h5py.Group)
+        self.sparse = hasattr(node, "keys")
         if not self.sparse:
             self.shape = (int(node.shape[0]), int(node.shape[1]))
             self.dtype: np.dtype[Any] = node.dtype
@@ -103,6 +154,8 @@ class H5Source:
         self.shape = (n_cells, n_genes)
         self.dtype = node["data"].dtype
         self._indptr = node["indptr"][:].astype(np.int64, copy=False)
+        self.n_stored = int(self._indptr[-1])
+        _require_entries(node, self._indptr, f"'{path}' at {key}")
 
     def _node(self) -> Any:
         if self._file is None:
@@ -157,6 +210,29 @@ def _with_gaps(indptr: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> np
     gaps = indptr[rows[1:]] - indptr[rows[:-1] + 1]
     parts = np.split(rows, np.flatnonzero(gaps > GAP_NONZEROS) + 1)
     return np.concatenate([np.arange(part[0], part[-1] + 1) for part in parts])
+
+
+class ZarrSource(H5Source):
+    """A matrix of a zarr store, of which only the chunks of the rows asked for are ever read."""
+
+    def _node(self) -> Any:
+        if self._file is None:
+            self._file = open_zarr(self.path)
+        return self._file[self.key]
+
+    def close(self) -> None:
+        """Let go of the store; the next read opens it again."""
+        self._file = None
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Rows:
+        """Read the named rows as stored, in the order given, each at most once from the store."""
+        try:
+            return self._read(rows)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"the zarr store '{self.path}' cannot be read at {self.key}: {error}; it is "
+                "damaged: copy or download it again"
+            ) from error
 
 
 class DaskSource:
@@ -244,25 +320,103 @@ def memory_source(matrix: Any, where: str) -> Source:
     return DenseSource(dense)
 
 
-def h5_source(path: Path, key: str, where: str) -> Source:
+def h5_source(path: Path, key: str, where: str, scratch: Path | None = None) -> Source:
     """Open a matrix of an h5ad file for reading by rows.
 
     A matrix stored by columns (CSC) cannot be read by rows: it is read whole and converted, and a
-    warning says so.
+    warning says so; or it is written by rows into the directory `scratch`.
     """
     with h5py.File(path, "r") as file:
-        node = file[key]
-        encoding = node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "array"))
-        if isinstance(encoding, bytes):
-            encoding = encoding.decode()
-        if "csc" in encoding:
-            _warn_converted("csc", where)
-            parts = (node["data"][:], node["indices"][:], node["indptr"][:])
-            matrix = sparse.csc_matrix(parts, shape=tuple(_stored_shape(node))).tocsr()
-            return memory_source(matrix, where)
-        stored = node["data"] if isinstance(node, h5py.Group) else node
-        _require_numeric(stored.dtype, where)
-    return H5Source(path, key)
+        found = _by_rows(file[key], where, scratch, path)
+    return H5Source(path, key) if found is None else found
+
+
+def zarr_source(path: Path, key: str, where: str, scratch: Path | None = None) -> Source:
+    """Open a matrix of a zarr store for reading by rows, as `h5_source` does."""
+    node = open_zarr(path)[key]
+    _require_whole(node, path, key)
+    found = _by_rows(node, where, scratch, path)
+    return ZarrSource(path, key) if found is None else found
+
+
+def open_zarr(path: Path) -> Any:
+    """Open a zarr store for reading."""
+    zarr = require_extra("zarr", purpose="reading a zarr store", extra="zarr")
+    with quietly(UserWarning):
+        return zarr.open_group(path, mode="r")
+
+
+def _require_whole(node: Any, path: Path, key: str) -> None:
+    """Refuse a matrix of which chunks are missing, which zarr takes for zeros."""
+    stored = node["data"] if hasattr(node, "keys") else None
+    if stored is None or not hasattr(stored, "nchunks_initialized"):
+        return
+    lacking = stored.nchunks - stored.nchunks_initialized
+    if lacking > 0:
+        raise DataError(
+            f"the zarr store '{path}' lacks {lacking:,} of {stored.nchunks:,} chunks of "
+            f"{key}/data: copy or download it again"
+        )
+
+
+def _by_rows(node: Any, where: str, scratch: Path | None, path: Path) -> Source | None:
+    """Return a source of what is stored by columns; None for what is read as it is."""
+    encoding = node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "array"))
+    if isinstance(encoding, bytes):
+        encoding = encoding.decode()
+    stored = node["data"] if hasattr(node, "keys") else node
+    _require_numeric(stored.dtype, where)
+    if "csc" not in encoding:
+        return None
+    shape = tuple(int(n) for n in _stored_shape(node))
+    if scratch is not None:
+        transpose(node["indptr"], node["indices"], node["data"], shape[0], scratch)
+        return MappedSource(scratch, shape[1])
+    entries, room = int(stored.shape[0]), _free_memory()
+    if room is not None and entries * COPY_BYTES > room:
+        raise DataError(
+            f"{where} is stored by genes (CSC), which cannot be read cell by cell, and a copy by "
+            f"cells takes {entries * COPY_BYTES / 1e9:,.1f} GB of memory, of which "
+            f"{room / 1e9:,.1f} GB are free; convert the file once: "
+            f"{CONVERT.format(path)}"
+        )
+    _warn_converted("csc", where, CONVERT.format(path))
+    parts = (node["data"][:], node["indices"][:], node["indptr"][:])
+    return memory_source(sparse.csc_matrix(parts, shape=shape).tocsr(), where)
+
+
+COPY_BYTES = 24
+"""Memory that converting an entry takes at its height: it is held twice."""
+CONVERT = "kernomics convert '{}' --out FILE.h5ad"
+
+
+def _free_memory() -> int | None:
+    """Return the memory that is available; None where the system does not tell."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    return None if found is None else 1024 * int(found.group(1))
+
+
+def stored_entries(source: Any) -> int:
+    """Return about how many entries a source holds."""
+    if isinstance(source, CsrSource):
+        return int(source.rows.values.size)
+    if isinstance(source, H5Source) and source.sparse:
+        return int(source.n_stored)
+    inner = getattr(source, "source", None)
+    if inner is not None:
+        return stored_entries(inner)
+    parts = getattr(source, "parts", None)
+    if parts is not None:
+        return sum(stored_entries(getattr(part, "_source", part)) for part in parts)
+    return int(-(-source.shape[0] * source.shape[1] // DENSE_SHARE))
+
+
+DENSE_SHARE = 8
+"""Of the entries of a dense matrix, one in so many is taken to be no zero."""
 
 
 def _stored_shape(node: Any) -> Any:
@@ -270,13 +424,26 @@ def _stored_shape(node: Any) -> Any:
     return node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"]
 
 
+def _require_entries(node: Any, indptr: npt.NDArray[np.int64], where: str) -> None:
+    """Refuse rows that lie outside what is stored."""
+    stored = min(int(node["indices"].shape[0]), int(node["data"].shape[0]))
+    n_cells = int(_stored_shape(node)[0])
+    if indptr.size != n_cells + 1 or indptr[0] < 0 or (np.diff(indptr) < 0).any():
+        fault = f"its {indptr.size:,} row pointers do not fit {n_cells:,} cells"
+    elif indptr[-1] > stored:
+        fault = f"its rows end at entry {indptr[-1]:,}, and {stored:,} are stored"
+    else:
+        return
+    raise DataError(f"{where} is damaged: {fault}; copy or download it again")
+
+
 def _require_numeric(dtype: np.dtype[Any], where: str) -> None:
     if dtype.kind not in "buif":
         raise DataError(f"{where} holds {dtype} values; counts must be integers or floats")
 
 
-def _warn_converted(form: str, where: str) -> None:
+def _warn_converted(form: str, where: str, remedy: str = "store it with .tocsr()") -> None:
     warn(
         f"{where} is stored as {form.upper()}, which cannot be read cell by cell; a copy is "
-        "converted to CSR (store it with .tocsr() to save time and memory)"
+        f"converted to CSR (to save time and memory: {remedy})"
     )

@@ -1,0 +1,59 @@
+"""A digest of cells that proves that each arrived once, in whatever order and however stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from kernomics.data.csr import Rows
+from kernomics.data.rng import Stream, draws_of_names
+
+Words = npt.NDArray[np.uint64]
+
+_ODD = np.uint64(0x9E37_79B9_7F4A_7C15)
+_FIRST, _SECOND = np.uint64(0xBF58_476D_1CE4_E5B9), np.uint64(0x94D0_49BB_1331_11EB)
+
+
+class CellDigest:
+    """The sum of a word for each cell, modulo 2⁶⁴, beside their number.
+
+    A cell's word comes from its name and the sum over its non-zeros of a word of the gene's name
+    and the count. So neither the order of cells or genes matters, nor genes without counts; a cell
+    that is lost, there twice, or changed in its name or one count changes it.
+
+    Parameters
+    ----------
+    genes
+        Names, in the order of the columns.
+    """
+
+    def __init__(self, genes: Iterable[object]) -> None:
+        self.genes = draws_of_names(genes, 0, Stream.DIGEST_GENES)
+        self.n_cells, self.total = 0, 0
+
+    def words(self, rows: Rows, names: Iterable[object]) -> Words:
+        """Return the word of each cell, uint64 [n]; the rows are canonical."""
+        counts = rows.values.astype(np.float32, copy=False).view(np.uint32).astype(np.uint64)
+        with np.errstate(over="ignore"):
+            found = _mixed(self.genes[rows.indices] ^ (counts * _ODD))
+            before = np.concatenate((np.zeros(1, np.uint64), np.cumsum(found, dtype=np.uint64)))
+            sums = before[rows.indptr[1:]] - before[rows.indptr[:-1]]
+            return _mixed(sums + draws_of_names(names, 0, Stream.DIGEST_CELLS) * _ODD)
+
+    def add(self, rows: Rows, names: Iterable[object]) -> None:
+        """Add cells, whose rows are canonical."""
+        words = self.words(rows, names)
+        self.n_cells += words.size
+        self.total = (self.total + int(np.add.reduce(words, dtype=np.uint64))) % (1 << 64)
+
+    def __str__(self) -> str:
+        return f"{self.n_cells}-{self.total:016x}"
+
+
+def _mixed(words: Words) -> Words:
+    """Return the words' images under SplitMix64's bijection, in which every bit tells."""
+    words = (words ^ (words >> np.uint64(30))) * _FIRST
+    words = (words ^ (words >> np.uint64(27))) * _SECOND
+    return words ^ (words >> np.uint64(31))

@@ -1,0 +1,1 @@
+"""Writing cells anew in the form that trainings read fastest: `kernomics convert`."""

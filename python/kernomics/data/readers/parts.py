@@ -1,0 +1,107 @@
+"""A directory of files that `kernomics convert` wrote, read as one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy.typing as npt
+import pandas as pd
+
+from kernomics.data.readers.contents import FileContents, ZarrContents
+from kernomics.data.readers.sources import Source, StackedSource
+from kernomics.errors import DataError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+MANIFEST = "kernomics.json"
+
+
+class PartsContents:
+    """Files of the same genes, one after the other; each is an AnnData of its own."""
+
+    raw_var: pd.DataFrame | None = None
+    has_x = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file_name: str | None = path.name
+        self.layers: list[str] = []
+        manifest = _manifest(path)
+        self.parts = [_part(path / entry["name"], entry) for entry in manifest["files"]]
+        first = self.parts[0]
+        for part in self.parts[1:]:
+            if not part.var.index.equals(first.var.index):
+                raise DataError(
+                    f"'{part.path}' has other genes than '{first.path}': the directory was "
+                    "changed; convert the cells again"
+                )
+        self.obs = pd.concat([part.obs for part in self.parts])
+        self.var = first.var
+        self.said: Mapping[str, Any] = first.said
+        self.says_subset = first.says_subset
+
+    def load(self) -> AnnData:
+        """Read everything."""
+        import anndata
+
+        whole = anndata.concat([part.load() for part in self.parts], merge="first")
+        whole.uns["kernomics"] = dict(self.said)
+        return whole
+
+    def source(self, key: str, where: str) -> Source:
+        """Open a matrix for reading by rows."""
+        return StackedSource([part.source(key, where) for part in self.parts])
+
+    def first_values(self, key: str) -> npt.NDArray[Any]:
+        """Return the first stored values of a matrix."""
+        return self.parts[0].first_values(key)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        kind, version = found["kind"], found["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"'{path / MANIFEST}' is damaged: {error}; copy the directory again"
+        ) from error
+    if kind != "kernomics cells" or version != 1:
+        raise DataError(
+            f"'{path}' is of format {version} of {kind!r}, and this version of kernomics reads "
+            "format 1 of 'kernomics cells': upgrade kernomics"
+        )
+    return found
+
+
+def _part(path: Path, entry: Mapping[str, Any]) -> FileContents:
+    if not path.exists():
+        raise DataError(
+            f"'{path}' is missing, one of the files of '{path.parent}': copy the directory again"
+        )
+    part = ZarrContents(path) if path.is_dir() else FileContents(path)
+    if len(part.obs) != entry["n_cells"]:
+        raise DataError(
+            f"'{path}' has {len(part.obs):,} cells instead of {entry['n_cells']:,}: copy the "
+            "directory again"
+        )
+    return part
+
+
+def said_by(path: Path) -> dict[str, Any]:
+    """Return what a converted file or directory says of itself; nothing if it is none."""
+    if (path / MANIFEST).is_file():
+        found = _manifest(path)
+        return {**found, "n_files": len(found["files"])}
+    if not path.is_dir() and not h5py.is_hdf5(path):
+        return {}
+    try:
+        contents = ZarrContents(path) if path.is_dir() else FileContents(path)
+    except (DataError, KeyError, ValueError, OSError):
+        return {}
+    shape = {"n_cells": len(contents.obs), "n_genes": len(contents.var), "n_files": 1}
+    return {**contents.said, **shape}
