@@ -10,6 +10,7 @@
 #include "cpu/half.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/read_rows.h"
 #include "cpu/scratch.h"
 
 using namespace kernomics;
@@ -60,6 +61,32 @@ double weighted_sum_py(Address values, Address weights, int64_t count) {
   for (int64_t i = 0; i < count; ++i)
     sum += at<const double>(values)[i] * at<const double>(weights)[i];
   return sum;
+}
+
+py::tuple read_ranges_py(int file, int64_t n, Address offsets, Address lengths, Address out) {
+  ReadFault fault;
+  {
+    py::gil_scoped_release release;
+    fault =
+        read_ranges(file, n, at<const int64_t>(offsets), at<const int64_t>(lengths), at<char>(out));
+  }
+  return py::make_tuple(fault.range, fault.error);
+}
+
+int take_rows_py(Address indices, int index_kind, Address values, int value_kind, int64_t rows,
+                 int64_t genes, Address starts, Address indptr, Address out_indices,
+                 Address out_values, Address totals) {
+  py::gil_scoped_release release;
+  return take_rows({at<const void>(indices), index_kind, at<const void>(values), value_kind, rows,
+                    genes, at<const int64_t>(starts), at<const int64_t>(indptr),
+                    at<int32_t>(out_indices), at<float>(out_values), at<float>(totals)});
+}
+
+void row_words_py(int64_t rows, Address indptr, Address indices, Address values, Address genes,
+                  Address out) {
+  py::gil_scoped_release release;
+  row_words(rows, at<const int64_t>(indptr), at<const int32_t>(indices), at<const float>(values),
+            at<const uint64_t>(genes), at<uint64_t>(out));
 }
 
 constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512"};
@@ -145,6 +172,9 @@ PYBIND11_MODULE(_cpu, m) {
   define_kernel<GeneMeansBackward, float, double>(
       m, "gene_means_backward", "attention to genes, backward", "kind",
       [](const auto& params, int threads) { gene_means_backward(params, threads); });
+  m.def("read_ranges", &read_ranges_py);
+  m.def("take_rows", &take_rows_py);
+  m.def("row_words", &row_words_py);
   m.def("isas", &isas_py);
   m.def("isa", &isa_py);
   m.def("use_isa", &use_isa_py);

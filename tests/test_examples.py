@@ -59,3 +59,36 @@ def test_a_lightning_module_learns_by_our_loss_and_tokens(example):
     before = module.ExpressionModule(counts.shape[1]).model.loss(counts, 0)
     after = module.train(counts, n_epochs=20).model.loss(counts, 0)
     assert after < before - 0.1 * before.abs()
+
+
+def test_a_database_read_by_three_methods_gives_the_batches_of_its_anndata(example, tmp_path):
+    import anndata
+    import numpy as np
+
+    from kernomics.data import CellCollection, Loader, Sampler, convert
+    from kernomics.errors import DataError
+
+    module = example("cells_of_a_database")
+    counts = kinds_of_cells().numpy().astype(int)
+    counts[:, 0] += 1
+    genes, types = [f"gene{i}" for i in range(80)], list("abcd") * 16
+    cells = [f"cell{i}" for i in range(64)]
+    module.fill(tmp_path / "cells.sqlite", counts, genes, cells, types)
+    database = module.Database(tmp_path / "cells.sqlite")
+    found = CellCollection.from_anndata(database, labels_key="cell_type")
+    adata = anndata.AnnData(counts.astype(np.float32))
+    adata.obs_names, adata.var_names, adata.obs["cell_type"] = cells, genes, types
+    right = CellCollection.from_anndata(adata, labels_key="cell_type")
+    assert found.on_disk
+    assert found.fingerprint == right.fingerprint
+    sampler = Sampler(range(64), 10, block_size=4, buffer_blocks=4)
+    ours, theirs = (Loader(one, sampler).epoch(0) for one in (found, right))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a.dense(), b.dense())
+        assert torch.equal(a.labels["cell_type"], b.labels["cell_type"])
+    assert convert(database, tmp_path / "a.h5ad", progress=False).n_cells == 64
+    database.read = lambda rows: counts[:3]
+    with pytest.raises(
+        DataError, match=r"read\(\) of the Database gave a ndarray of shape \(3, 80"
+    ):
+        found.batch([1, 2])

@@ -262,6 +262,10 @@ NOT_WALKED: dict[str, tuple[str, ...]] = {
         "nn.Encoder.keep", "nn.Encoder.layers", "nn.Encoder.of_genes",
         "nn.CountDecoder.hidden", "nn.Selection",
     ),
+    "a protocol, whose methods the caller writes: tests/test_examples.py": (
+        "data.CellReader", "data.CellReader.genes", "data.CellReader.obs", "data.CellReader.read",
+    ),
+    "what a conversion gives back": ("data.Converted",),
     "made from parts that the package checks itself: tests/data": (
         "data.CellCollection", "data.Cells.from_rows",
     ),

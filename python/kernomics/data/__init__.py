@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kernomics.data.labels import Labels
     from kernomics.data.loader import Loader
     from kernomics.data.readers.inputs import ReadOptions
+    from kernomics.data.readers.own import CellReader
     from kernomics.data.sampler import Sampler
     from kernomics.data.splits import Split, make_split
     from kernomics.data.stages import Stage, Stages, gene_stages
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CellCollection",
+    "CellReader",
     "Cells",
     "Converted",
     "GeneSummary",
@@ -49,6 +51,7 @@ __getattr__ = later(
     __name__,
     {
         "CellCollection": "collection",
+        "CellReader": "readers.own",
         "Cells": "cells",
         "Converted": "conversion.convert",
         "GeneSummary": "gene_stats",

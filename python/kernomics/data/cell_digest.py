@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from kernomics.data.csr import Rows
 from kernomics.data.rng import Stream, draws_of_names
+from kernomics.ops._native import cpu
 
 Words = npt.NDArray[np.uint64]
 
@@ -35,11 +36,15 @@ class CellDigest:
 
     def words(self, rows: Rows, names: Iterable[object]) -> Words:
         """Return the word of each cell, uint64 [n]; the rows are canonical."""
-        counts = rows.values.astype(np.float32, copy=False).view(np.uint32).astype(np.uint64)
+        indptr = np.ascontiguousarray(rows.indptr, np.int64)
+        indices = np.ascontiguousarray(rows.indices, np.int32)
+        values = np.ascontiguousarray(rows.values, np.float32)
+        sums = np.empty(len(rows), np.uint64)
+        cpu().row_words(
+            len(rows), indptr.ctypes.data, indices.ctypes.data, values.ctypes.data,
+            self.genes.ctypes.data, sums.ctypes.data,
+        )  # fmt: skip
         with np.errstate(over="ignore"):
-            found = _mixed(self.genes[rows.indices] ^ (counts * _ODD))
-            before = np.concatenate((np.zeros(1, np.uint64), np.cumsum(found, dtype=np.uint64)))
-            sums = before[rows.indptr[1:]] - before[rows.indptr[:-1]]
             return _mixed(sums + draws_of_names(names, 0, Stream.DIGEST_CELLS) * _ODD)
 
     def add(self, rows: Rows, names: Iterable[object]) -> None:

@@ -90,7 +90,8 @@ class CountCheck:
         self.n_nonzeros += rows.values.size
         if rows.values.size:
             self.largest = max(self.largest, float(rows.values.max()))
-        for fault, (number, first) in first_bad_count(rows.values).items():
+        faults = {} if rows.are_counts else first_bad_count(rows.values)
+        for fault, (number, first) in faults.items():
             if fault == "fraction" and self.allow_fractions:
                 self.fractional = True
             elif fault in self.faults:
@@ -104,10 +105,11 @@ class CountCheck:
                     self.n_cells + row,
                     int(rows.indices[first]),
                 )
-        nonzero = rows.values != 0
         ends = rows.indptr
-        if not nonzero.all():  # stored zeros are no counts
-            ends = np.concatenate(([0], np.cumsum(nonzero)))[ends]
+        if not rows.is_canonical:  # stored zeros are no counts
+            nonzero = rows.values != 0
+            if not nonzero.all():
+                ends = np.concatenate(([0], np.cumsum(nonzero)))[ends]
         empty = np.flatnonzero(np.diff(ends) == 0)
         wanted = NAMED - len(self.first_empty)
         self.first_empty += (self.n_cells + empty[:wanted]).tolist()
@@ -156,7 +158,9 @@ class CountCheck:
 def require_amounts(rows: Rows, cell_names: npt.NDArray[Any]) -> None:
     """Refuse NaN, infinite and negative numbers in rows that were read without a check."""
     values = rows.values
-    if not values.size or (values.min() >= 0 and values.max() < np.inf):  # false for NaN
+    if (
+        rows.are_counts or not values.size or (values.min() >= 0 and values.max() < np.inf)
+    ):  # false for NaN
         return
     wrong = np.flatnonzero(~((values >= 0) & (values < np.inf)))
     row = int(np.searchsorted(rows.indptr, wrong[0], side="right")) - 1

@@ -132,9 +132,9 @@ class CellCollection:
         Parameters
         ----------
         adata
-            An AnnData, a view of one, a backed one, a MuData, or the path of an ``.h5ad`` or
-            ``.h5mu`` file or a zarr store. Counts may be dense, CSR, CSC (converted, with a
-            warning) or dask, of any integer or float type.
+            An AnnData, a view of one, a backed one, a MuData, the path of an ``.h5ad`` or ``.h5mu``
+            file or a zarr store, or a `CellReader`, a reader of one's own. Counts may be
+            dense, CSR, CSC (converted, with a warning) or dask, of any integer or float type.
         layer
             Layer with the counts (default: X). ``adata.raw`` then only provides library sizes.
         use_raw

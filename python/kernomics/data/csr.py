@@ -10,15 +10,32 @@ import numpy as np
 import numpy.typing as npt
 
 from kernomics.errors import DataError
+from kernomics.ops._native import cpu
+
+ORDER, ZERO, AMOUNT, COUNT = 1, 2, 4, 8
+"""What `take_rows` of csrc/cpu/read_rows.h may find that rows lack."""
+
+KINDS = {
+    f"{kind}{size}": 2 * i + j for i, size in enumerate((1, 2, 4, 8)) for j, kind in enumerate("iu")
+}
+KINDS |= {"f4": 8, "f8": 9}
+"""Its names of the types of stored numbers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """CSR rows; `canonical` says what holds for them beyond that."""
+    """CSR rows; `canonical` says what holds for them beyond that.
+
+    `is_canonical` and `are_counts` say that it was looked at, and holds: the latter that all values
+    are integers from 0 to 2²⁴. `sums` are the rows' totals, where they are known.
+    """
 
     indptr: npt.NDArray[Any]
     indices: npt.NDArray[Any]
     values: npt.NDArray[Any]
+    is_canonical: bool = False
+    are_counts: bool = False
+    sums: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return int(self.indptr.shape[0]) - 1
@@ -29,6 +46,8 @@ class Rows:
 
     def totals(self) -> npt.NDArray[np.float32]:
         """Return the sum of each row, float32 [n], added up in float64 (as `bincount` does)."""
+        if self.sums is not None:
+            return self.sums
         sums = np.bincount(self.row_of_nonzero(), weights=self.values, minlength=len(self))
         return sums.astype(np.float32)
 
@@ -60,6 +79,8 @@ def canonical(rows: Rows, n_genes: int, first_row: int = 0, where: str = "the ma
     `indptr` becomes int64, `indices` int32 and `values` float32. The input is never changed;
     arrays that need no change are shared with it.
     """
+    if rows.is_canonical:
+        return rows
     indptr = np.asarray(rows.indptr, dtype=np.int64)
     indices, values = np.asarray(rows.indices), np.asarray(rows.values)
     if indices.size and (indices.min() < 0 or indices.max() >= n_genes):
@@ -94,6 +115,45 @@ def canonical(rows: Rows, n_genes: int, first_row: int = 0, where: str = "the ma
 
 def _ascending(indices: npt.NDArray[np.int32], inside: npt.NDArray[np.bool_]) -> bool:
     return not bool(np.any((indices[1:] <= indices[:-1]) & inside[1:]))
+
+
+def take(
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    indices: npt.NDArray[Any],
+    values: npt.NDArray[Any],
+    n_genes: int,
+) -> Rows | None:
+    """Copy rows that lie anywhere in arrays, converted and checked in one compiled sweep.
+
+    Returns
+    -------
+    Rows or None
+        Canonical; None for rows that must be looked at as they are stored: they are not canonical,
+        or their numbers are no counts and would be rounded, or of a type that is not known.
+    """
+    kinds = [KINDS.get(array.dtype.str[1:].replace("b1", "u1"), -1) for array in (indices, values)]
+    out = np.zeros(starts.size + 1, np.int64)
+    np.cumsum(lengths, out=out[1:])
+    n = int(out[-1])
+    taken = np.empty(n, np.int32), np.empty(n, np.float32), np.empty(starts.size, np.float32)
+    first = np.ascontiguousarray(starts, np.int64)
+    if -1 in kinds or not all(a.flags.c_contiguous and a.dtype.isnative for a in (indices, values)):
+        return None
+    faults = cpu().take_rows(
+        indices.ctypes.data, kinds[0], values.ctypes.data, kinds[1], starts.size, n_genes,
+        first.ctypes.data, out.ctypes.data, *(array.ctypes.data for array in taken),
+    )  # fmt: skip
+    if faults & ~(AMOUNT | COUNT) or (faults and values.dtype != np.float32):
+        return None
+    return Rows(
+        out,
+        taken[0],
+        taken[1],
+        is_canonical=True,
+        are_counts=not faults,
+        sums=None if faults else taken[2],
+    )
 
 
 def gather(

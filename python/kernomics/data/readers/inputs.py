@@ -17,14 +17,16 @@ from kernomics.data.readers.contents import (
     open_h5,
     read_elem,
 )
+from kernomics.data.readers.own import CellReader, OwnContents
 from kernomics.data.readers.parts import MANIFEST, PartsContents
 from kernomics.errors import ConfigError, DataError, closest
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    AnnDataLike: TypeAlias = AnnData | str | Path
-    """AnnData, MuData with `modality`, or the path of an .h5ad or .h5mu file or a zarr store."""
+    AnnDataLike: TypeAlias = AnnData | str | Path | CellReader
+    """AnnData, MuData with `modality`, the path of an .h5ad or .h5mu file or a zarr store, or a
+    `CellReader`."""
 
 
 class ReadOptions(TypedDict, total=False):
@@ -134,7 +136,7 @@ def open_input(
     )
 
 
-Found: TypeAlias = FileContents | ObjectContents | PartsContents
+Found: TypeAlias = FileContents | ObjectContents | PartsContents | OwnContents
 
 
 def contents_of(given: Any, modality: str | None = None) -> Found:
@@ -145,6 +147,9 @@ def contents_of(given: Any, modality: str | None = None) -> Found:
         return given
     if _is_a(given, "mudata", "MuData"):
         return _of_mudata(given, modality)
+    if not isinstance(given, type) and not is_anndata(given) and isinstance(given, CellReader):
+        _refuse_modality(modality, f"a {type(given).__name__} has none")
+        return OwnContents(given)
     if not is_anndata(given):
         raise DataError(f"{_what(given)} where {WANTED} is wanted{_remedy(given)}")
     _refuse_modality(modality, "an AnnData has none")

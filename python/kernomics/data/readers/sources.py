@@ -14,7 +14,8 @@ from scipy import sparse
 
 from kernomics._optional import require_extra
 from kernomics._warnings import quietly, warn
-from kernomics.data.csr import Rows, blocks, dense_rows, gather, rows_of_sparse
+from kernomics.data.csr import Rows, blocks, dense_rows, gather, rows_of_sparse, take
+from kernomics.data.readers.flat import FlatArray, flat
 from kernomics.data.readers.transpose import transpose
 from kernomics.errors import DataError
 
@@ -62,7 +63,9 @@ class CsrSource:
 
     def read(self, rows: npt.NDArray[np.int64]) -> Rows:
         """Copy the named rows as stored, in the order given."""
-        return gather(self.rows.indptr, self.rows.indices, self.rows.values, rows)
+        indptr, indices, values = self.rows.indptr, self.rows.indices, self.rows.values
+        found = take(indptr[rows], indptr[rows + 1] - indptr[rows], indices, values, self.shape[1])
+        return gather(indptr, indices, values, rows) if found is None else found
 
 
 class DenseSource:
@@ -140,6 +143,7 @@ class H5Source:
     """
 
     on_disk = True
+    _flat: tuple[FlatArray, FlatArray] | None = None
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
@@ -156,6 +160,8 @@ class H5Source:
         self._indptr = node["indptr"][:].astype(np.int64, copy=False)
         self.n_stored = int(self._indptr[-1])
         _require_entries(node, self._indptr, f"'{path}' at {key}")
+        found = flat(path, node["indices"]), flat(path, node["data"])
+        self._flat = None if found[0] is None or found[1] is None else (found[0], found[1])
 
     def _node(self) -> Any:
         if self._file is None:
@@ -167,6 +173,8 @@ class H5Source:
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
+        for array in self._flat or ():
+            array.close()
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -186,8 +194,10 @@ class H5Source:
             ) from error
 
     def _read(self, rows: npt.NDArray[np.int64]) -> Rows:
-        node = self._node()
         wanted, place = np.unique(rows, return_inverse=True)
+        if self._flat is not None and rows.size:
+            return self._read_flat(*self._flat, wanted, place)
+        node = self._node()
         if self.sparse:
             near = _with_gaps(self._indptr, wanted)
             found = gather(self._indptr, node["indices"], node["data"], near)
@@ -201,6 +211,26 @@ class H5Source:
         if place.size == wanted.size and bool(np.all(np.diff(place) == 1)):
             return found
         return gather(found.indptr, found.indices, found.values, place)
+
+    def _read_flat(
+        self,
+        indices: FlatArray,
+        values: FlatArray,
+        wanted: npt.NDArray[np.int64],
+        place: npt.NDArray[np.intp],
+    ) -> Rows:
+        """Read runs of rows in place, then take the rows from them in one sweep."""
+        breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
+        first, last = np.append(0, breaks), np.append(breaks, wanted.size) - 1
+        runs = self._indptr[wanted[first]], self._indptr[wanted[last] + 1]
+        lengths = self._indptr[wanted + 1] - self._indptr[wanted]
+        starts = np.cumsum(lengths) - lengths
+        stored = indices.read(*runs), values.read(*runs)
+        found = take(starts[place], lengths[place], *stored, self.shape[1])
+        if found is not None:
+            return found
+        indptr = np.append(starts, starts[-1] + lengths[-1])
+        return gather(indptr, *stored, place)
 
 
 def _with_gaps(indptr: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -222,6 +252,8 @@ class ZarrSource(H5Source):
 
     def close(self) -> None:
         """Let go of the store; the next read opens it again."""
+        for array in self._flat or ():
+            array.close()
         self._file = None
 
     def read(self, rows: npt.NDArray[np.int64]) -> Rows:
@@ -279,6 +311,7 @@ class SubsetSource:
         self.on_disk = source.on_disk
         self._place = np.full(source.shape[1], -1, dtype=np.int64)
         self._place[columns] = np.arange(columns.size)
+        self._ascending = bool((np.diff(columns) > 0).all())
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Cut all rows into ranges of a bounded number of entries."""
@@ -292,7 +325,13 @@ class SubsetSource:
         column = self._place[found.indices]
         kept = column >= 0
         before = np.concatenate(([0], np.cumsum(kept)))
-        return Rows(before[found.indptr], column[kept], found.values[kept])
+        return Rows(
+            before[found.indptr],
+            column[kept].astype(np.int32),
+            found.values[kept],
+            is_canonical=found.is_canonical and self._ascending,
+            are_counts=found.are_counts,
+        )
 
 
 def _row_blocks(shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
