@@ -1,0 +1,211 @@
+"""Cells read from a file larger than a batch: cells and tokens a second, warm and cold.
+
+An uncompressed h5ad of CSR counts with int32 indices, read in blocks of 64 cells, 64 blocks to a
+buffer, in the order of one `Sampler`: by `Loader`, and by AnnData's backed reading of the same
+blocks. Both are asserted to give the same batches before they are timed, and run in turn.
+
+Count: a cell of 1,000 non-zeros is 8 KB in the file, read once and written once into the buffer,
+then read and written once more by the sweep that gathers, converts and checks: 32 KB of traffic, so
+10 GB/s of copying would give 300,000 cells/s on a core; 80,000 cells/s of a disk are 640 MB/s.
+
+    python -m bench.data               print figures
+    python -m bench.data --smoke       a small file: every batch compared, nothing recorded
+    python -m bench.data --record      also add to bench/results/systems (quiet machine only)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import anndata
+import h5py
+import numpy as np
+import torch
+from scipy import sparse
+
+from bench import machine
+from bench.harness import HERE, refuse_when_busy
+from kernomics.data import CellCollection, Loader, Sampler
+
+GENES, NONZEROS, BLOCK, BUFFER, BATCH = 20_000, 1_000, 64, 64, 256
+READ = 512 * 1024  # bytes of a random read of the disk
+
+Batches = Iterator[tuple[Any, Any, Any]]
+
+
+def make_file(path: Path, n_cells: int) -> None:
+    """Write cells of 1,000 genes each, one of every 20 neighbours, block by block."""
+    step = GENES // NONZEROS
+    generator = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        adata = anndata.AnnData(sparse.csr_matrix((n_cells, GENES), dtype=np.float32))
+        anndata.io.write_elem(file, "/", adata)
+        del file["X/data"], file["X/indices"], file["X/indptr"]
+        size = n_cells * NONZEROS
+        values = file["X"].create_dataset("data", (size,), np.float32)
+        indices = file["X"].create_dataset("indices", (size,), np.int32)
+        file["X"].create_dataset("indptr", data=np.arange(n_cells + 1) * NONZEROS)
+        for first in range(0, n_cells, 8192):
+            n = min(8192, n_cells - first)
+            place = slice(first * NONZEROS, (first + n) * NONZEROS)
+            drawn = generator.integers(0, step, (n, NONZEROS), dtype=np.int32)
+            indices[place] = (np.arange(NONZEROS, dtype=np.int32) * step + drawn).ravel()
+            values[place] = generator.integers(1, 9, n * NONZEROS).astype(np.float32)
+
+
+def ours(path: Path, sampler: Sampler) -> Callable[[int], Batches]:
+    """Read by `Loader`; what each batch reads is checked."""
+    cells = CellCollection.from_anndata(path, check=False)
+
+    def epoch(i: int) -> Batches:
+        for batch in Loader(cells, sampler).epoch(i):
+            yield batch.indptr, batch.indices, batch.values
+
+    return epoch
+
+
+def backed(path: Path, sampler: Sampler) -> Callable[[int], Batches]:
+    """Read each block of a buffer by AnnData, backed, and put its cells in the sampler's order."""
+    adata = anndata.read_h5ad(path, backed="r")
+
+    def epoch(i: int) -> Batches:
+        order, size = sampler.order(i), BLOCK * BUFFER
+        for first in range(0, order.size, size):
+            wanted = order[first : first + size]
+            heads = np.unique(wanted // BLOCK) * BLOCK
+            parts = [adata.X[head : head + BLOCK] for head in heads.tolist()]
+            rows = np.searchsorted(heads, wanted // BLOCK * BLOCK) * BLOCK + wanted % BLOCK
+            buffer = sparse.vstack(parts, format="csr")[rows]
+            for start in range(0, wanted.size, BATCH):
+                batch = buffer[start : start + BATCH]
+                yield (
+                    torch.from_numpy(batch.indptr.astype(np.int64)),
+                    torch.from_numpy(batch.indices),
+                    torch.from_numpy(batch.data),
+                )
+
+    return epoch
+
+
+PROVIDERS = {"kernomics": ours, "AnnData, backed": backed}
+
+
+def forget(path: Path) -> None:
+    """Drop a file from the system's memory, so that the disk is read again."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def disk_rate(path: Path, n_reads: int = 400) -> float:
+    """Return bytes a second of random reads of 512 KB that are not in memory."""
+    forget(path)
+    places = range(0, path.stat().st_size - READ, READ)
+    chosen = random.Random(0).sample(places, min(n_reads, len(places)))
+    descriptor = os.open(path, os.O_RDONLY)
+    begun = time.perf_counter()
+    for place in chosen:
+        os.pread(descriptor, READ, place)
+    took = time.perf_counter() - begun
+    os.close(descriptor)
+    return len(chosen) * READ / took
+
+
+def timed(batches: Batches, n_batches: int) -> float:
+    """Return cells a second of the first batches."""
+    n, begun = 0, time.perf_counter()
+    for i, (indptr, _, _) in enumerate(batches, 1):
+        n += indptr.numel() - 1
+        if i == n_batches:
+            break
+    return n / (time.perf_counter() - begun)
+
+
+def measure(path: Path, n_cells: int, rounds: int) -> list[dict[str, Any]]:
+    """Compare the providers' batches, then time them in turn."""
+    sampler = Sampler(np.arange(n_cells), BATCH, block_size=BLOCK, buffer_blocks=BUFFER)
+    epochs = {name: make(path, sampler) for name, make in PROVIDERS.items()}
+    for batches in zip(*(epoch(0) for epoch in epochs.values()), strict=True):
+        for one in batches[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(batches[0], one, strict=True))
+    found: dict[tuple[str, str], list[float]] = {}
+    n_batches = sampler.n_batches
+    for i in range(1, rounds + 1):
+        for state in ("warm", "cold"):
+            for name, epoch in epochs.items():
+                if state == "cold":
+                    forget(path)
+                found.setdefault((state, name), []).append(timed(epoch(i), n_batches))
+    rate = disk_rate(path)
+    peaks = {
+        name: machine.peak_extra_bytes(lambda e=epoch: timed(e(0), n_batches), torch.device("cpu"))
+        for name, epoch in epochs.items()
+    }
+    per_cell = 8 * NONZEROS
+    return [
+        {
+            "op": "data",
+            "case": f"h5ad CSR, {n_cells:,} cells, {NONZEROS} non-zeros, block {BLOCK}, {state}",
+            "provider": name,
+            "cells_per_s": round(median(speeds)),
+            "p20": round(float(np.percentile(speeds, 20))),
+            "p80": round(float(np.percentile(speeds, 80))),
+            "tokens_per_s": round(median(speeds) * NONZEROS),
+            "gb_per_s": median(speeds) * per_cell / 1e9,
+            "disk_gb_per_s": rate / 1e9,
+            "share_of_disk": median(speeds) * per_cell / rate if state == "cold" else None,
+            "peak_extra_bytes": peaks[name],
+        }
+        for (state, name), speeds in found.items()
+    ]
+
+
+def main() -> None:
+    """Run as the command line asks."""
+    parser = argparse.ArgumentParser(description="Benchmark reading cells from a file.")
+    parser.add_argument("--smoke", action="store_true", help="a small file, nothing recorded")
+    parser.add_argument("--record", action="store_true", help="write the results file")
+    parser.add_argument("--cells", type=int, default=100_000, help="in the file, of 8 KB each")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="where to put the file, on the disk to measure")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "systems")
+    args = parser.parse_args()
+    if args.record:
+        refuse_when_busy()
+    torch.set_num_threads(args.threads)
+    n_cells, rounds = (5_000, 1) if args.smoke else (args.cells, args.rounds)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        path = Path(folder) / "cells.h5ad"
+        make_file(path, n_cells)
+        records = measure(path, n_cells, rounds)
+    for r in records:
+        share = "" if r["share_of_disk"] is None else f"  {r['share_of_disk']:.0%} of the disk"
+        print(
+            f"{r['case']:<66}{r['provider']:<18}{r['cells_per_s']:>10,} cells/s"
+            f"{r['tokens_per_s']:>15,} tokens/s{r['peak_extra_bytes'] / 1e6:>8.0f} MB{share}"
+        )
+    if args.record:
+        about = machine.describe(torch.device("cpu")) | {
+            "threads": args.threads,
+            "time": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
+        }
+        args.out.mkdir(parents=True, exist_ok=True)
+        with (args.out / "data.jsonl").open("a") as file:
+            file.writelines(json.dumps(about | record) + "\n" for record in records)
+
+
+if __name__ == "__main__":
+    main()
