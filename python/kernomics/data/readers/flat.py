@@ -7,7 +7,8 @@ range through h5py or zarr takes tens of microseconds to a millisecond, more tha
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,14 @@ class FlatArray:
         start, stop, _ = wanted.indices(self.shape[0])
         return self.read(np.array([start]), np.array([max(start, stop)]))
 
-    def read(self, starts: Places, stops: Places) -> npt.NDArray[Any]:
-        """Read ranges, one after the other."""
-        out = np.empty(int((stops - starts).sum()), self.dtype)
+    def read(
+        self, starts: Places, stops: Places, room: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[Any]:
+        """Read ranges, one after the other; into `room`, if it is given and large enough."""
+        n = int((stops - starts).sum())
+        size = n * self.dtype.itemsize
+        fits = room is not None and room.size >= size
+        out = room[:size].view(self.dtype) if room is not None and fits else np.empty(n, self.dtype)
         kept = stops > starts
         if kept.any():
             self._read(starts[kept], stops[kept], out)
@@ -81,21 +87,56 @@ class FlatArray:
         cuts = np.concatenate(([0], np.flatnonzero(np.diff(file)) + 1, [file.size])).tolist()
         for a, b in pairwise(cuts):
             at, many = np.ascontiguousarray(offset[a:b]), np.ascontiguousarray(length[a:b])
-            fault, error = cpu().read_ranges(
-                self._descriptor(int(file[a])), b - a, at.ctypes.data, many.ctypes.data,
-                out.ctypes.data + int(place[a]),
-            )  # fmt: skip
+            with self._descriptor(int(file[a])) as descriptor:
+                fault, error = cpu().read_ranges(
+                    descriptor, b - a, at.ctypes.data, many.ctypes.data,
+                    out.ctypes.data + int(place[a]),
+                )  # fmt: skip
             if fault >= 0:
                 path = self.files[int(file[a])]
                 why = os.strerror(error) if error else "it is shorter than it should be"
                 raise OSError(f"{path.name} at byte {int(at[fault]):,}: {why}")
 
-    def _descriptor(self, i: int) -> int:
-        if i not in self._open:
-            if len(self._open) >= MOST_FILES:
-                self.close()
-            self._open[i] = os.open(self.files[i], os.O_RDONLY | os.O_CLOEXEC)
-        return self._open[i]
+    @contextmanager
+    def _descriptor(self, i: int) -> Iterator[int]:
+        """Open a file, or take it as it is open; none is closed that another thread may read."""
+        kept = self._open.get(i)
+        if kept is not None:
+            yield kept
+            return
+        new = os.open(self.files[i], os.O_RDONLY | os.O_CLOEXEC)
+        if len(self._open) < MOST_FILES and self._open.setdefault(i, new) == new:
+            yield new
+            return
+        try:
+            yield new
+        finally:
+            os.close(new)
+
+
+class Spare:
+    """Memory that was read into before, used again: the system hands out new pages slowly."""
+
+    MOST, LARGEST = 4, 1 << 26
+
+    def __init__(self) -> None:
+        self._rooms: list[npt.NDArray[np.uint8]] = []
+
+    def take(self, size: int) -> npt.NDArray[np.uint8]:
+        """Return at least `size` bytes that nobody else uses."""
+        try:  # other threads take and give too
+            room = self._rooms.pop()
+        except IndexError:
+            return np.empty(size, np.uint8)
+        return room if room.size >= size else np.empty(size, np.uint8)
+
+    def give(self, room: npt.NDArray[np.uint8]) -> None:
+        """Let others use it."""
+        if room.size <= self.LARGEST and len(self._rooms) < self.MOST:
+            self._rooms.append(room)
+
+
+SPARE = Spare()
 
 
 def _plain(dtype: np.dtype[Any]) -> bool:

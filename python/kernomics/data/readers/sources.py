@@ -15,7 +15,7 @@ from scipy import sparse
 from kernomics._optional import require_extra
 from kernomics._warnings import quietly, warn
 from kernomics.data.csr import Rows, blocks, dense_rows, gather, rows_of_sparse, take
-from kernomics.data.readers.flat import FlatArray, flat
+from kernomics.data.readers.flat import SPARE, FlatArray, flat
 from kernomics.data.readers.transpose import transpose
 from kernomics.errors import DataError
 
@@ -225,12 +225,15 @@ class H5Source:
         runs = self._indptr[wanted[first]], self._indptr[wanted[last] + 1]
         lengths = self._indptr[wanted + 1] - self._indptr[wanted]
         starts = np.cumsum(lengths) - lengths
-        stored = indices.read(*runs), values.read(*runs)
+        n = int(lengths.sum())
+        rooms = [SPARE.take(n * array.dtype.itemsize) for array in (indices, values)]
+        stored = indices.read(*runs, rooms[0]), values.read(*runs, rooms[1])
         found = take(starts[place], lengths[place], *stored, self.shape[1])
-        if found is not None:
-            return found
-        indptr = np.append(starts, starts[-1] + lengths[-1])
-        return gather(indptr, *stored, place)
+        if found is None:
+            found = gather(np.append(starts, n), *stored, place)
+        for room in rooms:
+            SPARE.give(room)
+        return found
 
 
 def _with_gaps(indptr: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
