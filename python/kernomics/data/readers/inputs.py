@@ -143,7 +143,7 @@ def contents_of(given: Any, modality: str | None = None) -> Found:
     """Find the AnnData in what was handed over."""
     if isinstance(given, str | Path):
         return _of_path(Path(given), modality)
-    if isinstance(given, FileContents | ObjectContents | PartsContents):  # looked at before
+    if isinstance(given, FileContents | ObjectContents | PartsContents | OwnContents):  # as found
         return given
     if _is_a(given, "mudata", "MuData"):
         return _of_mudata(given, modality)
