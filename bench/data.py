@@ -22,6 +22,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -133,6 +134,10 @@ def timed(batches: Batches, n_batches: int) -> float:
     return n / (time.perf_counter() - begun)
 
 
+def _epoch(epoch: Callable[[int], Batches], n_batches: int) -> float:
+    return timed(epoch(0), n_batches)
+
+
 def measure(path: Path, n_cells: int, rounds: int) -> list[dict[str, Any]]:
     """Compare the providers' batches, then time them in turn."""
     sampler = Sampler(np.arange(n_cells), BATCH, block_size=BLOCK, buffer_blocks=BUFFER)
@@ -149,8 +154,9 @@ def measure(path: Path, n_cells: int, rounds: int) -> list[dict[str, Any]]:
                     forget(path)
                 found.setdefault((state, name), []).append(timed(epoch(i), n_batches))
     rate = disk_rate(path)
+    cpu = torch.device("cpu")
     peaks = {
-        name: machine.peak_extra_bytes(lambda e=epoch: timed(e(0), n_batches), torch.device("cpu"))
+        name: machine.peak_extra_bytes(partial(_epoch, epoch, n_batches), cpu)
         for name, epoch in epochs.items()
     }
     per_cell = 8 * NONZEROS
