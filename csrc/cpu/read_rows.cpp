@@ -24,7 +24,7 @@ KN_INLINE int take_indices(const I* in, int64_t n, int64_t genes, int32_t* out) 
   int bad = in[0] < 0 || static_cast<int64_t>(in[n - 1]) >= genes;
   for (int64_t i = 0; i < n; ++i) out[i] = static_cast<int32_t>(in[i]);
   for (int64_t i = 1; i < n; ++i) bad |= in[i] <= in[i - 1];
-  return bad ? kRowsOrder : 0;
+  return bad ? kStoredOrder : 0;
 }
 
 // Flags of one value, as masks that the compiler vectorises.
@@ -60,7 +60,8 @@ KN_INLINE int take_values(const V* in, int64_t n, float* out, float* total) {
   }
   for (double part : sums) sum += part;
   *total = static_cast<float>(sum);
-  return (zero ? kRowsZero : 0) | (amount ? kRowsAmount : 0) | (amount | count ? kRowsCount : 0);
+  return (zero ? kStoredZero : 0) | (amount ? kStoredAmount : 0) |
+         (amount | count ? kStoredCount : 0);
 }
 
 template <typename I, typename V>
@@ -102,7 +103,7 @@ int take_kind(const TakeRows& p) {
     case kStoredF64:
       return for_isa<&take<I, double>>(p);
     default:
-      return kRowsUnknown;
+      return kStoredUnknown;
   }
 }
 
@@ -147,7 +148,7 @@ ReadFault read_ranges(int file, int64_t n, const int64_t* offsets, const int64_t
 int take_rows(const TakeRows& params) {
   if (params.index_kind == kStoredI32) return take_kind<int32_t>(params);
   if (params.index_kind == kStoredI64) return take_kind<int64_t>(params);
-  return kRowsUnknown;
+  return kStoredUnknown;
 }
 
 void row_words(int64_t rows, const int64_t* indptr, const int32_t* indices, const float* values,

@@ -15,12 +15,12 @@ ReadFault read_ranges(int file, int64_t n, const int64_t* offsets, const int64_t
                       char* out);
 
 // What rows are found to lack. In Python these are the constants of data/csr.py.
-enum RowsFault : int {
-  kRowsOrder = 1,    // genes of a row ascend, and lie in [0, genes)
-  kRowsZero = 2,     // no stored zero
-  kRowsAmount = 4,   // finite and not negative
-  kRowsCount = 8,    // integers of at most 2²⁴
-  kRowsUnknown = 16  // the types are not among those known; nothing was done
+enum StoredFault : int {
+  kStoredOrder = 1,    // genes of a row ascend, and lie in [0, genes)
+  kStoredZero = 2,     // no stored zero
+  kStoredAmount = 4,   // finite and not negative
+  kStoredCount = 8,    // integers of at most 2²⁴
+  kStoredUnknown = 16  // the types are not among those known; nothing was done
 };
 
 // The types of stored numbers; KINDS in data/csr.py.
@@ -51,7 +51,7 @@ struct TakeRows {
 };
 
 // Copies rows, in any order, into int32 and float32, and looks at every entry on the way: 8 to 16
-// bytes read and 8 written for each, in one sweep, bound by memory. Returns RowsFaults.
+// bytes read and 8 written for each, in one sweep, bound by memory. Returns StoredFaults.
 int take_rows(const TakeRows& params);
 
 // A word for each row, the sum of those of its entries; data/cell_digest.py says of what.
