@@ -140,8 +140,10 @@ def papalexi_table(lines: list[Line], spread: Spread) -> str:
     """Write how early interferon-γ genes come for each knock-out, with its target and without."""
     runs = newest(lines, "models", "seed")
     parts = []
-    for models in dict.fromkeys(line["models"] for line in runs):
-        own = [line for line in runs if line["models"] == models]
+    # The mean of several models is one line, and a table of its own.
+    groups = [(x["models"], x["seed"] if isinstance(x["seed"], str) else None) for x in runs]
+    for models, of in dict.fromkeys(groups):
+        own = [x for x, group in zip(runs, groups, strict=True) if group == (models, of)]
         cases = list(own[0]["cases"])
         rows = [
             f"| average precision, of the best 10 | {' | '.join(cases)} |"
@@ -161,8 +163,9 @@ def papalexi_table(lines: list[Line], spread: Spread) -> str:
         values = {k: [line["balanced_accuracy"][k] for line in own]
                   for k in own[0]["balanced_accuracy"]}  # fmt: skip
         told = ", ".join(f"{spread(x, 2)} ({k})" for k, x in values.items())
+        seeds = f"{len(own)} seeds" if of is None else f"seeds {of}"
         rows.append(
-            f"\nPolyGene, {models}, {len(own)} seeds; balanced accuracy on held-out cells {told}. "
+            f"\nPolyGene, {models}, {seeds}; balanced accuracy on held-out cells {told}. "
             "Beside the average precision the mean number among the best ten."
         )
         parts.append("\n".join(rows))
