@@ -125,6 +125,17 @@ def test_the_same_seed_gives_the_same_scores():
     np.testing.assert_array_equal(one.table, two.table)
 
 
+@pytest.mark.parametrize("engine", ["grad_x_delta", "deeplift"])
+def test_autocast_about_the_call_changes_nothing(engine):
+    cells = collection()
+    asked = {**ASKED, "n_pairs": 12, "engine": engine}
+    plain = attribute(cells, untrained(cells), **asked)
+    with torch.autocast("cpu", torch.bfloat16):
+        other = attribute(cells, untrained(cells), **asked)
+    assert np.array_equal(plain.table["effect"], other.table["effect"])
+    assert np.array_equal(plain.completeness, other.completeness)
+
+
 def test_a_yoto_is_attributed_through_its_panel():
     model = YOTO(conditions(), "treatment", 6).train(max_epochs=10, progress=False)
     found = attribute(model.cells, model, **ASKED, n_pairs=20, normalise=False)

@@ -132,3 +132,10 @@ def test_combinations_that_would_have_one_name_are_told_apart():
     two = labels(["c"] * 8 + ["b, c"] * 8, "two")
     pairs = make_pairs(disease, "ill", "well", np.arange(16), controlled=[one, two])
     assert sorted(pairs.groups) == ["one='a', two='b, c'", "one='a, b', two='c'"]
+
+
+@pytest.mark.parametrize(("rows", "message"), [([0, 999], "999"), ([-1, 2], "-1"), ([0.5], "0.5")])
+def test_rows_that_are_no_cells_are_told(rows, message):
+    disease, _, _ = data()
+    with pytest.raises(DataError, match=message):
+        make_pairs(disease, "ill", "well", np.array(rows))

@@ -1,4 +1,4 @@
-"""Which of torch's kernels attribution runs on."""
+"""Which of torch's kernels attribution runs on, and in what precision."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def no_kernel_per_shape() -> Iterator[None]:
         yield
     finally:
         settings.enabled = before
+
+
+@contextmanager
+def as_saved() -> Iterator[None]:
+    """Compute in the weights' own precision, whatever autocast the caller is in."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kernomics._warnings import warn
 from kernomics.data import Labels
 from kernomics.data.rng import Stream, permutation
+from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 
 BLOCK = 64
@@ -79,7 +80,7 @@ def make_pairs(
     target
         The phenotype of which `case` and `baseline` are values.
     rows
-        int64 [m], the cells to draw from.
+        int [m], the cells to draw from.
     controlled
         Phenotypes whose values must agree. Cells that lack one are left out, and counted.
     n_pairs
@@ -102,6 +103,7 @@ def make_pairs(
     UserWarning
         When cells are left out, and when fewer pairs exist than asked for.
     """
+    rows = row_numbers(rows, len(target.values))
     codes = [_code(target, value, name) for name, value in (("case", case), ("baseline", baseline))]
     if codes[0] == codes[1]:
         raise ConfigError(f"case and baseline are both {case!r}: there is nothing to compare")

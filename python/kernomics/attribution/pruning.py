@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from kernomics._arguments import checked, numbers_of
 from kernomics._warnings import warn
 from kernomics.attribution.attribution import cells_of, classes_of, trained_model, with_counts
-from kernomics.attribution.kernels import no_kernel_per_shape
+from kernomics.attribution.kernels import as_saved, no_kernel_per_shape
 from kernomics.attribution.sources import Inputs, PhenotypeSource
 from kernomics.data import CellCollection
 from kernomics.data.readers.inputs import ReadOptions
@@ -270,7 +270,7 @@ def _called(
 ) -> tuple[NDArray[np.int64], int]:
     """Return the class of each cell predicted from the genes kept, and how many cells have none."""
     called, without = [], 0
-    with torch.inference_mode(), no_kernel_per_shape():
+    with torch.inference_mode(), as_saved(), no_kernel_per_shape():
         for part in inputs:
             there = kept.to(part.gene_ids.device)[part.gene_ids]
             cells = torch.repeat_interleave(torch.arange(len(part.rows)), part.lengths)

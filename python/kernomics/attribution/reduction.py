@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from kernomics.attribution.blending import Blend
 from kernomics.attribution.engines import EMPTY, ENGINES
 from kernomics.attribution.gradient_engines import cell_gradients, grad_x_delta
-from kernomics.attribution.kernels import no_kernel_per_shape
+from kernomics.attribution.kernels import as_saved, no_kernel_per_shape
 from kernomics.attribution.pair_scores import PairScores
 from kernomics.attribution.pairs import Pairs
 from kernomics.attribution.sources import Source
@@ -209,6 +209,7 @@ def attribute_pairs(
     sums = _Sums(len(source.genes), len(pairs.groups))
     errors: list[NDArray[np.float64]] = []
     with (
+        as_saved(),
         no_kernel_per_shape(),
         tqdm(total=len(pairs), unit="pair", desc="attribution", disable=not progress) as bar,
     ):
