@@ -143,9 +143,10 @@ def _plain(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "buif" and dtype.isnative and dtype.itemsize <= 8
 
 
-def flat_h5(path: Path, stored: Any) -> FlatArray | None:
+def flat_h5(stored: Any) -> FlatArray | None:
     """Return where a dataset's numbers lie; None where they must be decoded."""
     n, dtype = int(stored.shape[0]), stored.dtype
+    path = Path(stored.file.filename)  # another file's than the one opened, behind a link
     if not _plain(dtype) or stored.external or stored.is_virtual:
         return None
     if stored.file.driver != "sec2" or stored.file.userblock_size:
@@ -244,5 +245,5 @@ def flat(path: Path, stored: Any) -> FlatArray | None:
     if stored.ndim != 1:
         return None
     if isinstance(stored, h5py.Dataset):
-        return flat_h5(path, stored)
+        return flat_h5(stored)
     return flat_zarr(path, stored)
