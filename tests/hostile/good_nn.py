@@ -13,6 +13,8 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "nn.CountDecoder": lambda: {"d_model": 4, "n_genes": 3, "n_layers": 1},
     "nn.Draws": dict,
     "nn.Draws.begin": lambda: {"seed": 1, "device": torch.device("cpu")},
+    "nn.Draws.of_part": lambda: {"start": 1, "n": 2, "whole": 4},
+    "nn.Draws.kept": lambda: {"x": torch.ones(3, 2), "p": 0.5},
     "nn.Draws.restore": lambda: {"state": nn.Draws(1).state()},
     "nn.Dropout": lambda: {"p": 0.5, "draws": nn.Draws(0)},
     "nn.Encoder": lambda: {"d_model": 8, "n_layers": 2, "n_heads": 2},

@@ -48,6 +48,18 @@ def test_a_digest_does_not_depend_on_how_cells_are_cut_into_batches(first, secon
     assert digest(first, second).any_order == digest(second, first).any_order
 
 
+@given(IDS, IDS, IDS)
+def test_digests_of_parts_of_a_batch_add_up_to_its_own(before, first, second):
+    whole, ids = digest(before), np.array(first + second, np.int64)
+    parts = [CellDigest(whole.cells), CellDigest(whole.cells)]
+    parts[0].add(ids[: len(first)], 0, len(ids))
+    parts[1].add(ids[len(first) :], len(first), len(ids))
+    in_order, any_order = (sum(getattr(p, n) for p in parts) for n in ("in_order", "any_order"))
+    whole.join(len(ids), in_order, any_order)
+    assert whole == digest(before + first + second)
+    assert {part.cells for part in parts} == {whole.cells}
+
+
 def test_cells_in_another_order_or_other_cells_have_another_digest():
     one = digest([1, 2, 3])
     assert digest([1, 3, 2]).in_order != one.in_order

@@ -25,6 +25,7 @@ from kernomics.cli import (
     select,
     stages,
 )
+from kernomics.cli.many import among_ranks
 from kernomics.cli.messages import CommandParser, as_options, options_of
 from kernomics.errors import KernomicsError
 
@@ -86,22 +87,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         print(f"warning: {as_options(str(message), options)}", file=sys.stderr)
 
+    who = ""
     with warnings.catch_warnings():
         # The data layer's warnings are for the reader of the terminal, without code lines.
         warnings.showwarning = show
         try:
-            args.run(args)
+            with among_ranks(args.command) as rank:
+                who = f", rank {rank}" if rank else ""
+                args.run(args)
         except (KernomicsError, OSError, ImportError) as error:
             told = as_options(str(error), options)
-            print(f"kernomics {args.command}: error: {told}", file=sys.stderr)
+            print(f"kernomics {args.command}{who}: error: {told}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as stop:
-            print(f"\n{as_options(str(stop), options) or 'interrupted'}", file=sys.stderr)
-            _say_how_to_continue(args)
+            if not who:
+                print(f"\n{as_options(str(stop), options) or 'interrupted'}", file=sys.stderr)
+                _say_how_to_continue(args)
             return 130
-        except SystemExit:  # SIGTERM, after saving
-            print("\nterminated", file=sys.stderr)
-            _say_how_to_continue(args)
+        except SystemExit as stop:
+            if stop.code and not who:  # SIGTERM, after saving
+                print("\nterminated", file=sys.stderr)
+                _say_how_to_continue(args)
             raise
     return 0
 

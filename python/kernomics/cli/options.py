@@ -297,8 +297,11 @@ def add_machine(command: argparse.ArgumentParser) -> None:
 
 def check_run(args: argparse.Namespace) -> None:
     """Refuse a run directory that cannot be used, before the data are read."""
+    from kernomics.train.distributed import ranks
     from kernomics.train.rundir import refuse_foreign, refuse_held, require_run
 
+    if not ranks().first:
+        return  # the first one may have begun to write there
     refuse_foreign(Path(args.out))
     if args.resume:
         require_run(args.out)

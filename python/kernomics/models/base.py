@@ -23,12 +23,14 @@ from kernomics.data import (
     make_split,
 )
 from kernomics.data.labels import column
+from kernomics.data.order import VERSION as ORDER
 from kernomics.data.readers.inputs import ReadOptions, given_options
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.nn import drawing_from
 from kernomics.train import History, TrainConfig, fit, opened
 from kernomics.train.device import require_precision, usable_device
+from kernomics.train.distributed import own_device, ranks, together
 from kernomics.train.interfaces import Batches, Callback, Validate
 from kernomics.train.skipping import Steps
 
@@ -146,10 +148,35 @@ Module = TypeVar("Module", bound=nn.Module)
 def sampler_of(split: Split, config: TrainConfig, seed: int, cells: CellCollection) -> Sampler:
     """Return what draws the training cells.
 
-    In runs of 64 cells wherever these are, so that a file gives the same batches as memory.
+    See `sampler_of_rows`.
     """
     weights = draw_weights(cells, split.train, config.balance)
-    return Sampler(split.train, config.batch_size, seed, block_size=64, weights=weights)
+    return sampler_of_rows(split.train, config, seed, weights)
+
+
+def sampler_of_rows(
+    rows: NDArray[np.int64],
+    config: TrainConfig,
+    seed: int,
+    weights: NDArray[np.float64] | None = None,
+    *,
+    version: int = ORDER,
+) -> Sampler:
+    """Return what draws some cells, of each batch the part of this rank.
+
+    In runs of 64 cells wherever these are, so that a file gives the same batches as memory.
+    """
+    one = ranks()
+    return Sampler(
+        rows,
+        config.batch_size,
+        seed,
+        block_size=64,
+        rank=one.rank,
+        world=one.world,
+        weights=weights,
+        version=version,
+    )
 
 
 def draw_weights(
@@ -188,20 +215,21 @@ def train_module(
     skip_steps: Steps = (),
 ) -> tuple[Module, History]:
     """Build a module and train it: what comes before the loop is the same for every model."""
-    where = usable_device(device)
+    where = own_device(usable_device(device))
     require_precision(where, config.precision)
-    with drawing_from(seed):
-        module = build().to(where)
-    history = fit(
-        module,
-        batches(module),
-        config,
-        validate=validate(module),
-        optimizer_factory=lambda _: optimizer(module),
-        run_dir=run_dir,
-        resume=resume,
-        callbacks=callbacks,
-        loggers=opened(loggers, log_dir),
-        skip_steps=skip_steps,
-    )
+    with together() as one:
+        with drawing_from(seed):
+            module = build().to(where)
+        history = fit(
+            module,
+            batches(module),
+            config,
+            validate=validate(module),
+            optimizer_factory=lambda _: optimizer(module),
+            run_dir=run_dir,
+            resume=resume,
+            callbacks=callbacks,
+            loggers=opened(loggers, log_dir if one.first else None),
+            skip_steps=skip_steps,
+        )
     return module, history

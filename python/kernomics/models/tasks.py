@@ -16,6 +16,8 @@ from torch import Tensor
 from kernomics import metrics
 from kernomics.data import CellCollection, Labels
 from kernomics.errors import ConfigError, DataError, closest
+from kernomics.nn.precision import widened
+from kernomics.train.distributed import over_ranks
 
 ClassWeights = Literal["sqrt", "balanced"]
 
@@ -110,18 +112,34 @@ def make_tasks(
     ]
 
 
+def labelled_cells(task: Task, output: Tensor, target: Tensor) -> Tensor:
+    """Return over how many cells a task's loss is a mean: those with a label, by their weights."""
+    if task.kind == "continuous":
+        return target.isnan().logical_not().sum()
+    labelled = target >= 0
+    if not task.class_weights:
+        return labelled.sum()
+    weight = widened(output).new_tensor(task.class_weights)
+    return weight[target[labelled]].sum()
+
+
 def task_loss(
-    task: Task, output: Tensor, target: Tensor, *, label_smoothing: float = 0.0
+    task: Task, output: Tensor, target: Tensor, *, label_smoothing: float = 0.0, cells: Any = None
 ) -> Tensor:
-    """Mean loss of a task over its labelled cells; 0 when the batch has none."""
-    output = output.float()
+    """Mean loss of a task over its labelled cells; 0 when the batch has none.
+
+    `cells` is what to divide by, as of `over_ranks`; by default the cells of this batch.
+    """
+    output = widened(output)
+    if cells is None:
+        (cells,) = over_ranks(labelled_cells(task, output, target))
     if task.kind == "continuous":
         labelled = ~target.isnan()
         error = (output.squeeze(1) - (target - task.mean) / task.sd)[labelled]
-        return error.square().sum() / labelled.sum().clamp_min(1)
-    labelled = target >= 0
+        squares: Tensor = error.square().sum() / cells
+        return squares
     weight = output.new_tensor(task.class_weights) if task.class_weights else None
-    total = F.cross_entropy(
+    total: Tensor = F.cross_entropy(
         output,
         target,
         weight=weight,
@@ -129,8 +147,7 @@ def task_loss(
         reduction="sum",
         label_smoothing=label_smoothing,
     )
-    cells = labelled.sum() if weight is None else weight[target[labelled]].sum()
-    return total / cells.clamp_min(torch.finfo(output.dtype).tiny)
+    return total / cells  # type: ignore[no-any-return]
 
 
 def mean_task_loss(tasks: Sequence[Task], losses: Sequence[Tensor]) -> Tensor:

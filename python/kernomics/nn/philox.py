@@ -78,6 +78,34 @@ class Draws:
     def begin(self, seed: int, device: torch.device) -> None:
         """Begin anew."""
         self.generator = torch.Generator(device).manual_seed(seed % 2**64)
+        self.of_part(0, 0, 0)
+
+    @checked
+    def of_part(self, start: int, n: int, whole: int) -> None:
+        """Draw for the cells `start` to `start + n` of `whole` as if for all of them.
+
+        So that processes that share a batch draw what one process would. With `whole` = 0 what is
+        drawn for is all that there is.
+        """
+        if not 0 <= start <= start + n <= whole:
+            raise ConfigError(
+                f"start = {start}, n = {n}: they are no part of whole = {whole:,} cells"
+            )
+        self._part = start, n, whole
+
+    @checked
+    def kept(self, x: Tensor, p: float) -> Tensor:
+        """Return 1 where a value of x [cells, …] stays, and 0 where it is lost, at the rate p."""
+        start, n, whole = self._part
+        if not whole:
+            return torch.empty_like(x).bernoulli_(1 - p, generator=self.generator)
+        if n and len(x) != n:
+            raise ConfigError(
+                f"there are draws for {len(x):,} rows, and {n:,} cells: dropout needs a row for "
+                "each cell where several processes share a batch"
+            )
+        kept = x.new_empty((whole, *x.shape[1:])).bernoulli_(1 - p, generator=self.generator)
+        return kept[start : start + n] if n else torch.ones_like(x)
 
     def state(self) -> Tensor:
         """Return what `restore` takes, uint8 on the CPU."""
@@ -115,8 +143,7 @@ class Dropout(nn.Module):
         """Return x, of any shape: some values 0, the others times 1 / (1 − p); in evaluation x."""
         if not self.training or not self.p:
             return x
-        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.draws.generator)
-        return x * kept.mul_(1 / (1 - self.p))
+        return x * self.draws.kept(x, self.p).mul_(1 / (1 - self.p))
 
 
 def uniforms(seed: Tensor, row_ids: Tensor, n_columns: int, stream: int) -> Tensor:

@@ -79,7 +79,7 @@ def save_checkpoint(root: Path, step: int, parts: Mapping[str, Any], *, keep: in
     """
     if keep < 2:
         raise CheckpointError(f"keep is {keep}: at least 2 checkpoints must be kept")
-    path = root / f"step-{step:08d}"
+    path = checkpoint_path(root, step)
     try:
         root.mkdir(parents=True, exist_ok=True)
         storage.remove_leftovers(root)
@@ -133,6 +133,11 @@ def load_checkpoint(root: Path) -> Checkpoint | None:
             + "; start the run again with overwrite=True or in another directory"
         )
     return None
+
+
+def checkpoint_path(root: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies."""
+    return root / f"step-{step:08d}"
 
 
 def list_checkpoints(root: Path) -> list[Path]:

@@ -34,14 +34,21 @@ class CellDigest:
     in_order: int = 0
     any_order: int = 0
 
-    def add(self, ids: npt.NDArray[np.int64]) -> None:
-        """Add the ids of the cells that come next."""
-        places = np.arange(self.cells, self.cells + len(ids), dtype=np.uint64)
+    def add(self, ids: npt.NDArray[np.int64], start: int = 0, whole: int | None = None) -> None:
+        """Add the ids of the cells that come next, or of those from `start` on of the `whole`."""
+        begin = self.cells + start
+        places = np.arange(begin, begin + len(ids), dtype=np.uint64)
         words = mixed(ids.astype(np.uint64) + _GOLDEN)
-        self.any_order = (self.any_order + int(words.sum(dtype=np.uint64))) & _ALL
+        any_order = int(words.sum(dtype=np.uint64))
         words = mixed(words + places * _GOLDEN)
-        self.in_order = (self.in_order + int(words.sum(dtype=np.uint64))) & _ALL
-        self.cells += len(ids)
+        whole = len(ids) if whole is None else whole
+        self.join(whole, int(words.sum(dtype=np.uint64)), any_order)
+
+    def join(self, cells: int, in_order: int, any_order: int) -> None:
+        """Add the sums over the cells that come next."""
+        self.cells += cells
+        self.in_order = (self.in_order + in_order) & _ALL
+        self.any_order = (self.any_order + any_order) & _ALL
 
     def figures(self) -> dict[str, str]:
         """Return the digests as the history names them, 16 hexadecimal digits each."""

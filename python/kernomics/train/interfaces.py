@@ -68,6 +68,9 @@ class Draws(Protocol):
     def restore(self, state: Tensor, /) -> None:
         """Go on from there."""
 
+    def of_part(self, start: int, n: int, whole: int, /) -> None:
+        """Draw for some cells of a batch, `n` from `start` on, as if for all `whole`; 0 for all."""
+
 
 Validate = Callable[[], Mapping[str, float]]
 OptimizerFactory = Callable[[nn.Module], Optimizer]

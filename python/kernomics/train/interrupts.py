@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -14,11 +15,13 @@ class Interrupts:
 
     Signals are handled in the main thread only; elsewhere nothing is noted. A signal that the
     process ignores (as under ``nohup``) stays ignored. A SIGINT after another signal interrupts at
-    once.
+    once, but not within `together` seconds of it: one Ctrl-C may come from the terminal and from
+    the program that started the process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, together: float = 0.0) -> None:
         self.received: signal.Signals | None = None
+        self.together, self._at = together, 0.0
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -43,7 +46,9 @@ class Interrupts:
         raise SystemExit(128 + signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        if self.received is None:
+            self._at = time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._at >= self.together:
             self._restore()
             raise KeyboardInterrupt("interrupted a second time: nothing more was saved")
         if self.received is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -22,8 +23,9 @@ from kernomics._warnings import warn
 from kernomics.errors import ConfigError, TrainingError, closest
 from kernomics.train import atomic as storage
 from kernomics.train import schedules
-from kernomics.train.config import TrainConfig
+from kernomics.train.config import TrainConfig, config_hash
 from kernomics.train.digest import CellDigest
+from kernomics.train.distributed import Alone, together
 from kernomics.train.history import History
 from kernomics.train.interfaces import (
     Batch,
@@ -42,6 +44,9 @@ from kernomics.train.rundir import DirectoryLock, require_run
 from kernomics.train.skipping import Ranges, Steps, holds, more_skipped, ranges_of
 from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
 from kernomics.train.threads import threads_for, working_on
+
+TOGETHER = 10.0
+"""Seconds within which the signals that many ranks get from several sides count as one."""
 
 
 @checked
@@ -140,13 +145,14 @@ def fit(
     if config.compile and compile_step is None:
         raise ConfigError(f"compile is set, but a {type(module).__name__} cannot be compiled")
     with ExitStack() as stack:
+        ranks = stack.enter_context(together())
         directory = None if run_dir is None else Path(run_dir)
-        if directory is not None:
+        if directory is not None and ranks.first:
             directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(DirectoryLock(directory))
-        run = _Run(module, batches, config, directory, validate, optimizer_factory)
+        run = _Run(module, batches, config, directory, validate, optimizer_factory, ranks)
         run.begin(resume, loggers, stack, skip)
-        threads = threads_for(module, config.batch_size, run.device)
+        threads = threads_for(module, math.ceil(config.batch_size / ranks.world), run.device)
         stack.enter_context(working_on(threads))
         if config.compile and compile_step is not None:
             compile_step()
@@ -169,8 +175,9 @@ class _Run:
         directory: Path | None,
         validate: Validate | None,
         optimizer_factory: OptimizerFactory | None,
+        ranks: Alone,
     ) -> None:
-        self.module = module
+        self.module, self.ranks = module, ranks
         self.batches = batches
         self.config = config
         self.metrics = None if directory is None else directory / "metrics.jsonl"
@@ -183,14 +190,18 @@ class _Run:
         # Taken before a checkpoint is loaded, whose rates are those of a step of the schedule.
         self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.n_batches = batches.n_batches
-        draws = draws_of(module)
-        if draws is not None:
-            draws.begin(config.seed, self.device)
+        self.draws = draws_of(module)
+        if self.draws is not None:
+            self.draws.begin(config.seed, self.device)
         self.total_steps = config.max_epochs * math.ceil(self.n_batches / config.accumulate)
-        self.keeper = Keeper(directory, config, batches, module, self.optimizer, draws, self.device)
+        self.keeper = Keeper(
+            directory, config, batches, module, self.optimizer, self.draws, self.device,
+            writes=ranks.first,
+        )  # fmt: skip
         self.state = State()
         self.best: Weights | None = None
         self.history = History()
+        self.last_batch: Batch | None = None
 
     def _adamw(self, module: nn.Module) -> Optimizer:
         parameters = [p for p in module.parameters() if p.requires_grad]
@@ -205,9 +216,16 @@ class _Run:
         self.state, self.best = self.keeper.begin(resume)
         state = self.state
         state.skipped = more_skipped(state.skipped, skip, state.step, self.total_steps)
-        self.loggers = list(loggers)
+        self.ranks.require_same(
+            batches_in_an_epoch=self.n_batches,
+            settings=config_hash(dataclasses.asdict(self.config)),
+            steps_done=state.step,
+            steps_to_skip=state.skipped,
+        )
+        self.ranks.spread(self.module)
+        self.loggers = list(loggers) if self.ranks.first else []
         self.lines: JSONLines | None = None
-        if self.metrics is not None:
+        if self.metrics is not None and self.ranks.first:
             self.lines = JSONLines(self.metrics, keep=self.state.records)
             self.loggers.insert(0, self.lines)
             self.history.extend(History.read(self.metrics))
@@ -217,16 +235,19 @@ class _Run:
                     f"saved after {self.state.records}: the history has a gap"
                 )
                 self.state.records = len(self.history)
+        if self.ranks.many:
+            self.history = History(self.ranks.told(list(self.history)))
+            self.state.records = len(self.history)
         for logger in self.loggers:
             stack.callback(logger.close)
             logger.config(dataclasses.asdict(self.config))
-        self.interrupts = stack.enter_context(Interrupts())
+        self.interrupts = stack.enter_context(Interrupts(TOGETHER if self.ranks.many else 0.0))
         self.bar: Any = tqdm(
             total=self.total_steps,
             initial=self.state.step,
             unit="step",
             desc="training",
-            disable=not self.config.progress,
+            disable=not (self.config.progress and self.ranks.first),
             mininterval=0.1 if sys.stderr.isatty() else 30.0,  # a log file wants few lines
         )
         stack.callback(self.bar.close)
@@ -251,7 +272,7 @@ class _Run:
                     if isinstance(stream, Generator):  # it may have read ahead in a thread
                         stack.enter_context(closing(stream))
                 last = min(state.batch + self.config.accumulate, self.n_batches)
-                means, cells = self.optimiser_step(stream, last - state.batch)
+                means, cells, received = self.optimiser_step(stream, last - state.batch)
                 state.step += 1
                 state.batch = last
                 state.epoch_means.add(means, cells)
@@ -261,7 +282,7 @@ class _Run:
                 # Not before a validation, which may depend on what the module last did: a run is
                 # resumed only where a step comes next, and on_step is called.
                 if state.batch < self.n_batches:
-                    self._save_or_leave(due=self.keeper.due)
+                    self._save_or_leave(received, due=self.keeper.due)
 
     def _skip(self) -> None:
         """Pass over the steps from here that are to be skipped, within the epoch."""
@@ -275,8 +296,13 @@ class _Run:
         self.bar.update(state.step + 1 - first)
         self._log("skipped", first_step=first, last_step=state.step)
 
-    def optimiser_step(self, stream: Iterator[Batch], n: int) -> tuple[dict[str, float], int]:
-        """Make one optimiser step over the next n batches; return their mean losses and cells."""
+    def optimiser_step(
+        self, stream: Iterator[Batch], n: int
+    ) -> tuple[dict[str, float], int, signal.Signals | None]:
+        """Make one optimiser step over the next n batches.
+
+        Return their mean losses, their cells on all ranks, and the signal that any has received.
+        """
         config = self.config
         on_step = getattr(self.module, "on_step", None)
         if on_step is not None:
@@ -292,27 +318,62 @@ class _Run:
                 f"epoch {self.state.epoch} gave {self.state.batch + len(batches):,} batches, and "
                 f"n_batches is {self.n_batches:,}"
             )
-        cells = sum(len(batch) for batch in batches)
+        parts = self.ranks.parts([len(batch) for batch in batches])
+        cells = sum(part.whole for part in parts)
         done: list[tuple[Batch, dict[str, Tensor]]] = []
         self.optimizer.zero_grad(set_to_none=True)
-        for read in batches:
-            if self.state.digest is not None:
-                self.state.digest.add(read.cell_ids.numpy(force=True))
-            batch = read.to(self.device)
-            with torch.autocast(
-                self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
+        digest = self.state.digest
+        seen = None if digest is None else CellDigest(digest.cells)
+        for read, part in zip(batches, parts, strict=True):
+            if seen is not None:
+                seen.add(read.cell_ids.numpy(force=True), part.start, part.whole)
+            batch = read.to(self.device) if part.own else self._stand_in()
+            with (
+                self.ranks.computing(part, self.draws),
+                torch.autocast(
+                    self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
+                ),
             ):
                 losses = training_loss(batch)
             check_losses(losses)
-            (losses["loss"] * (len(batch) / cells)).backward()  # type: ignore[no-untyped-call]
+            (losses["loss"] * (part.own / cells)).backward()  # type: ignore[no-untyped-call]
             done.append((batch, {name: value.detach() for name, value in losses.items()}))
 
-        means = self._means_of(done)
+        means = self._means_of(done, [part.own for part in parts])
+        if self.ranks.many:
+            self.last_batch = done[-1][0]
+        means, words, received = self.ranks.reduce(
+            self.parameters,
+            self.optimizer,
+            means,
+            sum(part.own for part in parts) / cells,
+            [] if seen is None else [seen.in_order, seen.any_order],
+            self.interrupts.received,
+        )
+        if digest is not None:
+            digest.join(cells, *words)
         if config.max_grad_norm is not None:
             means["grad_norm"] = self._step_clipped(config.max_grad_norm, done)
         else:
             self.optimizer.step()
-        return means, cells
+        return means, cells, received
+
+    def _stand_in(self) -> Batch:
+        """Return what a rank computes, for nothing, where the last cells do not reach for all.
+
+        So every rank goes the same way through the module, whatever that asks of the others.
+        """
+        if self.last_batch is None:
+            stream = iter(self.batches.epoch(self.state.epoch, start=0))
+            read = next(stream)
+            if isinstance(stream, Generator):
+                stream.close()
+            if not len(read):
+                raise ConfigError(
+                    "an epoch has one batch of fewer cells than there are ranks: start fewer"
+                )
+            self.last_batch = read.to(self.device)
+        return self.last_batch
 
     def _step_clipped(self, most: float, done: list[tuple[Batch, dict[str, Tensor]]]) -> float:
         """Step with a gradient no longer than `most`; return how long it was."""
@@ -341,16 +402,21 @@ class _Run:
             return schedules.one_cycle(step, total, warmup=self.config.warmup)
         return schedules.constant(step, total)
 
-    def _means_of(self, done: list[tuple[Batch, dict[str, Tensor]]]) -> dict[str, float]:
-        """Bring the losses of all batches to the CPU in one transfer, and check them."""
+    def _means_of(
+        self, done: list[tuple[Batch, dict[str, Tensor]]], sizes: Sequence[int]
+    ) -> dict[str, float]:
+        """Bring the losses of all batches to the CPU in one transfer, and check them.
+
+        A batch counts by its size, 0 for what stands in for an empty one.
+        """
         stacked = [value.to(torch.float64).reshape(()) for _, ls in done for value in ls.values()]
         values = iter(torch.stack(stacked).tolist())
         means = Means()
-        for batch, losses in done:
+        for (batch, losses), size in zip(done, sizes, strict=True):
             named = {name: next(values) for name in losses}
             if not math.isfinite(named["loss"]):
                 self._stop("the loss", named["loss"], [batch])
-            means.add(named, len(batch))
+            means.add(named, size)
         return means.values()
 
     def _stop(self, what: str, value: float, batches: list[Batch]) -> NoReturn:
@@ -390,12 +456,15 @@ class _Run:
         for callback in callbacks:
             ended = callback(state.epoch, self.module)
             stop = (isinstance(ended, bool) and ended) or stop  # whatever else one may return
+        stop = self.ranks.told(stop)
         state.stopped_early = stop and not last
         state.finished = stop or last
         state.epoch_means, state.digest = Means(), CellDigest()
         state.epoch += 1
         state.batch = 0
-        self._save_or_leave(due=state.finished or state.epoch % config.checkpoint_every_epochs == 0)
+        received = self.ranks.signal(self.interrupts.received)
+        due = state.finished or state.epoch % config.checkpoint_every_epochs == 0
+        self._save_or_leave(received, due=due)
 
     def validate_start(self) -> None:
         """Validate the weights given, as those of epoch −1."""
@@ -410,6 +479,7 @@ class _Run:
         self.module.eval()
         with torch.no_grad():
             figures = {name: float(value) for name, value in self.validate().items()}
+        figures = self.ranks.told(figures)
         self._log("validation", **figures)
         patience = self.config.patience
         return patience is not None and self._out_of_patience(figures, patience)
@@ -477,14 +547,15 @@ class _Run:
         )
         self.bar.update()
 
-    def _save_or_leave(self, *, due: bool) -> None:
+    def _save_or_leave(self, received: signal.Signals | None, *, due: bool) -> None:
         """Save if it is due or a signal came; in the latter case also leave."""
-        received = self.interrupts.received
         if due or received is not None:
             if self.lines is not None:
                 self.lines.sync()
             self.keeper.save(self.state, self.best)
         if received is not None:
+            self.ranks.wait()  # for the one that saves
+            self.interrupts.received = received
             self.interrupts.leave(
                 f"training was interrupted after step {self.state.step}; {self.keeper.last_good}"
             )

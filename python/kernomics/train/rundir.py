@@ -19,6 +19,7 @@ from kernomics.errors import CheckpointError, ConfigError, closest
 from kernomics.train import atomic as storage
 from kernomics.train import checkpoint
 from kernomics.train.config import COSMETIC, config_hash, differences
+from kernomics.train.distributed import together
 
 RUN = "kernomics run"
 CONFIG = "config.json"
@@ -87,6 +88,8 @@ class RunDirectory:
     ----------
     path : Path
         The directory.
+    writes : bool
+        Whether this process writes here: of several ranks the first one does.
     config : dict
         The run's configuration.
     metrics, results, split, panel, report : Path
@@ -98,9 +101,14 @@ class RunDirectory:
 
     @checked
     def __init__(
-        self, path: Path, config: dict[str, Any], lock: DirectoryLock | None = None
+        self,
+        path: Path,
+        config: dict[str, Any],
+        lock: DirectoryLock | None = None,
+        *,
+        writes: bool = True,
     ) -> None:
-        self.path = path
+        self.path, self.writes = path, writes
         self.config = config
         self._lock = lock
         self.metrics, self.results = path / "metrics.jsonl", path / "results.json"
@@ -138,7 +146,8 @@ class RunDirectory:
         Returns
         -------
         RunDirectory
-            Locked against other processes until :meth:`close` or the end of the process.
+            Locked against other processes until :meth:`close` or the end of the process. Of
+            several ranks that train together the first one makes and locks it for all.
 
         Raises
         ------
@@ -151,6 +160,22 @@ class RunDirectory:
         path = Path(path)
         if resume and overwrite:
             raise ConfigError("resume and overwrite cannot be combined: choose one")
+        with together() as ranks:
+            made = None
+            if ranks.first:
+                made = cls._create(path, config, resume, overwrite, ignore)
+            found = ranks.told(None if made is None else made.config)
+        return cls(path, found, writes=False) if made is None else made
+
+    @classmethod
+    def _create(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        resume: bool,
+        overwrite: bool,
+        ignore: Collection[str],
+    ) -> RunDirectory:
         refuse_foreign(path)
         if resume and not (path / CONFIG).exists():
             raise CheckpointError(no_run(path))
@@ -200,7 +225,7 @@ class RunDirectory:
     def record(self, config: Mapping[str, Any]) -> None:
         """Write what a continuation for more epochs has changed in the configuration."""
         plain: dict[str, Any] = storage.jsonable(config)
-        if plain == self.config:
+        if plain == self.config or not self.writes:
             return
         content = _read_config(self.path)
         content |= {"hash": config_hash(plain), "config": plain}

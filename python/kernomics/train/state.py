@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kernomics.errors import CheckpointError, ConfigError, TrainingError
-from kernomics.train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from kernomics.train.checkpoint import (
+    checkpoint_path,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from kernomics.train.config import COSMETIC, TrainConfig, differences, more_epochs
 from kernomics.train.digest import CellDigest
 from kernomics.train.interfaces import FIRST_ORDER, Batches, Draws, Ordered
@@ -35,8 +40,8 @@ class Means:
             self.sums[name] = self.sums.get(name, 0.0) + value * cells
 
     def values(self) -> dict[str, float]:
-        """Return the means."""
-        return {name: total / self.cells for name, total in self.sums.items()}
+        """Return the means, 0 over no cells."""
+        return {name: total / max(1, self.cells) for name, total in self.sums.items()}
 
 
 @dataclass
@@ -100,7 +105,10 @@ class Keeper:
         optimizer: Optimizer,
         draws: Draws | None,
         device: torch.device,
+        *,
+        writes: bool = True,
     ) -> None:
+        self.writes = writes  # one of several ranks does
         self.root = None if directory is None else directory / "checkpoints"
         self.config = config
         self.batches, self.n_batches = batches, batches.n_batches
@@ -183,11 +191,18 @@ class Keeper:
                     "was saved; set max_grad_norm to check every gradient, or lower the "
                     f"learning rate; {self.last_good}"
                 )
+        if self.writes:
+            self._write(self.root, state.step, now, best)
+        self._path = checkpoint_path(self.root, state.step)
+        self._saved = now
+        self._time = time.monotonic()
+
+    def _write(self, root: Path, step: int, now: dict[str, Any], best: Weights | None) -> None:
         order = {"order": self.batches.order} if isinstance(self.batches, Ordered) else {}
         random = {} if self.draws is None else {self.device.type: self.draws.state()}
-        self._path = save_checkpoint(
-            self.root,
-            state.step,
+        save_checkpoint(
+            root,
+            step,
             {
                 "module": self.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -203,5 +218,3 @@ class Keeper:
             },
             keep=self.config.keep_checkpoints,
         )
-        self._saved = now
-        self._time = time.monotonic()

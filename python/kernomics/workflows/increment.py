@@ -23,6 +23,7 @@ from kernomics.report.html import duration
 from kernomics.report.increment_report import write_increment_report
 from kernomics.train import RunDirectory, write_json
 from kernomics.train.device import require_precision, usable_device
+from kernomics.train.distributed import first_alone, ranks
 from kernomics.train.skipping import Steps
 
 KINDS = ("tokens", "queries")
@@ -102,6 +103,7 @@ def run_increment(
         model.train(run_dir=run.path, log_dir=log_dir, skip_steps=skip_steps, **how)
         best = _oracle(model, run.path / ORACLE, **how) if oracle else None
         seconds = time.monotonic() - begun
+        first_alone()
         model.save(run.model)
         run.plots.mkdir(exist_ok=True)
         losses = {kind: model.losses(kind) for kind in KINDS}
@@ -142,7 +144,7 @@ def _oracle(model: GIL, folder: Path, *, resume: bool, **how: Any) -> GIL:
     """Train the same network on all stages at once."""
     other = GIL(model.cells, model.stages, method="joint", config=model.config, seed=model.seed)
     other.training = model.training
-    begun = (folder / SETTINGS).is_file()
+    begun = ranks().told((folder / SETTINGS).is_file())
     return other.train(run_dir=folder, resume=resume and begun, **how)
 
 

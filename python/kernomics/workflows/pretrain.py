@@ -24,6 +24,7 @@ from kernomics.progress import stage
 from kernomics.report import write_representation_report
 from kernomics.train import RunDirectory, config_hash, write_json
 from kernomics.train.device import require_precision, usable_device
+from kernomics.train.distributed import first_alone
 from kernomics.train.skipping import Steps
 from kernomics.workflows.evaluate_representation import training_report
 
@@ -68,7 +69,8 @@ def run_pretraining(
         labels_to_score(("probes",), model.cells, model.split)
     metrics = accuracy_metrics(model) if score_epochs else None
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
-        write_json(run.split, model.split.to_dict())
+        if run.writes:
+            write_json(run.split, model.split.to_dict())
         begun = time.monotonic()
         model.train(
             run_dir=run.path, resume=resume, device=device, metrics=metrics, log_dir=log_dir,
@@ -76,6 +78,7 @@ def run_pretraining(
             **training,
         )  # fmt: skip
         seconds = time.monotonic() - begun
+        first_alone()
         model.save(run.model)
         run.plots.mkdir(exist_ok=True)
         figure = pl.training_curves(list(model.history))

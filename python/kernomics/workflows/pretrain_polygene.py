@@ -17,6 +17,7 @@ from kernomics.report.html import duration
 from kernomics.report.phenotype_report import write_phenotype_report
 from kernomics.train import RunDirectory, config_hash, write_json
 from kernomics.train.device import require_precision, usable_device
+from kernomics.train.distributed import first_alone
 from kernomics.train.skipping import Steps
 from kernomics.workflows.evaluate_polygene import scores_of
 
@@ -65,13 +66,15 @@ def run_polygene(
     require_precision(where, model.training.precision)
     config = run_config(model, dataset)
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
-        write_json(run.split, model.split.to_dict())
+        if run.writes:
+            write_json(run.split, model.split.to_dict())
         begun = time.monotonic()
         model.train(
             run_dir=run.path, resume=resume, device=device, log_dir=log_dir, skip_steps=skip_steps,
             **training,
         )  # fmt: skip
         seconds = time.monotonic() - begun
+        first_alone()
         model.save(run.model)
         run.plots.mkdir(exist_ok=True)
         figure = pl.training_curves(list(model.history))

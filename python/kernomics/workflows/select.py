@@ -39,6 +39,7 @@ from kernomics.train import (
     write_json,
 )
 from kernomics.train.device import usable_device
+from kernomics.train.distributed import first_alone
 from kernomics.train.skipping import Steps
 from kernomics.workflows.select_again import check_again, select_again
 from kernomics.workflows.select_report import in_nearly_every_cell, report_data, write_plots
@@ -91,7 +92,8 @@ def run_selection(
     draw_weights(model.cells, model.split.train, model.training.balance)  # or refuses
     config = run_config(model, dataset, compare)
     with RunDirectory.create(out, config, resume=resume, overwrite=overwrite) as run:
-        write_json(run.split, model.split.to_dict())
+        if run.writes:
+            write_json(run.split, model.split.to_dict())
         earlier = _seconds_before(run) if resume else 0.0
         begun = time.monotonic()
         with quietly(TrainingWarning):  # the report lists them
@@ -100,6 +102,7 @@ def run_selection(
                 skip_steps=skip_steps,
             )  # fmt: skip
         seconds = earlier + time.monotonic() - begun
+        first_alone()
         model.save(run.model)
         everywhere = in_nearly_every_cell(model)
         replace_file(run.panel, _panel_table(model, everywhere).encode())

@@ -74,10 +74,10 @@ def test_predictions_and_gradients_are_those_of_the_plain_network(combine):
     for one, other in zip((found.cls, found.tokens, found.queries), expected, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
     loss = module.value_losses(found)["loss"]
-    truth = tokens.values[tokens.hidden]
-    plain_loss = F.mse_loss(expected[1].float(), truth) + F.mse_loss(expected[2].float(), truth)
-    plain_loss = plain_loss + 2 * plain_detection(module, tokens, expected[0]).float()
-    torch.testing.assert_close(loss, plain_loss)
+    truth = tokens.values[tokens.hidden].double()
+    plain_loss = F.mse_loss(expected[1], truth) + F.mse_loss(expected[2], truth)
+    plain_loss = plain_loss + 2 * plain_detection(module, tokens, expected[0])
+    torch.testing.assert_close(loss, plain_loss, rtol=1e-6, atol=1e-6)
     parameters = list(module.parameters())
     for one, other in zip(
         torch.autograd.grad(loss, parameters), torch.autograd.grad(plain_loss, parameters),

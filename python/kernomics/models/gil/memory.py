@@ -121,14 +121,22 @@ class ReplayLoader:
     def drawn(self, epoch: int, i: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the kept cells in a batch, and the round of each; see `in_turn`."""
         full = max(1, round(self.sampler.batch_size * self.ratio))
-        n_new = len(self.sampler.batch(epoch, i))
+        n_new = len(self.sampler.global_batch(epoch, i))
         n = min(full, max(1, round(n_new * self.ratio)))
         return in_turn(self.kept, (epoch * self.n_batches + i) * full, n, self.seed)
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Cells, None, None]:
         """Yield the batches of an epoch; a kept cell has another id each round, and other draws."""
         for i, cells in enumerate(self.loader.epoch(epoch, start), start=start):
-            yield with_rounds(cells, self.drawn(epoch, i)[1])
+            yield with_rounds(cells, self._rounds(epoch, i))
+
+    def _rounds(self, epoch: int, i: int) -> NDArray[np.int64]:
+        """Return the rounds of the kept cells in this rank's part of a batch."""
+        rank, world = self.sampler.rank, self.sampler.world
+        n_new, rounds = len(self.sampler.global_batch(epoch, i)), self.drawn(epoch, i)[1]
+        size = n_new + len(rounds)
+        start, stop = (max(0, size * r // world - n_new) for r in (rank, rank + 1))
+        return rounds[start:stop]
 
 
 class _Mixed(Sampler):
@@ -138,6 +146,6 @@ class _Mixed(Sampler):
         self.__dict__.update(sampler.__dict__)
         self._loader = loader
 
-    def batch(self, epoch: int, i: int) -> NDArray[np.int64]:
-        """Return the rows of a batch, the kept ones last."""
-        return np.concatenate([super().batch(epoch, i), self._loader.drawn(epoch, i)[0]])
+    def global_batch(self, epoch: int, i: int) -> NDArray[np.int64]:
+        """Return the rows of a batch of all ranks together, the kept ones last."""
+        return np.concatenate([super().global_batch(epoch, i), self._loader.drawn(epoch, i)[0]])

@@ -28,6 +28,7 @@ from kernomics.models.base import (
     balanced_by,
     checked_seed,
     draw_weights,
+    sampler_of_rows,
     train_module,
 )
 from kernomics.models.gene_components import gene_components, mapped
@@ -50,6 +51,7 @@ from kernomics.models.gil.tokens import expressed_genes
 from kernomics.nn import drawing_from
 from kernomics.train import History, RowAdamW, override
 from kernomics.train.device import usable_device
+from kernomics.train.distributed import own_device, ranks
 from kernomics.train.interfaces import Batches, Validate
 from kernomics.train.skipping import Steps
 
@@ -190,7 +192,7 @@ class GIL:
         CheckpointError, ConfigError
             If `run_dir` holds the training of other stages or settings.
         """
-        where = usable_device(device)
+        where = own_device(usable_device(device))
         if max_epochs is not None:
             overrides["max_epochs"] = max_epochs
         self.configure(**overrides)
@@ -219,7 +221,7 @@ class GIL:
                     method.restore(state)
                 self.scores[name] = errors[name]
             else:
-                if self.training.progress:
+                if self.training.progress and ranks().first:
                     which = f"stage {i + 1} of {len(self.plan)}, {name}"
                     at_once = f"all {len(together)} stages at once"
                     print(at_once if len(together) > 1 else which, file=sys.stderr)
@@ -295,14 +297,7 @@ class GIL:
         if config.balance is not None:  # one class in a stage is drawn evenly
             by = balanced_by(self.staged.cells, config.balance).subset(situation.train)
             weights = class_weights_of(by)[0]
-        sampler = Sampler(
-            situation.train,
-            config.batch_size,
-            self.seed,
-            block_size=64,
-            weights=weights,
-            version=record.order,
-        )
+        sampler = sampler_of_rows(situation.train, config, self.seed, weights, version=record.order)
         _, history = train_module(
             lambda: Lesson(situation, self.methods),
             lambda _: self._batches(situation, sampler),

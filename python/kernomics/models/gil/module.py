@@ -17,7 +17,9 @@ from kernomics.models.gil.config import GILConfig
 from kernomics.models.gil.tokens import Tokens, expressed_genes, masked, shown, unexpressed
 from kernomics.nn import drawing_from
 from kernomics.nn.packed_encoder import PackedEncoder, Packing
+from kernomics.nn.precision import widened
 from kernomics.ops import embed_tokens
+from kernomics.train.distributed import over_ranks
 
 HIDDEN = -1.0
 """The value of a masked gene, which no gene has (the paper's)."""
@@ -257,15 +259,16 @@ class GILModule(nn.Module):
         asked = tokens.unexpressed >= 0
         others = asked.nonzero()[:, 0], tokens.unexpressed[asked]
         heads = self.detection_head, self.detection_bias
-        hidden = self._answers(cls, cells, genes, *heads).float() - values
-        absent = self._answers(cls, *others, *heads).float()
+        hidden = widened(self._answers(cls, cells, genes, *heads)) - values
+        absent = widened(self._answers(cls, *others, *heads))
         # Both sides count the same, however many genes a cell expresses.
-        parts = [part.square().sum() / max(1, len(part)) for part in (hidden, absent)]
+        over = over_ranks(len(hidden), len(absent))
+        parts = [part.square().sum() / n for part, n in zip((hidden, absent), over, strict=True)]
         return torch.stack(parts).mean()
 
     def predicted(self, outputs: Tensor) -> Tensor:
         """Return the values, log-normalised, that outputs stand for."""
-        outputs = outputs.float()
+        outputs = widened(outputs)
         return outputs if self.config.loss == "mse" else F.softplus(self._log_rate(outputs))
 
     def _log_rate(self, outputs: Tensor) -> Tensor:
@@ -275,7 +278,7 @@ class GILModule(nn.Module):
 
     def losses(self, outputs: Tensor, values: Tensor) -> Tensor:
         """Return the loss of each output, [M]."""
-        outputs = outputs.float()
+        outputs = widened(outputs)
         if self.config.loss == "mse":
             return (outputs - values) ** 2
         log_rate = self._log_rate(outputs)
@@ -300,7 +303,7 @@ class GILModule(nn.Module):
 
     def value_losses(self, outputs: Outputs) -> dict[str, Tensor]:
         """Return the loss over the hidden genes, and its parts."""
-        n = max(1, len(outputs.tokens))
+        (n,) = over_ranks(len(outputs.tokens))
         parts = {
             "loss/tokens": outputs.losses_of_tokens.sum() / n,
             "loss/queries": outputs.losses_of_queries.sum() / n,

@@ -15,6 +15,7 @@ from kernomics.errors import CheckpointError, ConfigError
 from kernomics.models.gil.scoring import GeneErrors
 from kernomics.train import History, differences, load_model_dir, save_model_dir, write_json
 from kernomics.train.atomic import TEMPORARY, existing
+from kernomics.train.distributed import ranks
 from kernomics.train.interfaces import FIRST_ORDER
 from kernomics.train.rundir import CONFIG, LOCK, require_run
 
@@ -52,24 +53,29 @@ class StageRecord:
     ) -> None:
         self.root = None if run_dir is None else Path(run_dir)
         self.resume, self.stages = resume, stages
-        self.order = ORDER
+        self.writes = ranks().first
+        order = self._begin(run_dir, settings) if self.writes else ORDER
+        self.order: int = ranks().told(order)  # what the first rank finds stops all
+
+    def _begin(self, run_dir: str | Path | None, settings: Mapping[str, Any]) -> int:
+        """Begin the directory, or find it as it must be; return the version of the order."""
         begun = self.root is not None and (self.root / SETTINGS).is_file()
-        if resume and not begun:
+        if self.resume and not begun:
             require_run(run_dir)
         if self.root is None:
-            return
-        if begun and not resume:
+            return ORDER
+        if begun and not self.resume:
             raise CheckpointError(
                 f"{self.root} holds a training in stages: continue it with resume=True, or choose "
                 "another directory"
             )
         if begun:
-            self.order = _require_same(self.root, stages, settings)
-            return
+            return _require_same(self.root, self.stages, settings)
         _refuse_foreign(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
-        stages.save(self.root / STAGES)
-        write_json(self.root / SETTINGS, {**settings, "order": self.order})
+        self.stages.save(self.root / STAGES)
+        write_json(self.root / SETTINGS, {**settings, "order": ORDER})
+        return ORDER
 
     def folder(self, i: int) -> Path | None:
         """Return where the i-th part of the training keeps its checkpoints."""
@@ -98,7 +104,7 @@ class StageRecord:
     ) -> None:
         """Keep a part that is done; the weights come last, and say that it is."""
         folder = self.folder(i)
-        if folder is None:
+        if folder is None or not self.writes:
             return
         flat = {f"{j}/{name}": t for j, state in enumerate(states) for name, t in state.items()}
         save_model_dir(folder / METHODS, flat, {"format": "kernomics gil methods 1"})

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from kernomics.data import Cells
 from kernomics.models.polygene.config import PolyGeneConfig
-from kernomics.models.tasks import Task, mean_task_loss, task_loss
+from kernomics.models.tasks import Task, labelled_cells, mean_task_loss, task_loss
 from kernomics.nn.packed_encoder import PackedEncoder, Packing
 from kernomics.nn.philox import STREAM_MASKED_GENES, STREAM_MASKED_PHENOTYPES, uniforms, uniforms_at
+from kernomics.nn.precision import widened
 from kernomics.ops import embed_tokens, sample_tokens
+from kernomics.train.distributed import over_ranks
 
 
 class GeneTokens(NamedTuple):
@@ -229,17 +231,17 @@ class PolyGeneModule(nn.Module):
         )
         outputs = self.logits(states[:n_first].view(len(cells), len(self.tasks), -1))
         smoothing = config.label_smoothing
+        asked = codes.masked_fill(~masked, -1).unbind(1)
+        *over, n_wanted = over_ranks(*map(labelled_cells, self.tasks, outputs, asked), len(wanted))
         of_tasks = [
-            task_loss(
-                task, output, codes[:, i].masked_fill(~masked[:, i], -1), label_smoothing=smoothing
-            )
-            for i, (task, output) in enumerate(zip(self.tasks, outputs, strict=True))
+            task_loss(task, output, target, label_smoothing=smoothing, cells=n)
+            for task, output, target, n in zip(self.tasks, outputs, asked, over, strict=True)
         ]
         total = F.cross_entropy(
-            self.bin_head(states[n_first:]).float(), targets[wanted], reduction="sum",
+            widened(self.bin_head(states[n_first:])), targets[wanted], reduction="sum",
             label_smoothing=smoothing,
         )  # fmt: skip
-        of_genes = total / max(1, len(wanted))
+        of_genes = total / n_wanted
         loss = mean_task_loss(self.tasks, of_tasks) + config.gene_weight * of_genes
         named = zip(self.tasks, of_tasks, strict=True)
         parts = {f"loss/{task.name}": part for task, part in named}

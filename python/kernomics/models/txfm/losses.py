@@ -35,6 +35,7 @@ from kernomics.data import Cells
 from kernomics.models.txfm.config import NEGATIVE_BINOMIALS, RECTIFIED, TxFMConfig
 from kernomics.nn.chunked import sum_over_chunks
 from kernomics.nn.count_losses import negative_binomial_nll, zinb_nll
+from kernomics.nn.precision import widened
 from kernomics.ops import ObservedGenes, linear_poisson_nll
 
 BETA = 4 * math.e
@@ -116,7 +117,7 @@ def _units(config: TxFMConfig, cells: Cells) -> Tensor:
 
 def reconstruction_loss(config: TxFMConfig, head: Head, hidden: Tensor, cells: Cells) -> Tensor:
     """Return the mean over cells of each cell's mean loss over the genes of its data set."""
-    hidden = hidden.float()
+    hidden = widened(hidden)
     if config.loss == "poisson" and config.phi in RECTIFIED:
         loss: Tensor = linear_poisson_nll(
             hidden,

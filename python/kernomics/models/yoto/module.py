@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kernomics.data import Cells
-from kernomics.models.tasks import Task, mean_task_loss, task_loss
+from kernomics.models.tasks import Task, labelled_cells, mean_task_loss, task_loss
 from kernomics.models.yoto.budget import EVERY, Budget
 from kernomics.models.yoto.network import (
     PRIVATE,
@@ -21,6 +21,7 @@ from kernomics.models.yoto.network import (
 from kernomics.models.yoto.schedule import Schedule
 from kernomics.nn import Draws, GeneSelector, MaskedLinear, Selection
 from kernomics.ops.gumbel_topk import Relaxation
+from kernomics.train.distributed import over_ranks
 
 
 class YOTOModule(nn.Module):
@@ -144,11 +145,13 @@ class YOTOModule(nn.Module):
     def task_losses(self, cells: Cells) -> dict[str, Tensor]:
         """Return the weighted mean over tasks as ``"loss"``, and ``"loss/<task>"`` for each."""
         outputs = self(cells)
+        targets = [cells.labels[task.name] for task in self.tasks]
+        over = over_ranks(*map(labelled_cells, self.tasks, outputs, targets))
         losses = {
             f"loss/{task.name}": task_loss(
-                task, output, cells.labels[task.name], label_smoothing=self.label_smoothing
+                task, output, target, label_smoothing=self.label_smoothing, cells=n
             )
-            for task, output in zip(self.tasks, outputs, strict=True)
+            for task, output, target, n in zip(self.tasks, outputs, targets, over, strict=True)
         }
         return {"loss": mean_task_loss(self.tasks, list(losses.values())), **losses}
 

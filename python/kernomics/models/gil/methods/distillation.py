@@ -12,6 +12,7 @@ from torch import Tensor
 from kernomics.data.staged import StagedCells
 from kernomics.errors import ConfigError
 from kernomics.models.gil.methods.base import Method, Step
+from kernomics.train.distributed import over_ranks
 
 if TYPE_CHECKING:
     from kernomics.models.gil.lesson import Lesson
@@ -51,7 +52,7 @@ class Distillation(Method):
             return None
         hidden = step.tokens.gene_ids[step.tokens.hidden]
         known = hidden < lesson.situation.n_known
-        n = max(1, len(teacher.tokens))
+        (n,) = over_ranks(len(teacher.tokens))
         of_tokens = (step.outputs.tokens[known] - teacher.tokens).square().sum() / n
         of_queries = (step.outputs.queries[known] - teacher.queries).square().sum() / n
         return self.weight * torch.add(of_tokens, of_queries, alpha=lesson.query_weight)

@@ -12,6 +12,7 @@ from kernomics._arguments import require_least
 from kernomics.data.staged import StagedCells
 from kernomics.models.gil.methods.base import Method, Step
 from kernomics.models.gil.methods.distillation import require_weight
+from kernomics.nn.precision import widened
 
 if TYPE_CHECKING:
     from kernomics.models.gil.lesson import Lesson
@@ -47,6 +48,6 @@ class Features(Method):
         teacher = lesson.taught(step)
         if teacher is None:
             return None
-        states = (step.outputs.cls.float() - teacher.cls.float()).square().mean()
+        states = (widened(step.outputs.cls) - widened(teacher.cls)).square().mean()
         answers = lesson.asked(step, 0, lesson.situation.n_known, self.n_queries)
         return self.weight * torch.add(states, answers)

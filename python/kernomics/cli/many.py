@@ -1,0 +1,45 @@
+"""A command that was started as one of several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Generator
+
+from kernomics.errors import ConfigError
+
+TRAINING = ("select", "pretrain", "finetune", "increment")
+"""Commands whose training several processes share."""
+TOLD_BY = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""One of these is in the environment where there may be several."""
+
+
+@contextlib.contextmanager
+def among_ranks(command: str) -> Generator[int, None, None]:
+    """Run a command as this process's rank, which is given; only the first one prints.
+
+    Should this process fail, the others are told why.
+    """
+    if not any(name in os.environ for name in TOLD_BY):
+        yield 0
+        return
+    from kernomics.train.distributed import together
+    from kernomics.train.places import place_of
+
+    place = place_of()
+    if place is None:
+        yield 0
+        return
+    if command not in TRAINING:
+        raise ConfigError(
+            f"{place.world} processes were started, but only {', '.join(TRAINING)} share their "
+            f"work: start kernomics {command} as one process, without torchrun or srun"
+        )
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(together())
+        if not one.first:
+            warnings.simplefilter("ignore")
+            nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+            stack.enter_context(contextlib.redirect_stdout(nothing))
+        yield one.rank

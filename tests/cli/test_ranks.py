@@ -1,0 +1,72 @@
+"""The commands of docs/scale.md, started as the document says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kernomics
+from kernomics import datasets
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = str(Path(kernomics.__file__).parents[1])
+DOCUMENT = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+
+
+def command(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+    words = shlex.split(line)
+    assert words[0] == "torchrun"
+    port = "--master-port=0"
+    path = os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", port, *words[1:]],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_torchrun_line_of_the_document_trains_and_one_rank_prints(
+    tmp_path: Path,
+) -> None:
+    datasets.simulate(200, 100, 3, 5, seed=0).write_h5ad(tmp_path / "cells.h5ad")
+    (line,) = re.findall(r"^torchrun .*$", DOCUMENT, re.M)
+    done = command(tmp_path, line)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report ") == 1
+    run = tmp_path / "runs" / "txfm"
+    for name in ("report.html", "results.json", "model/model.json", "split.json"):
+        assert (run / name).is_file(), name
+    history = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in history if r["split"] == "train"] == [0, 1]
+
+    again = command(tmp_path, line)  # the directory holds a run
+    assert again.returncode != 0
+    assert "already holds a run" in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_command_without_a_training_is_one_process(tmp_path: Path) -> None:
+    done = command(tmp_path, "torchrun --nproc-per-node 2 -m kernomics info")
+    assert done.returncode != 0
+    assert "2 processes were started, but only select, pretrain" in done.stderr
+
+
+def test_the_document_names_the_slurm_task_and_the_limit() -> None:
+    from kernomics.train.places import DEFAULT_LIMIT, LIMIT
+
+    assert f"after {DEFAULT_LIMIT:g} seconds" in DOCUMENT.replace("\n", " ").replace("  ", " ")
+    assert LIMIT in DOCUMENT

@@ -1,0 +1,498 @@
+"""Several ranks train as one process does; when one of them ends, all do, and say why."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ranks_program
+import staged_example
+import torch
+
+import kernomics.train
+from kernomics.data import Sampler
+from kernomics.errors import ConfigError
+from kernomics.models.gil.memory import ReplayLoader
+from kernomics.nn import Draws, Dropout
+from kernomics.train import TrainConfig, load_checkpoint
+from kernomics.train.distributed import Alone, _as_bytes, _as_words, over_ranks, ranks
+from kernomics.train.gradients import Gradients, rows_of
+from kernomics.train.interrupts import Interrupts
+from kernomics.train.optim import RowAdamW
+from kernomics.train.places import Place, first_node, limit, place_of
+from kernomics.train.watch import Watch
+
+SOURCE = str(Path(kernomics.train.__file__).parents[2])
+TESTS = str(Path(__file__).parents[1])
+
+
+def free_port() -> int:
+    """Return a port below those that the system gives to connections by itself."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+
+
+def start(world: int, out: Path, environment: dict[str, str] | None = None, **orders: Any) -> Any:
+    """Start ranks, or one process alone."""
+    out.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    path = os.pathsep.join([SOURCE, TESTS, os.environ.get("PYTHONPATH", "")])
+    common = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    common |= {"KERNOMICS_RANK_LIMIT": "240", **(environment or {})}
+    command = [sys.executable, ranks_program.__file__, str(out), json.dumps(orders)]
+    own = [
+        {"RANK": str(r), "WORLD_SIZE": str(world), "MASTER_PORT": str(port)} if world > 1 else {}
+        for r in range(world)
+    ]
+    return [
+        subprocess.Popen(
+            command,
+            env={**common, **one},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for one in own
+    ]
+
+
+def finish(processes: Any, out: Path) -> list[dict[str, Any] | None]:
+    """Wait, and return what each rank wrote; None of one that wrote nothing."""
+    errors = [process.communicate(timeout=500)[1] for process in processes]
+    found = []
+    for r, error in enumerate(errors):
+        path = out / f"rank-{r}.json"
+        found.append(json.loads(path.read_text()) if path.exists() else None)
+        print(error)
+    return found
+
+
+def run(world: int, out: Path, **orders: Any) -> list[Any]:
+    return finish(start(world, out, **orders), out)
+
+
+DIGESTS = ("cells_in_order", "cells_any_order")
+
+
+def figures(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Return the numbers but for what hangs on the clock, and the norm, which is no loss."""
+    left_out = ("seconds", "cells_per_second", "split", "grad_norm", *DIGESTS)
+    return [{k: v for k, v in record.items() if k not in left_out} for record in history]
+
+
+def losses(found: dict[str, Any], system: str) -> list[dict[str, float]]:
+    return figures(found[system]["history"])
+
+
+def cell_digests(history: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return the digests of each epoch's cells."""
+    records = [r for r in history if r["split"] == "train"]
+    assert records
+    return [(r[DIGESTS[0]], r[DIGESTS[1]]) for r in records]
+
+
+# -- the same losses -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("double", "tolerance"), [(False, 1e-5), (True, 1e-9)])
+def test_a_hundred_steps_are_the_same_on_one_two_and_four_ranks(
+    tmp_path: Path, double: bool, tolerance: float
+) -> None:
+    alone, two, four = (
+        run(world, tmp_path / str(world), job="losses", double=double) for world in (1, 2, 4)
+    )
+    for system in ranks_program.SYSTEMS:
+        expected = losses(alone[0], system)
+        for found in (two, four):
+            assert len({one[system]["digest"] for one in found}) == 1, system
+            for one in found:
+                digests = cell_digests(one[system]["history"])
+                assert digests == cell_digests(alone[0][system]["history"]), system
+            for record, one in zip(losses(found[0], system), expected, strict=True):
+                assert record == pytest.approx(one, rel=tolerance, abs=tolerance), system
+            assert losses(found[1], system) == losses(found[0], system)
+
+
+@pytest.mark.timeout(900)
+def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path) -> None:
+    """YOTO has dropout, a label that cells lack and rows of a table.
+
+    Of the last two batches, which are accumulated, one has 23 cells and the other one. Cells are
+    drawn by weights, and some steps are passed over.
+    """
+    orders = {
+        "job": "losses",
+        "systems": ["yoto"],
+        "settings": {
+            "steps": 24, "accumulate": 2, "balance": "cell_type", "skip_steps": [[3, 4], 7],
+        },
+    }  # fmt: skip
+    alone = start(1, tmp_path / "1", **orders)
+    two = start(2, tmp_path / "2", **orders)
+    (expected,), found = finish(alone, tmp_path / "1"), finish(two, tmp_path / "2")
+    assert [one["world"] for one in (expected, *found)] == [1, 2, 2]
+    assert found[0]["yoto"]["digest"] == found[1]["yoto"]["digest"]
+    for one in found:
+        assert cell_digests(one["yoto"]["history"]) == cell_digests(expected["yoto"]["history"])
+    skipped = [r for r in found[1]["yoto"]["history"] if r["split"] == "skipped"]
+    assert [s for r in skipped for s in range(r["first_step"], r["last_step"] + 1)] == [3, 4, 7]
+    for record, one in zip(losses(found[0], "yoto"), losses(expected, "yoto"), strict=True):
+        assert record == pytest.approx(one, rel=1e-5, abs=1e-5)
+    assert losses(found[1], "yoto") == losses(found[0], "yoto")
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_cell_is_one_rank_s_once_an_epoch(world: int) -> None:
+    rows, config = np.arange(61), TrainConfig(batch_size=20)  # the last batch has one cell
+    parts = []
+    for rank in range(world):
+        sampler = Sampler(rows, config.batch_size, 3, block_size=8, rank=rank, world=world)
+        parts.append([sampler.batch(1, i) for i in range(sampler.n_batches)])
+    alone = Sampler(rows, config.batch_size, 3, block_size=8)
+    for i in range(alone.n_batches):
+        together = np.concatenate([part[i] for part in parts])
+        assert np.array_equal(together, alone.batch(1, i))
+    assert sum(len(part[-1]) == 0 for part in parts) == world - 1
+    drawn = np.concatenate([batch for part in parts for batch in part])
+    assert np.array_equal(np.sort(drawn), rows)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_replayed_cells_are_shared_out_with_the_draws_that_one_process_gives_them(
+    world: int,
+) -> None:
+    staged = staged_example.staged()
+    kept = [staged.rows(0)[:5]]
+
+    def batches(rank: int, world: int) -> list[list[int]]:
+        sampler = Sampler(staged.rows(1), 8, 0, block_size=4, rank=rank, world=world)
+        loader = ReplayLoader(staged.cells, sampler, kept, 0.5, 0)
+        return [cells.cell_ids.tolist() for e in range(2) for cells in loader.epoch(e)]
+
+    parts = [batches(rank, world) for rank in range(world)]
+    whole = batches(0, 1)
+    joined = [[i for part in ids for i in part] for ids in zip(*parts, strict=True)]
+    assert joined == whole
+    assert max(max(ids) for ids in whole) >= 2 << 32, "no cell came a second time"
+
+
+# -- what ends a training --------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(900)
+def test_a_rank_that_is_killed_stops_the_other_which_names_it(tmp_path: Path) -> None:
+    orders = {"job": "ending", "how": signal.SIGKILL, "at_step": 5, "rank": 1}
+    first, second = run(2, tmp_path, **orders)
+    assert second is None
+    assert first["error"] == "TrainingError"
+    assert first["message"].startswith("rank 1 (process ")
+    assert "died without a word" in first["message"]
+
+
+@pytest.mark.timeout(900)
+def test_after_an_error_the_other_rank_says_which_and_only_the_first_writes(tmp_path: Path) -> None:
+    """And one process goes on from its checkpoint to the end that it would have had."""
+    folder = tmp_path / "run"
+    orders = {
+        "job": "ending", "how": "error", "at_step": 9, "rank": 1, "run_dir": str(folder),
+        "watch_writes": True,
+    }  # fmt: skip
+    whole = start(1, tmp_path / "whole", job="ending", run_dir=str(tmp_path / "other"))
+    first, second = run(2, tmp_path, **orders)
+    assert second["error"] == "RuntimeError"
+    assert first["error"] == "TrainingError"
+    assert first["message"].startswith("rank 1 (process ")
+    assert first["message"].endswith("RuntimeError: the disk is on fire")
+    assert any(str(folder) in name for name in first["written"])
+    assert not any(str(folder) in name for name in second["written"])
+    checkpoint = load_checkpoint(folder / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.step == 7  # of the epoch before
+
+    (resumed,) = run(1, tmp_path / "resumed", job="ending", run_dir=str(folder), resume=True)
+    (expected,) = finish(whole, tmp_path / "whole")
+    assert [r["step"] for r in resumed["history"]] == [r["step"] for r in expected["history"]]
+    assert cell_digests(resumed["history"]) == cell_digests(expected["history"])
+    for record, one in zip(*(figures(f["history"]) for f in (resumed, expected)), strict=True):
+        assert record == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_any_rank_saves_and_stops_all_and_four_ranks_go_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    folder = tmp_path / "run"
+    orders = {"job": "ending", "how": number, "at_step": 9, "rank": 1, "run_dir": str(folder)}
+    for one in run(2, tmp_path, **orders):
+        assert one["error"] == ("KeyboardInterrupt" if number == signal.SIGINT else "SystemExit")
+    checkpoint = load_checkpoint(folder / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.step == 10
+    found = run(4, tmp_path / "four", job="ending", run_dir=str(folder), resume=True)
+    (expected,) = run(1, tmp_path / "whole", job="ending")
+    assert len({one["digest"] for one in found}) == 1
+    assert cell_digests(found[3]["history"]) == cell_digests(expected["history"])
+    for record, one in zip(*(figures(f["history"]) for f in (found[3], expected)), strict=True):
+        assert record == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_rank_that_hangs_is_named_within_the_limit(tmp_path: Path) -> None:
+    orders = {"job": "ending", "how": "sleep", "at_step": 5, "rank": 1}
+    limit = {"KERNOMICS_RANK_LIMIT": "20"}
+    begun = time.monotonic()
+    first, _ = finish(start(2, tmp_path, limit, **orders), tmp_path)
+    assert first["error"] == "TrainingError"
+    assert first["message"].startswith("rank 1 (process ")
+    assert "did not come to where the others waited for it for 20 s" in first["message"]
+    assert first["seconds"] < 50 < time.monotonic() - begun
+
+
+# -- one process -----------------------------------------------------------------------------------
+
+
+def test_one_process_has_no_group_and_divides_by_its_own_counts() -> None:
+    assert type(ranks()) is Alone
+    assert not torch.distributed.is_initialized()
+    assert over_ranks(7, 0) == [7, 1]
+    counted, weighed = over_ranks(torch.tensor(0), torch.tensor(0.0))
+    assert (int(counted), float(weighed)) == (1, torch.finfo(torch.float32).tiny)
+
+
+def test_draws_for_parts_of_a_batch_are_those_for_the_whole() -> None:
+    x = torch.ones(7, 5)
+    whole = Dropout(0.4, Draws(3))(x)
+    for bounds in ([0, 3, 7], [0, 1, 1, 7]):
+        found = []
+        for start, stop in pairwise(bounds):
+            draws = Draws(3)
+            draws.of_part(start, stop - start, 7)
+            part = x[start:stop] if stop > start else x[:2]  # a stand-in
+            drawn = Dropout(0.4, draws)(part)
+            found.append(drawn if stop > start else drawn[:0])
+            assert torch.equal(draws.state(), _after(whole_of=x))
+        assert torch.equal(torch.cat(found), whole)
+    draws = Draws(3)
+    draws.of_part(0, 3, 7)
+    with pytest.raises(ConfigError, match="draws for 5 rows, and 3 cells"):
+        Dropout(0.4, draws)(x[:5])
+    with pytest.raises(ConfigError, match="no part of whole = 7 cells"):
+        draws.of_part(5, 3, 7)
+
+
+def _after(whole_of: torch.Tensor) -> torch.Tensor:
+    draws = Draws(3)
+    draws.kept(whole_of, 0.4)
+    return draws.state()
+
+
+def test_only_the_rows_that_a_step_updates_are_sent() -> None:
+    table, plain, unused = (torch.nn.Parameter(torch.zeros(n, 2)) for n in (1000, 3, 4))
+    rows = torch.tensor([5, 17])
+    optimizer = RowAdamW([{"params": [table], "rows": lambda: rows}, {"params": [plain, unused]}])
+    gradients = Gradients([table, plain, unused], [True, True, False], rows_of(optimizer))
+    table.grad = torch.zeros(1000, 2)
+    table.grad[rows] = 1.0
+    plain.grad = torch.ones(3, 2)
+    buffer = gradients.pack([0.5])
+    assert buffer.numel() == 1 + 2 * 2 + 3 * 2
+    gradients.unpack(2 * buffer, [2.0, 2.0])
+    assert torch.equal(table.grad[rows], torch.full((2, 2), 2.0))
+    assert int((table.grad != 0).sum()) == 4
+    assert torch.equal(plain.grad, torch.full((3, 2), 2.0))
+    assert unused.grad is None
+
+
+def test_a_sparse_gradient_is_sent_by_its_rows_and_stays_sparse() -> None:
+    table, rows = torch.nn.Parameter(torch.zeros(1000, 2)), torch.tensor([17, 5])
+    gradients = Gradients(
+        [table], [True], rows_of(RowAdamW([{"params": [table], "rows": lambda: rows}]))
+    )
+    table.grad = torch.sparse_coo_tensor(
+        rows[None], torch.tensor([[1.0, 2.0], [3.0, 4.0]]), (1000, 2)
+    )
+    buffer = gradients.pack([])
+    assert buffer.tolist() == [3.0, 4.0, 1.0, 2.0]
+    gradients.unpack(2 * buffer, [2.0])
+    assert table.grad.is_sparse
+    assert table.grad.coalesce().indices().tolist() == [[5, 17]]
+    assert table.grad.coalesce().values().tolist() == [[6.0, 8.0], [2.0, 4.0]]
+    table.grad = torch.sparse_coo_tensor(rows[None, :1], torch.ones(1, 2), (1000, 2))
+    with pytest.raises(ConfigError, match="has 1 rows and the optimizer updates 2"):
+        gradients.pack([])
+    everything = Gradients([table], [True], {})
+    assert everything.pack([]).numel() == 2000
+    everything.unpack(torch.ones(2000), [1.0])
+    assert torch.equal(table.grad, torch.ones(1000, 2))
+
+
+@pytest.mark.parametrize("world", [1, 2, 300])
+def test_words_of_64_bits_are_added_up_in_float32(world: int) -> None:
+    source = random.Random(world)
+    each = [[source.randrange(2**64), 2**64 - 1] for _ in range(world)]
+    sums = torch.tensor([_as_bytes(words) for words in each], dtype=torch.float32).sum(0)
+    assert _as_words(sums.tolist()) == [sum(one) % 2**64 for one in zip(*each, strict=True)]
+
+
+def test_a_gradient_that_only_others_have_comes_with_the_sum() -> None:
+    one = torch.nn.Parameter(torch.zeros(2))
+    gradients = Gradients([one], [True], {})
+    assert torch.equal(gradients.pack([]), torch.zeros(2))
+    gradients.unpack(torch.tensor([1.0, 2.0]), [0.0])
+    assert one.grad is None
+    gradients.unpack(torch.tensor([1.0, 2.0]), [1.0])
+    assert torch.equal(one.grad, torch.tensor([1.0, 2.0]))
+
+
+# -- who is who ------------------------------------------------------------------------------------
+
+TORCHRUN = {
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "a",
+    "MASTER_PORT": "9",
+}
+SLURM = {
+    "SLURM_JOB_ID": "20001", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-09,12],x",
+}  # fmt: skip
+
+
+def test_places_are_read_from_torchrun_and_slurm() -> None:
+    assert place_of({}) is None
+    assert place_of(TORCHRUN) == Place(3, 4, 1, "a", 9)
+    assert place_of({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert place_of(SLURM) == Place(5, 8, 1, "gpu07", 20003)
+    assert place_of({**SLURM, **TORCHRUN}) == Place(3, 4, 1, "a", 9)
+    assert place_of({**SLURM, "MASTER_ADDR": "b", "MASTER_PORT": "7"}) == Place(5, 8, 1, "b", 7)
+    # A shell, or a script, within an allocation of many tasks is one process.
+    alone = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}
+    assert place_of(alone) is None
+    assert place_of({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) is None
+    with pytest.raises(ConfigError, match="RANK is 4 and WORLD_SIZE 4"):
+        place_of({**TORCHRUN, "RANK": "4"})
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 'x': not a number"):
+        place_of({**TORCHRUN, "WORLD_SIZE": "x"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("a", "a"), ("a,b", "a"), ("n[003-007,9],login", "n003"), ("n[5]", "n5"),
+        ("r[1,3]-x,b", "r1-x"), ("127.0.0.1", "127.0.0.1"),
+    ],
+)  # fmt: skip
+def test_first_node_of_a_list(nodes: str, first: str) -> None:
+    assert first_node(nodes) == first
+
+
+def test_the_limit_is_seconds() -> None:
+    assert limit({}) == 600
+    assert limit({"KERNOMICS_RANK_LIMIT": "2.5"}) == 2.5
+    for text in ("0", "-1", "nan", "inf", "soon"):
+        with pytest.raises(ConfigError, match="give seconds"):
+            limit({"KERNOMICS_RANK_LIMIT": text})
+
+
+class FakeStore:
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def set(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    def get(self, key: str) -> bytes:
+        return self.values[key].encode()
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.values for key in keys)
+
+    def compare_set(self, key: str, expected: str, desired: str) -> bytes:
+        if self.values.get(key, "") == expected:
+            self.values[key] = desired
+        return self.values[key].encode()
+
+
+def watchers(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeStore, Watch, Watch]:
+    monkeypatch.setattr("kernomics.train.watch.BEAT", 0.02)
+    store = FakeStore()
+    first, second = (Watch(store, r, 2, 30.0) for r in range(2))
+    first.begin()
+    second.begin()
+    return store, first, second
+
+
+def test_the_first_failure_is_the_one_that_all_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first, second = watchers(monkeypatch)
+    second.tell("the disk is full")
+    first.tell("rank 1 is gone")
+    assert first.explain("Connection closed") == f"{second.name} stopped: the disk is full"
+    first.end()
+    second.end()
+
+
+def test_a_rank_without_signs_of_life_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first, second = watchers(monkeypatch)
+    second.end()
+    time.sleep(0.1)
+    found = first.explain("Connection closed by peer")
+    assert found.startswith(f"{second.name} stopped: it died without a word")
+    first.end()
+
+
+def test_a_rank_that_is_late_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first, second = watchers(monkeypatch)
+    first.calls = 3
+    time.sleep(0.1)
+    found = first.explain("Timed out waiting 30000ms")
+    assert found.startswith(f"{second.name} stopped: it did not come to where")
+    first.end()
+    second.end()
+
+
+def test_a_rank_that_ended_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, first, second = watchers(monkeypatch)
+    second.leave()
+    second.end()
+    time.sleep(0.1)
+    assert first.explain("Connection closed") == (
+        f"{second.name} ended while this one was still at work"
+    )
+    first.end()
+
+
+def test_signals_that_come_together_count_as_one() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="after it had finished"):
+            signalled_three_times()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def signalled_three_times() -> None:
+    with Interrupts(together=60.0) as interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert interrupts.received == signal.SIGINT
