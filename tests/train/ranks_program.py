@@ -81,6 +81,8 @@ def trained(system: str, **more: Any) -> Any:
         given = {**staged_example.QUICK, "max_epochs": 6, "log_every_steps": 1, **more}
     else:
         given = settings(n, **more)
+        if system == "txfm":  # at 0.003 one process with weights an ulp off is 7e-5 away at step 90
+            given.setdefault("learning_rate", 1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.train(**given)
