@@ -91,8 +91,11 @@ DIGESTS = ("cells_in_order", "cells_any_order")
 
 def figures(history: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Return the numbers but for what hangs on the clock, and the norm, which is no loss."""
-    left_out = ("seconds", "cells_per_second", "split", "grad_norm", *DIGESTS)
-    return [{k: v for k, v in record.items() if k not in left_out} for record in history]
+    left_out = ("seconds", "cells_per_second", "grad_norm")
+    return [
+        {k: v for k, v in record.items() if k not in left_out and not isinstance(v, str)}
+        for record in history
+    ]
 
 
 def losses(found: dict[str, Any], system: str) -> list[dict[str, float]]:
