@@ -17,6 +17,7 @@ from kernomics.models.gil.methods.distillation import require_weight
 from kernomics.models.gil.module import GILModule, Outputs
 from kernomics.models.gil.tokens import Tokens
 from kernomics.nn.philox import STREAM_GHOSTS, uniforms
+from kernomics.train.distributed import over_ranks
 
 if TYPE_CHECKING:
     from kernomics.models.gil.lesson import Lesson
@@ -63,7 +64,7 @@ class Ghosts(Method):
             wanted = previous(tokens)
         found = _with_fixed_rows(lesson.module, tokens, n_base)
         ghost = tokens.values[tokens.hidden] == 0  # what a cell expresses is above
-        n = max(1, int(ghost.sum()))
+        (n,) = over_ranks(int(ghost.sum()))
         of_tokens, of_queries = (
             (one - other)[ghost].square().sum() / n
             for one, other in ((found.tokens, wanted.tokens), (found.queries, wanted.queries))
