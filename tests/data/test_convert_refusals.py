@@ -117,3 +117,20 @@ def test_a_conversion_of_other_cells_in_memory_is_not_continued(tmp_path, monkey
     other.obs_names = [f"other {i}" for i in range(60)]
     with pytest.raises(ConfigError, match="was begun otherwise: cells"):
         convert(other, tmp_path / "a.h5ad", resume=True, progress=False)
+
+
+def test_a_directory_that_was_changed_below_is_another_source(tmp_path, monkeypatch):
+    from kernomics.data.conversion import convert as module
+
+    def stop(*given):
+        raise KeyboardInterrupt
+
+    convert(make(csr(COUNTS)), tmp_path / "a", shards=2, progress=False)
+    monkeypatch.setattr(module, "read_back", stop)
+    with pytest.raises(KeyboardInterrupt):
+        convert(tmp_path / "a", tmp_path / "b.h5ad", progress=False)
+    monkeypatch.undo()
+    with (tmp_path / "a/part-00001.h5ad").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ConfigError, match="was begun otherwise: sources"):
+        convert(tmp_path / "a", tmp_path / "b.h5ad", resume=True, progress=False)

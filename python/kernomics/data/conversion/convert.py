@@ -87,9 +87,10 @@ def convert(
     """Write cells as uncompressed CSR, which trainings read from disk fastest.
 
     The source may be larger than memory, and stored in any way that is read elsewhere: dense, CSR,
-    CSC, compressed, in several files with different genes. All counts are checked first. The table
-    of cells is kept; of the genes, the table too. Other layers, ``raw`` and embeddings are not.
-    What is written is read back, and only then given its name.
+    CSC, compressed, in several files with different genes. All counts are checked first. The
+    tables of cells and genes are kept, in which texts that repeat or are missing become categories,
+    and so do dates. Other layers, ``raw`` and embeddings are not. What is written is read back, and
+    only then given its name.
 
     Parameters
     ----------
@@ -113,7 +114,7 @@ def convert(
         Continue a conversion to `out` that was stopped, at whatever moment; what is written is the
         same to the byte. Begins one if there is none.
     overwrite
-        Replace what is there, once the new is whole.
+        Replace what is there, once the new is whole: a file, or a directory of converted cells.
     progress
         Show a bar for each pass, with cells per second.
     **options
