@@ -68,9 +68,50 @@ def rows_of_sparse(matrix: Any) -> Rows:
     if matrix.format == "coo":
         wide = {"b": np.uint64, "u": np.uint64, "i": np.int64}.get(matrix.dtype.kind, np.float64)
         matrix = matrix.astype(wide)
+    if matrix.format == "csc":  # scipy would convert what is damaged to memory that is not its own
+        require_pointers(matrix.indptr, matrix.indices.size, matrix.data.size, matrix.shape[1])
+        require_inside(matrix.indices, matrix.shape[0])
     csr = matrix.tocsr()
+    require_pointers(csr.indptr, csr.indices.size, csr.data.size, csr.shape[0])
     n = int(csr.indptr[-1])  # scipy allows room beyond the last entry
     return Rows(csr.indptr, csr.indices[:n], csr.data[:n])
+
+
+def require_pointers(
+    indptr: npt.NDArray[Any], n_indices: int, n_values: int, n: int, where: str = "the matrix"
+) -> None:
+    """Refuse a compressed matrix whose n rows, or columns, lie outside what is stored."""
+    indptr = np.asarray(indptr).astype(np.int64, copy=False)
+    stored, remedy = min(n_indices, n_values), "copy or load it again"
+    if indptr.size != n + 1:
+        raise DataError(
+            f"{where} is damaged: its {indptr.size:,} pointers do not fit {n:,} cells or genes; "
+            f"{remedy}"
+        )
+    wrong = np.flatnonzero(np.diff(indptr) < 0)
+    if indptr[0] == 0 and not wrong.size and indptr[-1] <= stored:
+        return
+    if indptr[0] != 0:
+        fault = f"its first row begins at entry {indptr[0]:,} instead of 0"
+    elif wrong.size:
+        i = int(wrong[0])
+        fault = (
+            f"{wrong.size:,} of its pointers are below the one before, first number {i + 1:,}: "
+            f"{indptr[i + 1]:,} after {indptr[i]:,}"
+        )
+    else:
+        fault = f"its rows end at entry {indptr[-1]:,}, and {stored:,} are stored"
+    raise DataError(f"{where} is damaged: {fault}; {remedy}")
+
+
+def require_inside(rows: npt.NDArray[Any], n_rows: int, where: str = "the matrix") -> None:
+    """Refuse a matrix by columns whose entries name rows that it does not have."""
+    if rows.size and (rows.min() < 0 or rows.max() >= n_rows):
+        wrong = np.flatnonzero((rows < 0) | (rows >= n_rows))
+        raise DataError(
+            f"{where} is damaged: {wrong.size:,} of its {rows.size:,} entries name rows outside "
+            f"0 … {n_rows - 1:,}, first {int(rows[wrong[0]])}; copy or load it again"
+        )
 
 
 def canonical(rows: Rows, n_genes: int, first_row: int = 0, where: str = "the matrix") -> Rows:
@@ -89,6 +130,12 @@ def canonical(rows: Rows, n_genes: int, first_row: int = 0, where: str = "the ma
         raise DataError(
             f"{where} is damaged: {outside.size:,} stored gene indices lie outside 0 … "
             f"{n_genes - 1:,}, first {int(indices[outside[0]])} in row {first:,}; load it again"
+        )
+    if indices.dtype.kind == "f" and (indices != np.floor(indices)).any():
+        part = np.flatnonzero(indices != np.floor(indices))
+        raise DataError(
+            f"{where} is damaged: {part.size:,} stored gene indices are no integers, first "
+            f"{indices[part[0]]}; load it again"
         )
     indices = indices.astype(np.int32, copy=False)
     inside = np.ones(indices.size, dtype=bool)  # is this entry in the row of the one before it?

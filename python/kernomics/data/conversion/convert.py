@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from zlib import crc32
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MOST_BUCKETS = 2000
+MOST_MEMORY = 1e6
+"""GB; more is the same."""
+NAMES = 1 << 16
+"""Names that are looked at in one go."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,10 @@ def convert(
     """Write cells as uncompressed CSR, which trainings read from disk fastest.
 
     The source may be larger than memory, and stored in any way that is read elsewhere: dense, CSR,
-    CSC, compressed, in several files with different genes. All counts are checked first. The table
-    of cells is kept; of the genes, the table too. Other layers, ``raw`` and embeddings are not.
-    What is written is read back, and only then given its name.
+    CSC, compressed, in several files with different genes. All counts are checked first. The
+    tables of cells and genes are kept, in which texts that repeat or are missing become categories,
+    and so do dates. Other layers, ``raw`` and embeddings are not. What is written is read back, and
+    only then given its name.
 
     Parameters
     ----------
@@ -108,7 +114,7 @@ def convert(
         Continue a conversion to `out` that was stopped, at whatever moment; what is written is the
         same to the byte. Begins one if there is none.
     overwrite
-        Replace what is there, once the new is whole.
+        Replace what is there, once the new is whole: a file, or a directory of converted cells.
     progress
         Show a bar for each pass, with cells per second.
     **options
@@ -126,6 +132,7 @@ def convert(
     for name, value in (("shards", shards), ("memory", memory)):
         if value is not None and value <= 0:
             raise ConfigError(f"{name} is {value}: it must be above 0")
+    _require_name(out)
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"out is {str(out)!r}, but there is no directory {str(out.parent)!r}")
     settings = {
@@ -138,6 +145,8 @@ def convert(
     plan = {**settings, "memory": memory, "sources": {n: _about(v) for n, v in named.items()}}
     made = json.dumps({**settings, "sources": {n: _name(v) for n, v in named.items()}})
     _refuse_own(out, named)
+    if overwrite:
+        _refuse_others(out)
     work = Work(out)
     if resume and overwrite:
         raise ConfigError("resume=True continues what overwrite=True would delete: give one")
@@ -196,15 +205,61 @@ def _about(given: Any) -> dict[str, Any]:
     path = Path(given).absolute()
     if not path.exists():
         raise DataError(f"there is no file '{given}'")
-    stat = path.stat()
-    return {"path": str(path), "bytes": stat.st_size, "changed": stat.st_mtime_ns}
+    files = [path, *(p for p in path.rglob("*") if p.is_file())] if path.is_dir() else [path]
+    stats = [file.stat() for file in files]
+    return {
+        "path": str(path),
+        "bytes": sum(stat.st_size for stat in stats),
+        "changed": max(stat.st_mtime_ns for stat in stats),
+    }
+
+
+def _require_name(out: Path) -> None:
+    """Refuse what can be no name of a new file beside its work directory."""
+    try:
+        for path in (out, Work(out).path):
+            if "\0" in str(path):
+                raise ValueError("its name holds a null character")
+            path.exists()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"out is {str(out)[:80]!r}, which cannot be written: {error}") from error
+    if out.name in ("", ".."):
+        raise ConfigError(f"out is {str(out)!r}: give the file or directory a name")
 
 
 def _refuse_own(out: Path, named: Mapping[str, Any]) -> None:
-    """Refuse to replace a source by what is made from it."""
+    """Refuse to replace a source by what is made from it, or to change it."""
+    mine = out.resolve()
     for given in named.values():
-        if isinstance(given, str | Path) and out.exists() and out.samefile(given):
+        path = given if isinstance(given, str | Path) else getattr(given, "filename", None)
+        if path is None:
+            continue
+        theirs = Path(path).resolve()
+        if mine == theirs or (out.exists() and theirs.exists() and out.samefile(theirs)):
             raise ConfigError(f"out is {str(out)!r}, which is a source: choose another name")
+        for inner, outer in ((theirs, mine), (mine, theirs)):
+            if inner.is_relative_to(outer):
+                raise ConfigError(
+                    f"out is {str(out)!r}, and the source is {str(path)!r}: one would lie in the "
+                    "other; choose another name"
+                )
+
+
+def _refuse_others(out: Path) -> None:
+    """Refuse to replace a directory that holds anything but cells."""
+    if not out.is_dir():
+        return
+    names = sorted(entry.name for entry in out.iterdir())
+    if any(name in ("zarr.json", ".zgroup", ".zattrs") for name in names):
+        return
+    whole = MANIFEST in names
+    others = [n for n in names if not (whole and (n == MANIFEST or n.startswith("part-")))]
+    if others:
+        raise ConfigError(
+            f"overwrite=True would delete the directory {str(out)!r}, in which {len(others):,} "
+            f"entries are not of converted cells, first {others[0]!r}: choose another out, or "
+            "remove it yourself"
+        )
 
 
 def _there(out: Path, made: str) -> Converted:
@@ -250,10 +305,12 @@ def _run(
 ) -> Converted:  # fmt: skip
     """Make the output in the work directory and read it back."""
     cells, parts = _open(named, work, plan["options"], plan["join"])
+    work.require_noted("tables", _tables(cells))
     n, shards = cells.n_cells, plan["shards"]
     if shards is not None and shards > n:
         raise ConfigError(f"shards is {shards:,}, but there are {n:,} cells")
-    room = int(plan["memory"] * 1e9 / 8)
+    _try_tables(work, cells, parts, form)
+    room = max(1, int(min(plan["memory"], MOST_MEMORY) * 1e9 / 8))
     entries = cells.n_stored
     n_buckets = min(MOST_BUCKETS, max(1, -(-entries * BYTES_PER_ENTRY // room)))
     order = permutation(n, plan["seed"], Stream.CONVERTED_ORDER) if plan["shuffle"] else None
@@ -284,6 +341,30 @@ def _run(
         if shards is not None:
             _write_manifest(work, files, where, cells, uns["kernomics"])
     return Converted(work.out, n, cells.n_genes, len(files), digest)
+
+
+def _try_tables(
+    work: Work, cells: CellCollection, parts: list[CellCollection], form: targets.Format
+) -> None:
+    """Refuse tables that no file can hold, before the counts are read."""
+    if work.read("scatter"):
+        return
+    path = work.path / f"tables.{form}"
+    targets.remove(path)
+    obs, var = obs_table(cells, None), var_table(cells, parts)
+    targets.create(path, form, targets.Part(obs.iloc[:1], var, {}, np.zeros(2, np.int64)))
+    targets.remove(path)
+
+
+def _tables(cells: CellCollection) -> dict[str, Any]:
+    """Tell cells from others by what is at hand, where a source has no file that tells."""
+    sums = []
+    for names in (cells.cell_names, cells.genes):
+        found = 0
+        for start in range(0, len(names), NAMES):
+            found = crc32("\n".join(map(str, names[start : start + NAMES])).encode(), found)
+        sums.append(found)
+    return {"cells": [cells.n_cells, sums[0]], "genes": [cells.n_genes, sums[1]]}
 
 
 def _files(work: Work, form: targets.Format, shards: int | None) -> list[Path]:

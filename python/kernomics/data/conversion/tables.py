@@ -57,6 +57,14 @@ def storable(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return a table that a file can hold: texts that repeat or lack values are categories."""
     table = table.copy()
     table.columns = pd.Index([str(column) for column in table.columns])
+    twice = table.columns[table.columns.duplicated()]
+    if twice.size:
+        raise DataError(
+            f"{name} has {twice.size:,} columns whose name another has, first {twice[0]!r}: "
+            "rename or drop them"
+        )
+    for column in table.columns[[isinstance(kind, pd.StringDtype) for kind in table.dtypes]]:
+        table[column] = table[column].astype(object)
     for column in table.columns[[_of_objects(kind) for kind in table.dtypes]]:
         values = table[column]
         kind = pd.api.types.infer_dtype(values, skipna=True)
@@ -65,7 +73,9 @@ def storable(table: pd.DataFrame, name: str) -> pd.DataFrame:
                 table[column] = pd.Categorical(values.where(values.notna(), None))
         elif kind == "boolean":
             table[column] = values.astype("boolean")
-        elif kind in ("integer", "floating", "mixed-integer-float", "decimal"):
+        elif kind == "integer":
+            table[column] = _integers(values, f"{name}[{column!r}]")
+        elif kind in ("floating", "mixed-integer-float", "decimal"):
             table[column] = values.astype(np.float64)
         else:
             raise DataError(
@@ -74,9 +84,22 @@ def storable(table: pd.DataFrame, name: str) -> pd.DataFrame:
             )
     for column in table.columns:
         if table[column].dtype.kind in "mM" or isinstance(table[column].dtype, pd.PeriodDtype):
-            table[column] = pd.Categorical(table[column].astype(str))
+            times = table[column]  # those that are missing stay so
+            table[column] = pd.Categorical(times.astype(str).where(times.notna(), None))
     table.index = pd.Index(table.index.astype(str).to_numpy(dtype=object))
     return table
+
+
+def _integers(values: pd.Series[Any], where: str) -> pd.Series[Any]:
+    """Return integers as such, to the last digit, whether or not some are missing."""
+    try:
+        found = values.astype("Int64")
+    except (OverflowError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{where} holds integers beyond 64 bits: convert the column with .astype(str), or "
+            "drop it"
+        ) from error
+    return found if found.isna().any() else found.astype(np.int64)
 
 
 def _of_objects(kind: Any) -> bool:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from kernomics._optional import require_extra
 from kernomics._warnings import quietly
+from kernomics.data.readers.flat import crc32c
 from kernomics.errors import DataError
 
 Format: TypeAlias = Literal["h5ad", "zarr"]
@@ -114,7 +115,7 @@ def _write_tables(root: Any, part: Part) -> None:
         table = getattr(part, name)
         try:
             write_elem(root, name, table)
-        except (TypeError, ValueError, NotImplementedError) as error:
+        except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
             raise DataError(
                 f"the table {name} cannot be written: {error}; drop the column, or convert it "
                 "with .astype(str)"
@@ -195,7 +196,7 @@ def _create_shard(path: Path, dtype: np.dtype[Any]) -> None:
     size = CHUNK * dtype.itemsize
     places = np.arange(CHUNKS_IN_SHARD, dtype="<u8") * size
     index = np.stack((places, np.full_like(places, size)), axis=1).tobytes()
-    check = np.frombuffer(index + _crc32c(index).to_bytes(4, "little"), np.uint8)
+    check = np.frombuffer(index + crc32c(index).to_bytes(4, "little"), np.uint8)
     reserve(path, CHUNKS_IN_SHARD * size + check.size)
     write_at(path, CHUNKS_IN_SHARD * size, check)
 
@@ -217,16 +218,6 @@ def _arrays_zarr(path: Path) -> tuple[Array, Array]:
         for name, dtype in (("indices", INDEX), ("data", VALUE))
     )
     return indices, values
-
-
-def _crc32c(data: bytes) -> int:
-    """Return the checksum (Castagnoli) that a shard's index ends with."""
-    crc = 0xFFFF_FFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F6_3B78 & -(crc & 1))
-    return crc ^ 0xFFFF_FFFF
 
 
 def remove(path: Path) -> None:

@@ -50,11 +50,18 @@ class Work:
             )
         if found is not None:
             require_same(plan, found, self.out)
-        self.path.mkdir(exist_ok=True)
+        try:
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.out} cannot be written: {error}; choose another out, or make its directory "
+                "writable"
+            ) from error
         self._hold()
         if found is None:
             self._clear()
-            self.path.mkdir(exist_ok=True)
+            if overwrite:
+                self.write("replace", {"allowed": True})
             self.write("plan", plan)
 
     @property
@@ -94,6 +101,14 @@ class Work:
         new.replace(path)
         sync_directory(self.path)
 
+    def require_noted(self, name: str, value: Mapping[str, Any]) -> None:
+        """Note something, or refuse to continue where another thing was noted."""
+        found = self._read(name)
+        if found is None:
+            self.write(name, value)
+            return
+        require_same(value, found, self.out)
+
     def read(self, name: str) -> dict[str, Any]:
         """Return what was noted; nothing if nothing was."""
         return self._read(name) or {}
@@ -113,7 +128,12 @@ class Work:
         return bool(self.read("place")) and not self.result.exists() and self.out.exists()
 
     def place(self) -> None:
-        """Give the output its name."""
+        """Give the output its name, which nothing else has got meanwhile."""
+        if self.out.exists() and not self.read("replace"):
+            raise ConfigError(
+                f"{self.out} was made by something else while cells were converted to it: move it "
+                "away and continue with resume=True"
+            )
         self.write("place", {"whole": True})
         if self.out.exists() and (self.out.is_dir() or self.result.is_dir()):
             old = self.path / "replaced"

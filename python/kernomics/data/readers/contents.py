@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +21,7 @@ from kernomics.data.readers.sources import (
     open_zarr,
     zarr_source,
 )
-from kernomics.errors import DataError
+from kernomics.errors import DataError, KernomicsError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,7 +61,7 @@ class FileContents:
     def __init__(self, path: Path, group: str = "") -> None:
         self.path, self.group = path, group
         self.file_name: str | None = path.name
-        with self._open() as file:
+        with readable(path, "its tables"), self._open() as file:
             root = file[group] if group else file
             self.obs, self.var = _table(root, "obs"), _table(root, "var")
             self.layers = list(root["layers"]) if "layers" in root else []
@@ -91,11 +91,12 @@ class FileContents:
 
     def source(self, key: str, where: str) -> Source:
         """Open a matrix for reading by rows."""
-        return h5_source(self.path, self._stored(key), where, self.scratch)
+        with readable(self.path, self._stored(key)):
+            return h5_source(self.path, self._stored(key), where, self.scratch)
 
     def first_values(self, key: str) -> npt.NDArray[Any]:
         """Return the first stored values of a matrix."""
-        with self._open() as file:
+        with readable(self.path, self._stored(key)), self._open() as file:
             return _first_values(file[self._stored(key)])
 
 
@@ -113,7 +114,8 @@ class ZarrContents(FileContents):
 
     def source(self, key: str, where: str) -> Source:
         """Open a matrix for reading by rows."""
-        return zarr_source(self.path, self._stored(key), where, self.scratch)
+        with readable(self.path, self._stored(key)):
+            return zarr_source(self.path, self._stored(key), where, self.scratch)
 
 
 class ObjectContents:
@@ -177,6 +179,20 @@ class ObjectContents:
         if self._file is not None and not key.startswith("layers/"):
             return self._file.first_values(key)
         return _first_values(self._matrix(key))
+
+
+@contextmanager
+def readable(path: Path, what: str) -> Iterator[None]:
+    """Say of what a file cannot be read, however its library put it."""
+    try:
+        yield
+    except (KernomicsError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"'{path}' cannot be read at {what}: {error}; it is damaged, or holds what anndata "
+            "does not write: copy or download it again"
+        ) from error
 
 
 def open_h5(path: Path) -> Any:

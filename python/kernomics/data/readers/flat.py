@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -37,9 +37,11 @@ class FlatArray:
         n: int,
         dtype: np.dtype[Any],
     ) -> None:
-        self.files, self.file_of, self.offsets = list(files), file_of, offsets
+        self.files = [file.absolute() for file in files]  # the process may go elsewhere
+        self.file_of, self.offsets = file_of, offsets
         self.step, self.shape, self.dtype = max(step, 1), (n,), dtype
         self._open: dict[int, int] = {}
+        self._marks: dict[int, Mark] = {0: _mark(self.files[0].stat())} if self.files else {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
@@ -105,6 +107,12 @@ class FlatArray:
             yield kept
             return
         new = os.open(self.files[i], os.O_RDONLY | os.O_CLOEXEC)
+        mark = _mark(os.fstat(new))
+        if self._marks.setdefault(i, mark) != mark:
+            os.close(new)
+            raise OSError(
+                f"{self.files[i].name} was replaced or changed since its places were looked up"
+            )
         if len(self._open) < MOST_FILES and self._open.setdefault(i, new) == new:
             yield new
             return
@@ -112,6 +120,14 @@ class FlatArray:
             yield new
         finally:
             os.close(new)
+
+
+Mark: TypeAlias = tuple[int, int]
+
+
+def _mark(stat: os.stat_result) -> Mark:
+    """Return what tells a file from what is in its place later: its size and time of change."""
+    return stat.st_size, stat.st_mtime_ns
 
 
 class Spare:
@@ -149,6 +165,8 @@ def flat_h5(stored: Any) -> FlatArray | None:
     path = Path(stored.file.filename)  # another file's than the one opened, behind a link
     if not _plain(dtype) or stored.external or stored.is_virtual:
         return None
+    if not stored.id.get_type().equal(h5py.h5t.py_create(dtype, logical=True)):
+        return None  # fewer bits than its bytes have, say
     if stored.file.driver != "sec2" or stored.file.userblock_size:
         return None
     if stored.chunks is None:
@@ -229,15 +247,41 @@ def _uncompressed(meta: Any) -> tuple[int, int] | None:
 
 def _shard_index(file: Path, n: int, size: int) -> Places | None:
     """Return where the chunks of a shard begin, −1 for those that are not there."""
+    n_bytes = file.stat().st_size
+    if n_bytes < 16 * n + 4:
+        return None
     with file.open("rb") as opened:
         opened.seek(-(16 * n + 4), os.SEEK_END)
-        index = np.frombuffer(opened.read(16 * n), "<u8").reshape(n, 2)
+        data = opened.read(16 * n + 4)
+    if crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        return None  # damaged, as the library will say
+    index = np.frombuffer(data[:-4], "<u8").reshape(n, 2)
     there = index[:, 0] != np.iinfo(np.uint64).max
-    if (index[there, 1] != size).any():
+    if (index[there, 1] != size).any() or (index[there, 0] > n_bytes - size).any():
         return None
     begin = np.full(n, -1, np.int64)
     begin[there] = index[there, 0]
     return begin
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for crc in range(256):
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F6_3B78 & -(crc & 1))
+        table.append(crc)
+    return table
+
+
+CRC_TABLE = _crc_table()
+
+
+def crc32c(data: bytes) -> int:
+    """Return the checksum (Castagnoli) that a shard's index ends with."""
+    crc = 0xFFFF_FFFF
+    for byte in data:
+        crc = (crc >> 8) ^ CRC_TABLE[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFF_FFFF
 
 
 def flat(path: Path, stored: Any) -> FlatArray | None:

@@ -66,7 +66,13 @@ class OwnContents:
                 "pandas.DataFrame with a row for each cell is needed"
             )
         self.obs = self.obs.copy()
-        self.var = pd.DataFrame(index=pd.Index(list(reader.genes()), dtype=object))
+        try:
+            genes = list(reader.genes())
+        except TypeError as error:
+            raise DataError(
+                f"genes() of the {type(reader).__name__} gave no sequence of names: {error}"
+            ) from error
+        self.var = pd.DataFrame(index=pd.Index(genes, dtype=object))
         self.layers: list[str] = []
         self.said: Mapping[str, Any] = {}
 

@@ -34,7 +34,13 @@ class PartsContents:
         manifest = _manifest(path)
         self.parts = [_part(path / entry["name"], entry) for entry in manifest["files"]]
         first = self.parts[0]
-        for part in self.parts[1:]:
+        for part in self.parts:
+            if part.said.get("digest") != manifest["digest"]:
+                raise DataError(
+                    f"'{part.path}' is of another conversion than '{path / MANIFEST}' says (digest "
+                    f"{part.said.get('digest')} instead of {manifest['digest']}): the directory "
+                    "was changed; copy it again, or convert the cells again"
+                )
             if not part.var.index.equals(first.var.index):
                 raise DataError(
                     f"'{part.path}' has other genes than '{first.path}': the directory was "
@@ -75,7 +81,33 @@ def _manifest(path: Path) -> dict[str, Any]:
             f"'{path}' is of format {version} of {kind!r}, and this version of kernomics reads "
             "format 1 of 'kernomics cells': upgrade kernomics"
         )
+    fault = _fault(found)
+    if fault:
+        raise DataError(f"'{path / MANIFEST}' is damaged: {fault}; copy the directory again")
     return found
+
+
+def _fault(manifest: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the entries of a manifest."""
+    numbers = [manifest.get(name) for name in ("n_cells", "n_genes")]
+    if not all(isinstance(n, int) and n >= 0 for n in numbers):
+        return f"it has {numbers[0]!r} cells and {numbers[1]!r} genes"
+    for key in ("digest", "convert"):
+        if not isinstance(manifest.get(key), str):
+            return f"its {key} is {manifest.get(key)!r}"
+    files = manifest.get("files")
+    if not isinstance(files, list) or not files:
+        return "it names no files"
+    for i, entry in enumerate(files):
+        name, n = (entry.get(k) if isinstance(entry, dict) else None for k in ("name", "n_cells"))
+        if not isinstance(name, str) or not isinstance(n, int):
+            return f"its file {i:,} is {entry!r}"
+        if name in ("", ".", "..", MANIFEST) or "/" in name or "\0" in name:
+            return f"its file {i:,} is called {name!r}, which is no file of the directory"
+    total = sum(entry["n_cells"] for entry in files)
+    if total != numbers[0]:
+        return f"its {len(files):,} files have {total:,} cells, and it says {numbers[0]:,}"
+    return None
 
 
 def _part(path: Path, entry: Mapping[str, Any]) -> FileContents:
@@ -83,7 +115,14 @@ def _part(path: Path, entry: Mapping[str, Any]) -> FileContents:
         raise DataError(
             f"'{path}' is missing, one of the files of '{path.parent}': copy the directory again"
         )
-    part = ZarrContents(path) if path.is_dir() else FileContents(path)
+    try:
+        part = ZarrContents(path) if path.is_dir() else FileContents(path)
+    except (DataError, ImportError):
+        raise
+    except Exception as error:
+        raise DataError(
+            f"'{path}' cannot be read as an AnnData: {error}; copy the directory again"
+        ) from error
     if len(part.obs) != entry["n_cells"]:
         raise DataError(
             f"'{path}' has {len(part.obs):,} cells instead of {entry['n_cells']:,}: copy the "

@@ -14,7 +14,16 @@ from scipy import sparse
 
 from kernomics._optional import require_extra
 from kernomics._warnings import quietly, warn
-from kernomics.data.csr import Rows, blocks, dense_rows, gather, rows_of_sparse, take
+from kernomics.data.csr import (
+    Rows,
+    blocks,
+    dense_rows,
+    gather,
+    require_inside,
+    require_pointers,
+    rows_of_sparse,
+    take,
+)
 from kernomics.data.readers.flat import SPARE, FlatArray, flat
 from kernomics.data.readers.transpose import transpose
 from kernomics.errors import DataError
@@ -390,15 +399,20 @@ def open_zarr(path: Path) -> Any:
 
 def _require_whole(node: Any, path: Path, key: str) -> None:
     """Refuse a matrix of which chunks are missing, which zarr takes for zeros."""
-    stored = node["data"] if hasattr(node, "keys") else None
-    if stored is None or not hasattr(stored, "nchunks_initialized"):
+    if not hasattr(node, "keys"):  # a dense matrix: chunks of zeros may be left out
         return
-    lacking = stored.nchunks - stored.nchunks_initialized
-    if lacking > 0:
-        raise DataError(
-            f"the zarr store '{path}' lacks {lacking:,} of {stored.nchunks:,} chunks of "
-            f"{key}/data: copy or download it again"
-        )
+    for name in ("data", "indices"):
+        stored = node[name]
+        if not hasattr(stored, "nchunks_initialized"):
+            continue
+        if name == "indices" and min(_stored_shape(node)) == 1:  # all are 0
+            continue
+        lacking = stored.nchunks - stored.nchunks_initialized
+        if lacking > 0:
+            raise DataError(
+                f"the zarr store '{path}' lacks {lacking:,} of {stored.nchunks:,} chunks of "
+                f"{key}/{name}: copy or download it again"
+            )
 
 
 def _by_rows(node: Any, where: str, scratch: Path | None, path: Path) -> Source | None:
@@ -411,6 +425,8 @@ def _by_rows(node: Any, where: str, scratch: Path | None, path: Path) -> Source 
     if "csc" not in encoding:
         return None
     shape = tuple(int(n) for n in _stored_shape(node))
+    columns = node["indptr"][:].astype(np.int64, copy=False)
+    require_pointers(columns, int(node["indices"].shape[0]), int(stored.shape[0]), shape[1], where)
     if scratch is not None:
         transpose(node["indptr"], node["indices"], node["data"], shape[0], scratch)
         return MappedSource(scratch, shape[1])
@@ -423,7 +439,8 @@ def _by_rows(node: Any, where: str, scratch: Path | None, path: Path) -> Source 
             f"{CONVERT.format(path)}"
         )
     _warn_converted("csc", where, CONVERT.format(path))
-    parts = (node["data"][:], node["indices"][:], node["indptr"][:])
+    parts = (node["data"][:], node["indices"][:], columns)
+    require_inside(parts[1], shape[0], where)
     return memory_source(sparse.csc_matrix(parts, shape=shape).tocsr(), where)
 
 
@@ -468,15 +485,14 @@ def _stored_shape(node: Any) -> Any:
 
 def _require_entries(node: Any, indptr: npt.NDArray[np.int64], where: str) -> None:
     """Refuse rows that lie outside what is stored."""
-    stored = min(int(node["indices"].shape[0]), int(node["data"].shape[0]))
-    n_cells = int(_stored_shape(node)[0])
-    if indptr.size != n_cells + 1 or indptr[0] < 0 or (np.diff(indptr) < 0).any():
-        fault = f"its {indptr.size:,} row pointers do not fit {n_cells:,} cells"
-    elif indptr[-1] > stored:
-        fault = f"its rows end at entry {indptr[-1]:,}, and {stored:,} are stored"
-    else:
-        return
-    raise DataError(f"{where} is damaged: {fault}; copy or download it again")
+    for name in ("indices", "data"):
+        if node[name].ndim != 1:
+            raise DataError(
+                f"{where} is damaged: its {name} have shape {node[name].shape} and not one "
+                "dimension; copy or load it again"
+            )
+    n_indices, n_values = int(node["indices"].shape[0]), int(node["data"].shape[0])
+    require_pointers(indptr, n_indices, n_values, int(_stored_shape(node)[0]), where)
 
 
 def _require_numeric(dtype: np.dtype[Any], where: str) -> None:
