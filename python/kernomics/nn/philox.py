@@ -96,6 +96,7 @@ class Draws:
     @checked
     def kept(self, x: Tensor, p: float) -> Tensor:
         """Return 1 where a value of x [cells, …] stays, and 0 where it is lost, at the rate p."""
+        require_rate(p=p)
         start, n, whole = self._part
         if not whole:
             return torch.empty_like(x).bernoulli_(1 - p, generator=self.generator)

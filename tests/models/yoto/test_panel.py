@@ -153,8 +153,9 @@ def test_cells_without_any_of_the_panels_genes_are_predicted(two_tasks, simulate
     cells = simulated[:3, two_tasks.genes].copy()
     cells.X = np.zeros((3, 12))
     table = two_tasks.predict(cells)
-    assert table["age"].nunique() == 1
     assert np.isfinite(table["age"]).all()
+    # The rows of a matrix product may differ by the last bit, by their place.
+    np.testing.assert_allclose(table["age"], table["age"].iloc[0], rtol=1e-6)
 
 
 def test_data_that_lack_genes_of_the_panel_are_refused_by_name(two_tasks, simulated):
