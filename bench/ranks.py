@@ -56,7 +56,7 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if case["system"] == "txfm":
-            model = TxFM(adata, "XS", n_tokens=case["n_tokens"], min_cells=0)
+            model = TxFM(adata, "XS", n_tokens=case["n_tokens"], min_cells=1)
         else:
             model = YOTO(adata, "cell_type", case["n_genes"])
         model.train(**how)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kernomics.data import CellCollection
-from kernomics.data.readers.contents import FileContents
+from kernomics.data.readers.contents import FileContents, ZarrContents
 from kernomics.data.readers.inputs import ReadOptions, anndata_of, contents_of, names_in_var
 from kernomics.tl._representations import gene_tables, key_of, params_of
 from kernomics.train.atomic import TEMPORARY, fsync_directory
@@ -107,9 +107,16 @@ class _Table:
 
 
 def _copy(data: Path, modality: str | None, path: Path) -> None:
-    """Copy an AnnData to an ``.h5ad`` file, in parts where it is in a file of today's layout."""
+    """Copy an AnnData to an ``.h5ad`` file, in parts where it is in a file of today's layout.
+
+    A zarr store, which is a directory, goes through memory.
+    """
     contents = contents_of(data, modality)
-    if not isinstance(contents, FileContents) or _is_old(contents):
+    if (
+        not isinstance(contents, FileContents)
+        or isinstance(contents, ZarrContents)
+        or _is_old(contents)
+    ):
         anndata_of(data, modality).write_h5ad(path)
     elif not contents.group:
         shutil.copyfile(data, path)
