@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 from tqdm.auto import tqdm
 
 from kernomics._arguments import checked
 from kernomics._warnings import warn
-from kernomics.errors import ConfigError, TrainingError, closest
+from kernomics.errors import ConfigError, closest
 from kernomics.train import atomic as storage
-from kernomics.train import schedules
 from kernomics.train.config import TrainConfig, config_hash
 from kernomics.train.digest import CellDigest
 from kernomics.train.distributed import Alone, together
@@ -33,16 +30,13 @@ from kernomics.train.interfaces import (
     Callback,
     OptimizerFactory,
     Validate,
-    check_losses,
-    device_of,
-    draws_of,
 )
 from kernomics.train.interrupts import Interrupts
 from kernomics.train.loggers import JSONLines, Logger
-from kernomics.train.optim import RowAdamW
 from kernomics.train.rundir import DirectoryLock, require_run
 from kernomics.train.skipping import Ranges, Steps, holds, more_skipped, ranges_of
 from kernomics.train.state import Keeper, Means, State, Weights, copy_weights
+from kernomics.train.step import Stepper
 from kernomics.train.threads import threads_for, working_on
 
 TOGETHER = 10.0
@@ -182,32 +176,18 @@ class _Run:
         self.config = config
         self.metrics = None if directory is None else directory / "metrics.jsonl"
         self.validate = validate
-        self.device = device_of(module)
-        self.parameters = list(module.parameters())  # a walk through the modules is slow
-        self.optimizer = (optimizer_factory or self._adamw)(module)
-        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        self.trains_all = all(id(p) in held or not p.requires_grad for p in self.parameters)
-        # Taken before a checkpoint is loaded, whose rates are those of a step of the schedule.
-        self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.n_batches = batches.n_batches
-        self.draws = draws_of(module)
-        if self.draws is not None:
-            self.draws.begin(config.seed, self.device)
-        self.total_steps = config.max_epochs * math.ceil(self.n_batches / config.accumulate)
+        self.stepper = Stepper(
+            module, batches, config, optimizer_factory, ranks, lambda: self.keeper.last_good
+        )
+        self.optimizer, self.device = self.stepper.optimizer, self.stepper.device
+        self.n_batches, self.total_steps = batches.n_batches, self.stepper.total_steps
         self.keeper = Keeper(
-            directory, config, batches, module, self.optimizer, self.draws, self.device,
+            directory, config, batches, module, self.optimizer, self.stepper.draws, self.device,
             writes=ranks.first,
         )  # fmt: skip
         self.state = State()
         self.best: Weights | None = None
         self.history = History()
-        self.last_batch: Batch | None = None
-
-    def _adamw(self, module: nn.Module) -> Optimizer:
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        return torch.optim.AdamW(
-            parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
 
     def begin(
         self, resume: bool, loggers: Sequence[Logger], stack: ExitStack, skip: Ranges
@@ -272,7 +252,9 @@ class _Run:
                     if isinstance(stream, Generator):  # it may have read ahead in a thread
                         stack.enter_context(closing(stream))
                 last = min(state.batch + self.config.accumulate, self.n_batches)
-                means, cells, received = self.optimiser_step(stream, last - state.batch)
+                means, cells, received = self.stepper.take(
+                    state, stream, last - state.batch, self.interrupts
+                )
                 state.step += 1
                 state.batch = last
                 state.epoch_means.add(means, cells)
@@ -295,145 +277,6 @@ class _Run:
             state.batch = min(state.batch + self.config.accumulate, self.n_batches)
         self.bar.update(state.step + 1 - first)
         self._log("skipped", first_step=first, last_step=state.step)
-
-    def optimiser_step(
-        self, stream: Iterator[Batch], n: int
-    ) -> tuple[dict[str, float], int, signal.Signals | None]:
-        """Make one optimiser step over the next n batches.
-
-        Return their mean losses, their cells on all ranks, and the signal that any has received.
-        """
-        config = self.config
-        on_step = getattr(self.module, "on_step", None)
-        if on_step is not None:
-            on_step(self.state.step, self.total_steps)
-        factor = self._rate_factor()
-        for group, rate in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
-            group["lr"] = rate * factor
-
-        training_loss: Callable[[Batch], dict[str, Tensor]] = self.module.training_loss  # type: ignore[assignment]
-        batches = list(itertools.islice(stream, n))
-        if len(batches) < n:
-            raise ConfigError(
-                f"epoch {self.state.epoch} gave {self.state.batch + len(batches):,} batches, and "
-                f"n_batches is {self.n_batches:,}"
-            )
-        parts = self.ranks.parts([len(batch) for batch in batches])
-        cells = sum(part.whole for part in parts)
-        done: list[tuple[Batch, dict[str, Tensor]]] = []
-        self.optimizer.zero_grad(set_to_none=True)
-        digest = self.state.digest
-        seen = None if digest is None else CellDigest(digest.cells)
-        for read, part in zip(batches, parts, strict=True):
-            if seen is not None:
-                seen.add(read.cell_ids.numpy(force=True), part.start, part.whole)
-            batch = read.to(self.device) if part.own else self._stand_in()
-            with (
-                self.ranks.computing(part, self.draws),
-                torch.autocast(
-                    self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
-                ),
-            ):
-                losses = training_loss(batch)
-            check_losses(losses)
-            (losses["loss"] * (part.own / cells)).backward()  # type: ignore[no-untyped-call]
-            done.append((batch, {name: value.detach() for name, value in losses.items()}))
-
-        means = self._means_of(done, [part.own for part in parts])
-        if self.ranks.many:
-            self.last_batch = done[-1][0]
-        means, words, received = self.ranks.reduce(
-            self.parameters,
-            self.optimizer,
-            means,
-            sum(part.own for part in parts) / cells,
-            [] if seen is None else [seen.in_order, seen.any_order],
-            self.interrupts.received,
-        )
-        if digest is not None:
-            digest.join(cells, *words)
-        if config.max_grad_norm is not None:
-            means["grad_norm"] = self._step_clipped(config.max_grad_norm, done)
-        else:
-            self.optimizer.step()
-        return means, cells, received
-
-    def _stand_in(self) -> Batch:
-        """Return what a rank computes, for nothing, where the last cells do not reach for all.
-
-        So every rank goes the same way through the module, whatever that asks of the others.
-        """
-        if self.last_batch is None:
-            stream = iter(self.batches.epoch(self.state.epoch, start=0))
-            read = next(stream)
-            if isinstance(stream, Generator):
-                stream.close()
-            if not len(read):
-                raise ConfigError(
-                    "an epoch has one batch of fewer cells than there are ranks: start fewer"
-                )
-            self.last_batch = read.to(self.device)
-        return self.last_batch
-
-    def _step_clipped(self, most: float, done: list[tuple[Batch, dict[str, Tensor]]]) -> float:
-        """Step with a gradient no longer than `most`; return how long it was."""
-        optimizer = self.optimizer
-        swept = isinstance(optimizer, RowAdamW) and self.trains_all
-        if isinstance(optimizer, RowAdamW) and swept:  # read once, not scaled where it lies
-            norm = optimizer.gradient_norm()
-        else:
-            norm = float(nn.utils.clip_grad_norm_(self.parameters, most))
-        if not math.isfinite(norm):
-            self._stop("the norm of the gradient", norm, [batch for batch, _ in done])
-        if isinstance(optimizer, RowAdamW) and swept:
-            optimizer.step(factor=min(1.0, most / (norm + 1e-6)))
-        else:
-            optimizer.step()
-        return norm
-
-    def _rate_factor(self) -> float:
-        step, total = self.state.step, self.total_steps
-        if self.config.schedule == "one_cycle":
-            first = schedules.first_steps(total, self.config.restart_at)
-            if step >= first:
-                step, total = step - first, total - first
-            else:
-                total = first
-            return schedules.one_cycle(step, total, warmup=self.config.warmup)
-        return schedules.constant(step, total)
-
-    def _means_of(
-        self, done: list[tuple[Batch, dict[str, Tensor]]], sizes: Sequence[int]
-    ) -> dict[str, float]:
-        """Bring the losses of all batches to the CPU in one transfer, and check them.
-
-        A batch counts by its size, 0 for what stands in for an empty one.
-        """
-        stacked = [value.to(torch.float64).reshape(()) for _, ls in done for value in ls.values()]
-        values = iter(torch.stack(stacked).tolist())
-        means = Means()
-        for (batch, losses), size in zip(done, sizes, strict=True):
-            named = {name: next(values) for name in losses}
-            if not math.isfinite(named["loss"]):
-                self._stop("the loss", named["loss"], [batch])
-            means.add(named, size)
-        return means.values()
-
-    def _stop(self, what: str, value: float, batches: list[Batch]) -> NoReturn:
-        """Raise a TrainingError that names the cells of the step that failed."""
-        ids = torch.cat([batch.cell_ids for batch in batches]).tolist()
-        shown = ", ".join(str(i) for i in ids[:5]) + (", …" if len(ids) > 5 else "")
-        spoilt = [n for n, p in self.module.named_parameters() if torch.isnan(p).any()]
-        advice = "check these cells, lower the learning rate or set max_grad_norm"
-        if spoilt:
-            advice = (
-                f"the parameter {spoilt[0]!r} already held NaN before this step, so an earlier "
-                "gradient was not finite: set max_grad_norm to check every gradient"
-            )
-        raise TrainingError(
-            f"{what} is {value} in step {self.state.step + 1} (epoch {self.state.epoch}), over "
-            f"{len(ids):,} cells with cell_ids {shown}: {advice}; {self.keeper.last_good}"
-        )
 
     # -- the end of an epoch ---------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import kernomics as kn
 from kernomics.errors import ConfigError
 from kernomics.models import GIL
 from kernomics.models.gil.methods import Adapters
-from kernomics.train import loop
+from kernomics.train.step import Stepper
 
 
 @functools.cache
@@ -133,16 +133,16 @@ def test_adapters_are_saved_and_extended(tmp_path):
 
 def test_stopped_in_the_third_stage_both_adapters_come_back(tmp_path, monkeypatch):
     whole, made = trained(Adapters(rank=4)), []
-    every, step = {**QUICK, "checkpoint_every_seconds": 0.0}, loop._Run.optimiser_step
+    every, step = {**QUICK, "checkpoint_every_seconds": 0.0}, Stepper.take
 
-    def stopping(self, stream, n):
+    def stopping(self, *arguments):
         made.append(1)
         if len(made) == 13:
             raise KeyboardInterrupt
-        return step(self, stream, n)
+        return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "optimiser_step", stopping)
+        patch.setattr(Stepper, "take", stopping)
         with pytest.raises(KeyboardInterrupt):
             model(Adapters(rank=4)).train(run_dir=tmp_path, **every)
     again = model(Adapters(rank=4)).train(run_dir=tmp_path, resume=True, **every)

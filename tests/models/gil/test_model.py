@@ -17,7 +17,7 @@ from kernomics.models.gil import record
 from kernomics.models.gil.config import default_training
 from kernomics.models.gil.methods import DER, EWC, Distillation, Replay
 from kernomics.models.gil.record import StageRecord
-from kernomics.train import loop
+from kernomics.train.step import Stepper
 
 METHODS = ["naive", "joint", "freezing", "adapters", [Replay(memory=10), Distillation()]]
 
@@ -94,16 +94,16 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_end(method, stop, tmp_p
     """Stopped in the middle of a stage: the first has 6 steps, the others have 4."""
     whole = trained(method)
     every = {**QUICK, "checkpoint_every_seconds": 0.0}
-    step, made = loop._Run.optimiser_step, []
+    step, made = Stepper.take, []
 
-    def stopping(self, stream, n):
+    def stopping(self, *arguments):
         made.append(1)
         if len(made) == stop:
             raise KeyboardInterrupt
-        return step(self, stream, n)
+        return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "optimiser_step", stopping)
+        patch.setattr(Stepper, "take", stopping)
         with pytest.raises(KeyboardInterrupt):
             model(method).train(run_dir=tmp_path, **every)
     again = model(method).train(run_dir=tmp_path, resume=True, **every)
