@@ -9,7 +9,7 @@ from example_cells import assert_same, csr, make, random_counts
 
 from kernomics.data import CellCollection, Loader, Sampler
 from kernomics.data import csr as rows
-from kernomics.data.readers import sources
+from kernomics.data.readers import sources, stored
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
@@ -32,9 +32,9 @@ def test_reading_a_buffer_takes_few_reads(tmp_path, monkeypatch):
     make(csr(random_counts(64))).write_h5ad(tmp_path / "a.h5ad")
     collection = CellCollection.from_anndata(tmp_path / "a.h5ad", empty_cells="keep", check=False)
     asked = []
-    read = sources.H5Source.read
+    read = stored.H5Source.read
     monkeypatch.setattr(
-        sources.H5Source,
+        stored.H5Source,
         "read",
         lambda self, wanted: asked.append(len(wanted)) or read(self, wanted),
     )
@@ -51,16 +51,17 @@ def test_reading_a_buffer_takes_few_reads(tmp_path, monkeypatch):
 def test_a_file_is_never_read_whole(tmp_path, monkeypatch, form, in_memory):
     counts = random_counts()
     make(form(counts)).write_h5ad(tmp_path / "a.h5ad")
-    monkeypatch.setattr(sources, "BLOCK_NONZEROS", 100)
+    for module in (sources, stored):
+        monkeypatch.setattr(module, "BLOCK_NONZEROS", 100)
     sizes = []
-    read = sources.H5Source.read
+    read = stored.H5Source.read
 
     def watch(self, wanted):
         found = read(self, wanted)
         sizes.append(found.values.size)
         return found
 
-    monkeypatch.setattr(sources.H5Source, "read", watch)
+    monkeypatch.setattr(stored.H5Source, "read", watch)
     collection = CellCollection.from_anndata(
         tmp_path / "a.h5ad", empty_cells="keep", in_memory=in_memory
     )
@@ -91,7 +92,7 @@ def test_check_false_reads_nothing_through(tmp_path, monkeypatch):
     def refuse(self, wanted):
         raise AssertionError("the file was read")
 
-    monkeypatch.setattr(sources.H5Source, "read", refuse)
+    monkeypatch.setattr(stored.H5Source, "read", refuse)
     collection = CellCollection.from_anndata(tmp_path / "a.h5ad", check=False)
     assert collection.n_cells == 40
 

@@ -12,7 +12,7 @@ from kernomics.data import CellCollection
 from kernomics.data.cell_digest import _ODD, CellDigest, _mixed
 from kernomics.data.csr import KINDS, Rows, canonical, gather, take
 from kernomics.data.readers.flat import flat, flat_h5, flat_zarr
-from kernomics.data.readers.sources import H5Source
+from kernomics.data.readers.stored import H5Source
 from kernomics.data.rng import Stream, draws_of_names
 from kernomics.errors import DataError
 

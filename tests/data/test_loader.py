@@ -7,7 +7,7 @@ import pytest
 from example_cells import csr, make, random_counts
 
 from kernomics.data import CellCollection, Loader, Sampler
-from kernomics.data.readers.sources import H5Source
+from kernomics.data.readers.stored import H5Source
 from kernomics.errors import ConfigError
 
 

@@ -22,7 +22,8 @@ from kernomics.data.ingest import read_batches, read_through
 from kernomics.data.labels import Kind, Labels, read_labels
 from kernomics.data.library import LibraryRule, find_library, rows_rule
 from kernomics.data.readers.inputs import ReadOptions, counts_options, open_input
-from kernomics.data.readers.sources import CsrSource, Source, stored_entries
+from kernomics.data.readers.sources import CsrSource, Source
+from kernomics.data.readers.stored import stored_entries
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError
 from kernomics.ops import ObservedGenes

@@ -13,14 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from kernomics.data.readers.sources import (
-    Source,
-    SubsetSource,
-    h5_source,
-    memory_source,
-    open_zarr,
-    zarr_source,
-)
+from kernomics.data.readers.sources import Source, SubsetSource, memory_source
+from kernomics.data.readers.stored import h5_source, open_zarr, zarr_source
 from kernomics.errors import DataError, KernomicsError
 
 if TYPE_CHECKING:
