@@ -28,8 +28,8 @@ from kernomics.attribution.softmax_and_norm_rules import (
 )
 from kernomics.errors import ConfigError
 
-LOGITS_AT_A_TIME = 2**19
-"""Of all heads of a cell."""
+LOGITS_AT_A_TIME = 2**18
+"""Of all heads of a cell; a few matrices of so many numbers stay in a processor's cache."""
 
 
 class _Side(NamedTuple):
@@ -159,13 +159,14 @@ def _masked_by_key(one: _Side, two: _Side, masks: list[Tensor] | None, g: Tensor
             sums = one.v.new_zeros(len(one.v), len(at), width)
             ends.append(
                 _End(
-                    side, at, side.k[:, at].mT.contiguous(), v_middle[:, at],
-                    _unless_zero(mask[at]), sums,
+                    _queries(side), at, _keys(side.k[:, at], _unless_zero(mask[at])),
+                    v_middle[:, at], sums,
                 )
             )  # fmt: skip
     of_q, of_k, of_v = torch.zeros_like(one.q), torch.zeros_like(one.k), torch.zeros_like(one.v)
     of_mask = None if masks is None else one.k.new_zeros(1, 1, n)
-    keys = [side.k[:, both].mT.contiguous() for side in (one, two)]
+    queries = [_queries(side) for side in (one, two)]
+    keys = [_keys(side.k[:, both], x) for side, x in zip((one, two), biases, strict=True)]
     k_middle = (one.k[:, both] + two.k[:, both]) / 2
     q_middle, v_open = (one.q + two.q) / 2, v_middle[:, both].contiguous()
     of_open = [torch.zeros_like(k_middle), torch.zeros_like(v_open)]
@@ -175,29 +176,27 @@ def _masked_by_key(one: _Side, two: _Side, masks: list[Tensor] | None, g: Tensor
         own = g[part]
         if not bool(own.any()):
             continue
-        logs = [
-            _log_probabilities(side, part, own_keys, bias)
-            for side, own_keys, bias in zip((one, two), keys, biases, strict=True)
-        ]
+        logs = [q[part] @ k for q, k in zip(queries, keys, strict=True)]
         p, p_bar = logs[0].exp(), logs[1].exp()
-        of_open[1] += (p + p_bar).mT @ own
-        alone_p = [_log_probabilities(e.side, part, e.keys, e.bias).exp_() for e in ends]
+        middle = (p + p_bar).mul_(0.5)
+        of_open[1].baddbmm_(middle.mT, own)
+        alone_p = [(e.queries[part] @ e.keys).exp_() for e in ends]
         rest = None  # Σ g·p̃ over the keys of one side, for queries that see no others
         if not p.shape[-1]:
             seen = sum((x @ e.values for x, e in zip(alone_p, ends, strict=True)), 0 * own)
             rest = (seen * own).sum(-1, keepdim=True) / 2
         found, centre = softmax_multipliers(
-            p, p_bar, logs[0].sub_(logs[1]), own @ v_open.mT, rest=rest
+            p, p_bar, logs[0].sub_(logs[1]), own @ v_open.mT, middle=middle, rest=rest
         )
         of_q[part] = found @ k_middle
-        of_open[0] += found.mT @ q_middle[part]
+        of_open[0].baddbmm_(found.mT, q_middle[part])
         if of_mask is not None:
             of_mask[0, 0, both] += found.sum((0, 1))
             beside = torch.cat([own, centre], -1)
             for x, e in zip(alone_p, ends, strict=True):
                 e.sums.baddbmm_(x.mT, beside)
     of_k[:, both] = of_open[0]
-    of_v[:, both] = of_open[1] / 2
+    of_v[:, both] = of_open[1]
     for e in ends:
         # (g_j − ḡ)Δp_j summed over the queries, with g_j = m·ṽ_j.
         of_v[:, e.at] = e.sums[..., :-1] / 2
@@ -208,13 +207,12 @@ def _masked_by_key(one: _Side, two: _Side, masks: list[Tensor] | None, g: Tensor
 
 
 class _End(NamedTuple):
-    """The keys that one side alone has: which, kᵀ, ṽ, the mask, and Σ p·[m, ḡ] over the queries."""
+    """The keys that one side alone has: its queries, which, kᵀ, ṽ, and Σ p·[m, ḡ] over queries."""
 
-    side: _Side
+    queries: Tensor
     at: Tensor
     keys: Tensor
     values: Tensor
-    bias: Tensor | None
     sums: Tensor
 
 
@@ -222,12 +220,17 @@ def _unless_zero(mask: Tensor) -> Tensor | None:
     return mask if bool((mask != 0).any()) else None
 
 
-def _log_probabilities(
-    side: _Side, part: tuple[slice, slice], keys: Tensor, bias: Tensor | None
-) -> Tensor:
-    z = side.q[part] @ keys
-    z -= side.log_total[part][..., None]
-    return z if bias is None else z.add_(bias)
+def _queries(side: _Side) -> Tensor:
+    """Return [q, −log Σ exp z, 1], whose product with `_keys` is log p, in one pass."""
+    total = side.log_total[..., None]
+    return torch.cat([side.q, -total, torch.ones_like(total)], -1)
+
+
+def _keys(k: Tensor, bias: Tensor | None) -> Tensor:
+    """Return [k, 1, bias]ᵀ."""
+    ones = torch.ones_like(k[..., :1])
+    added = torch.zeros_like(ones) if bias is None else bias[:, None].expand_as(ones)
+    return torch.cat([k, ones, added], -1).mT.contiguous()
 
 
 def _masked_anyhow(

@@ -53,8 +53,7 @@ VERSION = 2
 
 
 @rule(*named(
-    "view _unsafe_view t permute expand squeeze squeeze.dim squeeze.dims unsqueeze "
-    "transpose.int select.int slice.Tensor cat stack split.Tensor split_with_sizes unbind.int "
+    "permute expand select.int slice.Tensor cat stack split.Tensor split_with_sizes unbind.int "
     "clone detach alias index.Tensor index_select gather index_add _sparse_addmm "
     "scatter.src scatter_add constant_pad_nd flip roll repeat diagonal as_strided "
     "sum sum.dim_IntList mean mean.dim cumsum neg tril triu avg_pool2d "
@@ -65,6 +64,23 @@ def linear(pair: Pair, m: Multipliers) -> Multipliers:
     """Linear: multipliers go back as gradients do."""
     _require_constant(pair, "index", "indices")
     return own_gradient(pair, m, pair.case)
+
+
+@rule(*named("view _unsafe_view unsqueeze squeeze squeeze.dim squeeze.dims"))
+def reshaping(pair: Pair, m: Multipliers) -> Multipliers:
+    """Keep the numbers and their order; `linear` would do, and so many steps are such."""
+    (g,) = m
+    assert g is not None
+    return [g.reshape(pair.case[0].shape), *pair.none()[1:]]
+
+
+@rule(*named("t transpose.int"))
+def transposition(pair: Pair, m: Multipliers) -> Multipliers:
+    """Change two dimensions back; `linear` would do."""
+    (g,) = m
+    assert g is not None
+    found = g.t() if len(pair.case) == 1 else g.transpose(*pair.case[1:])
+    return [found, *pair.none()[1:]]
 
 
 @rule(*named("index_put"))

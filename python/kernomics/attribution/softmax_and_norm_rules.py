@@ -36,6 +36,7 @@ def softmax_multipliers(
     *,
     ends: Tensor | None = None,
     dim: int = -1,
+    middle: Tensor | None = None,
     rest: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Return the multipliers of the logits of a softmax, and ḡ.
@@ -60,10 +61,13 @@ def softmax_multipliers(
         ±1 where the case or the baseline alone has a logit, else 0; None where all are open.
     dim
         Along which the softmax is taken.
+    middle
+        (p + p̄)/2, where it is known.
     rest
         Σ g_i p̃_i of logits that are left out here.
     """
-    middle = (p + p_bar).mul_(0.5)
+    if middle is None:
+        middle = (p + p_bar).mul_(0.5)
     dp = p.sub_(p_bar)
     tiny = change.abs() < nearly(p.dtype)
     mean = torch.where(tiny, middle, dp / change)

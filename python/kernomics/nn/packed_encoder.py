@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -93,16 +95,16 @@ class Packing:
 
     def __init__(self, n_first: int, lengths: Tensor, device: torch.device) -> None:
         self.n_first, self.n_cells, self.device = n_first, len(lengths), device
-        totals = lengths + n_first
-        self.order = torch.argsort(totals, descending=True, stable=True)
-        self.groups: list[Tensor] = []
-        ordered, start = totals[self.order].tolist(), 0
+        totals = lengths.numpy() + n_first
+        order = np.argsort(-totals, kind="stable")
+        self.groups: list[npt.NDArray[np.int64]] = []
+        ordered, start = totals[order].tolist(), 0
         while start < self.n_cells:
             least = ordered[start] * (1 - PADDING)
             stop = start
             while stop < self.n_cells and ordered[stop] >= least:
                 stop += 1
-            self.groups.append(self.order[start:stop])
+            self.groups.append(order[start:stop])
             start = stop
         self.layout = self.layout_of(lengths)
 
@@ -114,27 +116,30 @@ class Packing:
         lengths
             int64 [B] on the CPU, tokens beyond the first ones; their order is cell by cell.
         """
-        first, totals = self.n_first, lengths + self.n_first
-        starts = self.n_cells * first + lengths.cumsum(0) - lengths
+        first, own = self.n_first, lengths.numpy()  # many small steps, which torch makes slower
+        totals = own + first
+        starts = self.n_cells * first + own.cumsum() - own
+        last = max(0, int(totals.sum()) - 1)
         shapes, index, masks, places, tokens, done = [], [], [], [], [], 0
         for cells in self.groups:
-            own, longest = totals[cells], int(totals[cells].max())
-            column = torch.arange(longest)
-            inside = column < own[:, None]
-            rest = torch.minimum(column - first, own[:, None] - first - 1)
-            at = starts[cells][:, None] + rest
-            at = torch.where(column < first, cells[:, None] * first + column, at)
+            length = totals[cells][:, None]
+            column = np.arange(length.max())
+            inside = column < length
+            at = starts[cells][:, None] + np.minimum(column, length - 1) - first
+            at = np.where(column < first, cells[:, None] * first + column, at)
             # A cell without a token of its own, in a group of such that have some, repeats any.
-            at = torch.where(inside, at, at.clamp(0, max(0, int(totals.sum()) - 1)))
-            shapes.append((len(cells), longest))
-            index.append(at.flatten())
-            masks.append(None if bool(inside.all()) else inside[:, None, None, :].to(self.device))
-            places.append(done + torch.nonzero(inside.flatten()).flatten())
+            at = np.where(inside, at, at.clip(0, last))
+            shapes.append((len(cells), len(column)))
+            index.append(at.ravel())
+            full = bool(inside.all())
+            masks.append(None if full else torch.from_numpy(inside).to(self.device)[:, None, None])
+            places.append(done + np.flatnonzero(inside))
             tokens.append(at[inside])
-            done += inside.numel()
-        place = torch.empty(int(totals.sum()), dtype=torch.int64)
-        place[torch.cat(tokens)] = torch.cat(places)
-        return Layout(shapes, torch.cat(index).to(self.device), place.to(self.device), masks)
+            done += inside.size
+        place = np.empty(int(totals.sum()), dtype=np.int64)
+        place[np.concatenate(tokens)] = np.concatenate(places)
+        taken = torch.from_numpy(np.concatenate(index))
+        return Layout(shapes, taken.to(self.device), torch.from_numpy(place).to(self.device), masks)
 
 
 class PackedEncoder(nn.Module):
