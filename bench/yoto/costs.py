@@ -37,18 +37,17 @@ def time_part(lines: Lines) -> str:
 
 
 def scale_part(lines: Lines) -> str:
-    """Return simulated cells of rising number."""
-    rows = []
-    for line in sorted(lines, key=lambda line: line["n_cells"]):
-        if "error" in line:
-            continue
+    """Return simulated cells of rising number, and steps of the other systems on the most."""
+    rows, beside = [], []
+    for line in sorted(lines, key=lambda line: (line["n_cells"], line["nonzeros"])):
         found = line["recovered"]
         rows.append(
             [
                 f"{line['n_cells']:,}",
                 f"{line['nonzeros'] / line['n_cells']:,.0f}",
+                str(line["epochs"]),
                 f"{found['yoto']} of {line['n_markers']}",
-                "" if found.get("de") is None else str(found["de"]),
+                str(found["de"]),
                 duration(line["seconds"]),
                 f"{line['cells_per_second']:,.0f}",
                 f"{line['peak_bytes'] / 1e9:.2f} GB",
@@ -56,11 +55,28 @@ def scale_part(lines: Lines) -> str:
                 f"{line['dense_bytes'] / 1e9:,.1f} GB",
             ]
         )
+        for name, other in line.get("others", {}).items():
+            beside.append(
+                [
+                    {"txfm": "TxFM", "polygene": "PolyGene"}[name],
+                    f"{line['n_cells']:,}",
+                    f"{other['steps']} of {other['batch_size']} cells",
+                    duration(other["opening_seconds"]),
+                    f"{other['milliseconds_a_step']:,.0f} ms",
+                    f"{other['peak_bytes'] / 1e9:.2f} GB",
+                ]
+            )
+    if not rows:
+        return NOTHING
     head = [
-        "cells", "non-zeros a cell", "markers found", "by DE on 5,000 cells or fewer", "training",
-        "cells/s", "peak memory", "of it before reading", "a dense matrix",
+        "cells", "non-zeros a cell", "epochs", "markers found", "by DE on 5,000 cells or fewer",
+        "training", "cells/s", "peak memory", "of it before reading", "a dense matrix",
     ]  # fmt: skip
-    return grid(head, rows) if rows else NOTHING
+    found_markers = grid(head, rows)
+    if not beside:
+        return found_markers
+    others = grid(["system", "cells", "steps", "opening", "a step", "peak memory"], beside)
+    return f"{found_markers}\n\nThe other systems on the same file:\n\n{others}"
 
 
 def persist_part(lines: Lines) -> str:

@@ -162,12 +162,15 @@ def test_scale_lines_become_a_table() -> None:
             json.loads(
                 '{"n_cells": 1000, "nonzeros": 200000, "n_markers": 64, "seconds": 2.0,'
                 ' "recovered": {"yoto": 50, "de": 52}, "cells_per_second": 5000.0,'
-                ' "peak_bytes": 5e8, "start_bytes": 3e8, "dense_bytes": 8e7}'
+                ' "peak_bytes": 5e8, "start_bytes": 3e8, "dense_bytes": 8e7, "epochs": 1,'
+                ' "others": {"txfm": {"steps": 200, "batch_size": 64, "opening_seconds": 2.0,'
+                ' "milliseconds_a_step": 12.3, "peak_bytes": 6e8}}}'
             )
         ]
     )
-    row = "| 1,000 | 200 | 50 of 64 | 52 | 2 s | 5,000 | 0.50 GB | 0.30 GB | 0.1 GB |"
+    row = "| 1,000 | 200 | 1 | 50 of 64 | 52 | 2 s | 5,000 | 0.50 GB | 0.30 GB | 0.1 GB |"
     assert row in text
+    assert "| TxFM | 1,000 | 200 of 64 cells | 2 s | 12 ms | 0.60 GB |" in text
 
 
 def test_the_mean_over_tasks_is_paired_by_seed() -> None:
