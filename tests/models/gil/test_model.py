@@ -86,7 +86,8 @@ def test_a_seed_gives_the_same_training(method):
         (DER(memory=10, batch=8), 12),
         (EWC(n_batches=3, batch=8), 9),
         (EWC(n_batches=3, batch=8), 12),
-        (["features", "ghosts", "adapters"], 12),
+        (["features", "distillation", "adapters"], 12),
+        (["features", "ghosts"], 12),
         ([Replay(memory=10), DER(memory=7, batch=8), "features", "ghosts", EWC(n_batches=3)], 13),
     ],
 )
@@ -240,6 +241,20 @@ def test_genes_start_at_their_components_and_later_ones_where_these_are_mapped()
     here = found[:n_base].abs().sum(1) > 0
     wanted = mapped(found[n_base:], found[:n_base][here], after[here])
     torch.testing.assert_close(new, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_genes_of_cells_without_any_known_gene_start_at_their_components():
+    """Nothing is there to map them by, and their embeddings were NaN."""
+    adata, found = cells(), stages()
+    dense = np.asarray(adata.X.todense())
+    rows = adata.obs_names.get_indexer(list(found.stages[2].cells))
+    dense[rows] += np.isin(adata.var_names, TWO)  # no cell is left empty
+    dense[np.ix_(rows, np.flatnonzero(~np.isin(adata.var_names, TWO)))] = 0
+    adata.X = dense.astype(np.float32)
+    methods = [Replay(memory=5), DER(memory=5), "features", "ghosts", "distillation", EWC()]
+    gil = GIL(adata, found, method=methods, **SMALL).train(**QUICK)
+    assert np.isfinite(gil.trained.get_gene_embeddings()).all()
+    assert np.isfinite(gil.losses().to_numpy()).all()
 
 
 def test_genes_may_start_at_random():
