@@ -215,11 +215,7 @@ class GIL:
             situation = Situation(number, module, previous, self.staged, rows, self.seed)
             name = self.stages.names[number]
             if record.finished(i):
-                weights, states, errors, history = record.read(i, len(self.methods))
-                module.take(weights)
-                for method, state in zip(self.methods, states, strict=True):
-                    method.restore(state)
-                self.scores[name] = errors[name]
+                self.scores[name], history = record.restore(i, name, module, self.methods)
             else:
                 if self.training.progress and ranks().first:
                     which = f"stage {i + 1} of {len(self.plan)}, {name}"

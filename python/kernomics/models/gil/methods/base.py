@@ -142,4 +142,4 @@ class Method:
         return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` returned."""
+        """Take up what `state` returned; a KeyError says that something is not there."""

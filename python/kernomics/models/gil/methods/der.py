@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 STORED_DRAW = -3
 """By which the genes hidden for the stored predictions are drawn."""
 CELLS_AT_A_TIME = 128
+STORED = ("rows", "n", "tokens", "queries")
+"""Of each cell kept its row and how many of its genes are hidden; what is predicted of these."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class DER(Method):
         """Store what the model says of the cells that are kept of this stage."""
         module = situation.module
         rows = reservoir(situation.staged, situation.number, self.memory, situation.seed)
-        new: dict[str, list[Tensor]] = {name: [] for name in ("rows", "n", "tokens", "queries")}
+        new: dict[str, list[Tensor]] = {name: [] for name in STORED}
         for part in parts(len(rows), CELLS_AT_A_TIME):
             cells = situation.staged.cells.batch(rows[part]).to(module.genes.device)
             tokens = module.tokens(cells, module.at(STORED_DRAW))
@@ -113,7 +115,7 @@ class DER(Method):
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up what was stored."""
         self._stored.clear()
-        self._stored.update(state)
+        self._stored.update({name: state[name] for name in STORED})
 
 
 def _cells(

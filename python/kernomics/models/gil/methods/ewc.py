@@ -104,5 +104,7 @@ class EWC(Method):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up what was held."""
+        if not state:
+            raise KeyError("what EWC holds")
         self._held.clear()
         self._held.update(state)
