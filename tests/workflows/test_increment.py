@@ -14,7 +14,7 @@ from kernomics.cli.main import main
 from kernomics.data import Stages, gene_stages
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import GIL, ExpressionModel, load
-from kernomics.models.gil.methods import METHODS, Adapters, Ghosts, Replay
+from kernomics.models.gil.methods import METHODS, Adapters, Features, Replay
 from kernomics.workflows.increment import run_increment
 
 
@@ -52,8 +52,8 @@ def test_adapters_are_asked_for_on_the_command_line():
     parser = argparse.ArgumentParser()
     increment.add_parser(parser.add_subparsers())
     common = ["increment", "cells.h5ad", "--stages", "stages.json", "--out", "run", "--method"]
-    given = parser.parse_args([*common, "adapters", "ghosts", "--adapters-rank", "4"])
-    assert increment.methods_of(given) == [Adapters(rank=4), Ghosts()]
+    given = parser.parse_args([*common, "adapters", "features", "--adapters-rank", "4"])
+    assert increment.methods_of(given) == [Adapters(rank=4), Features()]
     given = parser.parse_args([*common, "freezing", "--adapters-rank", "4"])
     with pytest.raises(ConfigError, match="--adapters-rank is a setting of adapters, which"):
         increment.methods_of(given)

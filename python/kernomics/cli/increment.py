@@ -50,7 +50,8 @@ def add_parser(commands: Any) -> None:
         help="against forgetting: naive (nothing), joint (all stages at once), freezing (only new "
         "genes' embeddings learn), adapters (these and small networks of the new genes' cells), "
         "replay and der (cells are kept), distillation, features and ghosts (of the model before), "
-        "ewc; several go together, but not the first three, nor adapters with replay, der or ewc",
+        "ewc; several go together, but not the first three, nor adapters with replay, der, ghosts "
+        "or ewc",
     )  # fmt: skip
     increment.add_argument(
         "--memory",

@@ -27,9 +27,7 @@ def tokens_of(gil: GIL, stage: int):
     return module.tokens(found.cells.batch(found.rows(stage)), module.at(3))
 
 
-@pytest.mark.parametrize(
-    "method", ["adapters", [Adapters(rank=4), "distillation", "features", "ghosts"]]
-)
+@pytest.mark.parametrize("method", ["adapters", [Adapters(rank=4), "distillation", "features"]])
 def test_what_is_said_of_cells_without_new_genes_stays_to_the_bit(method):
     gil = trained(method)
     base, one, two = (gil.after(name).module for name in ("base", "one", "two"))

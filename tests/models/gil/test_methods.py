@@ -163,7 +163,7 @@ def test_planted_values_reach_nothing():
         ["distillation", Replay(memory=10)],
         "joint",
         "freezing",
-        ["adapters", "ghosts"],
+        ["adapters", "features"],
         [DER(memory=10, batch=8), "features", "ghosts", EWC(n_batches=3, batch=8)],
     ):
         one, other = trained(method, adata=adata), trained(method, adata=planted)
@@ -203,6 +203,7 @@ def test_a_cell_shows_specific_genes_in_its_own_stage_or_from_the_memory():
         ([3], "method is 3: a name or a Method"),
         (["replay", "adapters"], "'adapters' is combined with 'replay', which does nothing there"),
         (["adapters", "der"], "'adapters' is combined with 'der', which does nothing there"),
+        (["adapters", "ghosts"], "it shows the cells without their new genes, so all weights"),
         (["adapters", "ewc"], "the weights that it holds are fixed; leave one of them out"),
         (
             ["adapters", "freezing"],
@@ -234,5 +235,6 @@ class Again(Replay):
 
 
 def test_two_methods_that_mix_cells_into_the_batches_are_refused():
+    """Before anything is trained: the first stage has no kept cells to mix in yet."""
     with pytest.raises(ConfigError, match="methods replay and again mix cells into the batches"):
-        trained([Replay(memory=5), Again(memory=5)])
+        model([Replay(memory=5), Again(memory=5)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_a_seed_gives_the_same_training(method):
         (DER(memory=10, batch=8), 12),
         (EWC(n_batches=3, batch=8), 9),
         (EWC(n_batches=3, batch=8), 12),
-        (["features", "ghosts", "adapters"], 12),
+        (["features", "distillation", "adapters"], 12),
+        (["features", "ghosts"], 12),
         ([Replay(memory=10), DER(memory=7, batch=8), "features", "ghosts", EWC(n_batches=3)], 13),
     ],
 )
@@ -242,6 +244,20 @@ def test_genes_start_at_their_components_and_later_ones_where_these_are_mapped()
     torch.testing.assert_close(new, wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_genes_of_cells_without_any_known_gene_start_at_their_components():
+    """Nothing is there to map them by, and their embeddings were NaN."""
+    adata, found = cells(), stages()
+    dense = np.asarray(adata.X.todense())
+    rows = adata.obs_names.get_indexer(list(found.stages[2].cells))
+    dense[rows] += np.isin(adata.var_names, TWO)  # no cell is left empty
+    dense[np.ix_(rows, np.flatnonzero(~np.isin(adata.var_names, TWO)))] = 0
+    adata.X = dense.astype(np.float32)
+    methods = [Replay(memory=5), DER(memory=5), "features", "ghosts", "distillation", EWC()]
+    gil = GIL(adata, found, method=methods, **SMALL).train(**QUICK)
+    assert np.isfinite(gil.trained.get_gene_embeddings()).all()
+    assert np.isfinite(gil.losses().to_numpy()).all()
+
+
 def test_genes_may_start_at_random():
     learner = model(gene_start="random")
     learner.train(**QUICK)
@@ -310,6 +326,47 @@ def test_what_was_kept_of_a_stage_and_then_damaged_is_told_of(name, content, mes
     (tmp_path / "stages" / "1" / name).write_text(content)
     with pytest.raises(CheckpointError, match=message):
         model().train(run_dir=tmp_path, resume=True, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("what", "of", "message"),
+    [
+        ("1/methods", "naive/1/methods", r"is not of this run after stage 'one'.*'rows'"),
+        ("1/methods", "three/1/methods", r"holds '2/.*', which none of the run's 2 methods keeps"),
+        ("1/model", "narrow/1/model", "after stage 'one', a network of 34 genes"),
+        ("1/model", "same/2/model", "after stage 'one', a network of 34 genes"),
+        ("1/scores.json", "same/2/scores.json", "after stage 'one', a network of 34 genes"),
+        ("1", "same/2", "after stage 'one', a network of 34 genes"),
+    ],
+)
+def test_what_another_run_or_stage_kept_is_refused(what, of, message, tmp_path, others):
+    shutil.copytree(others / "same", tmp_path / "run")
+    target = tmp_path / "run" / "stages" / what
+    source = others / of.split("/", 1)[0] / "stages" / of.split("/", 1)[1]
+    if target.is_dir():
+        shutil.rmtree(target)
+        shutil.copytree(source, target)
+    else:
+        shutil.copy(source, target)
+    with pytest.raises(CheckpointError, match=message):
+        model(OF_RUNS["same"][0]).train(run_dir=tmp_path / "run", resume=True, **QUICK)
+
+
+OF_RUNS = {
+    "same": ([DER(memory=5, batch=4), EWC(n_batches=2)], {}),
+    "three": (["features", "ghosts", EWC(n_batches=2)], {}),
+    "naive": ("naive", {}),
+    "narrow": ("naive", {"d_model": 8}),
+}
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Finished runs by name."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, (methods, settings) in OF_RUNS.items():
+        model(methods, **settings).train(run_dir=root / name, **QUICK)
+    return root
 
 
 def test_stages_without_test_cells_are_told_of():

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from staged_example import QUICK, model, staged, trained
+from staged_example import ONE, QUICK, SMALL, cells, model, staged, trained
 
+from kernomics.data import gene_stages
 from kernomics.errors import ConfigError
+from kernomics.models import GIL
 from kernomics.models.gil.lesson import Lesson
 from kernomics.models.gil.memory import reservoir
 from kernomics.models.gil.methods import DER, EWC, Features, Ghosts, Situation
 from kernomics.models.gil.methods.der import STORED_DRAW
 from kernomics.models.gil.methods.ghosts import with_ghosts
-from kernomics.models.gil.module import GILModule
+from kernomics.models.gil.module import HIDDEN, GILModule
 from kernomics.nn import drawing_from
 
 KINDS = [DER(memory=10, batch=8), Features(), Ghosts(), EWC()]
@@ -115,7 +117,7 @@ def test_ghosts_are_old_specific_genes_shown_hidden_to_both_models():
     shown = with_ghosts(known, cells, 28, 34, 4, module.drawn_by)
     ghost = shown.gene_ids >= 28
     assert shown.hidden[ghost].all()
-    assert (shown.values[ghost] == 0).all()  # what stands there is never seen
+    assert (shown.values[ghost] == HIDDEN).all()  # which tells them from what the cell has
     assert torch.equal(shown.lengths, known.lengths + 4)
     assert set(shown.gene_ids[ghost].tolist()) == set(range(28, 34))
     keys = shown.cells * 40 + shown.gene_ids
@@ -155,6 +157,63 @@ def test_a_ghost_s_embedding_learns_nothing_from_being_shown():
     gil = trained(Ghosts())
     one, two = (gil.after(name).get_gene_embeddings() for name in ("one", "two"))
     assert np.array_equal(one[28:34], two[28:34])
+
+
+def test_values_that_are_0_in_float32_make_no_ghosts():
+    lesson = lesson_of(Ghosts(n_ghosts=4))
+    cells = batch_of(lesson)
+    expected = lesson.training_loss(cells)["loss/ghosts"].item()
+    seen = lesson.module.tokens
+
+    def underflown(cells, draw):
+        tokens = seen(cells, draw)
+        return tokens._replace(values=tokens.values.masked_fill(tokens.hidden, 0.0))
+
+    lesson.module.tokens = underflown
+    assert lesson.training_loss(cells)["loss/ghosts"].item() == expected
+
+
+def test_two_stages_without_any_ghosts_are_refused():
+    adata = cells()
+    two = gene_stages(adata, {"one": ONE})
+    with pytest.raises(ConfigError, match="of these 2 stages only the last has any"):
+        GIL(adata, two, method="ghosts", **SMALL)
+    assert len(GIL(adata, two, method="distillation", **SMALL).train(**QUICK).scores) == 3
+
+
+def test_more_queries_than_genes_and_more_kept_cells_than_there_are_ask_for_all():
+    losses = [
+        [r["loss"] for r in trained(methods).history.select("train")]
+        for methods in (
+            [Features(n_queries=40), DER(memory=5, batch=10)],
+            [Features(n_queries=10**30), DER(memory=5, batch=10**30)],
+        )
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_der_finds_its_kept_cells_once_a_stage(monkeypatch):
+    """Their draws go over all cells of a stage: in every step they would take longer than it."""
+    from kernomics.models.gil.methods import base
+
+    made = []
+
+    def counting(staged, stage, *given):
+        made.append(stage)
+        return reservoir(staged, stage, *given)
+
+    monkeypatch.setattr(base, "reservoir", counting)
+    trained(DER(memory=5))
+    assert made == [0, 0, 1]
+
+
+@pytest.mark.parametrize("settings", [{"n_unexpressed": 0}, {"combine": "concat"}])
+def test_ewc_leaves_weights_that_the_loss_does_not_use_free(settings):
+    method = EWC(n_batches=3)
+    gil = trained(method, **settings)
+    assert np.isfinite(gil.losses().to_numpy()).all()
+    unused = method._held["of.detection_head.weight"].abs().max()
+    assert (unused == 0) == ("n_unexpressed" in settings)
 
 
 def test_ewc_is_a_quadratic_about_the_weights_of_before():

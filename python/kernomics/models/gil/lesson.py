@@ -38,30 +38,20 @@ class Lesson(nn.Module):
         """Weight of predictions by query beside those by token."""
         return self.module.config.query_weight
 
-    def query_genes(self, step: Step, first: int, n_pool: int, n: int) -> tuple[Tensor, Tensor]:
-        """Draw n genes for each cell of a batch to be asked for, with replacement.
+    def asked(self, step: Step, n: int) -> Tensor:
+        """Return the mean squared difference to what the previous model says of genes asked for.
 
-        Parameters
-        ----------
-        first, n_pool
-            They are of the genes `first` to `first + n_pool` of the vocabulary.
-
-        Returns
-        -------
-        cells, gene_ids
-            int64 [B · n], by number.
+        Of each cell these are n of the genes that it knows, or as many as there are, drawn with
+        replacement.
         """
-        drawn = uniforms(step.draw, step.cells.cell_ids, n, STREAM_GHOSTS)
-        genes = first + (drawn * n_pool).long().clamp_max(n_pool - 1)
-        cells = torch.arange(len(step.cells), device=genes.device).repeat_interleave(n)
-        return cells, genes.flatten()
-
-    def asked(self, step: Step, first: int, n_pool: int, n: int) -> Tensor:
-        """Return the mean squared difference to what the previous model says of genes asked for."""
         previous, teacher = self.situation.previous, self.taught(step)
         assert previous is not None
         assert teacher is not None
-        cells, genes = self.query_genes(step, first, n_pool, n)
+        n_known = previous.n_genes
+        n = min(n, n_known)
+        drawn = uniforms(step.draw, step.cells.cell_ids, n, STREAM_GHOSTS)
+        genes = (drawn * n_known).long().clamp_max(n_known - 1).flatten()
+        cells = torch.arange(len(step.cells), device=genes.device).repeat_interleave(n)
         with torch.no_grad():
             wanted = previous.predicted(previous.ask(teacher.cls, cells, genes))
         module = self.module

@@ -215,11 +215,7 @@ class GIL:
             situation = Situation(number, module, previous, self.staged, rows, self.seed)
             name = self.stages.names[number]
             if record.finished(i):
-                weights, states, errors, history = record.read(i, len(self.methods))
-                module.take(weights)
-                for method, state in zip(self.methods, states, strict=True):
-                    method.restore(state)
-                self.scores[name] = errors[name]
+                self.scores[name], history = record.restore(i, name, module, self.methods)
             else:
                 if self.training.progress and ranks().first:
                     which = f"stage {i + 1} of {len(self.plan)}, {name}"
@@ -258,7 +254,8 @@ class GIL:
         """Start new genes, those from `first` on, where the cells that bring them say.
 
         A network with known genes holds them where training left them: components of the cells at
-        hand are mapped to these by a ridge regression over the genes that the cells have.
+        hand are mapped to these by a ridge regression over the genes that the cells have. Where
+        they have none of the known genes, the components are taken as they are.
         """
         n_genes = module.n_genes
         if self.config.gene_start == "random" or first == n_genes:
@@ -268,7 +265,8 @@ class GIL:
         if first:
             here = torch.from_numpy(view.summary(rows).n_expressing[:first] > 0)
             learnt = module.genes.detach().cpu()[:first, : found.shape[1]]
-            found[first:] = mapped(found[first:], found[:first][here], learnt[here])
+            if here.any():
+                found[first:] = mapped(found[first:], found[:first][here], learnt[here])
         module.place(first, found[first:])
 
     def _mean_value(self) -> float:
@@ -319,14 +317,10 @@ class GIL:
 
     def _batches(self, situation: Situation, sampler: Sampler) -> Batches:
         """Return the batches of a stage, with cells kept of earlier ones where a method has any."""
-        asked = {method.name: method.replayed(situation) for method in self.methods}
-        mixed = {name: found for name, found in asked.items() if found[0]}
-        if len(mixed) > 1:
-            raise ConfigError(
-                f"methods {' and '.join(mixed)} mix cells into the batches: one of them can"
-            )
-        for kept, share in mixed.values():
-            return ReplayLoader(self.staged.cells, sampler, kept, share, self.seed)
+        for method in self.methods:
+            kept, share = method.replayed(situation)
+            if kept:
+                return ReplayLoader(self.staged.cells, sampler, kept, share, self.seed)
         return Loader(self.staged.cells, sampler)
 
     def _optimizer(self, lesson: nn.Module) -> Optimizer:

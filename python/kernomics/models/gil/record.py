@@ -12,6 +12,8 @@ from torch import Tensor
 from kernomics.data import Stages
 from kernomics.data.order import VERSION as ORDER
 from kernomics.errors import CheckpointError, ConfigError
+from kernomics.models.gil.methods import Method
+from kernomics.models.gil.module import GILModule
 from kernomics.models.gil.scoring import GeneErrors
 from kernomics.train import History, differences, load_model_dir, save_model_dir, write_json
 from kernomics.train.atomic import TEMPORARY, existing
@@ -121,6 +123,11 @@ class StageRecord:
         states: list[dict[str, Tensor]] = [{} for _ in range(n_methods)]
         for name, tensor in load_model_dir(folder / METHODS)[0].items():
             j, _, rest = name.partition("/")
+            if not (j.isdecimal() and int(j) < n_methods):
+                raise CheckpointError(
+                    f"{folder / METHODS} holds {name!r}, which none of the run's {n_methods} "
+                    f"method{'s' * (n_methods > 1)} keeps: it is another run's; begin the run again"
+                )
             states[int(j)][rest] = tensor
         errors = self._errors(folder / SCORES)
         history = History.read(folder / METRICS)
@@ -130,6 +137,38 @@ class StageRecord:
                 "the run again"
             )
         return weights, states, errors, history
+
+    def restore(
+        self,
+        i: int,
+        name: str,
+        module: GILModule,
+        methods: Sequence[Method],
+    ) -> tuple[GeneErrors, History]:
+        """Give a part that is done back to the module and the methods; return its errors.
+
+        Parameters
+        ----------
+        i, name
+            The part, and the stage that it ends with.
+        module
+            Which knows the genes of that stage.
+        methods
+            Of the training.
+        """
+        weights, states, errors, history = self.read(i, len(methods))
+        folder = self.folder(i)
+        try:
+            module.take(weights)
+            for method, state in zip(methods, states, strict=True):
+                method.restore(state)
+            return errors[name], history
+        except (RuntimeError, KeyError) as error:
+            why = str(error).splitlines()[-1].strip()
+            raise CheckpointError(
+                f"{folder} is not of this run after stage {name!r}, a network of "
+                f"{module.n_genes:,} genes: was it put there by hand? Begin the run again ({why})"
+            ) from error
 
     def _errors(self, path: Path) -> dict[str, GeneErrors]:
         """Read the errors after a stage: of one stage, and of all genes."""

@@ -81,8 +81,8 @@ def gene_errors(module: GILModule, staged: StagedCells, part: str) -> GeneErrors
     """Score a module on a part of the cells: each stage's own genes in its own cells.
 
     Which genes are shown and hidden hangs on the cells' names and the seed alone, so it is the
-    same for every model of that seed. Genes that the module does not know yet have the embeddings
-    that they will start from.
+    same for every model of that seed. Genes that the module does not know yet have random
+    embeddings, by the seed, wherever they will start.
     """
     stages = staged.stages
     device = module.genes.device

@@ -52,6 +52,11 @@ def as_methods(given: str | Method | Sequence[str | Method]) -> list[Method]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"method {name!r} is named {names.count(name)} times: once will do")
+    mixing = [method.name for method in found if type(method).replayed is not Method.replayed]
+    if len(mixing) > 1:
+        raise ConfigError(
+            f"methods {' and '.join(mixing)} mix cells into the batches: one of them can"
+        )
     if len(found) > 1:
         for method in found:
             if method.alone:

@@ -38,6 +38,8 @@ class Adapters(Method):
         "replay": NOTHING_LEARNS,
         "der": NOTHING_LEARNS,
         "ewc": "the weights that it holds are fixed",
+        "ghosts": "it shows the cells without their new genes, so all weights that they pass are "
+        "fixed",
     }
     rank: int = 16
 

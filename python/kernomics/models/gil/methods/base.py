@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from kernomics.data import Cells
 from kernomics.data.staged import StagedCells
 from kernomics.models.gil.config import GILConfig
+from kernomics.models.gil.memory import reservoir
 from kernomics.models.gil.module import GILModule, Outputs
 from kernomics.models.gil.tokens import Tokens
 
@@ -51,6 +52,17 @@ class Situation:
     staged: StagedCells
     train: NDArray[np.int64]
     seed: int
+    _kept: dict[int, list[NDArray[np.int64]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def kept(self, memory: int) -> list[NDArray[np.int64]]:
+        """Return the cells kept of each earlier stage, each int64 [memory]; drawn once."""
+        if memory not in self._kept:
+            self._kept[memory] = [
+                reservoir(self.staged, stage, memory, self.seed) for stage in range(self.number)
+            ]
+        return self._kept[memory]
 
     @property
     def n_known(self) -> int:
@@ -130,4 +142,4 @@ class Method:
         return {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what `state` returned."""
+        """Take up what `state` returned; a KeyError says that something is not there."""

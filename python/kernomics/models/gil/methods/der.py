@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 STORED_DRAW = -3
 """By which the genes hidden for the stored predictions are drawn."""
 CELLS_AT_A_TIME = 128
+STORED = ("rows", "n", "tokens", "queries")
+"""Of each cell kept its row and how many of its genes are hidden; what is predicted of these."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class DER(Method):
 
     Two batches of kept cells stand beside each of the new stage's. Of the first the same genes are
     hidden as when the cells were kept, and the predictions are held near those of then; of the
-    second others are hidden, and the loss is that of their true values.
+    second others are hidden, and the loss is that of training.
 
     Attributes
     ----------
@@ -43,7 +45,7 @@ class DER(Method):
     alpha, beta
         Weights of the two losses.
     batch
-        Kept cells in each of the two batches.
+        Kept cells in each of the two batches, at most all that are kept.
     """
 
     name: ClassVar[str] = "der"
@@ -66,13 +68,14 @@ class DER(Method):
             self._stored.clear()
 
     def loss(self, lesson: Lesson, step: Step) -> Tensor | None:
-        """Return α times the difference to what was stored, plus β times the loss of values."""
+        """Return α times the difference to what was stored, plus β times the loss of training."""
         situation, module = lesson.situation, lesson.module
         if situation.previous is None:
             return None
-        kept = _kept(situation, self.memory)
-        place = 2 * self.batch * (int(step.draw[1]) % STEPS_OF_A_STAGE)
-        cells, _ = _cells(situation, kept, place, self.batch)
+        kept = situation.kept(self.memory)
+        batch = min(self.batch, sum(map(len, kept)))
+        place = 2 * batch * (int(step.draw[1]) % STEPS_OF_A_STAGE)
+        cells, _ = _cells(situation, kept, place, batch)
         found = module(module.tokens(cells, module.at(STORED_DRAW)))
         at = _places(self._stored, cells.cell_ids.cpu())
         device = found.tokens.device
@@ -81,7 +84,7 @@ class DER(Method):
             (getattr(found, name) - self._stored[name][at].to(device)).square().sum() * weight
             for name, weight in (("tokens", 1.0), ("queries", lesson.query_weight))
         )
-        cells, rounds = _cells(situation, kept, place + self.batch, self.batch)
+        cells, rounds = _cells(situation, kept, place + batch, batch)
         tokens = module.tokens(with_rounds(cells, rounds), step.draw)
         true = module.value_losses(module(tokens))["loss"]
         return self.alpha * old / n + self.beta * true  # type: ignore[no-any-return]
@@ -91,7 +94,7 @@ class DER(Method):
         """Store what the model says of the cells that are kept of this stage."""
         module = situation.module
         rows = reservoir(situation.staged, situation.number, self.memory, situation.seed)
-        new: dict[str, list[Tensor]] = {name: [] for name in ("rows", "n", "tokens", "queries")}
+        new: dict[str, list[Tensor]] = {name: [] for name in STORED}
         for part in parts(len(rows), CELLS_AT_A_TIME):
             cells = situation.staged.cells.batch(rows[part]).to(module.genes.device)
             tokens = module.tokens(cells, module.at(STORED_DRAW))
@@ -112,14 +115,7 @@ class DER(Method):
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up what was stored."""
         self._stored.clear()
-        self._stored.update(state)
-
-
-def _kept(situation: Situation, memory: int) -> list[NDArray[np.int64]]:
-    return [
-        reservoir(situation.staged, stage, memory, situation.seed)
-        for stage in range(situation.number)
-    ]
+        self._stored.update({name: state[name] for name in STORED})
 
 
 def _cells(

@@ -93,9 +93,8 @@ class EWC(Method):
             cells = situation.staged.cells.batch(rows).to(module.genes.device)
             tokens = module.tokens(cells, module.at(FISHER_DRAW - i))
             loss = module.value_losses(module(tokens))["loss"]
-            for name, gradient in zip(
-                named, torch.autograd.grad(loss, list(named.values())), strict=True
-            ):
+            gradients = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
+            for name, gradient in zip(named, gradients, strict=True):  # zeros of what is not used
                 sums[name] += gradient.square() * len(rows)
         return {name: total / n for name, total in sums.items()}
 
@@ -105,5 +104,7 @@ class EWC(Method):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up what was held."""
+        if not state:
+            raise KeyError("what EWC holds")
         self._held.clear()
         self._held.update(state)

@@ -30,7 +30,7 @@ class Features(Method):
     weight
         Of this loss beside that of the values.
     n_queries
-        Genes asked of each cell.
+        Genes asked of each cell, at most as many as are known.
     """
 
     name: ClassVar[str] = "features"
@@ -49,5 +49,5 @@ class Features(Method):
         if teacher is None:
             return None
         states = (widened(step.outputs.cls) - widened(teacher.cls)).square().mean()
-        answers = lesson.asked(step, 0, lesson.situation.n_known, self.n_queries)
+        answers = lesson.asked(step, self.n_queries)
         return self.weight * torch.add(states, answers)

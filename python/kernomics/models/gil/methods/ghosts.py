@@ -12,9 +12,10 @@ from torch.func import functional_call
 from kernomics._arguments import require_least
 from kernomics.data import Cells
 from kernomics.data.staged import StagedCells
+from kernomics.errors import ConfigError
 from kernomics.models.gil.methods.base import Method, Step
 from kernomics.models.gil.methods.distillation import require_weight
-from kernomics.models.gil.module import GILModule, Outputs
+from kernomics.models.gil.module import HIDDEN, GILModule, Outputs
 from kernomics.models.gil.tokens import Tokens
 from kernomics.nn.philox import STREAM_GHOSTS, uniforms
 from kernomics.train.distributed import over_ranks
@@ -48,9 +49,15 @@ class Ghosts(Method):
     n_ghosts: int = 16
 
     def check(self, staged: StagedCells) -> None:
-        """Refuse a weight of 0 or less, and no ghosts."""
+        """Refuse a weight of 0 or less, and stages in which there never are ghosts."""
         require_weight("weight", self.weight)
         require_least(1, n_ghosts=self.n_ghosts)
+        if len(staged.stages) < 3:
+            raise ConfigError(
+                f"method 'ghosts' holds on to specific genes of earlier stages, and of these "
+                f"{len(staged.stages)} stages only the last has any: it would do nothing; leave it "
+                "out, or take 'distillation'"
+            )
 
     def loss(self, lesson: Lesson, step: Step) -> Tensor | None:
         """Return the weight times the mean squared differences at the ghosts."""
@@ -63,7 +70,7 @@ class Ghosts(Method):
         with torch.no_grad():
             wanted = previous(tokens)
         found = _with_fixed_rows(lesson.module, tokens, n_base)
-        ghost = tokens.values[tokens.hidden] == 0  # what a cell expresses is above
+        ghost = tokens.values[tokens.hidden] == HIDDEN
         (n,) = over_ranks(int(ghost.sum()))
         of_tokens, of_queries = (
             (one - other)[ghost].square().sum() / n
@@ -83,6 +90,8 @@ def with_ghosts(
     tokens: Tokens, cells: Cells, first: int, stop: int, n: int, seed: Tensor
 ) -> Tokens:
     """Show of each cell n genes more of those from `first` to `stop`, hidden, that it lacks.
+
+    Their value is `HIDDEN`, which no other gene has.
 
     Parameters
     ----------
@@ -104,8 +113,8 @@ def with_ghosts(
     genes = first + genes[rows, places]
     gene_ids, of = torch.cat([tokens.gene_ids, genes]), torch.cat([tokens.cells, rows])
     order = torch.argsort(of * stop + gene_ids)
-    nothing = torch.zeros_like(genes, dtype=tokens.values.dtype)
+    none = torch.full_like(genes, HIDDEN, dtype=tokens.values.dtype)
     hidden = torch.cat([tokens.hidden, torch.ones_like(genes, dtype=torch.bool)])
     lengths = tokens.lengths + torch.bincount(rows, minlength=len(tokens.lengths)).cpu()
-    values = torch.cat([tokens.values, nothing])
+    values = torch.cat([tokens.values, none])
     return Tokens(gene_ids[order], values[order], hidden[order], lengths, of[order])

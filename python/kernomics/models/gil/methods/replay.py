@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernomics.data.staged import StagedCells
-from kernomics.models.gil.memory import require_memory, reservoir
+from kernomics.models.gil.memory import require_memory
 from kernomics.models.gil.methods.base import Method, Situation
 
 
@@ -36,8 +36,4 @@ class Replay(Method):
 
     def replayed(self, situation: Situation) -> tuple[list[NDArray[np.int64]], float]:
         """Return the cells kept of each earlier stage."""
-        kept = [
-            reservoir(situation.staged, stage, self.memory, situation.seed)
-            for stage in range(situation.number)
-        ]
-        return kept, self.share
+        return situation.kept(self.memory), self.share
