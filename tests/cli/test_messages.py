@@ -11,9 +11,10 @@ import pytest
 import kernomics
 from kernomics import attribution, cli, pp, tl
 from kernomics.cli.messages import CALL, TOKEN, as_options, options_of
-from kernomics.data import CellCollection, ReadOptions, convert, make_split
+from kernomics.data import CellCollection, ReadOptions, convert, gene_stages, make_split
 from kernomics.errors import percent
 from kernomics.evaluation import panels, perturbations
+from kernomics.evaluation.forgetting import stage_probes
 from kernomics.models import (
     GIL,
     YOTO,
@@ -27,13 +28,14 @@ from kernomics.models import (
     TxFMConfig,
     YOTOConfig,
 )
+from kernomics.models.gil.options import GILOptions
 from kernomics.models.polygene.options import PolyGeneOptions
 from kernomics.models.txfm.options import TxFMOptions
 from kernomics.models.yoto.options import SelectOptions, YOTOOptions
 
 OPTIONS = {
     kind.__name__: kind
-    for kind in (ReadOptions, YOTOOptions, SelectOptions, TxFMOptions, PolyGeneOptions)
+    for kind in (ReadOptions, YOTOOptions, SelectOptions, TxFMOptions, PolyGeneOptions, GILOptions)
 }
 
 READERS = (
@@ -43,7 +45,8 @@ READERS = (
     tl.panel_contributions, tl.panel_stability, tl.panel_curve, tl.represent_cells,
     tl.evaluate_perturbations, perturbations.evaluate_perturbations, pp.curate, PolyGene,
     PhenotypeModel.probabilities, PhenotypeModel.get_latent_representation, attribution.attribute,
-    attribution.prune, tl.attribute, convert,
+    attribution.prune, tl.attribute, convert, gene_stages, GIL, stage_probes,
+    ExpressionModel.get_latent_representation, ExpressionModel.predict,
 )  # fmt: skip
 READERS_OF_MODELS = (
     TxFM.from_pretrained, Panel.predict, Panel.evaluate, tl.panel_contributions, tl.represent_cells,
@@ -51,11 +54,11 @@ READERS_OF_MODELS = (
     CellEncoder.get_normalized_expression, tl.evaluate_perturbations,
     perturbations.evaluate_perturbations, PhenotypeModel.probabilities,
     PhenotypeModel.get_latent_representation, attribution.attribute, attribution.prune,
-    tl.attribute,
+    tl.attribute, stage_probes, ExpressionModel.get_latent_representation, ExpressionModel.predict,
 )  # fmt: skip
 READING_COMMANDS = (
     *("select", "panel", "evaluate", "pretrain", "finetune", "embed"),
-    *("attribute", "prune", "convert"),
+    *("attribute", "prune", "convert", "stages", "increment"),
 )
 
 FORWARDED = {
@@ -75,6 +78,7 @@ PRINTED_BY = {
         (PhenotypeModel.probabilities, PhenotypeModel.evaluate),
         ("evaluate",),
     ),
+    "models/trained.py": ((ExpressionModel.extend, PhenotypeModel.extend), ()),
     "models/extension.py": ((ExpressionModel.extend, PhenotypeModel.extend), ()),
     "models/yoto/truths.py": ((Panel.evaluate,), ("evaluate",)),
     "models/gil/record.py": ((GIL.train,), ("increment",)),

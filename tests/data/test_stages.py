@@ -261,3 +261,17 @@ def test_a_stage_whose_cells_hold_none_of_its_genes_is_refused():
     dense[rows[-1], adata.var_names.get_loc("gene_12")] = 1
     adata.X = sparse.csr_matrix(dense)
     staged_cells(CellCollection.from_anndata(adata), found)
+
+
+def test_cells_are_read_as_asked_for():
+    adata = cells()
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = np.log1p(adata.X)
+    adata.var["symbol"] = [f"S{i}" for i in range(30)]
+    with pytest.raises(DataError, match="pass layer='counts'"):
+        gene_stages(adata, {"a": A})
+    found = gene_stages(adata, {"a": ["S1", "S3"]}, layer="counts", gene_names="symbol")
+    assert found.stages[1].genes == ("S1", "S3")
+    assert found.stages[1].train == gene_stages(cells(), {"a": A}).stages[1].train
+    with pytest.raises(ConfigError, match="layer was given with a CellCollection"):
+        gene_stages(collection(), {"a": A}, layer="counts")

@@ -101,3 +101,14 @@ def test_classes_that_cannot_be_divided_are_named(gil):
         stage_probes(gil, "same", adata)
     with pytest.raises(DataError, match="unlabelled_category 'type_9' occurs in none"):
         stage_probes(gil, "cell_type", adata, unlabelled_category="type_9")
+
+
+def test_other_cells_are_read_as_asked_for(gil, tmp_path):
+    adata = cells()
+    expected = stage_probes(gil, "cell_type", adata, n_trials=1)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    assert stage_probes(gil, "cell_type", tmp_path / "cells.h5ad", n_trials=1).equals(expected)
+    adata.layers["counts"], adata.X = adata.X.copy(), np.log1p(adata.X)
+    assert stage_probes(gil, "cell_type", adata, n_trials=1, layer="counts").equals(expected)
+    with pytest.raises(ConfigError, match="layer was given with a CellCollection"):
+        stage_probes(gil, "cell_type", layer="counts")

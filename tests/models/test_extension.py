@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from phenotyped_cells import conditions
 from staged_example import cells, trained
@@ -150,3 +151,22 @@ def test_neighbours_are_sought_where_the_new_genes_were_measured(txfm):
     assert np.array_equal(found[-1], found[5])
     parted = kn.data.concat({"with": read(more), "without": read(adata[:, :20])})
     assert txfm.extend("copy", "neighbours", adata=parted).info["added_genes"] == ["copy"]
+
+
+def test_a_table_of_embeddings_goes_by_the_names_of_its_rows(gil):
+    rows = pd.DataFrame(np.arange(32.0).reshape(2, 16), index=["y", "x"])
+    found = gil.extend(["x", "y"], rows).get_gene_embeddings()[-2:]
+    assert np.array_equal(found, rows.loc[["x", "y"]].to_numpy())
+    numbered = gil.extend(["x", "y"], rows.reset_index(drop=True)).get_gene_embeddings()[-2:]
+    assert np.array_equal(numbered, rows.to_numpy())
+    with pytest.raises(ConfigError, match="2 named rows for 2 genes, 'z' in 0 of them"):
+        gil.extend(["x", "z"], rows)
+    with pytest.raises(ConfigError, match="3 named rows for 2 genes, 'y' in 2 of them"):
+        gil.extend(["x", "y"], pd.concat([rows, rows.iloc[:1]]))
+    with pytest.raises(ConfigError, match="2 named rows for 1 genes, and they name other genes"):
+        gil.extend("x", rows)
+
+
+def test_how_to_read_cells_that_are_not_given_is_refused(gil):
+    with pytest.raises(ConfigError, match="layer says how to read adata, which is not given"):
+        gil.extend("x", layer="counts")

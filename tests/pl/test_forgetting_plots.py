@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from kernomics import pl
-from kernomics.errors import ConfigError
+from kernomics.errors import ConfigError, DataError
 
 
 def losses(n=3):
@@ -61,3 +61,11 @@ def test_methods_are_drawn_by_their_losses_and_classes():
         pl.losses_and_classes({})
     with pytest.raises(ConfigError, match=r"methods\['a'\] must hold losses and scores"):
         pl.losses_and_classes({"a": ([0.1], [])})
+
+
+def test_one_seed_may_be_a_number():
+    ax = pl.forgetting_by_memory({10: 0.1, 100: np.float64(0.2)})
+    line = next(line for line in ax.get_lines() if line.get_label() == "replay")
+    assert line.get_ydata().tolist() == pytest.approx([0.1, 0.2])
+    with pytest.raises(DataError, match=r"deltas\[10\] is 'much', which does not contain numbers"):
+        pl.forgetting_by_memory({10: "much"})

@@ -1,4 +1,4 @@
-"""`kernomics embed`: cells represented by a saved TxFM or PolyGene."""
+"""`kernomics embed`: cells represented by a saved TxFM, PolyGene or GIL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kernomics.errors import ConfigError
 OF_EMBEDDING = ("n_tokens", "n_draws", "block", "min_gene_overlap")
 """Options that decide a representation."""
 OF_TXFM = {"n_draws": 1, "block": None}
-"""Those that a PolyGene does not take, as they are if not given."""
+"""Those that a PolyGene and a GIL do not take, as they are if not given."""
 
 
 def add_parser(commands: Any) -> None:
@@ -23,8 +23,9 @@ def add_parser(commands: Any) -> None:
         help="compute representations of the cells in a file",
         description="Write a trained model's representation of each cell to a copy of the data "
         "(.h5ad), a table (.csv) or an array (.npy). In a copy, a TxFM's is obsm['X_txfm'], beside "
-        "varm['txfm_encoder'] and varm['txfm_decoder'], and a PolyGene's is obsm['X_polygene'], "
-        "beside varm['polygene_genes'].",
+        "varm['txfm_encoder'] and varm['txfm_decoder'], a PolyGene's is obsm['X_polygene'], beside "
+        "varm['polygene_genes'], and a GIL's, after its last stage, obsm['X_gil'], beside "
+        "varm['gil_genes'].",
         formatter_class=Help,
     )
     embed.add_argument("run_or_model", help="a run directory or a saved model")
@@ -47,8 +48,8 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Represent the cells of a file."""
     from kernomics.data.readers.inputs import ReadOptions
-    from kernomics.models import CellEncoder, PhenotypeModel
-    from kernomics.models.saved import saved_format
+    from kernomics.models import CellEncoder, ExpressionModel, PhenotypeModel
+    from kernomics.models.saved import KINDS, saved_format
     from kernomics.workflows.embed import write_representation
 
     cli_options.use_threads(args.threads)
@@ -66,15 +67,25 @@ def run(args: argparse.Namespace) -> None:
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out is {args.out!r}, but there is no directory {str(out.parent)!r}")
     options = {name: getattr(args, name) for name in OF_EMBEDDING}
-    model: CellEncoder | PhenotypeModel
-    if saved_format(args.run_or_model) == PhenotypeModel.FORMAT:
+    of_genes: dict[str, type[PhenotypeModel] | type[ExpressionModel]] = {
+        PhenotypeModel.FORMAT: PhenotypeModel,
+        ExpressionModel.FORMAT: ExpressionModel,
+    }
+    found = saved_format(args.run_or_model)
+    kind, held = of_genes.get(found), found.rpartition(" ")[0]
+    if held in KINDS and kind is None and found != CellEncoder.FORMAT:
+        raise ConfigError(
+            f"{args.run_or_model} holds {KINDS[held]}, but this takes a TxFM, a PolyGene or a GIL"
+        )
+    model: CellEncoder | PhenotypeModel | ExpressionModel
+    if kind is not None:
         given = [name for name, default in OF_TXFM.items() if options.pop(name) != default]
         if given:
             raise ConfigError(
-                f"{args.run_or_model} is a PolyGene, which does not take "
+                f"{args.run_or_model} is {KINDS[held]}, which does not take "
                 + ", ".join("--" + name.replace("_", "-") for name in given)
             )
-        model = PhenotypeModel.load(args.run_or_model)
+        model = kind.load(args.run_or_model)
     else:
         model = CellEncoder.load(args.run_or_model)
     cells = cli_options.read_cells(args, model=model)

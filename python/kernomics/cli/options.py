@@ -15,7 +15,7 @@ from kernomics.errors import ConfigError, closest
 
 if TYPE_CHECKING:
     from kernomics.data import CellCollection, ReadOptions, Split
-    from kernomics.models import CellEncoder, PhenotypeModel
+    from kernomics.models import CellEncoder, ExpressionModel, PhenotypeModel
 
 
 FILES = "an .h5ad or .h5mu file, or a zarr store, with raw counts"
@@ -111,7 +111,7 @@ def as_in_training(args: argparse.Namespace, cells: CellCollection) -> list[str]
 def read_cells(
     args: argparse.Namespace,
     *,
-    model: CellEncoder | PhenotypeModel | None = None,
+    model: CellEncoder | PhenotypeModel | ExpressionModel | None = None,
     trained_further: bool = False,
     **labels: Any,
 ) -> CellCollection:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from kernomics._arguments import checked, shown, words_of
 from kernomics.data.collection import CellCollection
 from kernomics.data.genes import mismatch_cause
 from kernomics.data.labels import Labels, column
+from kernomics.data.readers.inputs import ReadOptions, require_unread
 from kernomics.data.rng import Stream, draws_of_names
 from kernomics.data.splits import rounded_sizes
 from kernomics.data.stage_checks import require_stages
@@ -223,6 +224,7 @@ def gene_stages(
     base_share: float = BASE_SHARE,
     fractions: tuple[float, float, float] = FRACTIONS,
     seed: int = 0,
+    **reading: Unpack[ReadOptions],
 ) -> Stages:
     """Divide genes and cells into stages, for training that meets some genes later than others.
 
@@ -249,6 +251,8 @@ def gene_stages(
     seed
         Of the division. Which cell goes where hangs on its name and on how many cells there are,
         not on their order.
+    **reading
+        How to read an AnnData or a file, as in `kernomics.data.ReadOptions`: as for the training.
 
     Returns
     -------
@@ -263,8 +267,10 @@ def gene_stages(
     ConfigError
         If a share makes no sense.
     """
-    if not isinstance(cells, CellCollection):
-        cells = CellCollection.from_anndata(cells)
+    if isinstance(cells, CellCollection):
+        require_unread(reading)
+    else:
+        cells = CellCollection.from_anndata(cells, **reading)
     lists = {str(name): words_of(f"specific[{name!r}]", genes) for name, genes in specific.items()}
     if not lists:
         raise DataError("specific names no stage: give each stage after the first a list of genes")

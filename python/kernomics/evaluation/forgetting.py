@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from kernomics._arguments import checked, shown
 from kernomics.data import CellCollection
 from kernomics.data.expression import log_expression
+from kernomics.data.readers.inputs import ReadOptions, require_unread
 from kernomics.data.row_numbers import parts, spread
 from kernomics.errors import ConfigError, closest
 from kernomics.evaluation.probed_cells import N_TRIALS, probed_cells
@@ -28,13 +30,14 @@ MOST_CELLS = 2000
 def stage_probes(
     model: GIL,
     labels_key: str,
-    adata: AnnData | CellCollection | None = None,
+    adata: AnnData | str | Path | CellCollection | None = None,
     *,
     unlabelled_category: str | None = None,
     groups_key: str | None = None,
     n_trials: int = N_TRIALS,
     n_tokens: int | None = None,
     progress: bool = False,
+    **reading: Unpack[ReadOptions],
 ) -> pd.DataFrame:
     """Score the features of the model after each stage by classifiers fitted on labelled cells.
 
@@ -60,6 +63,9 @@ def stage_probes(
         The most genes of a cell to show; as many as in training by default.
     progress
         Whether to show progress bars.
+    **reading
+        How to read `adata`, as in `kernomics.data.ReadOptions`; what is not given is as it was in
+        training.
 
     Returns
     -------
@@ -74,7 +80,9 @@ def stage_probes(
     names = [name for name in model.scores if name in model.stages.names]
     if not names:
         raise ConfigError("the model is not trained yet; call train() first")
-    cells = model.trained.read(model.cells if adata is None else adata)
+    if adata is None:
+        require_unread(reading)
+    cells = model.trained.read(model.cells if adata is None else adata, **reading)
     labels, rows, groups = probed_cells(
         cells, labels_key, unlabelled_category, groups_key, n_trials
     )

@@ -24,7 +24,7 @@ from kernomics.data import (
 )
 from kernomics.data.labels import column
 from kernomics.data.order import VERSION as ORDER
-from kernomics.data.readers.inputs import ReadOptions, given_options
+from kernomics.data.readers.inputs import ReadOptions, require_unread
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.nn import drawing_from
@@ -74,12 +74,7 @@ def as_collection(
     """Read cells, or take a collection as it is."""
     if not isinstance(adata, CellCollection):
         return CellCollection.from_anndata(adata, labels_key=labels_key, **reading, **more)
-    given = list(given_options({**reading, **more}))
-    if given:
-        raise ConfigError(
-            f"{given[0]} was given with a CellCollection, which has already been read; pass it "
-            "to CellCollection.from_anndata"
-        )
+    require_unread({**reading, **more})
     if labels_key is None:
         return adata
     keys = words_of("labels_key", labels_key)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -94,7 +95,7 @@ def combinations(
             donors = _donors(gene, init, names)
             np.add.at(row, donors, 1 / len(donors))
         return torch.from_numpy(shares), None
-    values = numbers_of("init", init)
+    values = numbers_of("init", _in_order(init, genes))
     if values.ndim != 2 or len(values) != len(genes):
         raise ConfigError(
             f"init has shape {list(values.shape)}: embeddings of {len(genes):,} genes are "
@@ -187,6 +188,24 @@ def _measured(
         raise DataError("adata has none of the genes that the model knows beside the new ones")
     some = np.linspace(0, len(rows) - 1, min(MOST_CELLS, len(rows))).round().astype(np.int64)
     return rows[some], kept
+
+
+def _in_order(init: Any, genes: Sequence[str]) -> Any:
+    """Return embeddings in the order of the genes; a table whose rows have names goes by these."""
+    if not isinstance(init, pd.DataFrame):
+        return init
+    names = init.index.tolist()
+    if not any(isinstance(name, str) for name in names):
+        return init
+    lacking = [gene for gene in genes if names.count(gene) != 1]
+    if lacking or len(names) != len(genes):
+        found = names.count(lacking[0]) if lacking else 0
+        said = f"{lacking[0]!r} in {found} of them" if lacking else "and they name other genes too"
+        raise ConfigError(
+            f"init has {len(names):,} named rows for {len(genes):,} genes, {said}: give one row "
+            "for each new gene"
+        )
+    return init.loc[list(genes)]
 
 
 def _donors(gene: str, init: Mapping[str, Any], known: Sequence[str]) -> NDArray[np.int64]:

@@ -14,6 +14,8 @@ from kernomics.train.atomic import existing
 
 PARTS = ("manifest.json", "model.json", "model.safetensors")
 """Files of a saved model."""
+IN_STAGES = "increment.json"
+"""What a GIL keeps its settings in, in the directory that it trains in."""
 KINDS = {
     "kernomics gil": "a GIL",
     "kernomics panel": "a gene panel (YOTO)",
@@ -45,6 +47,12 @@ def checked_folder(path: str | Path) -> Path:
             "is given before the data"
         )
     if existing(folder).is_dir() and not any((existing(folder) / name).exists() for name in PARTS):
+        if (folder / IN_STAGES).is_file():
+            raise CheckpointError(
+                f"{path} holds a training in stages, and no model beside: train(run_dir=…, "
+                "resume=True) of a GIL of the same cells, stages and settings brings its models "
+                "back, and save(path) keeps one"
+            )
         raise CheckpointError(
             f"{path} is neither a run nor a saved model: it has no config.json and no "
             f"{PARTS[0]}; give the directory passed to --out or save(path)"

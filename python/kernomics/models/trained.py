@@ -134,7 +134,8 @@ class TrainedModel(ABC):
             What their weights start from: ``"mean"`` of all genes'; ``"neighbours"``, the mean of
             those genes whose expression in `adata` correlates most with the new one's; a mapping
             from each new gene to a known one, or to several whose mean is taken; or the
-            embeddings, [n, width], beside which all other weights of a gene start from the mean.
+            embeddings, [n, width], beside which all other weights of a gene start from the mean; a
+            table whose rows have names goes by these.
         adata
             For ``"neighbours"``: cells in which the new genes and known ones were measured.
         n_neighbours
@@ -151,6 +152,11 @@ class TrainedModel(ABC):
         """
         names = words_of("genes", genes)
         check_new(names, self.genes)
+        if adata is None and reading:
+            raise ConfigError(
+                f"{next(iter(reading))} says how to read adata, which is not given: give the cells "
+                "that init='neighbours' looks at, or leave it out"
+            )
         cells = None if adata is None else self.read(adata, **reading)
         shares, given = combinations(self.genes, names, init, cells, n_neighbours)
         meta = {**self._meta(), "genes": [*self.genes.tolist(), *names]}

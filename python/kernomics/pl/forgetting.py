@@ -114,17 +114,18 @@ def forgetting_by_memory(
         The axes.
     """
     whole = all(isinstance(size, int | np.integer) and size >= 1 for size in deltas)
-    if not deltas or not whole or not all(np.size(found) for found in deltas.values()):
+    values = {size: numbers_of(f"deltas[{size}]", found).ravel() for size, found in deltas.items()}
+    if not deltas or not whole or not all(map(len, values.values())):
         raise ConfigError("deltas must hold, per size of the memory from 1 on, one value or more")
     colors = style.get_theme(theme)
     if ax is None:
         ax = style.new_axes(2.95, 2.1, colors, left=0.65, bottom=0.55, right=0.15, top=0.1)
     sizes = sorted(deltas)
-    means = [float(np.mean(deltas[size])) for size in sizes]
+    means = [float(np.mean(values[size])) for size in sizes]
     color = colors.palette[0]
     ax.plot(sizes, means, "-", color=color, linewidth=1.6, label="replay")
     for size in sizes:
-        ax.plot([size] * len(deltas[size]), list(deltas[size]), "o", color=color, markersize=3.5)
+        ax.plot([size] * len(values[size]), values[size], "o", color=color, markersize=3.5)
     if len(naive):
         ax.axhline(
             float(np.mean(naive)), color=colors.muted, linestyle=":", linewidth=1.2, label="naive"

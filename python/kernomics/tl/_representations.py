@@ -20,7 +20,7 @@ from kernomics.data.readers.inputs import (
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.metrics import RelationshipRecall
 from kernomics.metrics import relationship_recall as _relationship_recall
-from kernomics.models import CellEncoder, PhenotypeModel, PolyGene, TxFM, load
+from kernomics.models import GIL, CellEncoder, ExpressionModel, PhenotypeModel, PolyGene, TxFM, load
 from kernomics.tl._uns import without_none
 
 if TYPE_CHECKING:
@@ -31,22 +31,23 @@ if TYPE_CHECKING:
 @checked
 def represent_cells(
     adata: AnnData,
-    model: CellEncoder | TxFM | PhenotypeModel | PolyGene | str | Path,
+    model: CellEncoder | TxFM | PhenotypeModel | PolyGene | ExpressionModel | GIL | str | Path,
     *,
     key_added: str | None = None,
     progress: bool = True,
     **options: Any,
 ) -> None:
-    """Compute the representations of cells with a trained TxFM or PolyGene.
+    """Compute the representations of cells with a trained TxFM, PolyGene or GIL.
 
     Parameters
     ----------
     adata
         Cells with raw counts.
     model
-        A trained TxFM or PolyGene, or the path of a run or a saved model.
+        A trained TxFM, PolyGene or GIL, or the path of a run or a saved model.
     key_added
-        Prefix of the names of the results; by default ``"txfm"`` or ``"polygene"``.
+        Prefix of the names of the results; by default ``"txfm"``, ``"polygene"`` or
+        ``"gil"``.
     progress
         Whether to show a progress bar.
     **options
@@ -61,7 +62,7 @@ def represent_cells(
         Of a TxFM, float32 [n_vars, d − 1] and [n_vars, d]: its embeddings of each gene; NaN for
         genes outside its vocabulary.
     ``varm[key_added + "_genes"]``
-        Of a PolyGene, float32 [n_vars, d], likewise.
+        Of a PolyGene or a GIL, float32 [n_vars, d], likewise.
     ``uns[key_added]["params"]``
         Version, seed, options, and ``library``: where the library sizes come from.
     """
@@ -72,9 +73,9 @@ def represent_cells(
             "instead, such as adata[rows].copy()"
         )
     loaded = load(model) if isinstance(model, (str, Path)) else model
-    encoder = loaded.trained if isinstance(loaded, TxFM | PolyGene) else loaded
-    if not isinstance(encoder, CellEncoder | PhenotypeModel):
-        raise ConfigError(f"model is {encoder!r}: only a TxFM or a PolyGene represents cells")
+    encoder = loaded.trained if isinstance(loaded, TxFM | PolyGene | GIL) else loaded
+    if not isinstance(encoder, CellEncoder | PhenotypeModel | ExpressionModel):
+        raise ConfigError(f"model is {encoder!r}: a TxFM, a PolyGene or a GIL represents cells")
     reading, others = divided_options(options)
     cells = encoder.read(adata, **reading)
     found = encoder.get_latent_representation(cells, progress=progress, **others)
@@ -85,7 +86,7 @@ def represent_cells(
 
 def add_representation(
     adata: AnnData,
-    encoder: CellEncoder | PhenotypeModel,
+    encoder: CellEncoder | PhenotypeModel | ExpressionModel,
     representation: NDArray[np.float32],
     reading: ReadOptions,
     *,
@@ -101,15 +102,15 @@ def add_representation(
 
 
 def gene_tables(
-    encoder: CellEncoder | PhenotypeModel, names: pd.Index[Any]
+    encoder: CellEncoder | PhenotypeModel | ExpressionModel, names: pd.Index[Any]
 ) -> dict[str, NDArray[np.float32]]:
     """Return the model's embeddings of genes by these names, NaN for those that it lacks."""
     columns = names.get_indexer(pd.Index(encoder.genes))
     known, found = columns >= 0, {}
     tables = (
-        {"genes": encoder.get_gene_embeddings()}
-        if isinstance(encoder, PhenotypeModel)
-        else {part: encoder.get_gene_embeddings(part) for part in ("encoder", "decoder")}
+        {part: encoder.get_gene_embeddings(part) for part in ("encoder", "decoder")}
+        if isinstance(encoder, CellEncoder)
+        else {"genes": encoder.get_gene_embeddings()}
     )
     for part, embeddings in tables.items():
         found[part] = np.full((len(names), embeddings.shape[1]), np.nan, np.float32)
@@ -118,7 +119,9 @@ def gene_tables(
 
 
 def params_of(
-    encoder: CellEncoder | PhenotypeModel, reading: ReadOptions, params: Mapping[str, Any]
+    encoder: CellEncoder | PhenotypeModel | ExpressionModel,
+    reading: ReadOptions,
+    params: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return how cells were represented, as `.uns` keeps it."""
     return without_none(
@@ -132,9 +135,11 @@ def params_of(
     )
 
 
-def key_of(encoder: CellEncoder | PhenotypeModel) -> str:
+def key_of(encoder: CellEncoder | PhenotypeModel | ExpressionModel) -> str:
     """Return the prefix of a model's results."""
-    return "polygene" if isinstance(encoder, PhenotypeModel) else "txfm"
+    if isinstance(encoder, CellEncoder):
+        return "txfm"
+    return "polygene" if isinstance(encoder, PhenotypeModel) else "gil"
 
 
 @checked

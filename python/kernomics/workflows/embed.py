@@ -22,13 +22,13 @@ from kernomics.train.atomic import TEMPORARY, fsync_directory
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from kernomics.models import CellEncoder, PhenotypeModel
+    from kernomics.models import CellEncoder, ExpressionModel, PhenotypeModel
 
 ROWS_OF_A_CHUNK = 1024
 
 
 def write_representation(
-    model: CellEncoder | PhenotypeModel,
+    model: CellEncoder | PhenotypeModel | ExpressionModel,
     cells: CellCollection,
     data: Path,
     out: Path,
@@ -150,7 +150,7 @@ def _obsm(file: h5py.File, name: str, shape: tuple[int, int]) -> h5py.Dataset:
 def _add_genes(
     file: h5py.File,
     data: Path,
-    model: CellEncoder | PhenotypeModel,
+    model: CellEncoder | PhenotypeModel | ExpressionModel,
     reading: ReadOptions,
     params: dict[str, Any],
 ) -> None:

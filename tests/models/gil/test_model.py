@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -383,3 +384,25 @@ def test_genes_that_come_later_are_no_part_of_the_library_size():
     found = base.get_latent_representation(adata)
     assert np.array_equal(found, base.get_latent_representation(without))
     assert not np.array_equal(found, base.extend(ONE).get_latent_representation(adata))
+
+
+def test_cells_of_which_nothing_is_left_to_see_are_told_of():
+    found, adata = trained("naive"), cells()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found.predict(adata, ["gene_3"])
+    with pytest.warns(UserWarning, match=r"120 of the 120 cells express none .* 40 asked") as told:
+        values = found.predict(adata, list(found.trained.genes))
+    assert (values.nunique() == 1).all()
+    assert told[0].filename == __file__  # not torch's wrapper, which stands between
+
+
+def test_before_training_there_are_no_losses():
+    with pytest.raises(ConfigError, match="no losses yet"):
+        model("naive").losses()
+
+
+def test_a_directory_of_a_training_in_stages_is_known_when_it_is_loaded(tmp_path):
+    model("naive").train(1, run_dir=tmp_path / "run", progress=False)
+    with pytest.raises(CheckpointError, match="holds a training in stages, and no model beside"):
+        kn.models.load(tmp_path / "run")

@@ -98,6 +98,16 @@ def given_options(reading: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def require_unread(reading: Mapping[str, Any]) -> None:
+    """Refuse options of reading that come with a `CellCollection`, which has been read."""
+    given = list(given_options(reading))
+    if given:
+        raise ConfigError(
+            f"{given[0]} was given with a CellCollection, which has already been read; pass it "
+            "to CellCollection.from_anndata"
+        )
+
+
 def counts_options(reading: Mapping[str, Any]) -> ReadOptions:
     """Return what a model remembers: the options on counts and genes that are not by default."""
     found = given_options({k: v for k, v in reading.items() if k in DEFAULTS})

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kernomics._arguments import checked, words_of
+from kernomics._warnings import warn
 from kernomics.data import CellCollection
 from kernomics.data.genes import places_of
 from kernomics.data.readers.inputs import ReadOptions
@@ -23,7 +24,7 @@ from kernomics.models.gil.config import GILConfig
 from kernomics.models.gil.module import GILModule
 from kernomics.models.gil.tokens import expressed_genes, shown
 from kernomics.models.known_cells import KnownCells
-from kernomics.models.trained import TrainedModel
+from kernomics.models.trained import TrainedModel, place_for
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -77,6 +78,7 @@ class ExpressionModel(TrainedModel):
         batch_size: int | None = None,
         min_gene_overlap: float = 0.8,
         progress: bool = False,
+        out: Any = None,
         **reading: Unpack[ReadOptions],
     ) -> NDArray[np.float32]:
         """Return each cell's state after the last block, that of its CLS token, float32 [n, d].
@@ -98,6 +100,9 @@ class ExpressionModel(TrainedModel):
             The share of the genes known that the data must have.
         progress
             Whether to show a progress bar.
+        out
+            An array [n, d] to which the states are written as they come, and which is returned,
+            such as a ``numpy.memmap`` or an h5py data set; nothing else is held of them.
         **reading
             How to read an AnnData or a file, as in `kernomics.data.ReadOptions`; what is not given
             is as it was in training.
@@ -108,10 +113,12 @@ class ExpressionModel(TrainedModel):
             When too few genes match, or a cell has no count of the genes known.
         """
         known = self._known(self.read(adata, **reading), rows, min_gene_overlap, reading)
-        parts = [np.empty((0, self.config.d_model), np.float32)]
-        for cls in self._states(known, None, n_tokens, batch_size, progress):
-            parts.append(cls.float().cpu().numpy())
-        return np.concatenate(parts)
+        place: NDArray[np.float32] = place_for(out, (len(known.rows), self.config.d_model))
+        done = 0
+        for cls, _ in self._states(known, None, n_tokens, batch_size, progress):
+            place[done : done + len(cls)] = cls.float().cpu().numpy()
+            done += len(cls)
+        return place
 
     @torch.inference_mode()
     @checked
@@ -138,7 +145,7 @@ class ExpressionModel(TrainedModel):
             As in `get_latent_representation`.
         genes
             Which, of those that the model knows; the data may lack them. They are left out of what
-            the model sees.
+            the model sees: with all at once it would see nothing, of which it warns.
 
         Returns
         -------
@@ -164,12 +171,21 @@ class ExpressionModel(TrainedModel):
         device = self.module.genes.device
         asked = torch.from_numpy(places_of(names, self.genes)).to(device)
         parts = [np.empty((0, len(names)), np.float32)]
-        for cls in self._states(known, asked, n_tokens, batch_size, progress):
+        bare = [np.empty(0, np.bool_)]
+        for cls, nothing_left in self._states(known, asked, n_tokens, batch_size, progress):
+            bare.append(nothing_left)
             cells = torch.arange(len(cls), device=device).repeat_interleave(len(asked))
             outputs = self.module.ask(cls, cells, asked.repeat(len(cls)))
             values = self.module.predicted(outputs).view(len(cls), -1)
             parts.append(values.cpu().numpy())
         index = pd.Index(known.view.cell_names[known.rows].astype(str))
+        without = np.flatnonzero(np.concatenate(bare))
+        if without.size:
+            warn(
+                f"{without.size:,} of the {len(index):,} cells express none of the model's genes "
+                f"beside the {len(set(names)):,} asked for, first cell {index[without[0]]!r}: what "
+                "is predicted of such cells is the same for all; ask for fewer genes at a time"
+            )
         return pd.DataFrame(np.concatenate(parts), index=index, columns=names)
 
     def get_gene_embeddings(self) -> NDArray[np.float32]:
@@ -183,8 +199,11 @@ class ExpressionModel(TrainedModel):
         n_tokens: int | None,
         batch_size: int | None,
         progress: bool,
-    ) -> Iterator[Tensor]:
-        """Yield the states of the cells in their order, [B, d]; genes asked for are not shown."""
+    ) -> Iterator[tuple[Tensor, NDArray[np.bool_]]]:
+        """Yield the cells' states in their order, [B, d]; genes asked for are not shown.
+
+        Beside them, which cells have nothing to show for that alone, bool [B].
+        """
         if n_tokens is not None:
             n_tokens = checked_integer("n_tokens", n_tokens)
         if batch_size is not None:
@@ -195,12 +214,14 @@ class ExpressionModel(TrainedModel):
             for batch in known.batches(size):
                 cells = batch.to(device)
                 tokens = expressed_genes(cells, self.config.target_sum)
+                before = tokens.lengths
                 if asked is not None:
                     tokens = tokens.of(~torch.isin(tokens.gene_ids, asked))
+                left_bare = ((before > 0) & (tokens.lengths == 0)).cpu().numpy()
                 if n_tokens is not None:
                     share, draw = self.config.expression_share, module.at(INFERENCE_DRAW)
                     tokens = shown(tokens, cells.cell_ids, n_tokens, share, draw)
-                yield module.encode(tokens)[0]
+                yield module.encode(tokens)[0], left_bare
                 bar.update(len(cells))
 
     # -- saving ------------------------------------------------------------------------------------

@@ -428,9 +428,16 @@ class GIL:
         pandas.DataFrame
             A row after each stage, the untrained network's first; a column for the genes of each
             stage, scored in the test cells of that stage.
+
+        Raises
+        ------
+        ConfigError
+            Before `train`.
         """
         if of not in ("tokens", "queries"):
             raise ConfigError(f"of is {of!r}: 'tokens' or 'queries' are possible")
+        if not self.scores:
+            raise ConfigError("there are no losses yet; call train() first")
         group, n_groups = self.stages.group_of_gene(), len(self.stages)
         rows = {name: errors.of_groups(group, n_groups)[of] for name, errors in self.scores.items()}
         table = pd.DataFrame.from_dict(rows, orient="index", columns=self.stages.names)

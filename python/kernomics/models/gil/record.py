@@ -15,13 +15,14 @@ from kernomics.errors import CheckpointError, ConfigError
 from kernomics.models.gil.methods import Method
 from kernomics.models.gil.module import GILModule
 from kernomics.models.gil.scoring import GeneErrors
+from kernomics.models.saved import IN_STAGES
 from kernomics.train import History, differences, load_model_dir, save_model_dir, write_json
 from kernomics.train.atomic import TEMPORARY, existing
 from kernomics.train.distributed import ranks
 from kernomics.train.interfaces import FIRST_ORDER
 from kernomics.train.rundir import CONFIG, LOCK, require_run
 
-STAGES, SETTINGS = "stages.json", "increment.json"
+STAGES, SETTINGS = "stages.json", IN_STAGES
 METHODS, SCORES, MODEL = "methods", "scores.json", "model"
 METRICS = "metrics.jsonl"
 
