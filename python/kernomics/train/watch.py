@@ -89,6 +89,8 @@ class Watch:
                 return failure
             if self._beats > begun + 4:  # however busy the machine is, the others had as long
                 break
+            if not self._thread.is_alive():  # the store has been away for as long as the limit
+                break
             time.sleep(BEAT / 4)
         now = self._state()
         if first is None or now is None:
