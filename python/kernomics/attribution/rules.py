@@ -32,6 +32,7 @@ from kernomics.attribution.operation_pair import (
     INFINITE,
     Multipliers,
     Pair,
+    bounded,
     by_quotient,
     delta,
     endless,
@@ -301,7 +302,7 @@ def smooth(pair: Pair, m: Multipliers) -> Multipliers:
         # √0 has an infinite one, and multiplies a difference of 0.
         derivative = derivative.nan_to_num_(0.0, 0.0, 0.0)
         slope = slope.flatten().index_copy_(0, few, derivative).view(slope.shape)
-    if not bool(slope.isfinite().all()) or not bool((change.abs() < INFINITE).all()):
+    if not bounded(slope, math.inf) or not bounded(change, INFINITE):
         masks = endless(pair, i)
         if masks is not None:
             slope = torch.where(masks, ratio(pair.delta_out(), pair.delta(i)), slope)
