@@ -3,6 +3,8 @@
 An uncompressed h5ad of CSR counts with int32 indices, read in blocks of 64 cells, 64 blocks to a
 buffer, in the order of one `Sampler`: by `Loader`, and by AnnData's backed reading of the same
 blocks. Both are asserted to give the same batches before they are timed, and run in turn.
+scDataset, where it is installed, reads blocks and buffers of the same size from AnnData's backed
+matrix, in an order of its own. annbatch reads zarr alone, and wants Python 3.12.
 
 Count: a cell of 1,000 non-zeros is 8 KB in the file, read once and written once into the buffer,
 then read and written once more by the sweep that gathers, converts and checks: 32 KB of traffic, so
@@ -23,6 +25,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -97,7 +101,31 @@ def backed(path: Path, sampler: Sampler) -> Callable[[int], Batches]:
     return epoch
 
 
+def scdataset(path: Path, sampler: Sampler) -> Callable[[int], Batches]:
+    """Read by scDataset from the backed matrix, its blocks and buffers of our sizes."""
+    library: Any = import_module("scdataset")
+    adata = anndata.read_h5ad(path, backed="r")
+
+    def fetched(cells: Any, rows: Any) -> Any:
+        return cells.X[np.asarray(rows)]
+
+    def epoch(i: int) -> Batches:
+        read = library.scDataset(
+            adata, library.BlockShuffling(BLOCK), BATCH,
+            fetch_factor=BLOCK * BUFFER // BATCH, seed=i, fetch_callback=fetched,
+        )  # fmt: skip
+        for batch in read:
+            yield (
+                torch.from_numpy(batch.indptr.astype(np.int64)),
+                torch.from_numpy(batch.indices),
+                torch.from_numpy(batch.data),
+            )
+
+    return epoch
+
+
 PROVIDERS = {"kernomics": ours, "AnnData, backed": backed}
+OTHERS = {"scDataset": scdataset} if find_spec("scdataset") else {}
 
 
 def forget(path: Path) -> None:
@@ -145,6 +173,7 @@ def measure(path: Path, n_cells: int, rounds: int) -> list[dict[str, Any]]:
     for batches in zip(*(epoch(0) for epoch in epochs.values()), strict=True):
         for one in batches[1:]:
             assert all(torch.equal(a, b) for a, b in zip(batches[0], one, strict=True))
+    epochs |= {name: make(path, sampler) for name, make in OTHERS.items()}
     found: dict[tuple[str, str], list[float]] = {}
     n_batches = sampler.n_batches
     for i in range(1, rounds + 1):

@@ -28,7 +28,7 @@ import torch
 from bench import machine
 
 AIM = 1.6
-RESULTS = Path(__file__).resolve().parent / "results" / "ranks.jsonl"
+RESULTS = Path(__file__).resolve().parent / "results" / "systems" / "ranks.jsonl"
 CASES: dict[str, dict[str, Any]] = {
     "txfm XS, 2,048 tokens": {
         "system": "txfm", "cells": 512, "genes": 5000, "batch_size": 32, "epochs": 3,
