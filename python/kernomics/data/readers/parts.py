@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import h5py
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._files import bytes_of, json_of
 from kernomics.data.readers.contents import FileContents, ZarrContents
 from kernomics.data.readers.sources import Source, StackedSource
 from kernomics.errors import DataError
@@ -70,7 +70,7 @@ class PartsContents:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json_of(bytes_of(path / MANIFEST))
         kind, version = found["kind"], found["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
