@@ -88,7 +88,7 @@ def require_pointers(
             f"{where} is damaged: its {indptr.size:,} pointers do not fit {n:,} cells or genes; "
             f"{remedy}"
         )
-    wrong = np.flatnonzero(np.diff(indptr) < 0)
+    wrong = np.flatnonzero(indptr[1:] < indptr[:-1])  # a difference may pass 64 bits
     if indptr[0] == 0 and not wrong.size and indptr[-1] <= stored:
         return
     if indptr[0] != 0:

@@ -188,7 +188,10 @@ def read_manifest(path: Path, *, kind: str) -> dict[str, dict[str, Any]]:
     try:
         text = bytes_of(path / MANIFEST, within=path)
     except OSError as error:
-        raise CheckpointError(f"{path} has no readable {MANIFEST} ({error.strerror})") from None
+        raise CheckpointError(
+            f"{path} has no readable {MANIFEST} ({error.strerror}): it was not saved by kernomics, "
+            "or not whole; save or copy it again"
+        ) from None
     except ValueError as error:
         raise CheckpointError(f"{path / MANIFEST} {error}: copy the file itself") from None
     try:

@@ -178,7 +178,10 @@ def flat_h5(stored: Any) -> FlatArray | None:
     step = int(stored.chunks[0])
     if stored.id.get_create_plist().get_nfilters() or not hasattr(stored.id, "chunk_iter"):
         return None
-    offsets = np.full(-(-n // step), -1, np.int64)
+    n_chunks = -(-n // step)
+    if stored.id.get_num_chunks() < n_chunks:  # some were never written: to be filled
+        return None
+    offsets = np.full(n_chunks, -1, np.int64)
 
     def note(chunk: Any) -> None:
         if chunk.chunk_offset[0] < n:

@@ -32,13 +32,14 @@ class PartsContents:
         self.file_name: str | None = path.name
         self.layers: list[str] = []
         manifest = _manifest(path)
+        self.digest: str = manifest["digest"]
         self.parts = [_part(path / entry["name"], entry) for entry in manifest["files"]]
         first = self.parts[0]
         for part in self.parts:
-            if part.said.get("digest") != manifest["digest"]:
+            if part.said.get("digest") != self.digest:
                 raise DataError(
                     f"'{part.path}' is of another conversion than '{path / MANIFEST}' says (digest "
-                    f"{part.said.get('digest')} instead of {manifest['digest']}): the directory "
+                    f"{part.said.get('digest')} instead of {self.digest}): the directory "
                     "was changed; copy it again, or convert the cells again"
                 )
             if not part.var.index.equals(first.var.index):
