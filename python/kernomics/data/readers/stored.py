@@ -19,6 +19,7 @@ from kernomics.data.csr import (
     dense_rows,
     gather,
     require_inside,
+    require_places,
     require_pointers,
     take,
 )
@@ -306,6 +307,7 @@ def _pointers(node: Any, n: int, path: Path, key: str) -> npt.NDArray[np.int64]:
             f"'{path}' at {key} is damaged: its pointers are {stored.dtype} and not integers; copy "
             "or load it again"
         )
+    require_places(node["indices"].dtype, f"'{path}' at {key}")
     require_room(path, stored, f"{key}/indptr")
     for name in ("indptr", "indices", "data"):
         require_chunk(path, node[name], f"{key}/{name}")
