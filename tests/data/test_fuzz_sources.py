@@ -99,7 +99,7 @@ def test_rows_in_an_h5ad_file(folder, x, options, by_genes):
     path.unlink()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(broken(counts=True), WAYS)
 def test_rows_in_a_zarr_store(folder, x, options):
     zarr = pytest.importorskip("zarr")

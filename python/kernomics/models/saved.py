@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from kernomics._files import bytes_of, json_of
 from kernomics.errors import CheckpointError
@@ -68,23 +68,21 @@ def _require_words(meta: Mapping[str, Any]) -> None:
             raise ValueError(f"its {name} are a {type(meta[name]).__name__}")
 
 
-def require_blocks(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Refuse more blocks than there are weights, before they are made one by one."""
-    for name, value in config.items():
-        if name.endswith("layers") and isinstance(value, int) and value > len(weights):
-            raise ValueError(f"{name} is {value:,}, and there are {len(weights):,} weights")
+def require_size(wanted: int, weights: Mapping[str, Tensor]) -> None:
+    """Refuse settings of a network with more numbers than there are, before memory is taken."""
+    found = sum(tensor.numel() for tensor in weights.values())
+    if wanted > found:
+        raise ValueError(
+            f"its settings are those of {wanted:,} numbers and more, and there are {found:,}"
+        )
 
 
-def require_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights other than those of a network that takes no memory, made on ``meta``."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in (*wanted, *found):
-        if wanted.get(name) != found.get(name):
-            raise ValueError(
-                f"{name} has shape {found.get(name, 'none')}, and by its settings "
-                f"{wanted.get(name, 'none')}"
-            )
+def require_blocks(meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Refuse wider or more blocks, or more genes, than the weights can be of."""
+    config = meta["config"]
+    width = int(config["d_model"])
+    blocks = sum(int(n) for name, n in config.items() if name.endswith("layers"))
+    require_size(max(width, 1) * (len(meta["genes"]) + max(width, 1) * max(blocks, 1)), weights)
 
 
 def checked_folder(path: str | Path) -> Path:

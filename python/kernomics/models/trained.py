@@ -21,7 +21,7 @@ from kernomics.errors import ConfigError
 from kernomics.models.extension import check_new, combinations
 from kernomics.models.known_cells import KnownCells
 from kernomics.models.reading import read_as_trained
-from kernomics.models.saved import describes, read_saved, require_blocks, require_weights
+from kernomics.models.saved import describes, read_saved, require_blocks
 from kernomics.nn import drawing_from
 from kernomics.train import save_model_dir
 
@@ -234,7 +234,5 @@ class TrainedModel(ABC):
         """
         weights, meta = read_saved(path, cls.FORMAT)
         with describes(path):
-            require_blocks(meta["config"], weights)
-            with torch.device("meta"), drawing_from(0):
-                require_weights(cls._network(meta, weights), weights)
+            require_blocks(meta, weights)
             return cls(cls._loaded(meta, weights), meta["genes"], meta["info"])

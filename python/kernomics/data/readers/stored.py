@@ -23,7 +23,7 @@ from kernomics.data.csr import (
     require_pointers,
     take,
 )
-from kernomics.data.readers.flat import SPARE, FlatArray, flat
+from kernomics.data.readers.flat import SPARE, FlatArray, Mark, flat, mark_of, require_mark
 from kernomics.data.readers.room import (
     free_memory,
     require_bytes,
@@ -57,6 +57,8 @@ class H5Source:
     """
 
     on_disk = True
+    _mark: Mark | None = None
+    _opened: tuple[int, int] = (0, 0)
     _flat: tuple[FlatArray, FlatArray] | None = None
 
     def __init__(self, path: Path, key: str) -> None:
@@ -85,8 +87,24 @@ class H5Source:
 
     def _node(self) -> Any:
         if self._file is None:
+            before = self.path.stat()
             self._file = h5py.File(self.path, "r")
+            self._mark = mark_of(before) if self._mark is None else self._mark
+            self._opened = before.st_dev, before.st_ino
+            self._require_unchanged()
         return self._file[self.key]
+
+    def _require_unchanged(self) -> None:
+        """Refuse a file that was written to, or has another in its place when it is opened again.
+
+        What takes its place while it is open is no matter: it is read as it was.
+        """
+        try:
+            now = self.path.stat()
+        except FileNotFoundError:
+            return
+        if self._mark is not None and self._opened == (now.st_dev, now.st_ino):
+            require_mark(self._mark, mark_of(now), self.path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
@@ -117,6 +135,8 @@ class H5Source:
         wanted, place = np.unique(rows, return_inverse=True)
         if self._flat is not None and rows.size:
             return self._read_flat(*self._flat, wanted, place)
+        if self._file is not None:
+            self._require_unchanged()
         node = self._node()
         if self.sparse:
             near = _with_gaps(self._indptr, wanted)
@@ -167,6 +187,9 @@ def _with_gaps(indptr: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> np
 
 class ZarrSource(H5Source):
     """A matrix of a zarr store, of which only the chunks of the rows asked for are ever read."""
+
+    def _require_unchanged(self) -> None:
+        """Look at nothing: a store is many files; those read in place are looked at one by one."""
 
     def _node(self) -> Any:
         if self._file is None:
