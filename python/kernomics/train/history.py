@@ -60,7 +60,7 @@ class History(list[dict[str, Any]]):
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 record = json_of(line)
-                if not isinstance(record, dict) or "split" not in record:
+                if not isinstance(record, dict):
                     raise ValueError(f"it is no record of a run, but {line[:40]!r}")
                 history.append(record)
             except ValueError as error:
@@ -70,7 +70,7 @@ class History(list[dict[str, Any]]):
     @checked
     def select(self, split: str) -> History:
         """Return the records of one split."""
-        return History(record for record in self if record["split"] == split)
+        return History(record for record in self if record.get("split") == split)
 
     @checked
     def column(self, name: str, split: str = "train") -> list[Any]:
