@@ -2,6 +2,7 @@
 # make test      the test suite (make test-all adds the slow tests)
 # make bench     the CPU benchmarks, under ten minutes on a quiet machine
 # make lint      ruff, mypy and clang-format
+# make sanitize  the CPU kernels' tests under address and undefined-behaviour sanitizers
 # make inplace   build the extensions into python/kernomics for development
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ WHEELS := build/wheels
 # The dependencies install while the kernels compile.
 MAKEFLAGS += --jobs=2
 
-.PHONY: demo test test-all test-environment bench lint format inplace clean
+.PHONY: demo test test-all test-environment bench lint format inplace sanitize clean
 
 demo: $(VENV)/.installed
 	$(BIN)/kernomics demo --out $(DEMO_RUN) --overwrite
@@ -48,6 +49,9 @@ inplace: $(VENV)/.build-tools
 	  -Dpybind11_DIR=$$($(BIN)/pybind11-config --cmakedir)
 	PATH=$(CURDIR)/$(BIN):$$PATH cmake --build build/inplace
 	PATH=$(CURDIR)/$(BIN):$$PATH cmake --install build/inplace --prefix python
+
+sanitize: $(VENV)/.test $(VENV)/.build-tools
+	.ci/sanitize all
 
 clean:
 	rm -rf $(VENV) build runs dist

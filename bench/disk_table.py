@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from bench.harness import HERE
@@ -16,7 +15,7 @@ RESULTS = HERE / "results"
 def reading(lines: list[dict[str, Any]]) -> str:
     """Return the cells that each provider reads, the newest line of each case."""
     newest = {(line["case"], line["provider"]): line for line in lines}
-    by_case: dict[str, dict[str, Mapping[str, Any]]] = {}
+    by_case: dict[str, dict[str, dict[str, Any]]] = {}
     for (case, provider), line in newest.items():
         by_case.setdefault(case, {})[provider] = line
     rows = []

@@ -22,7 +22,16 @@ FLOORS = (
     {"cli"},
 )
 """From the lowest."""
-GROUND = {"_version", "_lazy", "_optional", "_arguments", "_mixing", "_warnings", "progress"}
+GROUND = {
+    "_version",
+    "_lazy",
+    "_optional",
+    "_arguments",
+    "_files",
+    "_mixing",
+    "_warnings",
+    "progress",
+}
 """Stands under all rooms: it imports `errors` at most."""
 DOOR = {"__init__", "__main__"}
 """Opens the house, and is imported by nobody inside it but for the version."""

@@ -438,7 +438,7 @@ def test_a_file_by_genes_that_memory_does_not_hold_is_refused_with_the_command(
     tmp_path, monkeypatch
 ):
     SOURCES["csc"](tmp_path)
-    monkeypatch.setattr("kernomics.data.readers.stored._free_memory", lambda: 1000)
+    monkeypatch.setattr("kernomics.data.readers.stored.free_memory", lambda: 1000)
     with pytest.raises(DataError, match=r"by genes \(CSC\).* kernomics convert '.*a.h5ad' --out"):
         CellCollection.from_anndata(tmp_path / "a.h5ad")
     assert run(tmp_path / "a.h5ad", tmp_path / "b.h5ad").n_cells == N

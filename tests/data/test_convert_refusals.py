@@ -134,3 +134,25 @@ def test_a_directory_that_was_changed_below_is_another_source(tmp_path, monkeypa
         file.write(b"more")
     with pytest.raises(ConfigError, match="was begun otherwise: sources"):
         convert(tmp_path / "a", tmp_path / "b.h5ad", resume=True, progress=False)
+
+
+def test_two_conversions_to_one_place_do_not_mix(tmp_path):
+    from kernomics.data.conversion.work import Work
+
+    given, out = make(csr(random_counts(20, 8) + 1)), tmp_path / "out"
+    locked = []
+
+    def convert_meanwhile(self, *args, **kwargs):
+        found = hold(self, *args, **kwargs)
+        if not locked:  # the first has the place
+            locked.append(True)
+            with pytest.raises(ConfigError, match="another process is converting to"):
+                convert(given, out, shards=2, progress=False, resume=True)
+        return found
+
+    hold = Work._hold
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Work, "_hold", convert_meanwhile)
+        assert convert(given, out, shards=2, progress=False).n_cells == 20
+    assert locked
+    assert CellCollection.from_anndata(out).n_cells == 20

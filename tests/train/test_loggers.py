@@ -97,7 +97,7 @@ def test_json_lines_keep_the_first_lines_only(tmp_path: Path) -> None:
 def test_damaged_history_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
-    with pytest.raises(CheckpointError, match="line 2, is not JSON"):
+    with pytest.raises(CheckpointError, match="line 2, is damaged"):
         History.read(path)
     path.write_text('{"a": 1}\n{"a"')
     assert History.read(path) == [{"a": 1}]

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from kernomics._files import json_of
 from kernomics.errors import ConfigError, closest
 
 if TYPE_CHECKING:
@@ -344,7 +345,7 @@ def _read_settings(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json_of(Path(path).read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(found, dict):
@@ -352,6 +353,14 @@ def _read_settings(path: str | None) -> dict[str, Any]:
             f"{path} must hold a JSON object of settings, not a {type(found).__name__}"
         )
     if found.get("kind") == "kernomics run":
+        parts = found.get("config")
+        if not isinstance(parts, dict) or not all(
+            isinstance(parts.get(part), dict) for part in ("model", "train")
+        ):
+            raise ConfigError(
+                f"{path} is the config.json of a run, but holds no settings of a model and its "
+                "training: copy it again"
+            )
         return {**found["config"]["model"], **found["config"]["train"]}
     return found
 

@@ -308,7 +308,9 @@ class CellCollection:
         wanted = row_numbers(rows, self.n_cells)
         found = self._source.read(wanted)
         if self.on_disk:  # in memory it was made canonical once
-            found = canonical(found, self._source.shape[1])
+            path = getattr(self._source, "path", None)
+            where = "the matrix read" if path is None else f"'{path}'"
+            found = canonical(found, self._source.shape[1], where=where)
         if not self._checked:
             checks.require_amounts(found, self.cell_names[wanted])
         library = found.totals() if self._library is None else self._library[wanted]

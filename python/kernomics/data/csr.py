@@ -60,35 +60,78 @@ def dense_rows(block: npt.NDArray[Any]) -> Rows:
     return Rows(indptr, column, block[row, column])
 
 
+FLAT = ("coo", "csc", "csr")
+"""Formats of scipy whose arrays all have one dimension."""
+
+
 def rows_of_sparse(matrix: Any) -> Rows:
     """Return the rows of any scipy sparse matrix; entries named twice in COO are added exactly.
 
     scipy adds them in the matrix's own dtype, where 200 + 100 is 44 in uint8.
     """
+    if matrix.dtype.kind not in "buif":
+        raise DataError(
+            f"the matrix holds {matrix.dtype} values; counts must be integers or floats"
+        )
+    for name in ("row", "col", "indptr", "indices", "data"):
+        part = getattr(matrix, name, None)
+        if name in ("row", "col", "indices") and isinstance(part, np.ndarray):
+            require_places(part.dtype)
+        if isinstance(part, np.ndarray) and part.ndim != 1 and matrix.format in FLAT:
+            raise DataError(
+                f"the matrix is damaged: its {name} has shape {part.shape} and not one dimension; "
+                "copy or load it again"
+            )
     if matrix.format == "coo":
+        if not matrix.row.size == matrix.col.size == matrix.data.size:
+            raise DataError(
+                f"the matrix is damaged: it has {matrix.row.size:,} rows, {matrix.col.size:,} "
+                f"columns and {matrix.data.size:,} values; load it again"
+            )
+        require_inside(matrix.row, matrix.shape[0])
+        require_inside(matrix.col, matrix.shape[1], what="columns")
         wide = {"b": np.uint64, "u": np.uint64, "i": np.int64}.get(matrix.dtype.kind, np.float64)
         matrix = matrix.astype(wide)
     if matrix.format == "csc":  # scipy would convert what is damaged to memory that is not its own
         require_pointers(matrix.indptr, matrix.indices.size, matrix.data.size, matrix.shape[1])
         require_inside(matrix.indices, matrix.shape[0])
+    if matrix.format == "bsr":
+        height, width = matrix.blocksize
+        stored = matrix.indices.size, matrix.data.shape[0]
+        require_pointers(matrix.indptr, *stored, matrix.shape[0] // height)
+        require_inside(matrix.indices, matrix.shape[1] // width, what="blocks of columns")
     csr = matrix.tocsr()
     require_pointers(csr.indptr, csr.indices.size, csr.data.size, csr.shape[0])
     n = int(csr.indptr[-1])  # scipy allows room beyond the last entry
     return Rows(csr.indptr, csr.indices[:n], csr.data[:n])
 
 
+def require_places(dtype: np.dtype[Any], where: str = "the matrix") -> None:
+    """Refuse places of entries that are no numbers; fractions are looked for one by one."""
+    if dtype.kind not in "iuf":
+        raise DataError(
+            f"{where} is damaged: the places of its entries are {dtype} and not integers; copy or "
+            "load it again"
+        )
+
+
 def require_pointers(
     indptr: npt.NDArray[Any], n_indices: int, n_values: int, n: int, where: str = "the matrix"
 ) -> None:
     """Refuse a compressed matrix whose n rows, or columns, lie outside what is stored."""
-    indptr = np.asarray(indptr).astype(np.int64, copy=False)
     stored, remedy = min(n_indices, n_values), "copy or load it again"
+    if np.asarray(indptr).dtype.kind not in "iu":
+        raise DataError(
+            f"{where} is damaged: its pointers are {np.asarray(indptr).dtype} and not integers; "
+            f"{remedy}"
+        )
+    indptr = np.asarray(indptr).astype(np.int64, copy=False)
     if indptr.size != n + 1:
         raise DataError(
             f"{where} is damaged: its {indptr.size:,} pointers do not fit {n:,} cells or genes; "
             f"{remedy}"
         )
-    wrong = np.flatnonzero(np.diff(indptr) < 0)
+    wrong = np.flatnonzero(indptr[1:] < indptr[:-1])  # a difference may pass 64 bits
     if indptr[0] == 0 and not wrong.size and indptr[-1] <= stored:
         return
     if indptr[0] != 0:
@@ -104,12 +147,14 @@ def require_pointers(
     raise DataError(f"{where} is damaged: {fault}; {remedy}")
 
 
-def require_inside(rows: npt.NDArray[Any], n_rows: int, where: str = "the matrix") -> None:
-    """Refuse a matrix by columns whose entries name rows that it does not have."""
+def require_inside(
+    rows: npt.NDArray[Any], n_rows: int, where: str = "the matrix", what: str = "rows"
+) -> None:
+    """Refuse a matrix whose entries name rows, or columns, that it does not have."""
     if rows.size and (rows.min() < 0 or rows.max() >= n_rows):
         wrong = np.flatnonzero((rows < 0) | (rows >= n_rows))
         raise DataError(
-            f"{where} is damaged: {wrong.size:,} of its {rows.size:,} entries name rows outside "
+            f"{where} is damaged: {wrong.size:,} of its {rows.size:,} entries name {what} outside "
             f"0 … {n_rows - 1:,}, first {int(rows[wrong[0]])}; copy or load it again"
         )
 

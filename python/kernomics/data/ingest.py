@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from kernomics.data import checks
+from kernomics.data.cell_digest import CellDigest
 from kernomics.data.csr import Rows, canonical
 from kernomics.data.labels import Labels, column
 from kernomics.data.readers.anndata import AnnDataInput
@@ -27,10 +28,13 @@ def read_through(
     lengths: list[npt.NDArray[np.int64]] = []
     indices: list[npt.NDArray[Any]] = []
     values: list[npt.NDArray[Any]] = []
+    digest = CellDigest(given.genes) if check and given.digest is not None else None
 
     def visit(start: int, raw: Rows) -> None:
         rows = canonical(raw, n_genes, start, given.where)
         totals.append(rows.totals())
+        if digest is not None:
+            digest.add(rows, given.cell_names[start : start + len(rows)])
         if in_memory:
             lengths.append(np.diff(rows.indptr))
             indices.append(rows.indices)
@@ -43,6 +47,11 @@ def read_through(
             given.cell_names, given.genes, empty_cells=empty_cells, hint=given.where_counts_may_be
         )
         fractional = found.fractional
+        if digest is not None and str(digest) != given.digest:
+            raise DataError(
+                f"{given.where} is damaged: its cells have the digest {digest}, and those "
+                f"converted had {given.digest}; copy the directory or convert the cells again"
+            )
     else:
         for start, stop in source.blocks():
             visit(start, source.read(np.arange(start, stop, dtype=np.int64)))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from kernomics._arguments import checked, shown, words_of
+from kernomics._files import bytes_of, json_of
 from kernomics.data.collection import CellCollection
 from kernomics.data.genes import mismatch_cause
 from kernomics.data.labels import Labels, column
@@ -184,7 +185,7 @@ class Stages:
             If it is no such file, or was changed by hand into something that cannot be.
         """
         try:
-            saved = json.loads(Path(path).read_text("utf-8"))
+            saved = json_of(bytes_of(Path(path)))
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError as error:
@@ -197,11 +198,12 @@ class Stages:
             )
         try:
             stages = tuple(
-                Stage(one["name"], *(tuple(one[key]) for key in ("genes", *PARTS)))
+                Stage(_word(one["name"]), *(_words(one[key]) for key in ("genes", *PARTS)))
                 for one in saved["stages"]
             )
-            found = cls(tuple(saved["base"]), stages, int(saved["seed"]), saved["by"])
-        except (KeyError, TypeError, ValueError) as error:
+            by = None if saved["by"] is None else _word(saved["by"])
+            found = cls(_words(saved["base"]), stages, int(saved["seed"]), by)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, DataError):
                 raise DataError(f"{path}: {error}") from error
             raise DataError(f"{path} lacks part of the stages: {error!r}; make it again") from error
@@ -364,6 +366,18 @@ def _require_known(genes: Sequence[str], what: str, cells: CellCollection) -> No
             f"{len(absent):,} of the {len(genes):,} genes of {what} are not in the data, first "
             f"{absent[0]!r}{cause or f'; {closest(absent[0], cells.genes)}'}"
         )
+
+
+def _word(saved: Any) -> str:
+    if not isinstance(saved, str):
+        raise TypeError(f"{shown(saved)} where a name is needed")
+    return saved
+
+
+def _words(saved: Any) -> tuple[str, ...]:
+    if not isinstance(saved, list):
+        raise TypeError(f"{shown(saved)} where a list of names is needed")
+    return tuple(_word(word) for word in saved)
 
 
 def _plain(stage: Stage) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from kernomics._files import bytes_of, json_of
 from kernomics.errors import CheckpointError
 from kernomics.train import load_model_dir
 from kernomics.train.atomic import existing
@@ -35,7 +37,54 @@ def read_saved(path: str | Path, wanted: str) -> tuple[dict[str, Tensor], dict[s
         if kinds[0] != kinds[1] and None not in kinds:
             raise CheckpointError(f"{path} holds {kinds[0]}, but this takes {kinds[1]}")
         raise CheckpointError(f"{folder} holds {found!r}, not {wanted!r}: is it another model?")
+    with describes(path):
+        _require_words(meta)
     return tensors, meta
+
+
+@contextmanager
+def describes(path: str | Path) -> Iterator[None]:
+    """Say of which saved model no network can be made, however that failed."""
+    try:
+        yield
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{existing(_folder(Path(path))) / 'model.json'} does not describe the weights beside "
+            f"it: {type(error).__name__}: {error}; it was changed, or written by another version: "
+            "save the model again with this one, or copy or download it again"
+        ) from error
+
+
+def _require_words(meta: Mapping[str, Any]) -> None:
+    """Refuse what every saved model says of itself in other words."""
+    for name in ("genes", "all_genes"):
+        genes = meta.get(name, [] if name == "all_genes" else None)
+        if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
+            raise ValueError(f"its {name} are no list of names")
+        if len(set(genes)) < len(genes):
+            raise ValueError(f"its {name} repeat a name")
+    for name, kind in {"info": dict, "config": dict, "tasks": list, "added": list}.items():
+        if not isinstance(meta.get(name, kind()), kind):
+            raise ValueError(f"its {name} are a {type(meta[name]).__name__}")
+
+
+def require_size(wanted: int, weights: Mapping[str, Tensor]) -> None:
+    """Refuse settings of a network with more numbers than there are, before memory is taken."""
+    found = sum(tensor.numel() for tensor in weights.values())
+    if wanted > found:
+        raise ValueError(
+            f"its settings are those of {wanted:,} numbers and more, and there are {found:,}"
+        )
+
+
+def require_blocks(meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Refuse wider or more blocks, or more genes, than the weights can be of."""
+    config = meta["config"]
+    width = int(config["d_model"])
+    blocks = sum(int(n) for name, n in config.items() if name.endswith("layers"))
+    require_size(max(width, 1) * (len(meta["genes"]) + max(width, 1) * max(blocks, 1)), weights)
 
 
 def checked_folder(path: str | Path) -> Path:
@@ -63,7 +112,7 @@ def checked_folder(path: str | Path) -> Path:
 def saved_format(path: str | Path) -> str:
     """Return the format that a saved model names; empty where there is none to read."""
     try:
-        meta = json.loads((existing(_folder(Path(path))) / "model.json").read_text("utf-8"))
+        meta = json_of(bytes_of(existing(_folder(Path(path))) / "model.json"))
     except (OSError, ValueError):
         return ""
     return str(meta.get("format", "")) if isinstance(meta, dict) else ""

@@ -21,7 +21,7 @@ from kernomics.errors import ConfigError
 from kernomics.models.extension import check_new, combinations
 from kernomics.models.known_cells import KnownCells
 from kernomics.models.reading import read_as_trained
-from kernomics.models.saved import read_saved
+from kernomics.models.saved import describes, read_saved, require_blocks
 from kernomics.nn import drawing_from
 from kernomics.train import save_model_dir
 
@@ -239,4 +239,6 @@ class TrainedModel(ABC):
             If there is none, it is damaged, or it is a model of another kind.
         """
         weights, meta = read_saved(path, cls.FORMAT)
-        return cls(cls._loaded(meta, weights), meta["genes"], meta["info"])
+        with describes(path):
+            require_blocks(meta, weights)
+            return cls(cls._loaded(meta, weights), meta["genes"], meta["info"])

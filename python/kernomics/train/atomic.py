@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from kernomics._arguments import checked
+from kernomics._files import bytes_of, json_of
 from kernomics.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -167,34 +168,40 @@ def read_directory(path: Path, *, kind: str) -> dict[str, bytes]:
     faults: list[str] = []
     for name, entry in entries.items():
         try:
-            data = (path / name).read_bytes()
+            data = bytes_of(path / name, entry["bytes"], within=path)
         except OSError as error:
             faults.append(f"{name} cannot be read ({error.strerror})")
             continue
-        if len(data) != entry["bytes"]:
-            faults.append(f"{name} has {len(data):,} bytes instead of {entry['bytes']:,}")
-        elif hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        except ValueError as error:
+            faults.append(f"{name} {error}")
+            continue
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             faults.append(f"{name} was changed: its sha256 is not the one in {MANIFEST}")
         contents[name] = data
     if faults:
-        raise CheckpointError(f"{path} is damaged: " + "; ".join(faults))
+        raise CheckpointError(f"{path} is damaged: {'; '.join(faults)}; copy it again")
     return contents
 
 
 def read_manifest(path: Path, *, kind: str) -> dict[str, dict[str, Any]]:
     """Return the manifest's entry (``bytes``, ``sha256``) of each file in a directory."""
     try:
-        text = (path / MANIFEST).read_bytes()
+        text = bytes_of(path / MANIFEST, within=path)
     except OSError as error:
-        raise CheckpointError(f"{path} has no readable {MANIFEST} ({error.strerror})") from None
+        raise CheckpointError(
+            f"{path} has no readable {MANIFEST} ({error.strerror}): it was not saved by kernomics, "
+            "or not whole; save or copy it again"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"{path / MANIFEST} {error}: copy the file itself") from None
     try:
-        manifest = json.loads(text)
+        manifest = json_of(text)
         digest = manifest.pop("digest")
         if digest != _digest(manifest):
             raise ValueError("its digest does not match")
         found, version, files = manifest["kind"], manifest["version"], manifest["files"]
-    except (ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path / MANIFEST} is damaged: {error}") from None
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path / MANIFEST} is damaged: {error}; copy it again") from None
     if found != kind:
         raise CheckpointError(f"{path} holds a {found}, not a {kind}")
     if version != 1:
@@ -202,8 +209,26 @@ def read_manifest(path: Path, *, kind: str) -> dict[str, dict[str, Any]]:
             f"{path} has format {version}, and this version of kernomics reads format 1: "
             "upgrade kernomics"
         )
+    fault = _fault(files)
+    if fault:
+        raise CheckpointError(f"{path / MANIFEST} is damaged: {fault}; copy {path} again")
     entries: dict[str, dict[str, Any]] = files
     return entries
+
+
+def _fault(files: Any) -> str | None:
+    """Return what is wrong with the files that a manifest names."""
+    if not isinstance(files, dict):
+        return f"its files are a {type(files).__name__}"
+    for name, entry in files.items():
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            return f"it names {name!r}, which is no file of the directory"
+        wanted = {"bytes": int, "sha256": str}
+        if not isinstance(entry, dict) or any(
+            not isinstance(entry.get(key), kind) for key, kind in wanted.items()
+        ):
+            return f"it says {entry!r} of {name!r} instead of its bytes and sha256"
+    return None
 
 
 def _aside(path: Path) -> Path:

@@ -21,12 +21,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from kernomics._arguments import checked
+from kernomics._files import json_of
 from kernomics._warnings import warn
 from kernomics.errors import CheckpointError
 from kernomics.train import atomic as storage
 
 CHECKPOINT = "kernomics checkpoint"
 MODEL = "kernomics model"
+AGAIN = "save the model again, or copy or download it again"
 LATEST = "latest"
 STATE = "state.json"
 
@@ -219,8 +221,16 @@ def load_model_dir(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     if not place.is_dir():
         raise CheckpointError(f"there is no saved model at {path}: no such directory")
     files = storage.read_directory(place, kind=MODEL)
-    meta: dict[str, Any] = json.loads(files["model.json"])
-    return _tensors(files["model.safetensors"], place), meta
+    lacking = [name for name in ("model.json", "model.safetensors") if name not in files]
+    if lacking:
+        raise CheckpointError(f"{place} has no {lacking[0]}, its {storage.MANIFEST} says: {AGAIN}")
+    try:
+        meta = json_of(files["model.json"])
+        if not isinstance(meta, dict):
+            raise ValueError(f"it holds a {type(meta).__name__}, not an object")
+    except ValueError as error:
+        raise CheckpointError(f"{place / 'model.json'} cannot be read: {error}; {AGAIN}") from None
+    return _tensors(files["model.safetensors"], place / "model.safetensors"), meta
 
 
 def flatten(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
@@ -273,12 +283,27 @@ def _checkpoint_files(step: int, parts: Mapping[str, Any]) -> Iterator[tuple[str
 
 def _read_checkpoint(path: Path) -> Checkpoint:
     files = storage.read_directory(storage.existing(path), kind=CHECKPOINT)
-    state = json.loads(files[STATE])
     parts: dict[str, Any] = {}
-    for part, description in state["parts"].items():
-        data = files.get(f"{part}.safetensors")
-        parts[part] = unflatten(description, {} if data is None else _tensors(data, path))
-    return Checkpoint(step=state["step"], path=path, parts=parts)
+    try:
+        state = json_of(files[STATE])
+        step = int(state["step"])
+        for part, description in state["parts"].items():
+            name = f"{part}.safetensors"
+            data = files.get(name)
+            tensors = {} if data is None else _tensors(data, path / name)
+            parts[part] = unflatten(description, tensors)
+    except CheckpointError:
+        raise
+    except (
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        raise CheckpointError(f"{path / STATE} is no state of a checkpoint: {error!r}") from None
+    return Checkpoint(step=step, path=path, parts=parts)
 
 
 def _tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -296,8 +321,10 @@ def _tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
     try:
         loaded = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} holds tensors that cannot be read: {error}") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} holds tensors that cannot be read: {error}; {AGAIN}"
+        ) from None
     # A copy of its own for each: memory aligned as torch aligns it, and the file's bytes freed.
     return {name: tensor.clone() for name, tensor in loaded.items()}
 

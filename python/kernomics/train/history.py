@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from kernomics._arguments import checked
+from kernomics._files import bytes_of, json_of
 from kernomics.errors import CheckpointError, ConfigError, closest
 
 TIMING = ("cells_per_second", "seconds")
@@ -55,19 +55,22 @@ class History(list[dict[str, Any]]):
         """
         if not Path(path).is_file():
             raise CheckpointError(f"there is no file {str(path)!r}")
-        lines = Path(path).read_bytes().split(b"\n")
+        lines = bytes_of(Path(path)).split(b"\n")
         history = cls()
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                history.append(json.loads(line))
+                record = json_of(line)
+                if not isinstance(record, dict):
+                    raise ValueError(f"it is no record of a run, but {line[:40]!r}")
+                history.append(record)
             except ValueError as error:
-                raise CheckpointError(f"{path}, line {number}, is not JSON: {error}") from None
+                raise CheckpointError(f"{path}, line {number}, is damaged: {error}") from None
         return history
 
     @checked
     def select(self, split: str) -> History:
         """Return the records of one split."""
-        return History(record for record in self if record["split"] == split)
+        return History(record for record in self if record.get("split") == split)
 
     @checked
     def column(self, name: str, split: str = "train") -> list[Any]:

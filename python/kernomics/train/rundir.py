@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kernomics._arguments import checked
+from kernomics._files import bytes_of, json_of
 from kernomics._version import __version__
 from kernomics._warnings import warn
 from kernomics.errors import CheckpointError, ConfigError, closest
@@ -293,7 +293,7 @@ def refuse_held(path: Path) -> None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads((path / CONFIG).read_bytes())
+        content = json_of(bytes_of(path / CONFIG))
     except OSError as error:
         raise CheckpointError(
             f"{path} is not a kernomics run: {CONFIG} cannot be read ({error.strerror})"
@@ -307,6 +307,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is not a kernomics run: its {CONFIG} was not written by kernomics; nothing "
             "was changed, choose another directory"
+        )
+    if not isinstance(content.get("config"), dict):
+        raise CheckpointError(
+            f"{path / CONFIG} is damaged: it holds no config, but {sorted(content)}; if this is a "
+            "kernomics run, remove the directory by hand"
         )
     return content
 

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kernomics import pl
+from kernomics._files import bytes_of, json_of
 from kernomics._optional import require_extra
 from kernomics._warnings import warn
 from kernomics.attribution import (
@@ -237,7 +238,7 @@ def read_attribution(path: str | Path) -> tuple[Attribution, pd.DataFrame, dict[
     """
     folder = Path(path)
     try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        results = json_of(bytes_of(folder / "results.json"))
         params = results["params"]
         table = _read_table(folder / TABLE)
         statistics = _read_table(folder / STATISTICS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernomics._files import bytes_of, json_of
 from kernomics.data import CellCollection, Labels, Split
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import Panel, PhenotypeModel, load
@@ -89,7 +89,8 @@ def load_trained(path: str | Path, takes: tuple[type, ...], needed: str) -> Any:
     """Load the model of a run, or refuse what is none or another."""
     config = Path(path) / CONFIG
     if config.is_file():
-        system = _json(config).get("config", {}).get("system")
+        written = _json(config).get("config")
+        system = written.get("system") if isinstance(written, dict) else None
         if system in ("attribution", "analysis of pruning"):
             raise ConfigError(
                 f"'{path}' is what an {system} wrote, and holds no model: give the run that it was "
@@ -103,7 +104,7 @@ def load_trained(path: str | Path, takes: tuple[type, ...], needed: str) -> Any:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_of(bytes_of(path))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):

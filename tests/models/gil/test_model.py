@@ -19,6 +19,7 @@ from kernomics.models.gil import record
 from kernomics.models.gil.config import default_training
 from kernomics.models.gil.methods import DER, EWC, Distillation, Replay
 from kernomics.models.gil.record import StageRecord
+from kernomics.train import save_model_dir
 from kernomics.train.step import Stepper
 
 METHODS = ["naive", "joint", "freezing", "adapters", [Replay(memory=10), Distillation()]]
@@ -319,11 +320,18 @@ def test_a_directory_that_holds_something_else_is_not_written_to(tmp_path):
         ("scores.json", "{}", "cannot be read as the errors of 40 genes"),
         ("scores.json", '{"one": {"tokens": [1], "queries": [1], "counts": [1]}}', "of 40 genes"),
         ("scores.json", "[]", "cannot be read as the errors of 40 genes"),
+        ("scores.json", "[" * 10**6, "cannot be read as the errors of 40 genes"),
         ("metrics.jsonl", "", "holds no record of a stage that is done"),
+        ("metrics.jsonl", "[7]\n", "line 1, is damaged"),
+        ("metrics.jsonl", "[" * 10**6 + "\n", "line 1, is damaged"),
+        ("model/manifest.json", "[]", "manifest.json is damaged"),
+        ("../../increment.json", "[]", "increment.json cannot be read"),
+        ("../../increment.json", "[" * 10**6, "increment.json cannot be read"),
     ],
 )
 def test_what_was_kept_of_a_stage_and_then_damaged_is_told_of(name, content, message, tmp_path):
     model().train(run_dir=tmp_path, **QUICK)
+    assert (tmp_path / "stages" / "1" / name).exists()
     (tmp_path / "stages" / "1" / name).write_text(content)
     with pytest.raises(CheckpointError, match=message):
         model().train(run_dir=tmp_path, resume=True, **QUICK)
@@ -368,6 +376,15 @@ def others(tmp_path_factory):
     for name, (methods, settings) in OF_RUNS.items():
         model(methods, **settings).train(run_dir=root / name, **QUICK)
     return root
+
+
+def test_states_of_methods_that_were_not_trained_are_told_of(tmp_path):
+    model().train(run_dir=tmp_path, **QUICK)
+    methods = tmp_path / "stages" / "1" / record.METHODS
+    for name in ("7/rows", "x", "../../rows"):
+        save_model_dir(methods, {name: torch.ones(1)}, {"format": "kernomics gil methods 1"})
+        with pytest.raises(CheckpointError, match="which none of the run's 1 method keeps"):
+            model().train(run_dir=tmp_path, resume=True, **QUICK)
 
 
 def test_stages_without_test_cells_are_told_of():

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kernomics._files import bytes_of, json_of
 from kernomics.errors import ConfigError, DataError
 
 SUFFIX = ".kernomics-convert"
@@ -115,9 +116,14 @@ class Work:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = json.loads((self.path / f"{name}.json").read_text("utf-8"))
+            found: dict[str, Any] = json_of(bytes_of(self.path / f"{name}.json"))
         except FileNotFoundError:
             return None
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.path / f'{name}.json'} of a conversion under way cannot be read: {error}; "
+                f"remove {self.path} and begin again"
+            ) from error
         return found
 
     # -- the end -----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ class AnnDataInput:
     `whole_source` has the features too that are left out because they are no genes; `said_subset`
     says how the AnnData tells, beside raw and obs, that it lacks genes that were measured;
     `raw_genes` are those of ``raw`` by its index, None without it or where it is what is read.
+    `digest` is that of the cells by the conversion that wrote them, None if there is none to go by;
     `library_key`, `panel_key` and `panels` are what `kernomics convert` noted, each None without.
     """
 
@@ -41,10 +42,18 @@ class AnnDataInput:
         if contents.file_name is not None:
             self.where += f" of '{contents.file_name}'"
         self.obs = contents.obs
-        self.cell_names = names_of(self.obs.index, "cell names (obs_names)")
+        of = "" if contents.file_name is None else f" of {contents.file_name!r}"
+        self.cell_names = names_of(self.obs.index, f"cell names (obs_names){of}")
         raw, var = contents.raw_var, contents.var
         self.var = raw if use_raw and raw is not None else var
         self.source: Source = contents.source(self._key, self.where)
+        tables = (len(self.obs), len(self.var))
+        if tuple(self.source.shape) != tables:
+            found = "{:,} cells × {:,} genes".format(*self.source.shape)
+            raise DataError(
+                f"{self.where} has {found}, and its tables name {tables[0]:,} cells and "
+                f"{tables[1]:,} genes: it is damaged; copy or load it again"
+            )
         self.whole_source: Source | None = None
         kept = None if all_features else gene_features(self.var, var)
         if kept is not None:
@@ -52,6 +61,8 @@ class AnnDataInput:
             self.whole_source = self.source
             self.source = SubsetSource(self.source, None, kept)
         self.genes = named_genes(self.var, var, gene_names)
+        as_written = self._key == "X" and kept is None and gene_names is None
+        self.digest: str | None = getattr(contents, "digest", None) if as_written else None
         self.library_key, self.panel_key = (
             None if name is None or str(name) not in self.obs.columns else str(name)
             for name in (contents.said.get("library_key"), contents.said.get("panel_key"))

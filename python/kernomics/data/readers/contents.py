@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from kernomics.data.readers.room import require_room
 from kernomics.data.readers.sources import Source, SubsetSource, memory_source
 from kernomics.data.readers.stored import h5_source, open_zarr, zarr_source
 from kernomics.errors import DataError, KernomicsError
@@ -57,6 +58,9 @@ class FileContents:
         self.file_name: str | None = path.name
         with readable(path, "its tables"), self._open() as file:
             root = file[group] if group else file
+            for name in ("obs", "var", "raw/var", "raw.var"):
+                if name in root:
+                    require_room(path, root[name], name)
             self.obs, self.var = _table(root, "obs"), _table(root, "var")
             self.layers = list(root["layers"]) if "layers" in root else []
             self.has_x = "X" in root
@@ -221,7 +225,10 @@ def read_elem(node: Any) -> Any:
 def _table(root: Any, name: str) -> pd.DataFrame:
     """Read obs or var; before anndata 0.7 these were arrays of records."""
     if hasattr(root[name], "keys"):
-        return pd.DataFrame(read_elem(root[name]))
+        table = read_elem(root[name])
+        if not isinstance(table, pd.DataFrame):
+            raise ValueError(f"{name} is a {type(table).__name__}, not a table")
+        return table
     records = root[name][()]
     first, *columns = records.dtype.names
     table = pd.DataFrame(index=pd.Index(_decoded(records[first])))

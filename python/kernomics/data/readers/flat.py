@@ -41,7 +41,7 @@ class FlatArray:
         self.file_of, self.offsets = file_of, offsets
         self.step, self.shape, self.dtype = max(step, 1), (n,), dtype
         self._open: dict[int, int] = {}
-        self._marks: dict[int, Mark] = {0: _mark(self.files[0].stat())} if self.files else {}
+        self._marks: dict[int, Mark] = {0: mark_of(self.files[0].stat())} if self.files else {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
@@ -104,15 +104,16 @@ class FlatArray:
         """Open a file, or take it as it is open; none is closed that another thread may read."""
         kept = self._open.get(i)
         if kept is not None:
+            require_mark(self._marks[i], mark_of(os.fstat(kept)), self.files[i])
             yield kept
             return
         new = os.open(self.files[i], os.O_RDONLY | os.O_CLOEXEC)
-        mark = _mark(os.fstat(new))
-        if self._marks.setdefault(i, mark) != mark:
+        try:
+            mark = mark_of(os.fstat(new))
+            require_mark(self._marks.setdefault(i, mark), mark, self.files[i])
+        except OSError:
             os.close(new)
-            raise OSError(
-                f"{self.files[i].name} was replaced or changed since its places were looked up"
-            )
+            raise
         if len(self._open) < MOST_FILES and self._open.setdefault(i, new) == new:
             yield new
             return
@@ -125,9 +126,15 @@ class FlatArray:
 Mark: TypeAlias = tuple[int, int]
 
 
-def _mark(stat: os.stat_result) -> Mark:
+def mark_of(stat: os.stat_result) -> Mark:
     """Return what tells a file from what is in its place later: its size and time of change."""
     return stat.st_size, stat.st_mtime_ns
+
+
+def require_mark(known: Mark, found: Mark, file: Path) -> None:
+    """Refuse a file that is no longer what it was."""
+    if found != known:
+        raise OSError(f"{file.name} was replaced or changed since its places were looked up")
 
 
 class Spare:
@@ -178,7 +185,10 @@ def flat_h5(stored: Any) -> FlatArray | None:
     step = int(stored.chunks[0])
     if stored.id.get_create_plist().get_nfilters() or not hasattr(stored.id, "chunk_iter"):
         return None
-    offsets = np.full(-(-n // step), -1, np.int64)
+    n_chunks = -(-n // step)
+    if stored.id.get_num_chunks() < n_chunks:  # some were never written: to be filled
+        return None
+    offsets = np.full(n_chunks, -1, np.int64)
 
     def note(chunk: Any) -> None:
         if chunk.chunk_offset[0] < n:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import h5py
 import numpy.typing as npt
 import pandas as pd
 
+from kernomics._files import bytes_of, json_of
 from kernomics.data.readers.contents import FileContents, ZarrContents
 from kernomics.data.readers.sources import Source, StackedSource
 from kernomics.errors import DataError
@@ -32,13 +32,14 @@ class PartsContents:
         self.file_name: str | None = path.name
         self.layers: list[str] = []
         manifest = _manifest(path)
+        self.digest: str = manifest["digest"]
         self.parts = [_part(path / entry["name"], entry) for entry in manifest["files"]]
         first = self.parts[0]
         for part in self.parts:
-            if part.said.get("digest") != manifest["digest"]:
+            if part.said.get("digest") != self.digest:
                 raise DataError(
                     f"'{part.path}' is of another conversion than '{path / MANIFEST}' says (digest "
-                    f"{part.said.get('digest')} instead of {manifest['digest']}): the directory "
+                    f"{part.said.get('digest')} instead of {self.digest}): the directory "
                     "was changed; copy it again, or convert the cells again"
                 )
             if not part.var.index.equals(first.var.index):
@@ -70,7 +71,7 @@ class PartsContents:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json_of(bytes_of(path / MANIFEST))
         kind, version = found["kind"], found["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,19 @@ from kernomics.data.csr import (
     dense_rows,
     gather,
     require_inside,
+    require_places,
     require_pointers,
     take,
 )
-from kernomics.data.readers.flat import SPARE, FlatArray, flat
+from kernomics.data.readers.flat import SPARE, FlatArray, Mark, flat, mark_of, require_mark
+from kernomics.data.readers.room import (
+    free_memory,
+    require_bytes,
+    require_chunk,
+    require_files,
+    require_room,
+    require_written,
+)
 from kernomics.data.readers.sources import (
     BLOCK_NONZEROS,
     CsrSource,
@@ -49,6 +57,8 @@ class H5Source:
     """
 
     on_disk = True
+    _mark: Mark | None = None
+    _opened: tuple[int, int] = (0, 0)
     _flat: tuple[FlatArray, FlatArray] | None = None
 
     def __init__(self, path: Path, key: str) -> None:
@@ -57,13 +67,19 @@ class H5Source:
         node = self._node()
         self.sparse = hasattr(node, "keys")
         if not self.sparse:
+            if node.ndim != 2:
+                raise DataError(
+                    f"'{path}' at {key} is damaged: it has shape {node.shape}, not cells by genes; "
+                    "copy or load it again"
+                )
             self.shape = (int(node.shape[0]), int(node.shape[1]))
             self.dtype: np.dtype[Any] = node.dtype
+            require_chunk(path, node, key)
             return
         n_cells, n_genes = (int(n) for n in _stored_shape(node))
         self.shape = (n_cells, n_genes)
         self.dtype = node["data"].dtype
-        self._indptr = node["indptr"][:].astype(np.int64, copy=False)
+        self._indptr = _pointers(node, n_cells, path, key)
         self.n_stored = int(self._indptr[-1])
         _require_entries(node, self._indptr, f"'{path}' at {key}")
         found = flat(path, node["indices"]), flat(path, node["data"])
@@ -71,8 +87,24 @@ class H5Source:
 
     def _node(self) -> Any:
         if self._file is None:
+            before = self.path.stat()
             self._file = h5py.File(self.path, "r")
+            self._mark = mark_of(before) if self._mark is None else self._mark
+            self._opened = before.st_dev, before.st_ino
+            self._require_unchanged()
         return self._file[self.key]
+
+    def _require_unchanged(self) -> None:
+        """Refuse a file that was written to, or has another in its place when it is opened again.
+
+        What takes its place while it is open is no matter: it is read as it was.
+        """
+        try:
+            now = self.path.stat()
+        except FileNotFoundError:
+            return
+        if self._mark is not None and self._opened == (now.st_dev, now.st_ino):
+            require_mark(self._mark, mark_of(now), self.path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
@@ -103,6 +135,8 @@ class H5Source:
         wanted, place = np.unique(rows, return_inverse=True)
         if self._flat is not None and rows.size:
             return self._read_flat(*self._flat, wanted, place)
+        if self._file is not None:
+            self._require_unchanged()
         node = self._node()
         if self.sparse:
             near = _with_gaps(self._indptr, wanted)
@@ -154,6 +188,9 @@ def _with_gaps(indptr: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> np
 class ZarrSource(H5Source):
     """A matrix of a zarr store, of which only the chunks of the rows asked for are ever read."""
 
+    def _require_unchanged(self) -> None:
+        """Look at nothing: a store is many files; those read in place are looked at one by one."""
+
     def _node(self) -> Any:
         if self._file is None:
             self._file = open_zarr(self.path)
@@ -183,7 +220,7 @@ def h5_source(path: Path, key: str, where: str, scratch: Path | None = None) -> 
     warning says so; or it is written by rows into the directory `scratch`.
     """
     with h5py.File(path, "r") as file:
-        found = _by_rows(file[key], where, scratch, path)
+        found = _by_rows(file[key], where, scratch, path, key)
     return H5Source(path, key) if found is None else found
 
 
@@ -191,7 +228,7 @@ def zarr_source(path: Path, key: str, where: str, scratch: Path | None = None) -
     """Open a matrix of a zarr store for reading by rows, as `h5_source` does."""
     node = open_zarr(path)[key]
     _require_whole(node, path, key)
-    found = _by_rows(node, where, scratch, path)
+    found = _by_rows(node, where, scratch, path, key)
     return ZarrSource(path, key) if found is None else found
 
 
@@ -208,6 +245,7 @@ def _require_whole(node: Any, path: Path, key: str) -> None:
         return
     for name in ("data", "indices"):
         stored = node[name]
+        require_files(path, stored, f"{key}/{name}")
         if not hasattr(stored, "nchunks_initialized"):
             continue
         if name == "indices" and min(_stored_shape(node)) == 1:  # all are 0
@@ -220,22 +258,27 @@ def _require_whole(node: Any, path: Path, key: str) -> None:
             )
 
 
-def _by_rows(node: Any, where: str, scratch: Path | None, path: Path) -> Source | None:
+def _by_rows(node: Any, where: str, scratch: Path | None, path: Path, key: str) -> Source | None:
     """Return a source of what is stored by columns; None for what is read as it is."""
     encoding = node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "array"))
     if isinstance(encoding, bytes):
         encoding = encoding.decode()
     stored = node["data"] if hasattr(node, "keys") else node
     require_numeric(stored.dtype, where)
+    if hasattr(node, "keys") and not ("csr" in encoding or "csc" in encoding):
+        raise DataError(
+            f"{where} is stored as {encoding!r}, which is no matrix that is known: store it as CSR"
+        )
     if "csc" not in encoding:
         return None
     shape = tuple(int(n) for n in _stored_shape(node))
-    columns = node["indptr"][:].astype(np.int64, copy=False)
+    columns = _pointers(node, shape[1], path, key)
     require_pointers(columns, int(node["indices"].shape[0]), int(stored.shape[0]), shape[1], where)
+    require_bytes(path, 8 * (shape[0] + 1), f"{key} by cells")
     if scratch is not None:
         transpose(node["indptr"], node["indices"], node["data"], shape[0], scratch)
         return MappedSource(scratch, shape[1])
-    entries, room = int(stored.shape[0]), _free_memory()
+    entries, room = int(stored.shape[0]), free_memory()
     if room is not None and entries * COPY_BYTES > room:
         raise DataError(
             f"{where} is stored by genes (CSC), which cannot be read cell by cell, and a copy by "
@@ -252,16 +295,6 @@ def _by_rows(node: Any, where: str, scratch: Path | None, path: Path) -> Source 
 COPY_BYTES = 24
 """Memory that converting an entry takes at its height: it is held twice."""
 CONVERT = "kernomics convert '{}' --out FILE.h5ad"
-
-
-def _free_memory() -> int | None:
-    """Return the memory that is available; None where the system does not tell."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    return None if found is None else 1024 * int(found.group(1))
 
 
 def stored_entries(source: Any) -> int:
@@ -283,6 +316,29 @@ DENSE_SHARE = 8
 """Of the entries of a dense matrix, one in so many is taken to be no zero."""
 
 
+def _pointers(node: Any, n: int, path: Path, key: str) -> npt.NDArray[np.int64]:
+    """Return the pointers of a compressed matrix of n rows, or columns."""
+    stored = node["indptr"]
+    if stored.shape != (n + 1,):
+        size = stored.shape[0] if stored.ndim == 1 else stored.shape
+        raise DataError(
+            f"'{path}' at {key} is damaged: its {size:,} pointers do not fit {n:,} cells or genes; "
+            "copy or load it again"
+        )
+    if stored.dtype.kind not in "iu":
+        raise DataError(
+            f"'{path}' at {key} is damaged: its pointers are {stored.dtype} and not integers; copy "
+            "or load it again"
+        )
+    require_places(node["indices"].dtype, f"'{path}' at {key}")
+    require_room(path, stored, f"{key}/indptr")
+    for name in ("indptr", "indices", "data"):
+        require_chunk(path, node[name], f"{key}/{name}")
+        require_written(path, node[name], f"{key}/{name}")
+    found: npt.NDArray[np.int64] = stored[:].astype(np.int64, copy=False)
+    return found
+
+
 def _stored_shape(node: Any) -> Any:
     """Return the shape of a sparse matrix in a file; before anndata 0.7 by another name."""
     return node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"]
@@ -298,3 +354,8 @@ def _require_entries(node: Any, indptr: npt.NDArray[np.int64], where: str) -> No
             )
     n_indices, n_values = int(node["indices"].shape[0]), int(node["data"].shape[0])
     require_pointers(indptr, n_indices, n_values, int(_stored_shape(node)[0]), where)
+    if n_indices != n_values:
+        raise DataError(
+            f"{where} is damaged: it has {n_values:,} values and {n_indices:,} indices; copy or "
+            "load it again"
+        )

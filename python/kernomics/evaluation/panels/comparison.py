@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from kernomics.evaluation.panels.retraining import (
     on_split,
     predictor_name,
     progress_bar,
+    read_kept,
 )
 from kernomics.metrics import score_panel
 from kernomics.metrics.panel_score import MethodScore
@@ -271,9 +271,8 @@ def _scores_on(
     path = None
     if folder is not None:
         path = Path(folder) / FOLDER / f"methods-{'-'.join(compare)}-{identity(model)[:12]}.json"
-    if path is not None and path.exists():
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    else:
+    saved = None if path is None else read_kept(path)
+    if saved is None:
         scores, unscored = score_panels(model, kept["genes"], kept["network"]["test"], compare)
         saved = jsonable(
             {"scores": {k: [asdict(s) for s in v] for k, v in scores.items()}, "notes": unscored}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import operator
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from kernomics import metrics
+from kernomics._files import bytes_of, json_of
 from kernomics._warnings import quietly
 from kernomics.data import Split, make_split
 from kernomics.data.gene_columns import counts_of_genes
@@ -155,7 +155,7 @@ class Trainings:
     def record(self, model: YOTO, parts: Sequence[str]) -> dict[str, Any]:
         """Train a model, unless it is trained or its training was kept, and score its panel."""
         path = self._path(model)
-        found = None if path is None else _read(path)
+        found = None if path is None else read_kept(path)
         if found is None:
             panel = model.panel or trained(model, self._device)
             found = {
@@ -293,11 +293,12 @@ def _resampled(model: YOTO, seed: int) -> Split:
     return dataclasses.replace(model.split, train=train[part.train])
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_kept(path: Path) -> dict[str, Any] | None:
+    """Return what was kept of a training; None where nothing was."""
     if not path.exists():
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json_of(bytes_of(path))
     except ValueError as error:
         raise CheckpointError(
             f"{path} is not valid JSON ({error}); remove it to repeat its training"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from kernomics._files import bytes_of, json_of
 from kernomics.data import Stages
 from kernomics.data.order import VERSION as ORDER
 from kernomics.errors import CheckpointError, ConfigError
@@ -174,7 +174,7 @@ class StageRecord:
     def _errors(self, path: Path) -> dict[str, GeneErrors]:
         """Read the errors after a stage: of one stage, and of all genes."""
         try:
-            saved = json.loads(path.read_text("utf-8"))
+            saved = json_of(bytes_of(path))
             errors = {name: GeneErrors.from_dict(found) for name, found in saved.items()}
             ((name, one),) = errors.items()
             sizes = {len(part) for part in (one.tokens, one.queries, one.counts)}
@@ -218,9 +218,14 @@ def _require_same(root: Path, stages: Stages, settings: Mapping[str, Any]) -> in
     """Refuse to go on with other stages or settings; return the version of the cells' order."""
     require_same_stages(root, stages)
     try:
-        saved = json.loads((root / SETTINGS).read_text("utf-8"))
+        saved = json_of(bytes_of(root / SETTINGS))
+        if not isinstance(saved, dict):
+            raise ValueError(f"it holds a {type(saved).__name__}, not an object")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{root / SETTINGS} cannot be read: {error}") from error
+        raise CheckpointError(
+            f"{root / SETTINGS} cannot be read: {error}; begin the training again in another "
+            "directory"
+        ) from error
     order: int = saved.pop("order", FIRST_ORDER)
     found = differences(saved, settings)
     if found:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kernomics.data import CellCollection, Cells
 from kernomics.data.row_numbers import parts
 from kernomics.errors import DataError
+from kernomics.models.saved import require_size
 from kernomics.models.tasks import Task
 from kernomics.nn import Draws, Dropout, drawing_from
 
@@ -96,14 +97,10 @@ class PanelNetwork(nn.Module):
     ) -> PanelNetwork:
         """Build a trained network from its ``state_dict()``; no random number is drawn."""
         private = any(name.startswith(PRIVATE) for name in weights)
+        n_genes = weights["first.weight"].shape[1]
+        require_size(sum(a * b for a, b in pairwise([n_genes, *hidden])), weights)
         with drawing_from(0):  # overwritten at once, but the caller's generator must stay
-            network = cls(
-                weights["first.weight"].shape[1],
-                tasks,
-                hidden,
-                transform,
-                private_encoders=private,
-            )
+            network = cls(n_genes, tasks, hidden, transform, private_encoders=private)
         network.load_state_dict(weights)
         return network.eval()
 

@@ -23,7 +23,7 @@ from kernomics.data.row_numbers import parts, row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.extension import check_new
 from kernomics.models.reading import read_as_trained
-from kernomics.models.saved import read_saved
+from kernomics.models.saved import describes, read_saved
 from kernomics.models.tasks import Task, read_outputs, score_task
 from kernomics.models.yoto.added_genes import AddedGenes, taught
 from kernomics.models.yoto.missing_genes import (
@@ -478,10 +478,20 @@ class Panel:
             If there is none, it is damaged, or it is not a panel.
         """
         tensors, meta = read_saved(path, FORMAT)
+        with describes(path):
+            return cls._of(tensors, meta)
+
+    @classmethod
+    def _of(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Panel:
         tasks = [Task.from_dict(task) for task in meta["tasks"]]
         prefix = "network."
         weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         network = PanelNetwork.from_weights(weights, tasks, meta["hidden"], meta["transform"])
+        if network.first.in_features != len(meta["genes"]):
+            raise ValueError(
+                f"{len(meta['genes']):,} genes are named for a network of "
+                f"{network.first.in_features:,}"
+            )
         return cls(
             network,
             meta["genes"],
