@@ -34,10 +34,11 @@ from bench.table import NOTHING, grid
 from bench.yoto.sweep import judged
 from kernomics.data import Split, make_split
 from kernomics.models import YOTO
+from kernomics.models.yoto.starts import Jury
 
 RESULTS = HERE / "results" / "systems" / "yoto_starts.jsonl"
 SETS, SEEDS, K, N_STARTS = ("pbmc3k", "paul15", "oligo_2"), (100, 101), 16, 5
-JUDGES = ("own", "linear", "both")
+JUDGES = ("own", "regression", "own + regression", "cross-validation", "trained predictor")
 COUNTS = (1, 3, 5)
 PREDICTORS = ("own", "regression")
 
@@ -54,8 +55,12 @@ def inner_problem(outer: Problem) -> Problem:
     return Problem(outer.cells, outer.counts, split, outer.seed)
 
 
-def predictor_on(problem: Problem, genes: Sequence[str], first: YOTO) -> dict[str, float]:
-    """Train a predictor on a panel as the second part of a training does; macro-F1 by task.
+def predictor_on(
+    problem: Problem, genes: Sequence[str], first: YOTO
+) -> tuple[float, dict[str, float]]:
+    """Train a predictor on a panel as the second part of a training does.
+
+    Return its macro-F1 on the validation cells, mean over tasks, and on the test cells by task.
 
     A panel that is forced is fixed after one step in a hundred, and the epochs are those of the
     second part.
@@ -67,7 +72,10 @@ def predictor_on(problem: Problem, genes: Sequence[str], first: YOTO) -> dict[st
     )  # fmt: skip
     epochs = max(1, round(share * first.training.max_epochs))
     model.train(max_epochs=epochs, progress=False)
-    return {task: scores["macro_f1"] for task, scores in model.test_metrics().items()}
+    last = model.history.select("validation")[-1]
+    validation = mean(last[f"macro_f1/{task}"] for task in problem.tasks)
+    test = {task: scores["macro_f1"] for task, scores in model.test_metrics().items()}
+    return float(validation), test
 
 
 def run(problem: Problem) -> dict[str, Any]:
@@ -76,21 +84,27 @@ def run(problem: Problem) -> dict[str, Any]:
         warnings.simplefilter("ignore", UserWarning)
         model = YOTO(
             problem.cells, n_genes=K, split=problem.split, seed=problem.seed, n_starts=N_STARTS,
-            judge="both",
+            judge="own",
         )  # fmt: skip
         model.train(progress=False)
         found = model.starts
         assert found is not None
         place = {gene: i for i, gene in enumerate(problem.cells.genes)}
+        jury = Jury(problem.cells, problem.split, model.tasks, "linear", lambda _: [])
         own, regression = [], []
+        judged_by: dict[str, list[float]] = {"regression": [], "cross-validation": []}
+        trained: list[float] = []
         for panel in found.panels:
-            own.append(predictor_on(problem, panel, model))
+            validation, test = predictor_on(problem, panel, model)
+            trained.append(validation)
+            own.append(test)
             genes = np.array([place[gene] for gene in panel])
+            for i, scores in enumerate(judged_by.values()):
+                scores.append(jury.regression(genes, cross_validated=i == 1)[0])
             regression.append({task: judged(problem, task, genes) for task in problem.tasks})
     return {
-        "validation": {"own": found.own, "linear": found.linear, "both": found.scores},
+        "judged": {"own": found.own, **judged_by, "trained predictor": trained},
         "test": {"own": own, "regression": regression},
-        "certainty": found.certainty,
         "overlap": found.mean_overlap,
         "panels": found.panels,
         "cells": [len(getattr(problem.split, part)) for part in ("train", "validation", "test")],
@@ -111,7 +125,7 @@ def run_all(sets: Sequence[str], seeds: Sequence[int], path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            print(name, seed, [round(score, 3) for score in line["validation"]["both"]])
+            print(name, seed, [round(score, 3) for score in line["judged"]["cross-validation"]])
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -119,7 +133,7 @@ def run_all(sets: Sequence[str], seeds: Sequence[int], path: Path) -> None:
 
 def chosen(line: Mapping[str, Any], judge: str, n: int, predictor: str) -> float:
     """Return what the best of n starts by a judge reaches, mean over tasks and all subsets of n."""
-    scores = line["validation"][judge]
+    scores = np.sum([line["judged"][name] for name in judge.split(" + ")], axis=0)
     reached: list[float] = [mean(by_task.values()) for by_task in line["test"][predictor]]
     best = [max(some, key=lambda i: scores[i]) for some in combinations(range(len(scores)), n)]
     return float(mean(reached[i] for i in best))
@@ -139,8 +153,8 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     for n, judge in [(1, "none"), *((n, judge) for n in COUNTS[1:] for judge in JUDGES)]:
         row = [str(n), "1", judge]
         for predictor in PREDICTORS:
-            one = [chosen(line, "both", 1, predictor) for line in newest]
-            found = [chosen(line, judge if n > 1 else "both", n, predictor) for line in newest]
+            one = [chosen(line, "own", 1, predictor) for line in newest]
+            found = [chosen(line, judge if n > 1 else "own", n, predictor) for line in newest]
             gaps = [a - b for a, b in zip(found, one, strict=True)]
             error = stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
             against = f"{mean(gaps):+.3f} ± {error:.3f}".replace("-", "−") if n > 1 else ""

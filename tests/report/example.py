@@ -162,7 +162,7 @@ def starts(genes: list[str]) -> Starts:
     other = genes[: k // 2] + [f"OTHER{g}" for g in range(k - k // 2)]
     own, linear = [0.8, 0.7, 0.75], [0.6, 0.65, 0.55]
     scores = [(a + b) / 2 for a, b in zip(own, linear, strict=True)]
-    return Starts("both", [list(genes), other, list(genes)], own, linear, scores, 0, 0.61)
+    return Starts("both", [list(genes), other, list(genes)], own, linear, scores, 0, 0.61, True)
 
 
 def embedding(classes: list[str], n_panel: int, rng: np.random.Generator) -> PanelEmbedding:

@@ -282,6 +282,7 @@ def test_starts_show_their_scores_what_is_alike_and_how_sure_the_choice_is(small
     section = repeat_sections.starts(small)
     text = text_of(section)
     assert "made 3 selections and one predictor, on the panel of start 1" in text
+    assert "a regression on the panel's counts, by cross-validation within the training" in text
     assert "hardly told them apart: start 1 is the best in 61% of their resamples" in text
     assert "(33% would be chance)" in text
     assert "6 different genes, 2 of them in every start" in text
@@ -299,9 +300,11 @@ def test_starts_show_their_scores_what_is_alike_and_how_sure_the_choice_is(small
 def test_starts_of_one_judge_show_its_scores_alone_and_genes_that_most_selected(small: Any) -> None:
     panels = [list(small.genes), ["A", "B", "C", "D"], ["A", "B", "E", "F"]]
     judged = {"own": [math.nan] * 3, "linear": [0.9, 0.8, 0.7], "scores": [0.9, 0.8, 0.7]}
-    found = replace(small.starts, judge="linear", panels=panels, certainty=0.93, **judged)
+    found = replace(
+        small.starts, judge="linear", panels=panels, certainty=0.93, cross_validated=False, **judged
+    )
     section = repeat_sections.starts(replace(small, starts=found))
-    assert "by a regression on the panel's counts" in text_of(section)
+    assert "by a regression on the panel's counts, on the validation cells." in text_of(section)
     assert "told them apart well" in text_of(section)
     assert "By its network" not in section
     rows = rows_of(section)

@@ -128,7 +128,7 @@ def test_panel_table_tells_rank_score_and_expression_over_the_training_cells(fin
 
 
 def test_run_with_several_starts_tells_of_them(adata, tmp_path, undrawn):
-    model = YOTO(adata, ["cell_type", "age"], 6, seed=2, n_starts=2)
+    model = YOTO(adata, ["cell_type", "age"], 6, seed=2, n_starts=2, judge="both")
     result = select(adata, tmp_path / "run", model=model)
     starts = model.starts
     results = json.loads((tmp_path / "run" / "results.json").read_text())["starts"]

@@ -54,12 +54,12 @@ def add_training(
     command.add_argument(
         "--starts", type=int, metavar="N",
         help="select N times within this training, and train the predictor on the panel that is "
-        "best on the validation cells (1 if not given)",
+        "best by --judge (1 if not given)",
     )  # fmt: skip
     command.add_argument(
         "--judge", choices=("own", "linear", "both"),
         help="who tells the best of several starts: the selection's own network, a regression on "
-        "the panel for those who will use a linear classifier, or the mean of both (if not given)",
+        "the panel (if not given), or the mean of both",
     )  # fmt: skip
     command.add_argument(
         "--max-epochs", type=int, metavar="N",

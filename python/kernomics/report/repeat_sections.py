@@ -29,21 +29,25 @@ def starts(data: ReportData) -> str:
         return ""
     n, inclusion = len(found.panels), found.inclusion
     always = sum(share == 1 for share in inclusion.values())
+    where = "on the validation cells"
+    if found.cross_validated:
+        where = "by cross-validation within the training cells"
     judges = {"own": found.own, "linear": found.linear}
     asked = {
-        "own": "the network that made the selection",
-        "linear": "a regression on the panel's counts",
-        "both": "the mean of the network that made the selection and a regression on the panel",
+        "own": "the network that made the selection, on the validation cells",
+        "linear": f"a regression on the panel's counts, {where}",
+        "both": "the mean of the network that made the selection, on the validation cells, and a "
+        f"regression on the panel's counts, {where}",
     }[found.judge]
     said = "told them apart well" if found.certainty >= SURE else "hardly told them apart"
     parts = [
         paragraph(
             f"One training made {n} selections and one predictor, on the panel of start "
-            f"{found.chosen + 1}. It was chosen on the validation cells by {asked}. The held-out "
-            f"cells play no part in this choice. The validation cells {said}: start "
-            f"{found.chosen + 1} is the best in {100 * found.certainty:.0f}% of their resamples "
-            f"({100 / n:.0f}% would be chance). The best score of several is a little too good; "
-            "only the held-out cells tell what the panel reaches."
+            f"{found.chosen + 1}. It was chosen by {asked}. The held-out cells play no part in "
+            f"this choice. The cells judged on {said}: start {found.chosen + 1} is the best in "
+            f"{100 * found.certainty:.0f}% of their resamples ({100 / n:.0f}% would be chance). "
+            "The best score of several is a little too good; only the held-out cells tell what "
+            "the panel reaches."
         ),
         paragraph(
             f"The starts selected {count(len(inclusion), 'different gene')}, {always} of them in "
@@ -69,7 +73,7 @@ def starts(data: ReportData) -> str:
         table(
             columns,
             rows,
-            caption="Macro-F1 (R² for numbers) on the validation cells, mean over the tasks.",
+            caption="Macro-F1 (R² for numbers), mean over the tasks.",
         )
     )
     missed = [g for g, share in inclusion.items() if share >= 0.5 and g not in data.genes]

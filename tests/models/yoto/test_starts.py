@@ -44,7 +44,7 @@ def one(adata):
 
 @pytest.fixture(scope="module")
 def three(adata):
-    return trained(adata, n_starts=3)
+    return trained(adata, n_starts=3, judge="both")
 
 
 def weights_of(model):
@@ -93,19 +93,56 @@ def test_starts_differ_and_the_best_on_validation_cells_is_the_panel(adata, thre
     assert set(fixed) == set(three.genes)
 
 
-def test_regression_that_judges_is_that_of_all_panels(adata, three):
-    split, labels = three.split, three.cells.labels["cell_type"].values
-    for panel, score in zip(three.starts.panels, three.starts.linear, strict=True):
+def test_regression_judges_many_validation_cells_as_all_panels_are_judged(adata, monkeypatch):
+    monkeypatch.setattr("kernomics.models.yoto.starts.FEW", 29)
+    model = trained(adata, n_starts=2)
+    split, labels = model.split, model.cells.labels["cell_type"].values
+    train, held_out = split.train, split.validation
+    assert len(held_out) == 29
+    assert not model.starts.cross_validated
+    for panel, score in zip(model.starts.panels, model.starts.linear, strict=True):
         counts = adata[:, panel].X.toarray()
-        train, held_out = split.train, split.validation
         expected = evaluate_genes(counts[train], labels[train], counts[held_out], labels[held_out])
         assert score == pytest.approx(expected.macro_f1)
+
+
+def test_regression_is_cross_validated_where_validation_cells_are_few(adata, three):
+    train, labels = three.split.train, three.cells.labels["cell_type"].values
+    assert three.starts.cross_validated
+    jury = three.module.starts.judge
+    folds = jury._folds(train)
+    assert np.bincount(folds).tolist() == [42] * 5
+    for panel, score in zip(three.starts.panels, three.starts.linear, strict=True):
+        counts, guess = adata[train, panel].X.toarray(), np.full(len(train), -1)
+        for fold in range(5):
+            rest = folds != fold
+            guess[~rest] = predictions(
+                "categorical", counts[rest], labels[train][rest], counts[~rest]
+            )
+        assert score == pytest.approx(macro_f1(labels[train], guess))
+
+
+def test_groups_that_the_split_keeps_whole_are_whole_in_the_folds(adata):
+    cells = adata.copy()
+    cells.obs["donor"] = [f"d{i % 7}" for i in range(cells.n_obs)]
+    model = trained(cells, n_starts=2, split="group", split_key="donor")
+    train = model.split.train
+    folds = model.module.starts.judge._folds(train)
+    donors = cells.obs["donor"].to_numpy()[train]
+    assert len(set(zip(donors, folds, strict=True))) == len(set(donors)) > 3
+    assert len(set(folds)) > 3
+
+
+def test_regression_needs_no_validation_cells(adata):
+    model = trained(adata, n_starts=2, fractions=(0.8, 0.0, 0.2))
+    assert model.starts.cross_validated
+    assert sorted(model.genes) == sorted(model.starts.panels[model.starts.chosen])
 
 
 def test_network_that_judges_is_that_of_the_selection_when_its_start_ends(adata):
     # The same training, stopped where its first start ends, which is the end of an epoch.
     training = {**TRAINING, "max_epochs": 5, "validate_every": 1}
-    three = trained(adata, n_starts=3, training=training)
+    three = trained(adata, n_starts=3, judge="own", training=training)
     each = three.module.schedule.selection_steps(len_steps(three)) // 3
     assert each == 12
     validated = {r["step"]: r for r in three.history.select("validation")}
@@ -129,8 +166,8 @@ def test_gene_scores_of_the_panel_are_those_of_its_start(adata, three):
 
 def test_same_seed_gives_the_same_bits_and_another_seed_other_starts(adata, three):
     torch.manual_seed(3)
-    assert_same(trained(adata, n_starts=3), three)
-    other = trained(adata, n_starts=3, seed=1)
+    assert_same(trained(adata, n_starts=3, judge="both"), three)
+    other = trained(adata, n_starts=3, judge="both", seed=1)
     assert other.starts.panels != three.starts.panels
 
 
@@ -145,10 +182,12 @@ def test_a_single_judge_decides_alone(adata, judge):
     found = trained(adata, n_starts=2, judge=judge).starts
     values = {"own": found.own, "linear": found.linear}
     assert found.scores == values.pop(judge)
+    assert found.cross_validated is (judge == "linear")
     assert all(math.isnan(value) for value in next(iter(values.values())))
 
 
-def test_several_labels_of_both_kinds_are_judged_by_their_weighted_mean(adata):
+def test_several_labels_of_both_kinds_are_judged_by_their_weighted_mean(adata, monkeypatch):
+    monkeypatch.setattr("kernomics.models.yoto.starts.FEW", 0)
     weights = {"size": 3.0, "half": 0.0}
     model = trained(adata, ["cell_type", "size", "half"], n_starts=2, task_weights=weights)
     train, held_out = model.split.train, model.split.validation
@@ -169,7 +208,7 @@ def test_unlabelled_validation_cells_are_left_out(adata):
     cells = adata.copy()
     cells.obs["cell_type"] = cells.obs["cell_type"].astype(object)
     cells.obs.loc[cells.obs_names[::3], "cell_type"] = None
-    found = trained(cells, n_starts=2).starts
+    found = trained(cells, n_starts=2, judge="both").starts
     assert all(0 <= score <= 1 for score in found.scores)
 
 
@@ -244,7 +283,8 @@ def test_resumed_in_any_start_has_the_same_bits(adata, three, tmp_path, step):
         if len(steps) == step:
             raise Stop
 
-    model, steps = YOTO(adata, "cell_type", K, marker_prior=0.0, n_starts=3), []
+    options = {"marker_prior": 0.0, "n_starts": 3, "judge": "both"}
+    model, steps = YOTO(adata, "cell_type", K, **options), []
     inner = model._optimizer
 
     def stopping(module):
@@ -256,7 +296,7 @@ def test_resumed_in_any_start_has_the_same_bits(adata, three, tmp_path, step):
     training = {**TRAINING, "checkpoint_every_epochs": 1, "checkpoint_every_seconds": 0.0}
     with pytest.raises(Stop):
         model.train(run_dir=tmp_path, **training)
-    resumed = YOTO(adata, "cell_type", K, marker_prior=0.0, n_starts=3)
+    resumed = YOTO(adata, "cell_type", K, **options)
     resumed.train(run_dir=tmp_path, resume=step > 1, **training)
     assert_same(resumed, three)
     assert resumed.starts == three.starts
@@ -286,10 +326,13 @@ def test_skipped_steps_at_the_end_of_a_start_still_end_it(adata):
 # -- errors ----------------------------------------------------------------------------------------
 
 
-def test_no_validation_cells_is_an_error_that_names_the_remedy(adata):
-    with pytest.raises(ConfigError, match=r"no validation cells.*give fractions a second share"):
-        YOTO(adata, "cell_type", K, n_starts=2, fractions=(0.8, 0.0, 0.2))
-    assert YOTO(adata, "cell_type", K, fractions=(0.8, 0.0, 0.2)).config.n_starts == 1
+@pytest.mark.parametrize("judge", ["own", "both"])
+def test_no_validation_cells_for_the_network_is_an_error_with_remedies(adata, judge):
+    found = r"no validation cells.*give fractions a second share above 0, judge='linear'"
+    with pytest.raises(ConfigError, match=found):
+        YOTO(adata, "cell_type", K, n_starts=2, judge=judge, fractions=(0.8, 0.0, 0.2))
+    alone = YOTO(adata, "cell_type", K, judge=judge, fractions=(0.8, 0.0, 0.2))
+    assert alone.config.n_starts == 1
 
 
 def test_validation_cells_without_labels_are_an_error(adata):
@@ -299,7 +342,8 @@ def test_validation_cells_without_labels_are_an_error(adata):
     cells.obs["cell_type"] = cells.obs["cell_type"].astype(object)
     cells.obs.loc[cells.obs_names[200:240], "cell_type"] = None
     with pytest.raises(ConfigError, match="40 validation cells, all unlabelled"):
-        YOTO(cells, "cell_type", K, split=split, n_starts=2)
+        YOTO(cells, "cell_type", K, split=split, n_starts=2, judge="own")
+    assert trained(cells, split=split, n_starts=2).starts.cross_validated
 
 
 @pytest.mark.parametrize(
@@ -321,7 +365,7 @@ def test_settings_that_do_not_go_with_starts_are_named(adata, options, training,
 def test_judge_without_its_package_says_what_to_install(adata, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
     monkeypatch.setitem(__import__("sys").modules, "sklearn.linear_model", None)
-    with pytest.raises(ImportError, match=r"judge='both' needs the package 'sklearn'"):
+    with pytest.raises(ImportError, match=r"judge='linear' needs the package 'sklearn'"):
         trained(adata, n_starts=2)
     assert len(trained(adata, n_starts=2, judge="own").starts.panels) == 2
 

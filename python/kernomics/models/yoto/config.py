@@ -69,14 +69,14 @@ class YOTOConfig:
     min_cells
         Genes detected in fewer training cells are not used.
     n_starts
-        How many selections to make; the panel is that of the best on the validation cells. Each
+        How many selections to make; the panel is that of the best by `judge`. Each
         start takes `fix_panel_at` of the steps of one training, with weights, noise and order of
         cells of its own; the panel's predictor is trained once. 1 is the paper's one training.
     judge
         Who judges the panels of several starts: ``"own"``, the selection's network as it is when
-        its start ends; ``"linear"``, a logistic regression (ridge for numbers) on the panel's
-        counts, trained on the training cells, for those who will use a linear classifier;
-        ``"both"``, the mean of the two (ours).
+        its start ends, on the validation cells; ``"linear"``, a logistic regression (ridge for
+        numbers) on the panel's counts, on 1,000 validation cells or more, or else by
+        cross-validation within the training cells (ours); ``"both"``, the mean of the two.
     """
 
     n_genes: int = 64
@@ -99,7 +99,7 @@ class YOTOConfig:
     score_learning_rate: float = 0.1
     min_cells: int = 1
     n_starts: int = 1
-    judge: Judge = "both"
+    judge: Judge = "linear"
 
     def __post_init__(self) -> None:
         hidden: object = self.hidden

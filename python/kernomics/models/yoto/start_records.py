@@ -26,14 +26,14 @@ Judge = Literal["own", "linear", "both"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a panel was judged on the validation cells: means over tasks of macro-F1 or R².
+    """How a panel was judged: means over tasks of macro-F1 or R².
 
     Attributes
     ----------
     own, linear
         By the selection's network and by a regression; NaN where it was not asked.
     resampled
-        What decides, the mean of those asked, on resamples of the validation cells; the same
+        What decides, the mean of those asked, on resamples of the cells judged on; the same
         resamples for every panel.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -34,26 +34,29 @@ from kernomics.train.schedules import first_steps
 
 MOST_CELLS = 50_000
 """Training cells that the regression of a judge learns from, at most."""
+FEW = 1_000
+"""With fewer validation cells the regression is judged by cross-validation."""
+N_FOLDS = 5
 
 
 # ---- the plan ------------------------------------------------------------------------------------
 
 
 def require_judged(config: YOTOConfig, tasks: Sequence[Task], cells: Any, split: Split) -> None:
-    """Refuse several starts where nothing could tell which is best."""
-    if config.n_starts == 1:
+    """Refuse several starts where the judge could not tell which is best."""
+    if config.n_starts == 1 or config.judge == "linear":
         return
     rows = split.validation
-    if any(task.weight > 0 and _labelled(cells, task, rows).any() for task in tasks):
+    if any(task.weight > 0 and labelled(cells, task, rows).any() for task in tasks):
         return
+    there = (
+        f"{len(rows):,} validation cells, all unlabelled" if len(rows) else "no validation cells"
+    )
     raise ConfigError(
-        f"n_starts is {config.n_starts}, but the split has "
-        + (
-            f"{len(rows):,} validation cells, all unlabelled"
-            if len(rows)
-            else "no validation cells"
-        )
-        + ", which tell the best start: give fractions a second share above 0, or n_starts=1"
+        f"n_starts is {config.n_starts} and judge={config.judge!r}, but the split has "
+        + there
+        + ", on which the network is judged: give fractions a second share above 0, judge='linear' "
+        "(which needs none) or n_starts=1"
     )
 
 
@@ -108,7 +111,10 @@ def built(start: int, seed: int, build: Callable[[], YOTOModule]) -> YOTOModule:
 
 @dataclass(frozen=True, eq=False)
 class Jury:
-    """Judges panels on the validation cells.
+    """Judges panels: by the network on the validation cells, by a regression on these or others.
+
+    Few validation cells do not tell panels apart, so the regression is then judged on the training
+    cells, of which there are more, by cross-validation.
 
     Attributes
     ----------
@@ -130,69 +136,99 @@ class Jury:
         if self.judge != "own":
             require_extra("sklearn.linear_model", purpose=f"judge={self.judge!r}")
 
+    @property
+    def cross_validates(self) -> bool:
+        """Whether the regression is judged on training cells."""
+        held_out = self.split.validation
+        known = [labelled(self.cells, t, held_out).sum() for t in self.tasks if t.weight]
+        return bool(min(known) < FEW)
+
     def __call__(self, module: YOTOModule, panel: Tensor) -> Verdict:
         """Judge the panel that a module has now, the same on every rank."""
-        weights, figures, resampled = [], [], []
-        own = self.outputs(module) if self.judge != "linear" else [None] * len(self.tasks)
-        linear = self._linear(panel.cpu().numpy()) if self.judge != "own" else {}
-        for task, output in zip(self.tasks, own, strict=True):
-            rows = self.split.validation
-            rows_known = _labelled(self.cells, task, rows)
-            if not task.weight or not rows_known.any():
-                continue
-            truth = self.cells.labels[task.name].values[rows][rows_known]
-            said = {}
-            if output is not None:
-                found = read_outputs(task, output)
-                said["own"] = (found.argmax(1) if task.classes else found)[rows_known]
-            if linear:
-                said["linear"] = linear[task.name][rows_known]
-            score = macro_f1 if task.classes else r2
-            weights.append(task.weight)
-            figures.append([score(truth, said[by]) if by in said else math.nan for by in BOTH])
-            resampled.append(_resampled(task, truth, said))
-        mean = np.average(figures, axis=0, weights=weights)
-        draws = np.average(resampled, axis=0, weights=weights)
-        told = ranks().told([*mean.tolist(), *draws.tolist()])
+        figures, resampled = np.full(2, math.nan), []
+        if self.judge != "linear":
+            guesses = [
+                read_outputs(task, output)
+                for task, output in zip(self.tasks, self.outputs(module), strict=True)
+            ]
+            codes = [g.argmax(1) if g.ndim == 2 else g for g in guesses]
+            figures[0], draws = self._scored(self.split.validation, codes)
+            resampled.append(draws)
+        if self.judge != "own":
+            figures[1], draws = self.regression(panel.cpu().numpy(), self.cross_validates)
+            resampled.append(draws)
+        told = ranks().told([*figures.tolist(), *np.mean(resampled, axis=0).tolist()])
         return Verdict(told[0], told[1], told[2:])
 
-    def _linear(self, panel: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Return what a regression on the panel's counts predicts for the validation cells."""
+    def _scored(
+        self, rows: NDArray[np.int64], guesses: Sequence[NDArray[Any]]
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Return the weighted mean over tasks of macro-F1 or R² on cells, and on resamples."""
+        weights, figures, resampled = [], [], []
+        for task, guess in zip(self.tasks, guesses, strict=True):
+            known = labelled(self.cells, task, rows)
+            if task.weight and known.any():
+                truth = self.cells.labels[task.name].values[rows][known]
+                weights.append(task.weight)
+                figures.append((macro_f1 if task.classes else r2)(truth, guess[known]))
+                resampled.append(_resampled(task, truth, guess[known]))
+        return (
+            float(np.average(figures, weights=weights)),
+            np.average(resampled, axis=0, weights=weights),
+        )
+
+    def regression(
+        self, panel: NDArray[np.int64], cross_validated: bool
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Judge genes, by number, by a regression; see `_scored` for what is returned."""
         train, genes = self.split.train, self.cells.genes[panel].tolist()
         if len(train) > MOST_CELLS:
             train = np.sort(np.random.default_rng(0).choice(train, MOST_CELLS, replace=False))
-        x_train, x_test = (
-            counts_of_genes(self.cells, genes, rows) for rows in (train, self.split.validation)
-        )
-        return {
-            task.name: predictions(
-                task.kind, x_train, self.cells.labels[task.name].values[train], x_test
-            )
-            for task in self.tasks
-            if task.weight
-        }
+        x = counts_of_genes(self.cells, genes, train)
+        if cross_validated:
+            rows, folds = train, self._folds(train)
+            parts = [(folds != i, folds == i) for i in np.unique(folds)]
+            others = x
+        else:
+            rows = self.split.validation
+            parts = [(np.ones(len(train), bool), np.ones(len(rows), bool))]
+            others = counts_of_genes(self.cells, genes, rows)
+        found = []
+        for task in self.tasks:
+            y = self.cells.labels[task.name].values[train]
+            guess = np.zeros(len(rows), np.int64 if task.classes else np.float64)
+            for learnt, asked in parts:
+                if labelled(self.cells, task, train[learnt]).any():
+                    guess[asked] = predictions(task.kind, x[learnt], y[learnt], others[asked])
+            found.append(guess)
+        return self._scored(rows, found)
+
+    def _folds(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which fold each cell is in, int64 [n]; groups that the split keeps stay whole."""
+        by = np.arange(len(rows))
+        if self.split.how == "group" and self.split.by in self.cells.obs:
+            names = self.cells.obs[self.split.by].astype(str).to_numpy()[rows]
+            groups = np.unique(names, return_inverse=True)[1]
+            by = groups if groups.max() > 0 else by
+        order: NDArray[np.int64] = np.random.default_rng(0).permutation(by.max() + 1)
+        return order[by] % N_FOLDS
 
 
-BOTH = ("own", "linear")
-
-
-def _labelled(cells: CellCollection, task: Task, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+def labelled(cells: CellCollection, task: Task, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell which of some cells have a task's label."""
     values = cells.labels[task.name].values[rows]
     known: NDArray[np.bool_] = values >= 0 if task.classes else ~np.isnan(values)
     return known
 
 
-def _resampled(
-    task: Task, truth: NDArray[Any], said: Mapping[str, NDArray[Any]]
-) -> NDArray[np.float64]:
-    """Return the mean score of those asked on resamples of the cells, float64 [N_DRAWS]."""
+def _resampled(task: Task, truth: NDArray[Any], guess: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the score on resamples of the cells, the same for every panel, float64 [N_DRAWS]."""
     if task.classes:
-        found = bootstrap_scores(truth, said)
-        return np.asarray(np.mean([of["macro_f1"] for of in found.values()], axis=0))
+        return bootstrap_scores(truth, {"": guess})[""]["macro_f1"]
     generator, scores = np.random.default_rng(0), np.empty(N_DRAWS)
     for i in range(N_DRAWS):
         rows = generator.integers(0, len(truth), len(truth))
-        scores[i] = np.mean([r2(truth[rows], guess[rows]) for guess in said.values()])
+        scores[i] = r2(truth[rows], guess[rows])
     return scores
 
 
@@ -210,14 +246,17 @@ class Starts:
     panels
         Each start's genes, in the order of the data.
     own, linear
-        Each one's macro-F1 or R² on the validation cells, mean over tasks, by the selection's
-        network and by a regression; NaN where that was not asked.
+        Each one's macro-F1 or R², mean over tasks, by the selection's network on the validation
+        cells, and by a regression; NaN where that was not asked.
     scores
         What decided: the mean of those asked.
     chosen
         The start whose panel was taken, from 0.
     certainty
-        Share of resamples of the validation cells in which it is the best, ties counted half.
+        Share of resamples of the cells judged on in which it is the best, ties counted half.
+    cross_validated
+        Whether the regression was judged on the training cells, by cross-validation, and not on
+        the validation cells.
     """
 
     judge: Judge
@@ -227,6 +266,7 @@ class Starts:
     scores: list[float]
     chosen: int
     certainty: float
+    cross_validated: bool = False
 
     @classmethod
     def of(cls, records: StartRecords, judge: Judge, genes: NDArray[Any]) -> Starts:
@@ -243,6 +283,7 @@ class Starts:
             records.scores.tolist(),
             records.best,
             float(np.mean((best > others) + 0.5 * (best == others))),
+            judge != "own" and getattr(records.judge, "cross_validates", False),
         )
 
     def __str__(self) -> str:
