@@ -21,7 +21,7 @@ from bench.machine import ROOT
 from bench.records import BySeed, Difference, paired, read_lines
 from bench.sets import SETS
 from bench.table import NOTHING, duration, grid, put_between
-from bench.yoto import partial, sweep
+from bench.yoto import partial, starts, sweep
 from bench.yoto.costs import persist_part, scale_part, time_part
 from bench.yoto.methods import METHODS
 from bench.yoto.results import (
@@ -333,6 +333,7 @@ PARTS: dict[str, Callable[[Lines], str]] = {
     "persist": persist_part,
     "scale": scale_part,
     "sweep": sweep.table,
+    "starts": starts.table,
 }
 PAGES = {
     DOCS / "yoto.md": ("summary", "time", "scale"),
@@ -340,6 +341,7 @@ PAGES = {
         "about",
         "figures",
         "sweep",
+        "starts",
         "tasks",
         "partial",
         "persist",
@@ -348,7 +350,7 @@ PAGES = {
 }  # fmt: skip
 """Which parts each page shows."""
 
-FILES = ("yoto", "yoto_scale", "yoto_sweep")
+FILES = ("yoto", "yoto_scale", "yoto_starts", "yoto_sweep")
 
 
 def file_of(part: str) -> str:

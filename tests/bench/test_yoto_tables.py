@@ -192,3 +192,28 @@ def test_the_mean_over_tasks_is_paired_by_seed() -> None:
     one, both = tasks_part(lines).splitlines()[-2:]
     assert one.count("| +0.050 ± 0.050 ") == both.count("| +0.050 ± 0.050 ") == 2
     assert both.startswith("| all of them | 16 |")
+
+
+def test_best_of_some_starts_is_a_mean_over_all_subsets() -> None:
+    from bench.yoto.starts import EACH, chosen, table
+
+    def one(seed: int, own: list[float], scores: list[float]) -> dict[str, Any]:
+        reached = [{"a": score, "b": score} for score in scores]
+        judged = {"own": own, "regression": own, "cross-validation": scores, EACH: own}
+        test = {"own": reached, "regression": reached}
+        return {"set": "a", "seed": seed, "judged": judged, "test": test}
+
+    lines = [
+        one(seed, [0.5, 0.4, 0.3, 0.2, 0.1], [0.1 * seed, 0.2, 0.3, 0.4, 0.5]) for seed in (0, 1)
+    ]
+    assert chosen(lines[0], "own", 1, "own") == pytest.approx(0.28)
+    assert chosen(lines[0], "own", 5, "own") == 0.0
+    assert chosen(lines[0], "cross-validation", 5, "own") == 0.5
+    # The best of three of five: the first in 6 of 10 subsets, the second in 3, the third in 1.
+    assert chosen(lines[0], "own", 3, "own") == pytest.approx((3 * 0.2 + 0.3) / 10)
+    assert chosen(lines[0], "own + regression", 5, "own") == 0.0
+    text = table(lines)
+    assert "| 1 | 1 | none | 0.290 |  | 0.290 |  |" in text
+    assert "| 5 | 1 | the selection's network, validation cells | 0.050 |" in text
+    assert "| 5 | 5 | a predictor trained on each, validation cells | 0.050 |" in text
+    assert table([]) == "No runs on record."

@@ -17,6 +17,7 @@ from anndata import read_h5ad
 import kernomics
 from kernomics import cli, datasets
 from kernomics.cli import main
+from kernomics.train import RunDirectory
 
 COMMANDS = [
     *("select", "demo", "evaluate", "panel", "pretrain", "finetune", "embed"),
@@ -219,6 +220,17 @@ def test_group_split_forced_and_forbidden_genes_are_passed_on(folder, tmp_path, 
     assert "gene_5" not in set(panel)
 
 
+def test_several_starts_are_made_and_told(folder, tmp_path, undrawn, capsys):
+    out = tmp_path / "run"
+    assert main(select(folder, out, "--starts", "2", "--judge", "linear")) == 0
+    told = capsys.readouterr().out
+    assert re.search(
+        r"^starts     2 starts, [01]\.\d{3}, [01]\.\d{3}; start [12] chosen", told, re.M
+    )
+    config = RunDirectory.open(out).config["model"]
+    assert (config["n_starts"], config["judge"]) == (2, "linear")
+
+
 def test_threads_are_set(folder, tmp_path, undrawn, capsys):
     before = torch.get_num_threads()
     try:
@@ -384,6 +396,7 @@ def error_of(capsys, *line):
         (["--device", "gpu"], "device 'gpu' does not exist; use 'cpu' or 'cuda'"),
         (["--threads", "0"], "--threads is 0: at least 1 is needed"),
         (["--max-epochs", "0"], "--max-epochs is 0"),
+        (["--starts", "0"], "--starts is 0: at least 1 is needed"),
         (["--balance", "celltype"], "no column of obs; closest: 'cell_type'"),
         (["--skip-steps", "3-x"], "--skip-steps '3-x': write a step, such as 1200"),
         (["--seed", str(2**70)], "must be an integer of 64 bits"),

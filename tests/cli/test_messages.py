@@ -109,6 +109,7 @@ PRINTED_BY = {
         ("embed", "evaluate"),
     ),
     "models/yoto/model.py": (SELECT, ()),
+    "models/yoto/starts.py": ((YOTO, tl.select_genes), ()),
     "train/device.py": ((YOTO.train, TxFM.train), ("select", "pretrain", "finetune")),
     "models/base.py": ((YOTO, tl.select_genes, tl.evaluate_panel), ("select", "panel")),
     "evaluation/panels/comparison.py": (SELECT, ("select",)),

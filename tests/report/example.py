@@ -15,6 +15,7 @@ from kernomics.evaluation.panels import (
     Stability,
 )
 from kernomics.metrics import class_expression, confusion_matrix
+from kernomics.models.yoto.starts import Starts
 from kernomics.report import MethodScore, ReportData, SplitReport, TaskReport
 
 HOSTILE = '<b>x&"'
@@ -155,6 +156,15 @@ def stability(genes: list[str], tasks: list[TaskReport]) -> Stability:
     )
 
 
+def starts(genes: list[str]) -> Starts:
+    """Three starts: the panel, one that shares half of its genes with it, and the panel again."""
+    k = len(genes)
+    other = genes[: k // 2] + [f"OTHER{g}" for g in range(k - k // 2)]
+    own, linear = [0.8, 0.7, 0.75], [0.6, 0.65, 0.55]
+    scores = [(a + b) / 2 for a, b in zip(own, linear, strict=True)]
+    return Starts("both", [list(genes), other, list(genes)], own, linear, scores, 0, 0.61, True)
+
+
 def embedding(classes: list[str], n_panel: int, rng: np.random.Generator) -> PanelEmbedding:
     n = 120
     codes = np.arange(n) % (len(classes) + 1) - 1
@@ -238,6 +248,7 @@ def report_data(
     found: dict[str, Any] = {}
     if further:
         found = {
+            "starts": starts(genes),
             "curve": curve(tasks),
             "stability": stability(genes, tasks),
             "embedding": embedding(class_names(n_classes, long=long), n_genes, rng),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from kernomics.report import panel_extras as panel_sections
 from kernomics.report import render_report, repeat_sections
 
 OPTIONAL = {
+    "starts": repeat_sections.starts,
     "curve": repeat_sections.curve,
     "stability": repeat_sections.stability,
     "embedding": panel_sections.embedding,
@@ -271,3 +273,41 @@ def test_redundancy_tells_groups_strongest_pair_and_substitutes(small: Any) -> N
 def test_panel_of_one_gene_has_no_like_genes(example: Any) -> None:
     data = example.report_data(n_genes=1, n_classes=2, further=True)
     assert "No two genes of the panel are redundant." in text_of(panel_sections.redundancy(data))
+
+
+# -- the starts ------------------------------------------------------------------------------------
+
+
+def test_starts_show_their_scores_what_is_alike_and_how_sure_the_choice_is(small: Any) -> None:
+    section = repeat_sections.starts(small)
+    text = text_of(section)
+    assert "made 3 selections and one predictor, on the panel of start 1" in text
+    assert "a regression on the panel's counts, by cross-validation within the training" in text
+    assert "hardly told them apart: start 1 is the best in 61% of their resamples" in text
+    assert "(33% would be chance)" in text
+    assert "6 different genes, 2 of them in every start" in text
+    assert "Jaccard index of 0.56" in text  # (1/3 + 1 + 1/3) / 3
+    rows = rows_of(section)
+    assert rows[:3] == [
+        ["1 chosen", "0.800", "0.600", "0.700", "1.00"],
+        ["2", "0.700", "0.650", "0.675", "0.33"],
+        ["3", "0.750", "0.550", "0.650", "1.00"],
+    ]
+    assert [row[1] for row in rows[3:]] == ["3 of 3 starts"] * 2 + ["2 of 3 starts"] * 2
+    assert [row[0] for row in rows[3:]] == list(small.genes)
+
+
+def test_starts_of_one_judge_show_its_scores_alone_and_genes_that_most_selected(small: Any) -> None:
+    panels = [list(small.genes), ["A", "B", "C", "D"], ["A", "B", "E", "F"]]
+    judged = {"own": [math.nan] * 3, "linear": [0.9, 0.8, 0.7], "scores": [0.9, 0.8, 0.7]}
+    found = replace(
+        small.starts, judge="linear", panels=panels, certainty=0.93, cross_validated=False, **judged
+    )
+    section = repeat_sections.starts(replace(small, starts=found))
+    assert "by a regression on the panel's counts, on the validation cells." in text_of(section)
+    assert "told them apart well" in text_of(section)
+    assert "By its network" not in section
+    rows = rows_of(section)
+    assert rows[0] == ["1 chosen", "0.900", "1.00"]
+    missed = [row for row in rows[3:] if "not in the panel" in row[0]]
+    assert missed == [[f"{gene} not in the panel", "2 of 3 starts"] for gene in "AB"]

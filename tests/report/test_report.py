@@ -22,10 +22,10 @@ from kernomics.report import MethodScore, TaskReport, render_report, sections, w
 
 VOID = {"meta", "link", "img", "source", "br", "hr"}
 SECTIONS = [
-    "key-figures", "panel", "curve", "stability", "expression", "embedding", "contributions",
-    "redundancy", "confusion", "training", "warnings", "reproducibility",
+    "key-figures", "panel", "starts", "curve", "stability", "expression", "embedding",
+    "contributions", "redundancy", "confusion", "training", "warnings", "reproducibility",
 ]  # fmt: skip
-OPTIONAL = ["curve", "stability", "embedding", "contributions", "redundancy"]
+OPTIONAL = ["starts", "curve", "stability", "embedding", "contributions", "redundancy"]
 
 
 class Page(HTMLParser):
@@ -131,7 +131,7 @@ def test_every_table_has_a_caption_and_a_container_that_scrolls(case: Any) -> No
 
 def test_every_gene_is_in_the_panel_table_and_in_the_list(case: Any) -> None:
     data, text, page = case
-    panel = Page(text[text.index('<section id="panel"') : text.index('<section id="curve"')])
+    panel = Page(text[text.index('<section id="panel"') : text.index('<section id="starts"')])
     assert [cell for cell in panel.cells if cell in set(data.genes)] == list(data.genes)
     assert "\n".join(data.genes) in "".join(page.text)
 

@@ -127,6 +127,32 @@ def test_panel_table_tells_rank_score_and_expression_over_the_training_cells(fin
         assert float(row["mean_count"]) == pytest.approx(counts[:, place].mean(), 1e-5)
 
 
+def test_run_with_several_starts_tells_of_them(adata, tmp_path, undrawn):
+    model = YOTO(adata, ["cell_type", "age"], 6, seed=2, n_starts=2, judge="both")
+    result = select(adata, tmp_path / "run", model=model)
+    starts = model.starts
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["starts"]
+    assert (results["selections"], results["trainings"]) == (2, 1)
+    assert results["panels"] == starts.panels
+    assert results["judge"] == "both"
+    assert results["certainty"] == starts.certainty
+    with (tmp_path / "run" / "panel.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [float(row["inclusion"]) for row in rows] == [starts.inclusion[g] for g in model.genes]
+    config = RunDirectory.open(tmp_path / "run").config
+    assert config["model"]["n_starts"] == 2
+    assert config["train"]["max_epochs"] == EPOCHS
+    history = History.read(tmp_path / "run" / "metrics.jsonl")
+    assert [record["start"] for record in history.select("start")] == [0, 1]
+    assert Panel.load(tmp_path / "run").genes == result.model.genes
+
+
+def test_a_run_with_one_start_tells_of_none(finished):
+    out, _ = finished
+    assert "starts" not in json.loads((out / "results.json").read_text())
+    assert "inclusion" not in (out / "panel.csv").read_text().splitlines()[0]
+
+
 def test_results_hold_every_score_of_every_method(finished):
     out, result = finished
     results = json.loads((out / "results.json").read_text())

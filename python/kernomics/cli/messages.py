@@ -19,6 +19,7 @@ ARGUMENTS = {
     "exclude_patterns": "--exclude",
     "labels": "--label",
     "n_random": "--random",
+    "n_starts": "--starts",
     "how": "--split",
 }
 """Options that go by another name than the argument."""

@@ -52,8 +52,19 @@ def add_training(
     cli_options.add_run(command, out=out)
     command.add_argument("--seed", type=int, help="seed of everything random (0 if not given)")
     command.add_argument(
+        "--starts", type=int, metavar="N",
+        help="select N times within this training, and train the predictor on the panel that is "
+        "best by --judge (1 if not given)",
+    )  # fmt: skip
+    command.add_argument(
+        "--judge", choices=("own", "linear", "both"),
+        help="who tells the best of several starts: the selection's own network, a regression on "
+        "the panel (if not given), or the mean of both",
+    )  # fmt: skip
+    command.add_argument(
         "--max-epochs", type=int, metavar="N",
-        help="passes over the cells (enough for about 2,500 steps if not given)",
+        help="passes over the cells (enough for about 2,500 steps if not given); each start but "
+        "the first adds to them",
     )  # fmt: skip
     command.add_argument(
         "--batch-size", type=int, metavar="N", help="cells per batch (64 or 128 if not given)"
@@ -142,6 +153,8 @@ def select(
     for line in [*cli_constraints.kept_markers(model), *cli_constraints.spent(model)]:
         print(line)
     tables.print_selection(result)
+    if model.starts is not None:
+        print(f"starts     {model.starts}")
     if result.stability is not None:
         print(f"stability  {result.stability}")
         print(f"consensus  {', '.join(result.stability.consensus)}")
@@ -164,6 +177,8 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     cli_options.skipped_steps(args)
     given = {
         "n_genes": args.n_genes,
+        "n_starts": args.starts,
+        "judge": args.judge,
         "seed": args.seed,
         "max_epochs": args.max_epochs,
         "batch_size": args.batch_size,

@@ -118,6 +118,50 @@ def _standardised(
     return (a - mean) / scale, (b - mean) / scale
 
 
+def _classified(
+    a: NDArray[np.float64],
+    codes: NDArray[np.int64],
+    b: NDArray[np.float64],
+    others: NDArray[np.int64],
+    c: float = 1.0,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Train on cells and their classes; return others' classes and probabilities.
+
+    The classes of `others` have a column too.
+    """
+    classes = np.unique(codes)
+    probabilities = np.zeros((len(b), class_count(classes, others)))
+    if classes.size == 1:
+        probabilities[:, classes[0]] = 1.0
+        return np.full(len(b), classes[0]), probabilities
+    linear_model = require_extra("sklearn.linear_model", purpose="evaluate_genes")
+    model = linear_model.LogisticRegression(C=c, max_iter=5000).fit(a, codes)
+    probabilities[:, classes] = model.predict_proba(b)
+    return model.predict(b), probabilities
+
+
+def _regressed(
+    a: NDArray[np.float64], y: NDArray[np.float64], b: NDArray[np.float64], alpha: float = 1.0
+) -> NDArray[np.float64]:
+    """Train on cells, centred, and their numbers; return others' numbers."""
+    # The columns of `a` have mean 0, so the intercept is the mean of y.
+    gram = a.T @ a + alpha * np.eye(a.shape[1])
+    found: NDArray[np.float64] = b @ np.linalg.solve(gram, a.T @ (y - y.mean())) + y.mean()
+    return found
+
+
+def predictions(
+    kind: Literal["categorical", "continuous"], x_train: Any, y_train: NDArray[Any], x_test: Any
+) -> NDArray[Any]:
+    """Return what `score_panel` scores: class codes, or numbers, for all other cells."""
+    known = y_train >= 0 if kind == "categorical" else ~np.isnan(y_train)
+    a, b = _standardised(x_train, x_test, known, np.ones(x_test.shape[0], bool))
+    if kind == "categorical":
+        codes = y_train[known].astype(np.int64)
+        return _classified(a, codes, b, codes)[0]
+    return _regressed(a, y_train[known].astype(np.float64), b)
+
+
 @checked
 def evaluate_genes(
     x_train: Any, y_train: ArrayLike, x_test: Any, y_test: ArrayLike, *, c: float = 1.0
@@ -153,18 +197,9 @@ def evaluate_genes(
     train_codes, test_codes = codes_of("y_train", y_train), codes_of("y_test", y_test)
     train, test = train_codes >= 0, test_codes >= 0
     a, b = _standardised(x_train, x_test, train, test)
-    classes = np.unique(train_codes[train])
     truth = test_codes[test]
-    n_classes = class_count(classes, truth)
-    probabilities = np.zeros((len(b), n_classes))
-    if classes.size == 1:
-        predicted = np.full(len(b), classes[0])
-        probabilities[:, classes[0]] = 1.0
-    else:
-        linear_model = require_extra("sklearn.linear_model", purpose="evaluate_genes")
-        model = linear_model.LogisticRegression(C=c, max_iter=5000).fit(a, train_codes[train])
-        predicted = model.predict(b)
-        probabilities[:, classes] = model.predict_proba(b)
+    predicted, probabilities = _classified(a, train_codes[train], b, truth, c)
+    n_classes = probabilities.shape[1]
     return PanelScore(
         accuracy=accuracy(truth, predicted),
         macro_f1=macro_f1(truth, predicted),
@@ -214,10 +249,7 @@ def evaluate_genes_regression(
             )
     train, test = ~np.isnan(train_values), ~np.isnan(test_values)
     a, b = _standardised(x_train, x_test, train, test)
-    y = train_values[train]
-    # The columns of `a` have mean 0, so the intercept is the mean of y.
-    gram = a.T @ a + alpha * np.eye(a.shape[1])
-    predicted = b @ np.linalg.solve(gram, a.T @ (y - y.mean())) + y.mean()
+    predicted = _regressed(a, train_values[train], b, alpha)
     truth = test_values[test]
     return RegressionScore(
         r2=r2(truth, predicted),

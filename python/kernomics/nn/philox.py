@@ -19,6 +19,7 @@ STREAM_SHOWN_GENES = 5
 STREAM_MASKED_VALUES = 6
 STREAM_GHOSTS = 7  # and the genes that feature distillation asks for
 STREAM_UNEXPRESSED_GENES = 8
+STREAM_STARTS = 9
 _LOW = 0xFFFFFFFF
 _DRAWING = (
     *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli),
@@ -177,6 +178,14 @@ def uniforms_at(seed: Tensor, row_ids: Tensor, columns: Tensor, stream: int) -> 
         float32 [R, 4]; those that `uniforms` has in columns 4·column to 4·column + 3.
     """
     return _uniform(_words(seed, row_ids, columns.long(), stream))
+
+
+def seed_of(seed: int, number: int, stream: int) -> int:
+    """Return a seed, of 64 bits, of the `number`-th part of something that has the seed `seed`."""
+    key = torch.tensor([seed, 0])
+    words = _words(key, torch.tensor([[number]]), torch.zeros(1, 1, dtype=torch.int64), stream)
+    low, high = words[0, 0, :2].tolist()
+    return int(low | high << 32)
 
 
 def _words(seed: Tensor, rows: Tensor, blocks: Tensor, stream: int) -> Tensor:

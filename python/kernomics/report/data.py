@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Redundancy,
         Stability,
     )
+    from kernomics.models.yoto.starts import Starts
 
 
 METRICS = {
@@ -162,6 +163,8 @@ class ReportData:
     expression
         Per task, detection and mean by class with the genes in the order of ``genes``, as
         `kernomics.metrics.class_expression` returns; the first also gives each gene's top class.
+    starts
+        What the starts of a training with several say of the panel; a section, left out if None.
     curve, stability, embedding, contributions, redundancy
         What `kernomics.evaluation.panels` found; each is a section of its own, left out if None.
         The last two hold the genes of the panel.
@@ -200,6 +203,7 @@ class ReportData:
     tasks: Sequence[TaskReport]
     split: SplitReport
     expression: Sequence[ClassExpression] = ()
+    starts: Starts | None = None
     curve: PanelCurve | None = None
     stability: Stability | None = None
     embedding: PanelEmbedding | None = None

@@ -46,6 +46,7 @@ def render_report(data: ReportData) -> str:
         sections=[
             ("key-figures", "Key figures", sections.key_figures(data)),
             ("panel", "The panel", sections.panel(data)),
+            ("starts", "The starts", repeat_sections.starts(data)),
             ("curve", "Panel size", repeat_sections.curve(data)),
             ("stability", "Other seeds", repeat_sections.stability(data)),
             ("expression", "Expression by class", sections.expression(data)),

@@ -1,4 +1,4 @@
-"""Sections on selections repeated with other sizes and seeds; each is empty without its data."""
+"""Sections on selections made again: starts, sizes, seeds; each is empty without its data."""
 
 from __future__ import annotations
 
@@ -16,6 +16,82 @@ from kernomics.report.html import Cell, count, figures, number, paragraph, show,
 
 GENES_PER_FIGURE = 32
 MOST_BARS = 96  # genes of the frequency plot
+SURE = 0.8  # certainty from which a choice among starts is called clear
+
+
+# Several starts ---------------------------------------------------------------------------------
+
+
+def starts(data: ReportData) -> str:
+    """Return how the starts of the training were judged, how alike they are, and what is sure."""
+    found = data.starts
+    if found is None:
+        return ""
+    n, inclusion = len(found.panels), found.inclusion
+    always = sum(share == 1 for share in inclusion.values())
+    where = "on the validation cells"
+    if found.cross_validated:
+        where = "by cross-validation within the training cells"
+    judges = {"own": found.own, "linear": found.linear}
+    asked = {
+        "own": "the network that made the selection, on the validation cells",
+        "linear": f"a regression on the panel's counts, {where}",
+        "both": "the mean of the network that made the selection, on the validation cells, and a "
+        f"regression on the panel's counts, {where}",
+    }[found.judge]
+    said = "told them apart well" if found.certainty >= SURE else "hardly told them apart"
+    parts = [
+        paragraph(
+            f"One training made {n} selections and one predictor, on the panel of start "
+            f"{found.chosen + 1}. It was chosen by {asked}. The held-out cells play no part in "
+            f"this choice. The cells judged on {said}: start {found.chosen + 1} is the best in "
+            f"{100 * found.certainty:.0f}% of their resamples ({100 / n:.0f}% would be chance). "
+            "The best score of several is a little too good; only the held-out cells tell what "
+            "the panel reaches."
+        ),
+        paragraph(
+            f"The starts selected {count(len(inclusion), 'different gene')}, {always} of them in "
+            f"every start. On average two panels have a Jaccard index of "
+            f"{show(found.mean_overlap, 2)} (1: the same genes)."
+        ),
+    ]
+    columns = [Cell("Start")]
+    columns += [
+        Cell(title, "number")
+        for by, title in (("own", "By its network"), ("linear", "By a regression"))
+        if found.judge in (by, "both")
+    ]
+    columns += [Cell("Mean of both", "number")] if found.judge == "both" else []
+    columns += [Cell("Jaccard index with the chosen", "number")]
+    rows = []
+    for i in range(n):
+        row = [Cell(str(i + 1), small="chosen" if i == found.chosen else "", heads_row=True)]
+        row += [number(values[i]) for by, values in judges.items() if found.judge in (by, "both")]
+        row += [number(found.scores[i])] if found.judge == "both" else []
+        rows.append([*row, Cell(show(found.overlap(i, found.chosen), 2), "number")])
+    parts.append(
+        table(
+            columns,
+            rows,
+            caption="Macro-F1 (R² for numbers), mean over the tasks.",
+        )
+    )
+    missed = [g for g, share in inclusion.items() if share >= 0.5 and g not in data.genes]
+    columns = [Cell("Gene"), Cell("In the panels of", "number")]
+    rows = [
+        [
+            Cell(
+                gene, "name", heads_row=True, small="" if gene in data.genes else "not in the panel"
+            ),
+            Cell(f"{inclusion[gene] * n:.0f} of {n} starts", "number", bar=inclusion[gene]),
+        ]
+        for gene in [*data.genes, *missed]
+        if gene in inclusion
+    ]
+    caption = "How many starts selected each gene of the panel"
+    caption += ", and genes outside it that half of them selected." if missed else "."
+    parts.append(table(columns, rows, caption=caption, tall=len(rows) > 16))
+    return "\n".join(parts)
 
 
 # How many genes ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
@@ -28,7 +29,7 @@ COSMETIC = frozenset(
 """Settings that may differ between a run and its continuation: they do not change the result."""
 
 
-LATER: Mapping[str, Any] = MappingProxyType({"balance": None})
+LATER: Mapping[str, Any] = MappingProxyType({"balance": None, "n_starts": 1, "judge": "linear"})
 """Settings that came later, and what they are of a run that does not know them: as if not set."""
 
 DERIVED = {"weight_decay": ("max_epochs", "batch_size", "accumulate", "learning_rate")}
@@ -57,7 +58,7 @@ class TrainConfig:
         Fraction of all steps spent warming up, from 0 to 1; only for ``"one_cycle"``.
     restart_at
         Fraction of all steps after which ``"one_cycle"`` restarts, 0 for never: for training in two
-        parts.
+        parts. Several fractions, rising, for more parts.
     accumulate
         Number of batches whose gradients are accumulated before each optimiser step.
     max_grad_norm
@@ -106,7 +107,7 @@ class TrainConfig:
     optimizer: Literal["adamw"] = "adamw"
     schedule: Literal["constant", "one_cycle"] = "constant"
     warmup: float = 0.1
-    restart_at: float = 0.0
+    restart_at: float | tuple[float, ...] = 0.0
     accumulate: int = 1
     max_grad_norm: float | None = None
     precision: Literal["float32", "bf16"] = "float32"
@@ -126,6 +127,9 @@ class TrainConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        restart_at: object = self.restart_at
+        if isinstance(restart_at, list):  # JSON has no tuples
+            object.__setattr__(self, "restart_at", tuple(restart_at))
         check_fields(self)
         for name, low in {
             "max_epochs": 1,
@@ -148,11 +152,17 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ConfigError(f"{name} is {value!r}: it must be 0 or more")
-        for name in ("warmup", "restart_at"):
-            if not 0 <= getattr(self, name) <= 1:
+        several = isinstance(self.restart_at, tuple)
+        restarts = self.restart_at if isinstance(self.restart_at, tuple) else (self.restart_at,)
+        for name, shares in (("warmup", (self.warmup,)), ("restart_at", restarts)):
+            if not all(0 <= share <= 1 for share in shares):
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}: it is a fraction of all steps, from 0 to 1"
                 )
+        if several and not all(0 < a < b for a, b in pairwise((*restarts, 1.0))):
+            raise ConfigError(
+                f"restart_at is {restarts!r}: several fractions must rise, and lie between 0 and 1"
+            )
 
 
 @checked

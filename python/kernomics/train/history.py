@@ -20,8 +20,9 @@ class History(list[dict[str, Any]]):
     """The records of a run, a list of dicts.
 
     Each has ``step`` (optimiser steps done), ``epoch`` (from 0) and ``split``: ``"train"`` (means
-    over the cells of an epoch), ``"validation"``, ``"step"`` (means over some steps), or
-    ``"skipped"`` (steps passed over, ``first_step`` to ``last_step``).
+    over the cells of an epoch), ``"validation"``, ``"step"`` (means over some steps),
+    ``"skipped"`` (steps passed over, ``first_step`` to ``last_step``), or what the model tells,
+    such as the ``"start"`` of YOTO's (how a start's panel was judged).
 
     A record of an epoch has two digests of the cells drawn, words of 16 letters:
     ``cells_in_order`` is the same where the same cells came in the same order, however they were

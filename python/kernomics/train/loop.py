@@ -69,7 +69,8 @@ def fit(
         Has ``training_loss(batch) -> dict`` of scalar tensors: ``"loss"`` is optimised, the others
         are logged as means over cells. If it has ``on_step(step, total_steps)``, that is called
         before each optimiser step, counted from 0; ``by_total_steps = False`` says that nothing
-        hangs on the total. What it keeps from step to step must be in its
+        hangs on the total. If it has ``news()``, the pairs (split, figures) that this returns after
+        a step become records of the history. What it keeps from step to step must be in its
         ``state_dict()``. With `config.compile` its ``compile_step()`` is called before the first
         step. If it has ``operations(cells)``, the floating-point operations of a forward pass over
         so many cells, it is trained on as many threads as these are worth, at most torch's
@@ -259,6 +260,7 @@ class _Run:
                 state.batch = last
                 state.epoch_means.add(means, cells)
                 self.epoch_cells += cells
+                self._tell()
                 self._log_steps(means, cells)
                 self._show(means["loss"])
                 # Not before a validation, which may depend on what the module last did: a run is
@@ -275,6 +277,7 @@ class _Run:
                 on_step(state.step, self.total_steps)
             state.step += 1
             state.batch = min(state.batch + self.config.accumulate, self.n_batches)
+            self._tell()
         self.bar.update(state.step + 1 - first)
         self._log("skipped", first_step=first, last_step=state.step)
 
@@ -371,6 +374,12 @@ class _Run:
         state.records += 1
         for logger in self.loggers:
             logger.log(record)
+
+    def _tell(self) -> None:
+        """Log what the module has to tell of its step, if it tells anything."""
+        news = getattr(self.module, "news", None)
+        for split, figures in () if news is None else news():
+            self._log(split, **figures)
 
     def _log_steps(self, means: Mapping[str, float], cells: int) -> None:
         every = self.config.log_every_steps

@@ -118,6 +118,11 @@ class RowAdamW(Optimizer):
             for param in group["params"]:
                 param.grad = None
 
+    def forget(self) -> None:
+        """Begin anew: what the steps so far left is forgotten, and the parameters stay."""
+        self.state.clear()
+        self._slots.clear()
+
     @torch.no_grad()
     def gradient_norm(self) -> float:
         """Return the norm of the gradient of all parameters together."""

@@ -25,6 +25,14 @@ def first_steps(total: int, share: float) -> int:
     return first if 0 < first < total else 0
 
 
+def part_of(step: int, total: int, restart_at: float | tuple[float, ...]) -> tuple[int, int]:
+    """Return a step's number in its part of a training, and how many steps the part has."""
+    shares = restart_at if isinstance(restart_at, tuple) else (restart_at,)
+    ends = [first_steps(total, share) for share in shares]
+    begin = max((end for end in ends if end <= step), default=0)
+    return step - begin, min((end for end in ends if end > step), default=total) - begin
+
+
 def constant(step: int, total: int, *, value: float = 1.0) -> float:
     """Return `value` at every step."""
     return value

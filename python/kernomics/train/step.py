@@ -173,12 +173,8 @@ class Stepper:
     def _rate_factor(self, step: int) -> float:
         total = self.total_steps
         if self.config.schedule == "one_cycle":
-            first = schedules.first_steps(total, self.config.restart_at)
-            if step >= first:
-                step, total = step - first, total - first
-            else:
-                total = first
-            return schedules.one_cycle(step, total, warmup=self.config.warmup)
+            part, length = schedules.part_of(step, total, self.config.restart_at)
+            return schedules.one_cycle(part, length, warmup=self.config.warmup)
         return schedules.constant(step, total)
 
     def _means_of(

@@ -177,6 +177,8 @@ def _panel_table(model: YOTO, everywhere: NDArray[np.bool_]) -> str:
     table["detection_rate"] = model.summary.n_expressing[chosen] / model.summary.n_cells
     table["mean_count"] = model.summary.mean[chosen]
     table["detected_everywhere"] = everywhere
+    if model.starts is not None:
+        table["inclusion"] = [model.starts.inclusion[gene] for gene in model.genes]
     if model.constraints.markers:
         table["marker_for"] = model.constraints.marker_for(model.genes)
     text: str = table.to_csv(float_format="%.6g")
@@ -197,6 +199,7 @@ def _results(
 ) -> dict[str, Any]:
     return {
         "genes": model.genes,
+        **({} if model.starts is None else {"starts": model.starts.to_dict()}),
         "scores": {task: [dataclasses.asdict(s) for s in found] for task, found in scores.items()},
         "test_cells": len(model.split.test),
         "warnings": list(notes),

@@ -117,6 +117,7 @@ def report_data(
         everywhere=everywhere,
         marker_for=model.constraints.marker_for(model.genes) if model.constraints.markers else (),
         curve=curve,
+        starts=model.starts,
         stability=stability,
         embedding=embedding,
         contributions=effects,

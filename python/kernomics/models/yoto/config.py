@@ -10,6 +10,7 @@ from kernomics.errors import ConfigError
 from kernomics.models.tasks import ClassWeights
 from kernomics.models.yoto.network import Transform
 from kernomics.models.yoto.schedule import Schedule
+from kernomics.models.yoto.start_records import Judge
 from kernomics.ops.gumbel_topk import Relaxation
 from kernomics.train import TrainConfig
 
@@ -67,6 +68,15 @@ class YOTOConfig:
         Learning rate of the gene scores; the network uses the training's ``learning_rate``. Ours.
     min_cells
         Genes detected in fewer training cells are not used.
+    n_starts
+        How many selections to make; the panel is that of the best by `judge`. Each
+        start takes `fix_panel_at` of the steps of one training, with weights, noise and order of
+        cells of its own; the panel's predictor is trained once. 1 is the paper's one training.
+    judge
+        Who judges the panels of several starts: ``"own"``, the selection's network as it is when
+        its start ends, on the validation cells; ``"linear"``, a logistic regression (ridge for
+        numbers) on the panel's counts, on 1,000 validation cells or more, or else by
+        cross-validation within the training cells (ours); ``"both"``, the mean of the two.
     """
 
     n_genes: int = 64
@@ -88,6 +98,8 @@ class YOTOConfig:
     class_weights: ClassWeights | None = "sqrt"
     score_learning_rate: float = 0.1
     min_cells: int = 1
+    n_starts: int = 1
+    judge: Judge = "linear"
 
     def __post_init__(self) -> None:
         hidden: object = self.hidden
@@ -112,6 +124,13 @@ class YOTOConfig:
         if self.min_cells < 1:
             raise ConfigError(
                 f"min_cells is {self.min_cells}: a gene detected in no cell carries no information"
+            )
+        if self.n_starts < 1:
+            raise ConfigError(f"n_starts is {self.n_starts}: at least 1 is needed")
+        if self.n_starts > 1 and not 0 < self.fix_panel_at < 1:
+            raise ConfigError(
+                f"n_starts is {self.n_starts} and fix_panel_at is {self.fix_panel_at}: starts are "
+                "compared where the panel is fixed, so fix_panel_at must be between 0 and 1"
             )
         for name in ("noise_start", "noise_end", "marker_prior"):
             if not 0 <= getattr(self, name) < math.inf:

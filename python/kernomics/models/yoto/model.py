@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -12,31 +12,28 @@ import torch
 from torch.optim import Optimizer
 
 from kernomics._arguments import checked
-from kernomics._version import __version__
 from kernomics._warnings import warn
 from kernomics.data import CellCollection, Split
 from kernomics.data.labels import Kind
 from kernomics.data.readers.inputs import ReadOptions, divided_options
-from kernomics.data.row_numbers import parts
 from kernomics.data.splits import How
 from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.base import checked_names, checked_seed, sampler_of, split_cells, train_module
-from kernomics.models.tasks import make_tasks, mean_task_loss, read_outputs, score_task, task_loss
+from kernomics.models.tasks import make_tasks, score_task
+from kernomics.models.yoto import making
 from kernomics.models.yoto.config import YOTOConfig, default_training
 from kernomics.models.yoto.constraints import make_constraints, read_cells
 from kernomics.models.yoto.diagnostics import TrainingWarning, training_warnings
-from kernomics.models.yoto.marker_prior import marker_scores
-from kernomics.models.yoto.missing_genes import costs_without
 from kernomics.models.yoto.module import YOTOModule
-from kernomics.models.yoto.network import input_means
 from kernomics.models.yoto.options import YOTOOptions
 from kernomics.models.yoto.panel import Panel
 from kernomics.models.yoto.panel_loader import PanelLoader
-from kernomics.models.yoto.warm_start import START_FACTOR, PanelSource
-from kernomics.train import History, RowAdamW, override
+from kernomics.models.yoto.starts import Starts, planned, require_judged
+from kernomics.models.yoto.warm_start import PanelSource
+from kernomics.train import History, override
 from kernomics.train.device import usable_device
-from kernomics.train.interfaces import Callback, Validate
+from kernomics.train.interfaces import Callback
 from kernomics.train.skipping import Steps
 
 if TYPE_CHECKING:
@@ -119,6 +116,9 @@ class YOTO:
         and config, ``YOTO(cells, seed=…, **options)`` is the same selection by another seed.
     panel : Panel
         The panel with its predictor (after training).
+    starts : Starts or None
+        What several starts (`YOTOConfig.n_starts`) say of the panel: each one's genes, how they
+        were judged, each gene's inclusion (after training; None for a single start).
     warnings : list of str
         Weaknesses in how the labels are split (also raised as `UserWarning`), and what the monitors
         of scores and task losses noticed (`TrainingWarning`, in `train`).
@@ -178,6 +178,7 @@ class YOTO:
         self.tasks = make_tasks(
             self.cells, self.split.train, weights, class_weights=self.config.class_weights
         )
+        require_judged(self.config, self.tasks, self.cells, self.split)
         self.summary = self.cells.summary(self.split.train)
         self.constraints = make_constraints(
             self.cells,
@@ -219,6 +220,7 @@ class YOTO:
         self.warnings: list[str] = list(self.weak)
         self.module: YOTOModule | None = None
         self.panel: Panel | None = None
+        self.starts: Starts | None = None
 
     # -- training --------------------------------------------------------------------------------
 
@@ -246,7 +248,9 @@ class YOTO:
         Parameters
         ----------
         max_epochs
-            Passes over the training cells; by default enough for about 2,500 steps.
+            Passes over the training cells; by default enough for about 2,500 steps. With several
+            starts, those of a training with one: each further start adds the share of them that
+            `YOTOConfig.fix_panel_at` says.
         run_dir
             Where to keep checkpoints and history.
         resume
@@ -273,13 +277,16 @@ class YOTO:
         overrides.setdefault("restart_at", self.config.fix_panel_at)
         self.training = override(self.training, **overrides)
         sampler = sampler_of(self.split, self.training, self.seed, self.cells)
+        self._plan = planned(self.config, self.training, sampler.n_batches)
         self.module, self.history = train_module(
             self._begin,
             lambda module: PanelLoader(self.cells, sampler, module),
-            self.training,
+            self._plan,
             device,
             seed=self.seed,
-            validate=self._validation,
+            validate=lambda module: (
+                partial(self._validate, module) if len(self.split.validation) else None
+            ),
             optimizer=self._optimizer,
             run_dir=run_dir,
             resume=resume,
@@ -288,6 +295,7 @@ class YOTO:
             log_dir=log_dir,
             skip_steps=skip_steps,
         )
+        self.starts = making.starts_of(self, self.module)
         self.panel = self._panel()
         found = training_warnings(
             self.history, self.tasks, free=self.config.n_genes < self.bounds.usable
@@ -299,108 +307,21 @@ class YOTO:
 
     def _begin(self) -> YOTOModule:
         self.module = self._module()  # which a training that is interrupted leaves there
+        making.add_starts(self, self.module)
         return self.module
 
     def _module(self) -> YOTOModule:
-        config, start = self.config, self.constraints.start
-        if start is not None and config.start_genes is None:
-            config = override(config, start_genes=START_FACTOR * config.n_genes)
-        module = YOTOModule(
-            self.cells.n_genes,
-            self.tasks,
-            config.hidden,
-            config.transform,
-            config.schedule(self.bounds.usable),
-            relaxation=config.relaxation,
-            dropout=config.dropout,
-            label_smoothing=config.label_smoothing,
-            private_encoders=config.private_encoders,
-            seed=self.seed,
-            forced=self.bounds.forced.tolist(),
-            forbidden=self.bounds.forbidden.tolist(),
-            budget=self.constraints.budget,
-        )
-        module.gene_means.copy_(input_means(self.cells, self.split.train, config.transform))
-        scores = marker_scores(self.cells, self.split.train, self.tasks, config.marker_prior)
-        with torch.no_grad():
-            module.selector.scores.copy_(torch.from_numpy(scores))
-        if start is not None:
-            start.apply(module, self.cells.genes)
-        return module
+        return making.build_module(self)
 
     def _optimizer(self, module: YOTOModule) -> Optimizer:
-        rest = [*module.trunk.parameters(), *module.heads.parameters(), module.first.bias]
-        if module.predictor is not None:
-            rest += module.predictor.parameters()
-        groups: list[dict[str, Any]] = [
-            {
-                "params": [module.selector.scores],
-                "lr": self.config.score_learning_rate,
-                "weight_decay": 0.0,
-                "one_scale": True,  # how much a gene's gradient is counts, not its sign alone
-            },
-            {"params": [module.first.weight], "rows": lambda: module.first.touched},
-            {"params": rest},
-        ]
-        return RowAdamW(
-            groups,
-            lr=self.training.learning_rate,
-            weight_decay=self.training.weight_decay,
-        )
-
-    def _validation(self, module: YOTOModule) -> Validate | None:
-        return (lambda: self._validate(module)) if len(self.split.validation) else None
+        return making.make_optimizer(self, module)
 
     def _validate(self, module: YOTOModule) -> dict[str, float]:
-        """Losses and scores of the panel as it would be now, on the validation cells."""
-        module.set_prices()
-        rows = self.split.validation
-        device = next(module.parameters()).device
-        found = [module(self.cells.batch(rows[part]).to(device)) for part in parts(len(rows))]
-        outputs = [torch.cat(output).float().cpu() for output in zip(*found, strict=True)]
-        figures, losses = {}, []
-        for task, output in zip(self.tasks, outputs, strict=True):
-            truth = self.cells.labels[task.name].values[rows]
-            losses.append(task_loss(task, output, torch.from_numpy(truth)))
-            figures[f"loss/{task.name}"] = float(losses[-1])
-            for name, value in score_task(task, truth, read_outputs(task, output)).items():
-                if name in ("accuracy", "macro_f1", "r2"):
-                    figures[f"{name}/{task.name}"] = value
-        return {"loss": float(mean_task_loss(self.tasks, losses)), **figures}
+        return making.validate(self, module)
 
     def _panel(self) -> Panel:
         assert self.module is not None
-        module = self.module.cpu()
-        module.set_prices()
-        with torch.no_grad():
-            scores = module.selector.bounded_scores
-            chosen = module.selector(self.config.n_genes).indices
-            ranked = chosen[scores[chosen].argsort(descending=True, stable=True)]
-            network = module.panel_network(ranked)
-        genes, means = self.cells.genes[ranked.numpy()].tolist(), module.gene_means[ranked]
-        return Panel(
-            network,
-            genes,
-            self.cells.genes.tolist(),
-            scores.numpy(),
-            {
-                "version": __version__,
-                "seed": self.seed,
-                "config": dataclasses.asdict(self.config),
-                "training": dataclasses.asdict(self.training),
-                "split": {"how": self.split.how, "by": self.split.by, "seed": self.split.seed},
-                "trained_on": {"cells": len(self.split.train), "genes": self.cells.n_genes},
-                "library": self.cells.library_rule.description,
-                "reading": self.cells.reading,
-                "labels": {
-                    name: {"kind": label.kind, "description": label.description}
-                    for name, label in self.cells.labels.items()
-                },
-                **self.constraints.outcome(ranked.numpy()),
-                "without": costs_without(network, genes, means, self.cells, self.split.test),
-            },
-            input_means=means,
-        )
+        return making.make_panel(self, self.module.cpu())
 
     # -- afterwards ------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from kernomics.models.yoto.network import (
     transformed,
 )
 from kernomics.models.yoto.schedule import Schedule
+from kernomics.models.yoto.start_records import StartRecords
 from kernomics.nn import Draws, GeneSelector, MaskedLinear, Selection
 from kernomics.ops.gumbel_topk import Relaxation
 from kernomics.train.distributed import over_ranks
@@ -30,6 +31,9 @@ class YOTOModule(nn.Module):
     Gene scores, and a network over all genes (first layer, shared encoder, heads) to learn them
     with; then, from the step at which the panel is fixed, a network of its own for the panel,
     `predictor` on the genes of `fixed_panel`. A step trains one of the two.
+
+    With several starts there is `starts`: selection then happens as often, each time from the
+    beginning, and the panel is that of the start that is judged best.
 
     `gene_means` is taken off the input before the first layer while genes are selected: without it
     a gene that is high in all cells acts as a second bias, and its score's gradient is mostly
@@ -64,6 +68,7 @@ class YOTOModule(nn.Module):
         self.label_smoothing = label_smoothing
         self.seed = seed
         self.draws = Draws(seed)
+        self.starts: StartRecords | None = None
         self.selector = GeneSelector(n_genes, forced=forced, forbidden=forbidden)
         self.first = MaskedLinear(n_genes, hidden[0], fan_in=schedule.n_genes, sparse_grad=True)
         self.trunk = encoder_layers(hidden, dropout, self.draws)
@@ -90,10 +95,31 @@ class YOTOModule(nn.Module):
         self.step = step
         self.subset_size, self.tau, self.noise = self.schedule.at(step, total_steps)
         selecting = self.schedule.selection_steps(total_steps)
+        ended = self.schedule.start_ended(step, total_steps)
+        if ended is not None and self.starts is not None:
+            self._end_start(self.starts, ended)
         if step == selecting or step % EVERY == 0:
             self.set_prices()
         if step == selecting:
             self.fixed_panel.copy_(self._best_panel().indices)
+
+    def _end_start(self, starts: StartRecords, start: int) -> None:
+        """Judge the panel of a start, then begin the next one, or take the best one's scores."""
+        self.set_prices()
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            starts.end(start, self, self._best_panel().indices, self.selector.scores)
+            if start + 1 < starts.n:
+                starts.begin(start + 1, self)
+            else:
+                self.selector.scores.copy_(starts.best_scores)
+        self.train(training)
+        self.set_prices()
+
+    def news(self) -> list[tuple[str, dict[str, float]]]:
+        """Return what the history is to tell of this step: how a start that ended was judged."""
+        return [] if self.starts is None else self.starts.news()
 
     def operations(self, cells: int) -> int:
         """Count the floating-point operations of a forward pass over cells, at the start."""
