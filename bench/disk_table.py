@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from bench.harness import HERE
@@ -58,15 +59,23 @@ def ranks(lines: list[dict[str, Any]]) -> str:
     return grid(head, rows)
 
 
-def main() -> None:
-    """Write both parts."""
+def pages() -> dict[Path, str]:
+    """Return both documents with their parts made anew."""
+    found = {}
     for page, name, made in (
         ("sampling.md", "reading", reading(read_lines(RESULTS / "systems" / "data.jsonl"))),
         ("scale.md", "ranks", ranks(read_lines(RESULTS / "systems" / "ranks.jsonl"))),
     ):
         path = DOCS / page
         begin, end = f"<!-- {name}: begin (bench/disk_table.py) -->", f"<!-- {name}: end -->"
-        path.write_text(put_between(path.read_text(), begin, end, made, f"docs/{page}"))
+        found[path] = put_between(path.read_text(), begin, end, made, f"docs/{page}")
+    return found
+
+
+def main() -> None:
+    """Write both documents."""
+    for path, text in pages().items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":

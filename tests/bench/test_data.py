@@ -26,3 +26,10 @@ def test_batches_that_differ_are_not_timed(tmp_path, monkeypatch):
     data.make_file(tmp_path / "a.h5ad", 300)
     with pytest.raises(AssertionError):
         data.measure(tmp_path / "a.h5ad", 300, rounds=1)
+
+
+def test_the_docs_show_the_committed_results() -> None:
+    from bench.disk_table import pages
+
+    for path, made in pages().items():
+        assert path.read_text() == made, f"{path.name}: run python -m bench.disk_table"
