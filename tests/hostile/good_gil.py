@@ -25,6 +25,15 @@ def stages() -> data.Stages:
 
 
 @functools.cache
+def three_stages() -> models.GIL:
+    """Return a model, not trained, whose third stage lacks genes of the second."""
+    found = data.gene_stages(collection(), {"late": NAMES[:2], "later": NAMES[2:4]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return models.GIL(cells(), found, **TINY)
+
+
+@functools.cache
 def gil() -> models.GIL:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -9,7 +9,7 @@ import pytest
 from kernomics.errors import KernomicsError
 from kernomics.models.gil.methods import METHODS, as_methods
 
-from .good_gil import gil
+from .good_gil import three_stages
 from .test_hostile_arguments import NEVER
 from .values import SCALARS
 
@@ -27,7 +27,7 @@ def test_adapters_are_among_the_methods_tried() -> None:
 
 @pytest.mark.parametrize(("method", "setting", "hint"), SETTINGS)
 def test_a_setting_is_refused_or_right(method: str, setting: str, hint: str) -> None:
-    model, refused = gil(), {}
+    model, refused = three_stages(), {}
     good = {"memory": 5} if method in ("replay", "der") else {}
     for kind, value in SCALARS.items():
         try:

@@ -41,6 +41,7 @@ def save_large_json(root: Path) -> None:
 
 
 def limited(save: Callable[[Path], None], root: Path, said: Connection) -> None:
+    torch.set_num_threads(1)  # a fork has none of its parent's threads, and would wait for them
     resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, ROOM))
     try:
         save(root)

@@ -152,6 +152,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ConfigError(f"{name} is {value!r}: it must be 0 or more")
+        for name in ("warmup", "restart_at"):
+            value = getattr(self, name)
+            parts = value if isinstance(value, tuple) else (value,)
+            if not all(isinstance(part, int | float) for part in parts):
+                raise ConfigError(f"{name} is {value!r}: it is a number from 0 to 1")
         several = isinstance(self.restart_at, tuple)
         restarts = self.restart_at if isinstance(self.restart_at, tuple) else (self.restart_at,)
         for name, shares in (("warmup", (self.warmup,)), ("restart_at", restarts)):
