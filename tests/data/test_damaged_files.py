@@ -232,3 +232,13 @@ def test_a_file_of_another_conversion_is_refused(tmp_path):
     shutil.copy(tmp_path / "b/part-00001.h5ad", tmp_path / "a/part-00001.h5ad")
     with pytest.raises(DataError, match=r"part-00001.h5ad' is of another conversion than"):
         CellCollection.from_anndata(tmp_path / "a")
+
+
+def test_a_bad_count_of_a_gene_that_there_is_none_of_is_told(tmp_path):
+    path = tmp_path / "cells.h5ad"
+    make(sparse.csr_matrix(np.array([[1.0, 2.0]], np.float32))).write_h5ad(path)
+    with h5py.File(path, "a") as file:
+        file["X/indices"][0] = -(2**31)
+        file["X/data"][0] = -1.0
+    with pytest.raises(DataError, match="gene number -2147483648, outside 0 … 1"):
+        CellCollection.from_anndata(path)

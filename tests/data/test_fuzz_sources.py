@@ -37,6 +37,8 @@ def cells_of(x):
     dense = x.rows(ascending=False, spare=True)
     if dense is None or not np.isfinite(dense).all() or (dense < 0).any():
         return None, True
+    if (dense > 2**24).any():  # not exact in float32, so refused where counts are checked
+        return dense.astype(np.float32), False
     plain = x.indptr[0] == 0 and x.indptr[-1] == x.values.size == x.indices.size
     return dense, plain and x.indices.dtype.kind in "iu" and min(x.shape) > 0
 

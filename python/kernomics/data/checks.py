@@ -127,7 +127,7 @@ class CountCheck:
         """Raise what was found."""
         found = [
             f"{number:,} of {self.n_nonzeros:,} non-zeros {FAULTS[fault]}, first {value:.6g} at "
-            f"cell {str(cell_names[row])!r}, gene {str(genes[column])!r}"
+            f"cell {str(cell_names[row])!r}, {_gene(genes, column)}"
             for fault in FAULTS
             if fault in self.faults
             for number, value, row, column in [self.faults[fault]]
@@ -153,6 +153,13 @@ class CountCheck:
                 "log-normalised; allow_fractions=True is meant for corrected counts, not for "
                 "logarithms"
             )
+
+
+def _gene(genes: npt.NDArray[Any], column: int) -> str:
+    """Name a gene; where a damaged matrix names none, its number."""
+    if 0 <= column < len(genes):
+        return f"gene {str(genes[column])!r}"
+    return f"gene number {column}, outside 0 … {len(genes) - 1:,}: the matrix is damaged"
 
 
 def require_amounts(rows: Rows, cell_names: npt.NDArray[Any]) -> None:
