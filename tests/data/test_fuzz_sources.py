@@ -30,7 +30,8 @@ def empty(shape, form="csr"):
 
 def cells_of(x):
     """Return the dense counts; None if there are none, and whether there is no doubt of them."""
-    if x.indices.dtype.kind == "f" and x.indices.ndim == 1 and np.isfinite(x.indices).all():
+    small = x.indices.dtype.kind == "f" and bool((np.abs(x.indices) < 2**31).all())
+    if small and x.indices.ndim == 1:
         whole = x.indices.astype(np.int64)
         if (whole == x.indices).all():  # numbers of genes in a type of their own
             x.indices = whole
