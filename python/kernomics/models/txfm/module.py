@@ -90,7 +90,7 @@ class TxFMModule(nn.Module):
         else:
             encoder = cls_products(d, config.n_layers, config.n_heads, tokens)
         if self.linear is not None:
-            encoder += d * genes + d * d
+            encoder += 2 * (d // 2) * genes + 2 * d * (d - d // 2)
         layers = 2 * config.decoder_layers + 2 if config.decoder_layers else 0
         return cells * (encoder + 2 * d * (layers * d + genes))
 
