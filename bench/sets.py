@@ -84,6 +84,12 @@ FINE_AND_COARSE_SETS = {
 SETS = MAIN_SETS | FINE_AND_COARSE_SETS
 MANY_GENES_SETS = {"marrow": DataSet("Human bone marrow", "human_bone_marrow", ("cluster",))}
 """Cells of 27,899 genes, which a TxFM of 1,000 is fine-tuned on."""
+ONE_LABEL_SETS = {
+    "oligo": DataSet("Mouse oligodendrocytes", "mouse_oligo_marques", ("cell_type",)),
+    "pancreas": DataSet("Mouse pancreas", "mouse_pancreas_endo_hvg", ("cell_type",)),
+}
+"""For TxFM, whose representations are judged by one label."""
+ALL_SETS = SETS | MANY_GENES_SETS | ONE_LABEL_SETS
 
 
 def data_folder() -> Path:
@@ -173,11 +179,11 @@ def load(name: str, *, smoke: bool = False) -> Loaded:
     Parameters
     ----------
     name
-        One of `SETS` or `MANY_GENES_SETS`.
+        One of `ALL_SETS`.
     smoke
         Take 500 of the cells and the 250 genes with most counts.
     """
-    what = (SETS | MANY_GENES_SETS)[name]
+    what = ALL_SETS[name]
     path = data_folder() / f"{what.file}.h5ad"
     if not path.is_file():
         raise SystemExit(f"no cells at {path}; set KERNOMICS_DATA to the folder of real cells")

@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from bench.records import read_lines
 from bench.sets import load
 from bench.table import NOTHING, grid
-from bench.txfm.runs import RESULTS, append, identity, run
+from bench.txfm.runs import ATTENTION_ALONE, RESULTS, append, identity, run
 
 DATA, SEEDS = "zheng", (100, 101, 102)
 K, EPOCHS = 250, 40
@@ -148,7 +148,7 @@ def main() -> None:
             which = identity(settings, training)
             if (name, seed, which) in done:
                 continue
-            found = run(loaded.problem(seed), settings, training)
+            found = run(loaded.problem(seed), {**ATTENTION_ALONE, **settings}, training)
             append(args.out, {"ablation": name, "seed": seed, "settings": which, **found})
             shown = {m: round(value(found, measure), 3) for m, measure in MEASURES.items()}
             print(name, seed, shown, found["seconds"], flush=True)

@@ -55,8 +55,14 @@ def training_loss(module: TxFMModule, cells: Cells) -> Tensor:
     for i, one in enumerate(module.encoder.blocks):
         assert isinstance(one, EncoderBlock)
         x = block(one, x, None, module.encoder.keep(i, uniform), i == last)
+    states = module.encoder.norm(x[:, 0])
+    if module.linear is not None:
+        ids = gene_ids.long()
+        shown = module.linear_values(values) - module.linear.mean[ids]
+        sums = torch.einsum("bk,bkw->bw", shown, module.linear.weight[ids])
+        states = module.joined(states, module.linear.of_sums(sums))
     outputs = nn.functional.linear(
-        module.decoder.hidden(module.encoder.norm(x[:, 0])).float(),
+        module.decoder.hidden(states).float(),
         module.decoder.genes.weight,
         module.decoder.genes.bias,
     ).float()

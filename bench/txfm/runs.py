@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.harness import HERE
 from bench.sets import Problem, data_folder
-from kernomics.baselines.representations import baseline_representations
+from kernomics.baselines.representations import baseline_representations, scvi_representation
+from kernomics.data.expression import genes_by_variance
 from kernomics.evaluation.relationships import compare_relationships
 from kernomics.evaluation.representations import score_representations
 from kernomics.metrics import read_relations
@@ -22,6 +25,10 @@ from kernomics.train import config_hash
 
 RESULTS = HERE / "results" / "systems"
 SIZE, N_GENES, EPOCHS = "XXS", 1000, 100
+ATTENTION_ALONE = {"n_genes": N_GENES, "linear_path": False}
+"""Of ablations and transfers, which were run before the linear path was."""
+N_VARIABLE, SCVI_EPOCHS = 2_000, 150
+HUMAN = ("zheng", "pbmc3k", "kang", "marrow")
 
 
 def relations() -> dict[str, Any]:
@@ -30,16 +37,21 @@ def relations() -> dict[str, Any]:
 
 
 def run(
-    problem: Problem, settings: Mapping[str, Any], training: Mapping[str, Any]
+    problem: Problem,
+    settings: Mapping[str, Any],
+    training: Mapping[str, Any],
+    *,
+    related: bool = True,
+    scvi: bool = False,
 ) -> dict[str, Any]:
     """Train once and score.
 
     Everything is fitted on the training cells: the vocabulary, TxFM, PCA, the classifiers. PCA and
-    normalised counts are of the vocabulary, and of all genes, with TxFM's number of dimensions.
+    normalised counts are of the vocabulary, and of all genes, with TxFM's number of dimensions;
+    another PCA is of the 2,000 most variable genes, and so is scVI, if wanted, 150 epochs. With
+    `related`, the recall of related genes, for which they have human symbols.
     """
-    model = TxFM(
-        problem.cells, SIZE, n_genes=N_GENES, split=problem.split, seed=problem.seed, **settings
-    )
+    model = TxFM(problem.cells, SIZE, split=problem.split, seed=problem.seed, **settings)
     begun = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -51,13 +63,32 @@ def run(
         for rows in (split.train, split.test)
     )
     found = {"TxFM": (train, test)}
-    for cells, where in ((model.cells, ""), (problem.cells, ", all genes")):
+    order = genes_by_variance(problem.cells, split.train)[:N_VARIABLE]
+    variable = problem.cells.with_genes(problem.cells.genes[np.sort(order)], 1.0)
+    took = {"TxFM": round(seconds, 1)}
+    for cells, where in (
+        (model.cells, ""),
+        (problem.cells, ", all genes"),
+        (variable, f", {N_VARIABLE:,} variable genes"),
+    ):
+        begun = time.perf_counter()
         for name, pair in baseline_representations(cells, split, width, problem.seed).items():
-            found[name + where] = pair
+            if name == "PCA" or cells is not variable:
+                found[name + where] = pair
+        took[f"PCA{where}"] = round(time.perf_counter() - begun, 1)
+    if scvi:
+        begun = time.perf_counter()
+        name = f"scVI, {N_VARIABLE:,} variable genes"
+        found[name] = scvi_representation(
+            variable, split, width, problem.seed, max_epochs=SCVI_EPOCHS
+        )
+        took[name] = round(time.perf_counter() - begun, 1)
     scores = score_representations(found, model.cells, split).table
-    recall = compare_relationships(
-        model.trained, model.cells, split.train, relations(), seed=problem.seed
-    ).to_dict()["mean"]
+    recall = []
+    if related:
+        recall = compare_relationships(
+            model.trained, model.cells, split.train, relations(), seed=problem.seed
+        ).to_dict()["mean"]
     last = {r["split"]: r["loss"] for r in model.history if "loss" in r}
     return {
         "scores": {
@@ -69,6 +100,7 @@ def run(
         },
         "loss": {part: round(value, 4) for part, value in last.items() if math.isfinite(value)},
         "seconds": round(seconds, 1),
+        "took": took,
         "config": dataclasses.asdict(model.config),
         "training": dataclasses.asdict(model.training),
     }

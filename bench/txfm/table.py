@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.machine import ROOT
 from bench.records import paired, read_lines
-from bench.sets import SETS
+from bench.sets import ALL_SETS
 from bench.table import NOTHING, grid, put_between
 from bench.txfm import ablation
 from bench.txfm.runs import RESULTS
@@ -54,7 +54,7 @@ def representations_part(lines: Lines) -> str:
             for other in (other for other in by if other in distinct.values()):
                 found = by[other]
                 cells = [
-                    f"{SETS[name].title} ({seeds(runs)})" if other == "TxFM" else "",
+                    f"{ALL_SETS[name].title} ({seeds(runs)})" if other == "TxFM" else "",
                     other,
                 ]
                 for key in MEASURES.values():
@@ -76,7 +76,7 @@ def recall_part(lines: Lines) -> str:
         common = set.intersection(*(set(x["recall"]) for x in runs))
         for of in (key for key in runs[0]["recall"] if key in common):
             found = mean(x["recall"][of] for x in runs)
-            rows.append([SETS[name].title, f"{of} components", f"{found:.3f}"])
+            rows.append([ALL_SETS[name].title, f"{of} components", f"{found:.3f}"])
     return grid(["cells", "vectors of genes", "recall"], rows) if rows else NOTHING
 
 

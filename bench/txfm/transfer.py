@@ -25,7 +25,7 @@ import torch
 
 from bench.records import read_lines
 from bench.sets import Problem, load
-from bench.txfm.runs import N_GENES, RESULTS, SIZE, append
+from bench.txfm.runs import ATTENTION_ALONE, N_GENES, RESULTS, SIZE, append
 from kernomics.baselines.representations import baseline_representations
 from kernomics.data import Split
 from kernomics.evaluation.representations import score_representations
@@ -107,7 +107,8 @@ def run(
             more = TxFM.from_pretrained(encoder, cells, new_genes=n_new, **shared)
             found[f"fine-tuned, {n_new:,} new genes"] = trained(more)
         if transfer.common:
-            alone = TxFM(cells, SIZE, **shared, **(SMOKE if options else {}))
+            settings = {"n_tokens": 512, "linear_path": False} | (SMOKE if options else {})
+            alone = TxFM(cells, SIZE, n_genes=cells.n_genes, **shared, **settings)
             found["trained on these cells alone"] = trained(alone)
         width = encoder.config.d_model
         found["PCA"] = baseline_representations(cells, split, width, problem.seed)["PCA"]
@@ -129,7 +130,8 @@ def trained_source(name: str, kept: Path | None, options: dict[str, Any]) -> Cel
         return CellEncoder.load(path)
     first = load(name, smoke=bool(options)).problem(0)
     settings = SMOKE if options else {}
-    model = TxFM(first.cells, SIZE, n_genes=N_GENES, split=first.split, seed=0, **settings)
+    settings = {"n_tokens": 512, **ATTENTION_ALONE, **settings}
+    model = TxFM(first.cells, SIZE, split=first.split, seed=0, **settings)
     model.train(progress=False, **options)
     if path is not None:
         model.save(path)

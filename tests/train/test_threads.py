@@ -98,4 +98,5 @@ def test_operations_of_txfm_are_those_of_its_products() -> None:
     d, heads, layers = 64, 4, 4
     encoder = 4 * heads * 21 * d + 24 * d * d
     decoder = 2 * d * d * (2 * layers + 2) + 2 * d * 50
-    assert module.operations(7) == 7 * (encoder + decoder)
+    path = 2 * 50 * 32 + 2 * d * 32
+    assert module.operations(7) == 7 * (encoder + path + decoder)

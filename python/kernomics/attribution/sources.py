@@ -288,10 +288,26 @@ class ReconstructionSource:
             bias = torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
             bias = torch.cat([bias.new_zeros(len(rows), 1), bias], 1)
         states = module.encoder(torch.cat([cls, tokens], 1), padding, bias=bias)
+        if module.linear is not None:
+            states = module.joined(states, self._linear(inputs, features, presence))
         if self.weights is not None:
             weighted: Tensor = states @ self.weights
             return weighted[:, None]
         return module.expression(module.decoder.hidden(states), columns=self.column)
+
+    def _linear(self, inputs: Inputs, features: Tensor, presence: Tensor | None) -> Tensor:
+        """Return what the linear path says of each cell; tokens end with their genes' values.
+
+        Where genes are partly there, by e^presence, they count as much.
+        """
+        module, lengths = self.encoder.module, inputs.lengths
+        assert module.linear is not None
+        summands = module.linear.of_genes(inputs.gene_ids, module.linear_values(features[:, -1]))
+        if presence is not None:
+            summands = summands * presence.exp()[:, None]
+        rows = torch.split(summands, lengths.tolist())
+        sums = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).sum(1)
+        return module.linear.of_sums(sums)
 
 
 def _batch(cells: CellCollection, rows: NDArray[np.int64]) -> Cells:

@@ -15,6 +15,9 @@ from kernomics.models.trained import of_genes
 from kernomics.models.txfm.finetune import fine_tuning, model_sha256
 from kernomics.models.txfm.module import TxFMModule
 
+PER_GENE = (
+    "embedding.table", "decoder.genes.weight", "decoder.genes.bias", "linear.weight", "linear.mean"
+)  # fmt: skip
 TINY = {"d_model": 16, "n_layers": 2, "n_heads": 2, "n_tokens": 12, "decoder_layers": 1}
 FAST = {"batch_size": 32, "progress": False}
 
@@ -103,7 +106,7 @@ def test_everything_known_is_copied_to_the_bit(first, other):
     module = TxFM.from_pretrained(first, other, new_genes=10, seed=9)._module()
     place = [list(first.genes).index(g) for g in first.genes if g in set(other.var_names)]
     for name, tensor in module.state_dict().items():
-        if name in ("embedding.table", "decoder.genes.weight", "decoder.genes.bias"):
+        if name in PER_GENE:
             assert torch.equal(tensor[:40], before[name][place]), name
         elif name != "gene_weights":
             assert torch.equal(tensor, before[name]), name
@@ -115,9 +118,7 @@ def test_everything_known_is_copied_to_the_bit(first, other):
 def test_tensors_by_gene_are_found_whatever_their_size(first):
     """Of as many genes as the width, no shape tells a row per gene from a row per dimension."""
     names = set(of_genes(lambda n: TxFMModule(n, first.config)))
-    assert names == {
-        "embedding.table", "decoder.genes.weight", "decoder.genes.bias", "gene_weights"
-    }  # fmt: skip
+    assert names == {*PER_GENE, "gene_weights"}
     same = TxFMModule(16, first.config)
     assert same.decoder.genes.weight.shape == same.decoder.layers[0].weight.shape
 

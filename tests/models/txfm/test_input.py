@@ -210,6 +210,6 @@ def test_the_cpu_computes_in_bfloat16(adata):
 
 
 def test_the_sizes_own_tokens_leave_genes_to_mask(adata):
-    assert TxFM(adata, "XS").config.n_tokens == 15  # a quarter of 60, in place of the size's own
+    assert TxFM(adata, "XS").config.n_tokens == 30  # half of 60, in place of the size's own
     with pytest.raises(ConfigError, match="none would be masked"):
         TxFM(adata, "XS", n_tokens=60)

@@ -27,9 +27,10 @@ SIZES: dict[str, dict[str, Any]] = {
         "d_model": 64,
         "n_layers": 1,
         "n_heads": 4,
-        "n_tokens": 512,
+        "n_tokens": 1024,
         "stochastic_depth": 0.0,
         "gene_start": "components",
+        "linear_path": True,
     },
     "XS": {
         "d_model": 64,
@@ -38,6 +39,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "n_tokens": 256,
         "stochastic_depth": 0.0,
         "gene_start": "components",
+        "linear_path": True,
     },
     "S": {"d_model": 384, "n_layers": 12, "n_heads": 6, "stochastic_depth": 0.1},
     "B": {"d_model": 768, "n_layers": 12, "n_heads": 12, "stochastic_depth": 0.1},
@@ -46,6 +48,9 @@ SIZES: dict[str, dict[str, Any]] = {
 """S, B and L as in the paper's table of sizes, but S with 12 blocks: with the 6 printed there it
 has 46 M parameters at 44,349 genes, with 12 the 57 M printed beside them. XXS and XS are ours;
 XXS is for some thousand cells, of which one block learns more in the same time than two."""
+
+VOCABULARY = {"XXS": 4000, "XS": 4000}
+"""How many genes a size knows if not told (ours); the other sizes know all."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class TxFMConfig:
     d_model, n_layers, n_heads
         Width, blocks and attention heads of the encoder.
     n_tokens
-        K, the number of genes revealed to the encoder; all others are masked. If not given, and the
-        cells have no more genes than the size's default, a quarter of them.
+        K, the number of genes revealed to the encoder; all others are masked. If not given, the
+        size's, or half of the fewest genes that a data set has, if they are fewer.
     masking_power
         τ: a gene is drawn with weight m^τ, where m is the fraction of training cells in which it is
         detected (ablation); 0 draws uniformly, and −4 to 4 are possible (ours).
@@ -90,6 +95,10 @@ class TxFMConfig:
         `gene_components`.
     layer_scale
         Initial LayerScale. Ours: 0.1.
+    linear_path
+        Whether half of a representation is a linear map of the revealed genes' log expression
+        that starts at their principal components (ours); see `kernomics.nn.linear_path`. From a
+        few thousand cells, what is linear in expression cannot be learnt through attention.
     recompute
         What to recompute in the backward pass to save memory: ``"nothing"``, the ``"feed_forward"``
         layers, a twelfth of a step's products for two fifths of what blocks keep, or whole
@@ -109,6 +118,7 @@ class TxFMConfig:
     stochastic_depth: float = 0.1
     gene_start: GeneStart = "random"
     layer_scale: float = 0.1
+    linear_path: bool = False
     recompute: Recompute = "nothing"
 
     @classmethod
@@ -149,8 +159,9 @@ class TxFMConfig:
             raise ConfigError(
                 f"stochastic_depth is {self.stochastic_depth!r}: it is a rate, 0 to below 1"
             )
-        if not isinstance(self.normalise, bool):
-            raise ConfigError(f"normalise is {self.normalise!r}: it must be true or false")
+        for name in ("normalise", "linear_path"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ConfigError(f"{name} is {value!r}: it must be true or false")
         if self.d_model % self.n_heads:
             raise ConfigError(
                 f"d_model is {self.d_model} and n_heads {self.n_heads}: d_model must be a "

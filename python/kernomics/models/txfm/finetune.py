@@ -72,9 +72,9 @@ class Pretrained:
     principal components, the token of a gene that is new begins at its own in the new cells, mapped
     to the model's tokens as those of the known genes map best (ours); where they began at random,
     it is drawn from the normal distribution whose mean and standard deviation are, in each
-    dimension, those of the model's tokens. Its row of the decoder is zero and its bias that of the
-    gene's best constant, so that nothing that the model says of it is wrong before something has
-    been learnt.
+    dimension, those of the model's tokens. Its rows of the decoder and of a linear path are zero
+    and its bias that of the gene's best constant, so that nothing that the model says of it is
+    wrong before something has been learnt.
 
     Attributes
     ----------
@@ -193,6 +193,8 @@ class Pretrained:
                 drawn = torch.randn(table[n_kept:].shape)
                 table[n_kept:] = drawn * known.std(0, correction=0) + known.mean(0)
             module.decoder.genes.weight[n_kept:] = 0
+            if module.linear is not None:
+                module.linear.weight[n_kept:] = 0
 
     @property
     def description(self) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernomics.data import CellCollection, Cells
+from kernomics.data.expression import expression_moments
 from kernomics.data.row_numbers import parts
 from kernomics.models.gene_components import gene_components
 from kernomics.models.txfm.config import NEGATIVE_BINOMIALS, RECTIFIED, TxFMConfig
 from kernomics.models.txfm.losses import BETA
-from kernomics.models.txfm.module import DROPOUT_START, TxFMModule
+from kernomics.models.txfm.module import DROPOUT_START, LINEAR_SUM, TxFMModule
 
 CELLS_AT_A_TIME = 1024
 DECODER_START = 0.05
@@ -118,7 +119,28 @@ def start_from(module: TxFMModule, cells: CellCollection, rows: NDArray[np.int64
         components = gene_components(cells, rows, table.shape[1], module.seed)
         table.copy_(components)
         weight[:, : table.shape[1]] = DECODER_START * components
+    if module.linear is not None:
+        start_linear_path(module, cells, rows)
     return detected
+
+
+def start_linear_path(module: TxFMModule, cells: CellCollection, rows: NDArray[np.int64]) -> None:
+    """Let a linear path start at the cells' principal components.
+
+    The scores are divided by the root of their standard deviation, then all by one number, so that
+    their mean square is 1: on their own scale the first few would hide the others from distances,
+    and made all alike the last, which are noise, would weigh as much (ours).
+    """
+    linear = module.linear
+    assert linear is not None
+    loadings = gene_components(cells, rows, linear.weight.shape[1], module.seed)
+    loadings /= loadings.square().mean(0).sqrt().clamp_min(1e-12)
+    linear.weight.copy_(loadings)
+    linear.mean.copy_(torch.from_numpy(expression_moments(cells, rows, LINEAR_SUM)[0]))
+    tokens = module.tokens(cells.batch(rows[:CELLS_AT_A_TIME]), None)
+    scores = linear.sums(tokens.gene_ids, module.linear_values(tokens.values), tokens.padding)
+    scale = scores.square().mean(0).clamp_min(1e-12) ** -0.25
+    linear.scale.copy_(scale / (scores * scale).square().mean().sqrt().clamp_min(1e-6))
 
 
 def starting_bias(found: Moments, config: TxFMConfig) -> Tensor:

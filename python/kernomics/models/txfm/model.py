@@ -30,7 +30,7 @@ from kernomics.models.base import (
 from kernomics.models.known_cells import require_counts
 from kernomics.models.reading import library_share, read_as_trained
 from kernomics.models.txfm.cell_encoder import CellEncoder
-from kernomics.models.txfm.config import TxFMConfig
+from kernomics.models.txfm.config import VOCABULARY, TxFMConfig
 from kernomics.models.txfm.finetune import Pretrained, fine_tuned_config, fine_tuning
 from kernomics.models.txfm.initialization import CELLS_AT_A_TIME, start_from
 from kernomics.models.txfm.module import TxFMModule
@@ -64,11 +64,11 @@ class TxFM:
         ``"XXS"`` or ``"XS"`` (ours, for laptops and a few thousand cells), ``"S"``, ``"B"`` or
         ``"L"`` (the paper's, for a GPU and many cells); see `TxFMConfig`.
     genes
-        The vocabulary, by name; by default every gene detected in at least `min_cells` training
-        cells.
+        The vocabulary, by name.
     n_genes
-        Instead, the number of genes: those whose log expression varies most over the training
-        cells.
+        Instead, the number of genes: of those detected in at least `min_cells` training cells,
+        those whose log expression varies most over them; all, if there are no more. By default
+        4,000 for XXS and XS (ours), and all for the other sizes or with a `config`.
     min_cells
         Number of training cells in which a gene must be detected. (Paper: 1,000 of 1.4 million.)
     validation
@@ -129,6 +129,8 @@ class TxFM:
         collection.library_rule.tell()
         self.split = divide(collection, split, validation, split_key, self.seed)
         require_counts(collection, self.split)
+        if genes is None and n_genes is None and config is None:
+            n_genes = VOCABULARY.get(size)
         self.cells = over_vocabulary(collection, self.split.train, genes, n_genes, min_cells)
         self.genes: NDArray[Any] = self.cells.genes
         if config is None and "n_tokens" not in settings:

@@ -14,9 +14,13 @@ from kernomics.models.txfm import losses as txfm_losses
 from kernomics.models.txfm.config import NEGATIVE_BINOMIALS, TxFMConfig
 from kernomics.nn import CountDecoder, Encoder, TokenEmbedding
 from kernomics.nn.encoder import cls_products
+from kernomics.nn.linear_path import LinearPath, unit
 from kernomics.nn.philox import STREAM_DEPTH, uniforms
 from kernomics.ops import ObservedGenes, sample_tokens
 
+LINEAR_SUM = 1e4
+"""Counts per cell before the logarithm on the linear path, as in a PCA: at 10⁵ a first count would
+weigh half as much as a hundred."""
 DROPOUT_START = -3.0
 """Logit of the share of counts that are lost at first, 5 %: near no loss, where the gradient of the
 logit is not small yet."""
@@ -45,6 +49,8 @@ class TxFMModule(nn.Module):
     drawn_by: Tensor
     log_inverse_dispersion: nn.Parameter | None
     dropout: nn.Linear | None
+    linear: LinearPath | None
+    read_out: nn.Linear | None
 
     def __init__(self, n_genes: int, config: TxFMConfig, seed: int = 0) -> None:
         super().__init__()
@@ -59,6 +65,11 @@ class TxFMModule(nn.Module):
             recompute=config.recompute,
         )
         self.decoder = CountDecoder(config.d_model, n_genes, config.decoder_layers)
+        self.linear = self.read_out = None
+        if config.linear_path:
+            half = config.d_model // 2
+            self.linear = LinearPath(n_genes, half)
+            self.read_out = nn.Linear(config.d_model, config.d_model - half)
         self.register_buffer("gene_weights", torch.ones(n_genes))
         self.register_buffer("drawn_by", torch.tensor([seed, 0]), persistent=False)
         self.log_inverse_dispersion = self.dropout = None
@@ -78,6 +89,8 @@ class TxFMModule(nn.Module):
             encoder = 4 * config.n_heads * tokens * d + 24 * d * d
         else:
             encoder = cls_products(d, config.n_layers, config.n_heads, tokens)
+        if self.linear is not None:
+            encoder += 2 * (d // 2) * genes + 2 * d * (d - d // 2)
         layers = 2 * config.decoder_layers + 2 if config.decoder_layers else 0
         return cells * (encoder + 2 * d * (layers * d + genes))
 
@@ -135,14 +148,47 @@ class TxFMModule(nn.Module):
         """Return each cell's representation, [B, d], from its tokens."""
         if block is not None:
             return self.encode_layers(gene_ids, values, padding)[block - 1]
-        return self.encoder.of_genes(self.embedding, gene_ids, values, padding, uniform)
+        cls = self.encoder.of_genes(self.embedding, gene_ids, values, padding, uniform)
+        return self._with_linear(cls, gene_ids, values, padding)
 
     def encode_layers(
-        self, gene_ids: Tensor, values: Tensor, padding: Tensor | None
+        self,
+        gene_ids: Tensor,
+        values: Tensor,
+        padding: Tensor | None,
     ) -> list[Tensor]:
-        """Return each cell's representation after each block, [B, d] each, as `encode` does."""
+        """Return each cell's representation after each block, [B, d] each, as `encode` does.
+
+        A linear path joins the last.
+        """
         tokens = self.embedding(gene_ids, values)
-        return self.encoder.layers(tokens, _behind_cls(padding))
+        found = self.encoder.layers(tokens, _behind_cls(padding))
+        return [*found[:-1], self._with_linear(found[-1], gene_ids, values, padding)]
+
+    def _with_linear(
+        self,
+        cls: Tensor,
+        gene_ids: Tensor,
+        values: Tensor,
+        padding: Tensor | None,
+    ) -> Tensor:
+        if self.linear is None:
+            return cls
+        return self.joined(cls, self.linear(gene_ids, self.linear_values(values), padding))
+
+    def joined(self, cls: Tensor, linear: Tensor) -> Tensor:
+        """Return representations [B, d] of CLS [B, d] and what the linear path returns [B, d/2].
+
+        Each half of a cell's has a mean square of 1.
+        """
+        assert self.read_out is not None
+        return torch.cat([unit(self.read_out(cls)), linear], 1)
+
+    def linear_values(self, values: Tensor) -> Tensor:
+        """Return log(1 + 10⁴·count/library), as a PCA takes it, of the values of tokens."""
+        if not self.config.normalise:
+            return values
+        return torch.log1p(torch.expm1(values) * (LINEAR_SUM / self.config.target_sum))
 
     @property
     def head(self) -> txfm_losses.Head:
@@ -190,7 +236,11 @@ class TxFMModule(nn.Module):
         return uniforms(self.seed_of(draw), cells.cell_ids, columns, STREAM_DEPTH)
 
     def hidden(
-        self, gene_ids: Tensor, values: Tensor, padding: Tensor | None, uniform: Tensor | None
+        self,
+        gene_ids: Tensor,
+        values: Tensor,
+        padding: Tensor | None,
+        uniform: Tensor | None,
     ) -> Tensor:
         """Return what the decoder's last layer takes, [B, d]: all between tokens and genes."""
         return self.decoder.hidden(self.encode(gene_ids, values, padding, uniform=uniform))

@@ -43,9 +43,9 @@ def divide(
 
 
 def default_tokens(cells: CellCollection, n_tokens: int) -> int:
-    """Return a size's `n_tokens`, or a quarter of the fewest genes measured if it is no fewer."""
+    """Return a size's `n_tokens`, or half of the fewest genes measured if these are fewer."""
     fewest = cells.n_genes if cells.observed is None else cells.observed.smallest
-    return n_tokens if n_tokens < fewest else max(1, fewest // 4)
+    return min(n_tokens, max(1, fewest // 2))
 
 
 def require_masked(cells: CellCollection, n_tokens: int) -> None:
