@@ -33,6 +33,7 @@ from kernomics.models.yoto.panel_loader import PanelLoader
 from kernomics.nn import drawing_from
 from kernomics.train import TrainConfig, fit
 from kernomics.train.distributed import ranks
+from kernomics.train.step import Stepper
 
 RANK = int(os.environ.get("RANK", "0"))
 SYSTEMS = ("yoto", "txfm", "polygene", "gil")
@@ -150,6 +151,25 @@ def losses(orders: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def exchanges(orders: dict[str, Any]) -> dict[str, Any]:
+    """Train; return how often each step has asked anything of the other ranks."""
+    take, found = Stepper.take, []
+
+    def counting(*args: Any) -> Any:
+        before = ranks().watch.calls
+        result = take(*args)
+        found.append(ranks().watch.calls - before)
+        return result
+
+    Stepper.take = counting  # type: ignore[method-assign]
+    steps = {}
+    for system in orders["systems"]:
+        trained(system, **({} if system == "gil" else {"steps": orders["steps"]}))
+        steps[system] = found[:]
+        found.clear()
+    return steps
+
+
 class Dying(nn.Module):
     """A module whose rank meets its end at a step."""
 
@@ -202,7 +222,7 @@ def ending(orders: dict[str, Any]) -> dict[str, Any]:
     return {"history": history.without_timings(), "digest": digest(module)}
 
 
-JOBS = {"losses": losses, "ending": ending}
+JOBS = {"losses": losses, "ending": ending, "exchanges": exchanges}
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -27,11 +27,15 @@ from torch.optim import Optimizer
 
 from kernomics.errors import ConfigError, KernomicsError, TrainingError
 from kernomics.train.gradients import Gradients, rows_of
-from kernomics.train.interfaces import Draws
+from kernomics.train.interfaces import Batch, Draws
 from kernomics.train.places import LIMIT, Place, limit, place_of
 from kernomics.train.watch import Watch
 
 dist: Any = torch_distributed  # whose stores have no types
+
+
+SHORT = 1016
+"""Bytes of what the first rank tells that are sent at once; of more the rest comes after."""
 
 
 class Part(NamedTuple):
@@ -57,9 +61,9 @@ class Alone:
         """Whether there are others."""
         return self.world > 1
 
-    def parts(self, sizes: Sequence[int]) -> list[Part]:
-        """Tell which part of each of the next batches is this rank's, from its size here."""
-        return [Part(size, 0, size) for size in sizes]
+    def parts(self, batches: Sequence[Batch]) -> list[Part]:
+        """Tell which part of each of the next batches is this rank's."""
+        return [Part(len(batch), 0, len(batch)) for batch in batches]
 
     @contextlib.contextmanager
     def computing(self, part: Part, draws: Draws | None) -> Generator[None, None, None]:
@@ -71,11 +75,11 @@ class Alone:
         parameters: Sequence[nn.Parameter],
         optimizer: Optimizer,
         means: Mapping[str, float],
-        weight: float,
+        part: Part,
         words: Sequence[int],
         received: signal.Signals | None,
     ) -> tuple[dict[str, float], list[int], signal.Signals | None]:
-        """Add up the gradients, the means by each rank's weight, words, and all ranks' signals."""
+        """Add up the gradients, the means by each rank's cells, words, and all ranks' signals."""
         return dict(means), list(words), received
 
     def signal(self, received: signal.Signals | None) -> signal.Signals | None:
@@ -152,8 +156,25 @@ class Ranks(Alone):
             dist.destroy_process_group()
         return why
 
-    def parts(self, sizes: Sequence[int]) -> list[Part]:
-        """Tell which part of each of the next batches is this rank's, from its size here."""
+    def parts(self, batches: Sequence[Batch]) -> list[Part]:
+        """Tell which part of each of the next batches is this rank's.
+
+        Those of a `kernomics.data.Loader` know it; of others the ranks tell each other the sizes.
+        """
+        wholes = [getattr(batch, "whole", None) for batch in batches]
+        known = [whole for whole in wholes if whole is not None]
+        for whole in known:
+            if (whole.rank, whole.world) != (self.rank, self.world):
+                raise ConfigError(
+                    f"the batches are those of rank {whole.rank} of {whole.world}, and this is "
+                    f"rank {self.rank} of {self.world}: make the sampler with this rank and world"
+                )
+        sizes = [len(batch) for batch in batches]
+        if len(known) == len(sizes):
+            return [
+                Part(size, whole.start, whole.n_cells)
+                for size, whole in zip(sizes, known, strict=True)
+            ]
         table = torch.zeros(self.world, len(sizes), dtype=torch.float64)
         table[self.rank] = torch.tensor(list(sizes), dtype=torch.float64)
         ends = self._sum(table).long().cumsum(0)
@@ -183,11 +204,11 @@ class Ranks(Alone):
         parameters: Sequence[nn.Parameter],
         optimizer: Optimizer,
         means: Mapping[str, float],
-        weight: float,
+        part: Part,
         words: Sequence[int],
         received: signal.Signals | None,
     ) -> tuple[dict[str, float], list[int], signal.Signals | None]:
-        """Add up the gradients, the means by each rank's weight, words, and all ranks' signals.
+        """Add up the gradients, the means by each rank's cells, words, and all ranks' signals.
 
         Words have 64 bits, and are added up modulo 2⁶⁴. All goes in one buffer. Which gradients are
         in it was agreed in the step before; a rank that has another one says so, and the step is
@@ -202,9 +223,10 @@ class Ranks(Alone):
         while True:
             surprise = any(here and not sent for here, sent in zip(there, agreed, strict=True))
             buffer = Gradients(parameters, agreed, rows)
-            notes = [float(surprise), *_as_counts(received), buffer.rows_sum, *_as_bytes(words)]
+            notes = [float(surprise), *_as_counts(received), buffer.rows_sum, float(part.own)]
+            notes += _as_bytes(words)
             counts = [float(here) for here, sent in zip(there, agreed, strict=True) if sent]
-            values = [weight * value for value in means.values()]
+            values = [part.own / part.whole * value for value in means.values()]
             found = buffer.pack([*notes, *counts, *values])
             self._sum(found)
             head = found[: len(notes) + len(counts) + len(values)].tolist()
@@ -216,12 +238,17 @@ class Ranks(Alone):
                 f"{self.watch.name} updates other rows of a table than the other ranks: what is "
                 "drawn in a step must hang on the seed and the step alone"
             )
+        if round(head[4]) != part.whole:
+            raise TrainingError(
+                f"the ranks have {round(head[4]):,} cells in a step, and {part.whole:,} belong to "
+                "it: each must train on all cells of its part of a batch"
+            )
         counts = head[len(notes) : len(notes) + len(counts)]
         buffer.unpack(found, counts)
         present = iter(counts)
         self._sent[optimizer] = [sent and next(present) > 0 for sent in agreed]
         sums = head[len(notes) + len(counts) :]
-        totals = _as_words(head[4 : len(notes)])
+        totals = _as_words(head[5 : len(notes)])
         return dict(zip(means, sums, strict=True)), totals, _as_signal(head[1], head[2])
 
     def _any(self, here: Sequence[bool]) -> list[bool]:
@@ -236,14 +263,20 @@ class Ranks(Alone):
 
     def told(self, value: Any) -> Any:
         """Return the first rank's value, which JSON can hold."""
-        data = json.dumps(value).encode() if self.first else b""
-        size = int(self._sum(torch.tensor([len(data)], dtype=torch.int64)))
-        text = torch.zeros(size, dtype=torch.uint8)
-        if self.first:
-            text = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        text = json.dumps(value).encode() if self.first else b""
+        head = len(text).to_bytes(8, "little") + text[:SHORT]
+        told = self._sent_by_first(head.ljust(8 + SHORT, b"\0"))
+        size, told = int.from_bytes(told[:8], "little"), told[8:]
+        if size > SHORT:
+            told += self._sent_by_first(text[SHORT:].ljust(size - SHORT, b"\0"))
+        return json.loads(told[:size])
+
+    def _sent_by_first(self, data: bytes) -> bytes:
+        """Return the first rank's bytes, as many as are given here."""
+        text = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         with self._together():
             dist.broadcast(text, 0)
-        return json.loads(text.numpy().tobytes())
+        return text.numpy().tobytes()
 
     def require_same(self, **values: Any) -> None:
         """Refuse to go on where ranks differ from the first one in what must be the same."""
@@ -363,16 +396,21 @@ def first_alone() -> None:
             raise SystemExit(0)
 
 
-def over_ranks(*counts: Tensor | int) -> list[Any]:
+def over_ranks(
+    *counts: Tensor | int, of_whole: Callable[[], Sequence[Tensor | int]] | None = None
+) -> list[Any]:
     """Return by what this rank divides a sum over what it has counted, never 0.
 
     It is such that the mean over all ranks, weighted by their cells, of sum / number is the sum of
     all sums over the sum of all counts. One process, or one that does not train just now, divides
-    by its own count. All ranks must ask, with as many counts.
+    by its own count. All ranks must ask, with as many counts; they then exchange them, which
+    `of_whole`, what all ranks together count, saves where a rank can tell it by itself.
     """
     part = _part
     if part is None:
         return [max(1, n) if isinstance(n, int) else _at_least(n) for n in counts]
+    if of_whole is not None:
+        return [float(total) * part.own / part.whole or 1.0 for total in of_whole()]
     own = torch.stack([torch.as_tensor(n, dtype=torch.float64, device="cpu") for n in counts])
     one = ranks()
     assert isinstance(one, Ranks)
