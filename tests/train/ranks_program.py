@@ -23,6 +23,7 @@ import staged_example
 import torch
 from torch import Tensor, nn
 
+from bench.network import steps_watched
 from kernomics.data import CellCollection, Loader
 from kernomics.models import YOTO, PolyGene, TxFM
 from kernomics.models.base import sampler_of, sampler_of_rows
@@ -170,6 +171,20 @@ def exchanges(orders: dict[str, Any]) -> dict[str, Any]:
     return steps
 
 
+def sent(orders: dict[str, Any]) -> dict[str, Any]:
+    """Train; return what each step was to send by the cost model, and what it has sent."""
+    models: dict[str, Any] = {
+        "txfm": TxFM(cells(), d_model=64, n_layers=2, n_heads=2, n_tokens=20, target_sum=1000.0),
+        "yoto": YOTO(cells(), n_genes=8, hidden=(128, 64), dropout=0.2),
+    }
+    found = {}
+    for name, model in models.items():
+        with steps_watched() as steps:
+            model.train(**settings(len(model.split.train), orders["steps"]))
+        found[name] = steps
+    return found
+
+
 class Dying(nn.Module):
     """A module whose rank meets its end at a step."""
 
@@ -222,7 +237,7 @@ def ending(orders: dict[str, Any]) -> dict[str, Any]:
     return {"history": history.without_timings(), "digest": digest(module)}
 
 
-JOBS = {"losses": losses, "ending": ending, "exchanges": exchanges}
+JOBS = {"losses": losses, "ending": ending, "exchanges": exchanges, "sent": sent}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import kernomics.train
 
 SOURCE = str(Path(kernomics.train.__file__).parents[2])
 TESTS = str(Path(__file__).parents[1])
+ROOT = str(Path(__file__).parents[2])
 
 
 def free_port() -> int:
@@ -33,7 +34,7 @@ def start(world: int, out: Path, environment: dict[str, str] | None = None, **or
     """Start ranks, or one process alone."""
     out.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    path = os.pathsep.join([SOURCE, TESTS, os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([SOURCE, TESTS, ROOT, os.environ.get("PYTHONPATH", "")])
     common = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     common |= {"KERNOMICS_RANK_LIMIT": "240", **(environment or {})}
     command = [sys.executable, ranks_program.__file__, str(out), json.dumps(orders)]
