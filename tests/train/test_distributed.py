@@ -21,7 +21,8 @@ from kernomics.errors import ConfigError
 from kernomics.models.gil.memory import ReplayLoader
 from kernomics.nn import Draws, Dropout
 from kernomics.train import TrainConfig, load_checkpoint
-from kernomics.train.distributed import Alone, _as_bytes, _as_words, over_ranks, ranks
+from kernomics.train.distributed import Alone, over_ranks, ranks
+from kernomics.train.distributed.words import as_bytes, as_words
 from kernomics.train.gradients import Gradients, rows_of
 from kernomics.train.interrupts import Interrupts
 from kernomics.train.optim import RowAdamW
@@ -272,8 +273,8 @@ def test_a_sparse_gradient_is_sent_by_its_rows_and_stays_sparse() -> None:
 def test_words_of_64_bits_are_added_up_in_float32(world: int) -> None:
     source = random.Random(world)
     each = [[source.randrange(2**64), 2**64 - 1] for _ in range(world)]
-    sums = torch.tensor([_as_bytes(words) for words in each], dtype=torch.float32).sum(0)
-    assert _as_words(sums.tolist()) == [sum(one) % 2**64 for one in zip(*each, strict=True)]
+    sums = torch.tensor([as_bytes(words) for words in each], dtype=torch.float32).sum(0)
+    assert as_words(sums.tolist()) == [sum(one) % 2**64 for one in zip(*each, strict=True)]
 
 
 def test_a_gradient_that_only_others_have_comes_with_the_sum() -> None:

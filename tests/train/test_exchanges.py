@@ -17,8 +17,8 @@ from started_ranks import run
 from kernomics.data import Loader, Sampler
 from kernomics.errors import ConfigError, TrainingError
 from kernomics.models.tasks import Task, labelled_cells, task_losses
-from kernomics.train import distributed
-from kernomics.train.distributed import Part, Ranks, over_ranks
+from kernomics.train.distributed import Part, Ranks, current, over_ranks
+from kernomics.train.distributed import part as parts_of
 
 
 @pytest.mark.timeout(900)
@@ -86,7 +86,7 @@ def test_losses_of_parts_are_those_of_the_whole(
 ) -> None:
     """Weighed by the parts' cells, without that anything is sent, and with weights of classes."""
     whole, parts = loaders(world)
-    monkeypatch.setattr(distributed, "ranks", None)  # nobody is asked
+    monkeypatch.setattr(current, "ranks", None)  # nobody is asked
     for one, *shares in zip(whole.epoch(0), *(part.epoch(0) for part in parts), strict=True):
         generator = torch.Generator().manual_seed(0)
         outputs = [
@@ -98,22 +98,22 @@ def test_losses_of_parts_are_those_of_the_whole(
         for share in shares:
             n = len(share)
             part = Part(n, start, len(one))
-            monkeypatch.setattr(distributed, "_part", part)
+            monkeypatch.setattr(parts_of, "_computed", part)
             own = [output[start : start + n] for output in outputs]
             if n:
                 found += n / len(one) * torch.stack(task_losses(TASKS, own, share))
             start += n
-        monkeypatch.setattr(distributed, "_part", None)
+        monkeypatch.setattr(parts_of, "_computed", None)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
 def test_a_whole_without_labels_divides_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "_part", Part(3, 0, 8))
+    monkeypatch.setattr(parts_of, "_computed", Part(3, 0, 8))
     assert over_ranks(torch.tensor(1), of_whole=lambda: [4]) == [4 * 3 / 8]
     assert over_ranks(0, of_whole=lambda: [torch.tensor(0)]) == [1.0]
-    monkeypatch.setattr(distributed, "_part", Part(0, 3, 8))  # a stand-in's
+    monkeypatch.setattr(parts_of, "_computed", Part(0, 3, 8))  # a stand-in's
     assert over_ranks(5, of_whole=lambda: [4]) == [1.0]
-    monkeypatch.setattr(distributed, "_part", None)
+    monkeypatch.setattr(parts_of, "_computed", None)
     assert over_ranks(5, of_whole=lambda: [9]) == [5]
     exact = torch.empty(0, dtype=torch.float64)
     assert labelled_cells(TASKS[0], exact, torch.tensor([0, 2, -1])).item() == 2.5
