@@ -23,6 +23,7 @@ import staged_example
 import torch
 from torch import Tensor, nn
 
+from bench.network import steps_watched
 from kernomics.data import CellCollection, Loader
 from kernomics.models import YOTO, PolyGene, TxFM
 from kernomics.models.base import sampler_of, sampler_of_rows
@@ -33,6 +34,7 @@ from kernomics.models.yoto.panel_loader import PanelLoader
 from kernomics.nn import drawing_from
 from kernomics.train import TrainConfig, fit
 from kernomics.train.distributed import ranks
+from kernomics.train.step import Stepper
 
 RANK = int(os.environ.get("RANK", "0"))
 SYSTEMS = ("yoto", "txfm", "polygene", "gil")
@@ -150,6 +152,39 @@ def losses(orders: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def exchanges(orders: dict[str, Any]) -> dict[str, Any]:
+    """Train; return how often each step has asked anything of the other ranks."""
+    take, found = Stepper.take, []
+
+    def counting(*args: Any) -> Any:
+        before = ranks().watch.calls
+        result = take(*args)
+        found.append(ranks().watch.calls - before)
+        return result
+
+    Stepper.take = counting  # type: ignore[method-assign]
+    steps = {}
+    for system in orders["systems"]:
+        trained(system, **({} if system == "gil" else {"steps": orders["steps"]}))
+        steps[system] = found[:]
+        found.clear()
+    return steps
+
+
+def sent(orders: dict[str, Any]) -> dict[str, Any]:
+    """Train; return what each step was to send by the cost model, and what it has sent."""
+    models: dict[str, Any] = {
+        "txfm": TxFM(cells(), d_model=64, n_layers=2, n_heads=2, n_tokens=20, target_sum=1000.0),
+        "yoto": YOTO(cells(), n_genes=8, hidden=(128, 64), dropout=0.2),
+    }
+    found = {}
+    for name, model in models.items():
+        with steps_watched() as steps:
+            model.train(**settings(len(model.split.train), orders["steps"]))
+        found[name] = steps
+    return found
+
+
 class Dying(nn.Module):
     """A module whose rank meets its end at a step."""
 
@@ -202,7 +237,7 @@ def ending(orders: dict[str, Any]) -> dict[str, Any]:
     return {"history": history.without_timings(), "digest": digest(module)}
 
 
-JOBS = {"losses": losses, "ending": ending}
+JOBS = {"losses": losses, "ending": ending, "exchanges": exchanges, "sent": sent}
 
 
 def main() -> None:

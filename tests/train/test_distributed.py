@@ -2,112 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import ranks_program
 import staged_example
 import torch
+from started_ranks import cell_digests, figures, finish, losses, run, start
 
-import kernomics.train
 from kernomics.data import Sampler
 from kernomics.errors import ConfigError
 from kernomics.models.gil.memory import ReplayLoader
 from kernomics.nn import Draws, Dropout
 from kernomics.train import TrainConfig, load_checkpoint
-from kernomics.train.distributed import Alone, _as_bytes, _as_words, over_ranks, ranks
+from kernomics.train.distributed import Alone, over_ranks, ranks
+from kernomics.train.distributed.words import as_bytes, as_words
 from kernomics.train.gradients import Gradients, rows_of
 from kernomics.train.interrupts import Interrupts
 from kernomics.train.optim import RowAdamW
 from kernomics.train.places import Place, first_node, limit, place_of
 from kernomics.train.watch import Watch
-
-SOURCE = str(Path(kernomics.train.__file__).parents[2])
-TESTS = str(Path(__file__).parents[1])
-
-
-def free_port() -> int:
-    """Return a port below those that the system gives to connections by itself."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
-
-
-def start(world: int, out: Path, environment: dict[str, str] | None = None, **orders: Any) -> Any:
-    """Start ranks, or one process alone."""
-    out.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    path = os.pathsep.join([SOURCE, TESTS, os.environ.get("PYTHONPATH", "")])
-    common = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    common |= {"KERNOMICS_RANK_LIMIT": "240", **(environment or {})}
-    command = [sys.executable, ranks_program.__file__, str(out), json.dumps(orders)]
-    own = [
-        {"RANK": str(r), "WORLD_SIZE": str(world), "MASTER_PORT": str(port)} if world > 1 else {}
-        for r in range(world)
-    ]
-    return [
-        subprocess.Popen(
-            command,
-            env={**common, **one},
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        for one in own
-    ]
-
-
-def finish(processes: Any, out: Path) -> list[dict[str, Any] | None]:
-    """Wait, and return what each rank wrote; None of one that wrote nothing."""
-    errors = [process.communicate(timeout=500)[1] for process in processes]
-    found = []
-    for r, error in enumerate(errors):
-        path = out / f"rank-{r}.json"
-        found.append(json.loads(path.read_text()) if path.exists() else None)
-        print(error)
-    return found
-
-
-def run(world: int, out: Path, **orders: Any) -> list[Any]:
-    return finish(start(world, out, **orders), out)
-
-
-DIGESTS = ("cells_in_order", "cells_any_order")
-
-
-def figures(history: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Return the numbers but for what hangs on the clock, and the norm, which is no loss."""
-    left_out = ("seconds", "cells_per_second", "grad_norm")
-    return [
-        {k: v for k, v in record.items() if k not in left_out and not isinstance(v, str)}
-        for record in history
-    ]
-
-
-def losses(found: dict[str, Any], system: str) -> list[dict[str, float]]:
-    return figures(found[system]["history"])
-
-
-def cell_digests(history: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the digests of each epoch's cells."""
-    records = [r for r in history if r["split"] == "train"]
-    assert records
-    return [(r[DIGESTS[0]], r[DIGESTS[1]]) for r in records]
-
 
 # -- the same losses -------------------------------------------------------------------------------
 
@@ -287,12 +207,12 @@ def test_draws_for_parts_of_a_batch_are_those_for_the_whole() -> None:
     whole = Dropout(0.4, Draws(3))(x)
     for bounds in ([0, 3, 7], [0, 1, 1, 7]):
         found = []
-        for start, stop in pairwise(bounds):
+        for begin, stop in pairwise(bounds):
             draws = Draws(3)
-            draws.of_part(start, stop - start, 7)
-            part = x[start:stop] if stop > start else x[:2]  # a stand-in
+            draws.of_part(begin, stop - begin, 7)
+            part = x[begin:stop] if stop > begin else x[:2]  # a stand-in
             drawn = Dropout(0.4, draws)(part)
-            found.append(drawn if stop > start else drawn[:0])
+            found.append(drawn if stop > begin else drawn[:0])
             assert torch.equal(draws.state(), _after(whole_of=x))
         assert torch.equal(torch.cat(found), whole)
     draws = Draws(3)
@@ -353,8 +273,8 @@ def test_a_sparse_gradient_is_sent_by_its_rows_and_stays_sparse() -> None:
 def test_words_of_64_bits_are_added_up_in_float32(world: int) -> None:
     source = random.Random(world)
     each = [[source.randrange(2**64), 2**64 - 1] for _ in range(world)]
-    sums = torch.tensor([_as_bytes(words) for words in each], dtype=torch.float32).sum(0)
-    assert _as_words(sums.tolist()) == [sum(one) % 2**64 for one in zip(*each, strict=True)]
+    sums = torch.tensor([as_bytes(words) for words in each], dtype=torch.float32).sum(0)
+    assert as_words(sums.tolist()) == [sum(one) % 2**64 for one in zip(*each, strict=True)]
 
 
 def test_a_gradient_that_only_others_have_comes_with_the_sum() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kernomics._arguments import checked, columns_of, numbers_of, shown
 from kernomics.data.csr import Rows
+from kernomics.data.whole import Whole
 from kernomics.errors import DataError
 from kernomics.ops import ObservedGenes
 from kernomics.ops._kinds import device_of
@@ -44,6 +45,8 @@ class Cells:
         unlabelled).
     observed
         Which genes each cell's data set has measured; None where all cells have all genes.
+    whole
+        The batch of which these cells are one rank's part; None where nobody else has a part.
     """
 
     indptr: Tensor
@@ -54,6 +57,7 @@ class Cells:
     library: Tensor | None = None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     observed: ObservedGenes | None = None
+    whole: Whole | None = None
 
     def __len__(self) -> int:
         return self.cell_ids.shape[0]
@@ -196,6 +200,7 @@ class Cells:
             observed=None
             if self.observed is None
             else self.observed.with_panel_id(self.observed.panel_id[start:stop]),
+            whole=None,
         )
 
     @checked

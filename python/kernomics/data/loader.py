@@ -5,13 +5,17 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from kernomics._arguments import checked
 from kernomics.data.cells import Cells
 from kernomics.data.collection import CellCollection
 from kernomics.data.sampler import Sampler
+from kernomics.data.whole import Whole
 from kernomics.errors import ConfigError
 
 
@@ -93,11 +97,27 @@ class Loader:
             together = max(1, sampler.block_size * sampler.buffer_blocks // sampler.batch_size)
         while start < self.n_batches:
             stop = min((start // together + 1) * together, self.n_batches)
-            rows = [sampler.batch(epoch, i) for i in range(start, stop)]
+            wholes = [sampler.global_batch(epoch, i) for i in range(start, stop)]
+            rows = [whole[sampler.part_of(whole.size)] for whole in wholes]
             cells = self.cells.batch(np.concatenate(rows))
             ends = np.cumsum([part.size for part in rows]).tolist()
-            yield [cells.slice(end - part.size, end) for part, end in zip(rows, ends, strict=True)]
+            parts = [
+                cells.slice(end - part.size, end) for part, end in zip(rows, ends, strict=True)
+            ]
+            if sampler.world > 1:
+                parts = list(map(self._part_of, parts, wholes))
+            yield parts
             start = stop
+
+    def _part_of(self, cells: Cells, rows: npt.NDArray[np.int64]) -> Cells:
+        """Let a rank's part of a batch know of all its rows."""
+        labels = {
+            name: torch.from_numpy(label.values[rows]) for name, label in self.cells.labels.items()
+        }
+        sampler = self.sampler
+        start = sampler.part_of(rows.size).start
+        whole = Whole(sampler.rank, sampler.world, start, rows.size, labels)
+        return replace(cells, whole=whole)
 
 
 def _one_by_one(groups: Generator[list[Cells], None, None]) -> Generator[Cells, None, None]:

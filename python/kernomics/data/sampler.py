@@ -179,8 +179,12 @@ class Sampler:
     def batch(self, epoch: int, i: int) -> npt.NDArray[np.int64]:
         """Return this rank's rows of batch i of an epoch, int64 [about batch_size / world]."""
         rows = self.global_batch(epoch, i)
-        start, stop = (rows.size * r // self.world for r in (self.rank, self.rank + 1))
-        return rows[start:stop].copy()
+        return rows[self.part_of(rows.size)].copy()
+
+    def part_of(self, n: int) -> slice:
+        """Return which of the n cells of a global batch are this rank's."""
+        start, stop = (n * r // self.world for r in (self.rank, self.rank + 1))
+        return slice(start, stop)
 
     @checked
     def batches(self, epoch: int, start: int = 0) -> Iterator[npt.NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernomics import metrics
-from kernomics.data import CellCollection, Labels
+from kernomics.data import CellCollection, Cells, Labels
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.nn.precision import widened
 from kernomics.train.distributed import over_ranks
@@ -148,6 +148,28 @@ def task_loss(
         label_smoothing=label_smoothing,
     )
     return total / cells  # type: ignore[no-any-return]
+
+
+def task_losses(
+    tasks: Sequence[Task], outputs: Sequence[Tensor], cells: Cells, *, label_smoothing: float = 0.0
+) -> list[Tensor]:
+    """Return each task's loss over a batch; see `task_loss`.
+
+    Where the batch is one rank's part of a whole, that one's labels tell by what to divide.
+    """
+    targets = [cells.labels[task.name] for task in tasks]
+    whole, exact = cells.whole, torch.empty(0, dtype=torch.float64)
+
+    def of_whole() -> list[Tensor]:
+        assert whole is not None
+        return [labelled_cells(task, exact, whole.labels[task.name]) for task in tasks]
+
+    own = map(labelled_cells, tasks, outputs, targets)
+    over = over_ranks(*own, of_whole=None if whole is None else of_whole)
+    return [
+        task_loss(task, output, target, label_smoothing=label_smoothing, cells=n)
+        for task, output, target, n in zip(tasks, outputs, targets, over, strict=True)
+    ]
 
 
 def mean_task_loss(tasks: Sequence[Task], losses: Sequence[Tensor]) -> Tensor:

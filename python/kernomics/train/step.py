@@ -16,7 +16,7 @@ from kernomics.errors import ConfigError, TrainingError
 from kernomics.train import schedules
 from kernomics.train.config import TrainConfig
 from kernomics.train.digest import CellDigest
-from kernomics.train.distributed import Alone
+from kernomics.train.distributed import Alone, Part
 from kernomics.train.interfaces import (
     Batch,
     Batches,
@@ -95,7 +95,7 @@ class Stepper:
                 f"epoch {state.epoch} gave {state.batch + len(batches):,} batches, and "
                 f"n_batches is {self.batches.n_batches:,}"
             )
-        parts = self.ranks.parts([len(batch) for batch in batches])
+        parts = self.ranks.parts(batches)
         cells = sum(part.whole for part in parts)
         done: list[tuple[Batch, dict[str, Tensor]]] = []
         self.optimizer.zero_grad(set_to_none=True)
@@ -123,7 +123,7 @@ class Stepper:
             self.parameters,
             self.optimizer,
             means,
-            sum(part.own for part in parts) / cells,
+            Part(sum(part.own for part in parts), 0, cells),
             [] if seen is None else [seen.in_order, seen.any_order],
             interrupts.received,
         )

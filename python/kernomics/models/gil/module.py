@@ -39,9 +39,9 @@ class Outputs(NamedTuple):
         the cell's state asked for the gene.
     losses_of_tokens, losses_of_queries
         [M], what is minimised.
-    loss_of_detection
-        [], of telling the hidden genes from some that the cell does not express; None where none
-        was asked.
+    errors_of_detection, errors_of_absence
+        [M] and [A], squared, of telling the hidden genes, by their values, from some that the cell
+        does not express, by 0; None where none was asked.
     """
 
     cls: Tensor
@@ -49,7 +49,8 @@ class Outputs(NamedTuple):
     queries: Tensor
     losses_of_tokens: Tensor
     losses_of_queries: Tensor
-    loss_of_detection: Tensor | None = None
+    errors_of_detection: Tensor | None = None
+    errors_of_absence: Tensor | None = None
 
 
 class GILModule(nn.Module):
@@ -252,19 +253,16 @@ class GILModule(nn.Module):
 
     def _detection(
         self, cls: Tensor, tokens: Tokens, cells: Tensor, genes: Tensor, values: Tensor
-    ) -> Tensor | None:
-        """Return the loss of telling hidden genes, by their values, from genes at 0, if asked."""
+    ) -> tuple[Tensor, Tensor] | tuple[()]:
+        """Return the errors of telling hidden genes, by their values, from genes at 0, if asked."""
         if tokens.unexpressed is None:
-            return None
+            return ()
         asked = tokens.unexpressed >= 0
         others = asked.nonzero()[:, 0], tokens.unexpressed[asked]
         heads = self.detection_head, self.detection_bias
         hidden = widened(self._answers(cls, cells, genes, *heads)) - values
         absent = widened(self._answers(cls, *others, *heads))
-        # Both sides count the same, however many genes a cell expresses.
-        over = over_ranks(len(hidden), len(absent))
-        parts = [part.square().sum() / n for part, n in zip((hidden, absent), over, strict=True)]
-        return torch.stack(parts).mean()
+        return hidden.square(), absent.square()
 
     def predicted(self, outputs: Tensor) -> Tensor:
         """Return the values, log-normalised, that outputs stand for."""
@@ -296,20 +294,22 @@ class GILModule(nn.Module):
             self.predicted(of_queries),
             self.losses(of_tokens, values),
             self.losses(of_queries, values),
-            None
-            if tokens.unexpressed is None
-            else self._detection(cls, tokens, cells, genes, values),
+            *self._detection(cls, tokens, cells, genes, values),
         )
 
     def value_losses(self, outputs: Outputs) -> dict[str, Tensor]:
         """Return the loss over the hidden genes, and its parts."""
-        (n,) = over_ranks(len(outputs.tokens))
+        hidden, absent = outputs.errors_of_detection, outputs.errors_of_absence
+        n, n_absent = over_ranks(len(outputs.tokens), 0 if absent is None else len(absent))
         parts = {
             "loss/tokens": outputs.losses_of_tokens.sum() / n,
             "loss/queries": outputs.losses_of_queries.sum() / n,
         }
         total = parts["loss/tokens"] + self.config.query_weight * parts["loss/queries"]
-        if outputs.loss_of_detection is not None:
-            parts["loss/detection"] = outputs.loss_of_detection
-            total = total + self.config.detection_weight * outputs.loss_of_detection
+        if hidden is not None and absent is not None:
+            # Both sides count the same, however many genes a cell expresses.
+            parts["loss/detection"] = torch.stack(
+                [hidden.sum() / n, absent.sum() / n_absent]
+            ).mean()
+            total = total + self.config.detection_weight * parts["loss/detection"]
         return {"loss": total, **parts}

@@ -13,7 +13,7 @@ from kernomics.data import CellCollection, Cells, Loader
 from kernomics.data.row_numbers import parts
 from kernomics.data.splits import How
 from kernomics.models.base import sampler_of, split_cells, train_module
-from kernomics.models.tasks import mean_task_loss, task_loss
+from kernomics.models.tasks import mean_task_loss, task_losses
 from kernomics.models.yoto.network import PanelNetwork, Transform, input_means, transformed
 from kernomics.train import History, RowAdamW, TrainConfig
 
@@ -107,13 +107,9 @@ class _Lesson(nn.Module):
 
     def training_loss(self, cells: Cells) -> dict[str, Tensor]:
         """Return the mean loss over the tasks."""
-        tasks = self._held[0].tasks
-        losses = [
-            task_loss(task, output, cells.labels[task.name])
-            for task, output in zip(tasks, self.outputs(cells), strict=True)
-            if task.name in cells.labels
-        ]
-        return {"loss": mean_task_loss([t for t in tasks if t.name in cells.labels], losses)}
+        outputs = zip(self._held[0].tasks, self.outputs(cells), strict=True)
+        tasks, found = zip(*(pair for pair in outputs if pair[0].name in cells.labels), strict=True)
+        return {"loss": mean_task_loss(tasks, task_losses(tasks, found, cells))}
 
 
 def taught(

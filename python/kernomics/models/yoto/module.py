@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kernomics.data import Cells
-from kernomics.models.tasks import Task, labelled_cells, mean_task_loss, task_loss
+from kernomics.models.tasks import Task, mean_task_loss, task_losses
 from kernomics.models.yoto.budget import EVERY, Budget
 from kernomics.models.yoto.network import (
     PRIVATE,
@@ -22,7 +22,6 @@ from kernomics.models.yoto.schedule import Schedule
 from kernomics.models.yoto.start_records import StartRecords
 from kernomics.nn import Draws, GeneSelector, MaskedLinear, Selection
 from kernomics.ops.gumbel_topk import Relaxation
-from kernomics.train.distributed import over_ranks
 
 
 class YOTOModule(nn.Module):
@@ -170,16 +169,9 @@ class YOTOModule(nn.Module):
 
     def task_losses(self, cells: Cells) -> dict[str, Tensor]:
         """Return the weighted mean over tasks as ``"loss"``, and ``"loss/<task>"`` for each."""
-        outputs = self(cells)
-        targets = [cells.labels[task.name] for task in self.tasks]
-        over = over_ranks(*map(labelled_cells, self.tasks, outputs, targets))
-        losses = {
-            f"loss/{task.name}": task_loss(
-                task, output, target, label_smoothing=self.label_smoothing, cells=n
-            )
-            for task, output, target, n in zip(self.tasks, outputs, targets, over, strict=True)
-        }
-        return {"loss": mean_task_loss(self.tasks, list(losses.values())), **losses}
+        found = task_losses(self.tasks, self(cells), cells, label_smoothing=self.label_smoothing)
+        named = {f"loss/{task.name}": loss for task, loss in zip(self.tasks, found, strict=True)}
+        return {"loss": mean_task_loss(self.tasks, found), **named}
 
     def training_loss(self, cells: Cells) -> dict[str, Tensor]:
         """Losses of a batch, and the monitors that the history keeps."""
