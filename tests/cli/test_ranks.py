@@ -11,10 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 import kernomics
 from kernomics import datasets
+from kernomics.models import TxFM
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = str(Path(kernomics.__file__).parents[1])
@@ -49,7 +52,7 @@ def test_the_torchrun_line_of_the_document_trains_and_one_rank_prints(
     tmp_path: Path,
 ) -> None:
     datasets.simulate(200, 100, 3, 5, seed=0).write_h5ad(tmp_path / "cells.h5ad")
-    (line,) = re.findall(r"^torchrun .*$", DOCUMENT, re.M)
+    line, embed = re.findall(r"^torchrun .*$", DOCUMENT, re.M)
     done = command(tmp_path, line)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report ") == 1
@@ -62,6 +65,30 @@ def test_the_torchrun_line_of_the_document_trains_and_one_rank_prints(
     again = command(tmp_path, line)  # the directory holds a run
     assert again.returncode != 0
     assert "already holds a run" in again.stderr
+
+    done = command(tmp_path, embed)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written ") == 1
+    with h5py.File(tmp_path / "embedded.h5ad") as file:
+        assert file["obsm/X_txfm"].shape == (200, file["obsm/X_txfm"].shape[1])
+        assert np.isfinite(file["obsm/X_txfm"][()]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_cell_of_one_rank_that_cannot_be_embedded_leaves_no_file(tmp_path: Path) -> None:
+    cells = datasets.simulate(40, 60, 3, 5, seed=0, mean_counts=200.0)
+    settings = {"d_model": 16, "n_layers": 1, "n_heads": 2, "n_tokens": 20}
+    TxFM(cells, "XXS", **settings).train(1, progress=False).save(tmp_path / "model")
+    cells.X = np.asarray(cells.X.todense())
+    cells.X[30] = 0  # of the second rank
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    before = sorted(tmp_path.iterdir())
+    line = "embed model cells.h5ad --out embedded.h5ad --batch-size 10"
+    done = command(tmp_path, f"torchrun --nproc-per-node 2 -m kernomics {line}")
+    assert done.returncode != 0
+    assert f"first {cells.obs_names[30]!r}" in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.slow
