@@ -31,7 +31,7 @@ class Ended:
     code: int
     printed: str
     errors: str
-    batches: list[int]  # the cells of each batch that it read to run a model
+    batches: list[int]  # the cells of each batch that it ran a model on, or the pairs of a block
     written: list[str]  # the files that it opened to write
 
 
@@ -63,6 +63,7 @@ def run(world: int, out: Path, *argv: Any, **orders: Any) -> list[Ended]:
         subprocess.Popen(
             [sys.executable, __file__, str(out), ordered],
             env={**common, **one},
+            cwd=out,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -83,7 +84,10 @@ def run(world: int, out: Path, *argv: Any, **orders: Any) -> list[Ended]:
 def main() -> int:
     """Run the command, and tell what it did."""
     from kernomics import cli
+    from kernomics.attribution import reduction
+    from kernomics.models import CellEncoder, PhenotypeModel
     from kernomics.models.known_cells import KnownCells
+    from kernomics.models.yoto import panel
 
     out, orders = Path(sys.argv[1]), json.loads(sys.argv[2])
     ends = orders.get("ends", {})
@@ -95,15 +99,32 @@ def main() -> int:
         if event == "open" and isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR):
             written.append(str(args[0]))
 
+    def add(size: int) -> None:
+        if ends.get("rank") == RANK and len(sizes) == ends["batch"]:
+            if ends["how"] == "error":
+                raise OSError("the disk is on fire")
+            os.kill(os.getpid(), ends["how"])
+        sizes.append(size)
+
     def batches(self: Any, size: int) -> Iterator[Any]:
         for batch in read(self, size):
-            if ends.get("rank") == RANK and len(sizes) == ends["batch"]:
-                if ends["how"] == "error":
-                    raise OSError("the disk is on fire")
-                os.kill(os.getpid(), ends["how"])
-            sizes.append(len(batch))
+            add(len(batch))
             yield batch
 
+    def of_block(source: Any, pairs: Any, block: slice, *more: Any) -> Iterator[Any]:
+        add(block.stop - block.start)
+        return attributed(source, pairs, block, *more)
+
+    attributed, reduction._of_block = reduction._of_block, of_block
+
+    def panel_input(network: Any, view: Any, rows: Any, *more: Any) -> Any:
+        add(len(rows))
+        return read_panel(network, view, rows, *more)
+
+    if "cells_at_a_time" in orders:
+        for kind in (CellEncoder, PhenotypeModel):
+            kind._cells_at_a_time = lambda *_: orders["cells_at_a_time"]  # type: ignore[method-assign]
+    read_panel, panel.panel_input = panel.panel_input, panel_input
     read, KnownCells.batches = KnownCells.batches, batches  # type: ignore[method-assign]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.addaudithook(note)

@@ -13,7 +13,7 @@ from kernomics.errors import ConfigError
 
 TRAINING = ("select", "pretrain", "finetune", "increment")
 """Commands whose training several processes share."""
-RUNNING = ("embed",)
+RUNNING = ("embed", "attribute", "evaluate")
 """Commands that run a trained model in several processes."""
 TOLD_BY = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 """One of these is in the environment where there may be several."""

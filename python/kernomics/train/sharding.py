@@ -8,18 +8,19 @@ piece is made of the same batches as in one process, so that the result is the s
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as torch_distributed
 from numpy.typing import NDArray
+from safetensors.torch import load, save
 from torch import Tensor
 
 from kernomics.errors import TrainingError
-from kernomics.train.distributed import Alone, Ranks
+from kernomics.train.distributed import Alone, Ranks, ranks
 from kernomics.train.places import limit
 
 dist: Any = torch_distributed
@@ -27,6 +28,8 @@ dist: Any = torch_distributed
 CELLS_OF_A_PIECE = 256
 """At most, where a batch has no more: what a rank holds of its results, and reads in one place."""
 DONE = "done"
+
+Item = TypeVar("Item")
 
 
 def pieces(n_rows: int, batch_size: int, world: int) -> list[slice]:
@@ -118,6 +121,46 @@ class InOrder:
         """Take part until the others have sent their last piece too."""
         while self._rounds * self.one.world < len(self.parts):
             self._send(None)
+
+
+def in_order(
+    one: Alone, items: Sequence[Item], compute: Callable[[Item], Mapping[str, Tensor]]
+) -> Iterator[dict[str, Tensor]]:
+    """Yield on the first rank the tensors that are computed of each item, in their order.
+
+    Each rank computes every `world`-th item; the others yield nothing.
+    """
+    for start in range(0, len(items), one.world):
+        own = None
+        if start + one.rank < len(items):
+            found = compute(items[start + one.rank])
+            # Each in memory of its own, as the format wants it.
+            data = save({name: tensor.detach().cpu().clone() for name, tensor in found.items()})
+            own = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        for received in _round(one, own):
+            if received is not None:
+                yield load(received.numpy().tobytes())
+
+
+# -- who shares ------------------------------------------------------------------------------------
+
+_sharing: Alone | None = None
+
+
+@contextmanager
+def sharing() -> Generator[None, None, None]:
+    """Let the ranks share what is done in the block, where it can be; `sharers` are they."""
+    global _sharing
+    _sharing = ranks()
+    try:
+        yield
+    finally:
+        _sharing = None
+
+
+def sharers() -> Alone:
+    """Return the ranks that share this work: one process, except in `sharing`."""
+    return Alone() if _sharing is None else _sharing
 
 
 # -- what the first rank asks for ------------------------------------------------------------------
