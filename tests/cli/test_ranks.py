@@ -11,13 +11,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
+import phenotyped_cells
 import pytest
 
 import kernomics
 from kernomics import datasets
+from kernomics.models import PolyGene, TxFM
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = str(Path(kernomics.__file__).parents[1])
+SMALL = {"d_model": 16, "n_layers": 1, "n_heads": 2}
 DOCUMENT = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 
 
@@ -49,7 +54,7 @@ def test_the_torchrun_line_of_the_document_trains_and_one_rank_prints(
     tmp_path: Path,
 ) -> None:
     datasets.simulate(200, 100, 3, 5, seed=0).write_h5ad(tmp_path / "cells.h5ad")
-    (line,) = re.findall(r"^torchrun .*$", DOCUMENT, re.M)
+    line, embed, evaluate, attribute = re.findall(r"^torchrun .*$", DOCUMENT, re.M)
     done = command(tmp_path, line)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report ") == 1
@@ -62,6 +67,41 @@ def test_the_torchrun_line_of_the_document_trains_and_one_rank_prints(
     again = command(tmp_path, line)  # the directory holds a run
     assert again.returncode != 0
     assert "already holds a run" in again.stderr
+
+    done = command(tmp_path, embed)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written ") == 1
+    with h5py.File(tmp_path / "embedded.h5ad") as file:
+        assert file["obsm/X_txfm"].shape == (200, file["obsm/X_txfm"].shape[1])
+        assert np.isfinite(file["obsm/X_txfm"][()]).all()
+
+    done = command(tmp_path, evaluate)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("cell_type, TxFM ") == 1, done.stdout
+
+    cells = phenotyped_cells.conditions(80, 60)
+    cells.obs["disease"] = np.where(cells.obs["treatment"] == "drug", "lupus", "normal")
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    PolyGene(cells, "disease", **SMALL).train(1, progress=False).save(run.parent / "polygene")
+    done = command(tmp_path, attribute)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report ") == 1
+    assert (tmp_path / "runs" / "lupus" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_cell_of_one_rank_that_cannot_be_embedded_leaves_no_file(tmp_path: Path) -> None:
+    cells = phenotyped_cells.conditions(40, 60)
+    TxFM(cells, "XXS", n_tokens=20, **SMALL).train(1, progress=False).save(tmp_path / "model")
+    cells.X[30] = 0  # of the second rank
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    before = sorted(tmp_path.iterdir())
+    line = "embed model cells.h5ad --out embedded.h5ad --batch-size 10"
+    done = command(tmp_path, f"torchrun --nproc-per-node 2 -m kernomics {line}")
+    assert done.returncode != 0
+    assert f"first {cells.obs_names[30]!r}" in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.slow

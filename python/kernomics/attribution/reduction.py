@@ -19,6 +19,7 @@ from kernomics.attribution.gradient_engines import cell_gradients, grad_x_delta
 from kernomics.attribution.kernels import as_saved, no_kernel_per_shape
 from kernomics.attribution.pair_scores import PairScores
 from kernomics.attribution.pairs import Pairs
+from kernomics.attribution.shared_pairs import scores_in_order
 from kernomics.attribution.sources import Source
 from kernomics.errors import ConfigError, DataError, TrainingError, closest
 
@@ -208,21 +209,24 @@ def attribute_pairs(
         raise DataError("there are no pairs to attribute")
     sums = _Sums(len(source.genes), len(pairs.groups))
     errors: list[NDArray[np.float64]] = []
+
+    def of_block(block: slice) -> Iterator[PairScores]:
+        return _of_block(source, pairs, block, output, other, engine, contrast)
+
     with (
         as_saved(),
         no_kernel_per_shape(),
         tqdm(total=len(pairs), unit="pair", desc="attribution", disable=not progress) as bar,
     ):
-        for block in pairs.blocks():
-            done = 0
-            for found in _of_block(source, pairs, block, output, other, engine, contrast):
-                n = len(found.outputs)
-                part = slice(block.start + done, block.start + done + n)
-                errors.append(_errors(found))
-                found = measured_in_both(found, source, pairs.case[part], pairs.baseline[part])
-                sums.add(found, pairs.group[part], normalise, contrast)
-                done += n
-                bar.update(n)
+        done = 0
+        for found in scores_in_order(source, pairs, of_block):
+            n = len(found.outputs)
+            part = slice(done, done + n)
+            errors.append(_errors(found))
+            found = measured_in_both(found, source, pairs.case[part], pairs.baseline[part])
+            sums.add(found, pairs.group[part], normalise, contrast)
+            done += n
+            bar.update(n)
     return _reduced(source, pairs, sums, np.concatenate(errors))
 
 

@@ -21,7 +21,8 @@ def add_parser(commands: Any) -> None:
         description="Pair case cells with baseline cells, and score each gene by how much it moves "
         "the model's output for the case from the one cell to the other. Of the data that the run "
         "was trained on, only the training cells are used. Writes attribution.csv, by_group.csv, "
-        "gene_statistics.csv, top_genes.csv, results.json, plots and a report (report.html).",
+        "gene_statistics.csv, top_genes.csv, results.json, plots and a report (report.html). "
+        "Started by torchrun or srun, all processes share the pairs; the first one does the rest.",
         formatter_class=Help,
     )
     attribute.add_argument(

@@ -25,7 +25,8 @@ def add_parser(commands: Any) -> None:
         "(.h5ad), a table (.csv) or an array (.npy). In a copy, a TxFM's is obsm['X_txfm'], beside "
         "varm['txfm_encoder'] and varm['txfm_decoder'], a PolyGene's is obsm['X_polygene'], beside "
         "varm['polygene_genes'], and a GIL's, after its last stage, obsm['X_gil'], beside "
-        "varm['gil_genes'].",
+        "varm['gil_genes']. Started by torchrun or srun, all processes share the cells, and write "
+        "what one would.",
         formatter_class=Help,
     )
     embed.add_argument("run_or_model", help="a run directory or a saved model")
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
     from kernomics.models import CellEncoder, ExpressionModel, PhenotypeModel
     from kernomics.models.saved import KINDS, saved_format
     from kernomics.workflows.embed import write_representation
+    from kernomics.workflows.shared_model import shared
 
     cli_options.use_threads(args.threads)
     out = Path(args.out)
@@ -90,16 +92,17 @@ def run(args: argparse.Namespace) -> None:
         model = CellEncoder.load(args.run_or_model)
     cells = cli_options.read_cells(args, model=model)
     reading: ReadOptions = {**cli_options.reading(args), **cells.reading}
-    width = write_representation(
-        model,
-        cells,
-        Path(args.data),
-        out,
-        reading=reading,
-        batch_size=args.batch_size,
-        progress=not args.quiet,
-        **options,
-    )
+    with shared(model, cells) as model:
+        width = write_representation(
+            model,
+            cells,
+            Path(args.data),
+            out,
+            reading=reading,
+            batch_size=args.batch_size,
+            progress=not args.quiet,
+            **options,
+        )
     print(f"cells      {cells.n_cells:,}   dimensions {width}")
     for line in cli_options.as_in_training(args, cells):
         print(line)

@@ -26,7 +26,8 @@ def add_parser(commands: Any) -> None:
         "TxFM on other cells: how well classes can be predicted from its representation, from "
         "PCA and from normalised counts, on a fifth of the cells; how consistent the effects of "
         "perturbations are; or how many known relationships between genes its parameters recall. "
-        "Or score a saved PolyGene's predictions of phenotypes on other cells.",
+        "Or score a saved PolyGene's predictions of phenotypes on other cells. Started by torchrun "
+        "or srun, all processes share the cells that the model is run on; the first one scores.",
         formatter_class=Help,
     )
     evaluate.add_argument("run_or_model", help="a run directory or a saved model")
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate a panel, a TxFM or a PolyGene."""
     from kernomics.models import CellEncoder, ExpressionModel, Panel, PhenotypeModel
     from kernomics.models.saved import saved_format
+    from kernomics.workflows.shared_model import shared
 
     cli_options.use_threads(args.threads)
     _check_report(args.report)
@@ -80,18 +82,8 @@ def run(args: argparse.Namespace) -> None:
     labels = _labels(args, "panel")
     panel = Panel.load(args.run_or_model)
     cells = panel.read(args.data, **cli_options.reading(args))
-    missing = {"allow_missing": args.allow_missing}
-    unlabelled = not labels and not {task.name for task in panel.tasks} & set(cells.obs.columns)
-    if args.predictions and unlabelled and args.report is None:
-        warn(f"obs has none of the panel's labels {[task.name for task in panel.tasks]}: "
-             "predictions are written, but not scored")  # fmt: skip
-        scores = {}
-        panel.predict(cells, **missing).to_csv(args.predictions)
-    else:
-        scores = panel.evaluate(cells, labels=labels, **missing)
-        if args.predictions:
-            with evaluate_txfm.noted_warnings(show=False):  # they were told with the scores
-                panel.predict(cells, **missing).to_csv(args.predictions)
+    with shared(panel, cells) as sharing:
+        scores = _scores(args, sharing, cells, labels)
     if args.report is not None:
         _report(args, panel, labels)
     if args.json:
@@ -108,6 +100,24 @@ def run(args: argparse.Namespace) -> None:
         print(f"predictions {args.predictions}")
     if args.report is not None:
         print(f"report     {args.report}")
+
+
+def _scores(
+    args: argparse.Namespace, panel: Any, cells: Any, labels: dict[str, str]
+) -> dict[str, dict[str, float]]:
+    """Score the predictions of a panel where there are labels, and write them if asked to."""
+    missing = {"allow_missing": args.allow_missing}
+    unlabelled = not labels and not {task.name for task in panel.tasks} & set(cells.obs.columns)
+    if args.predictions and unlabelled and args.report is None:
+        warn(f"obs has none of the panel's labels {[task.name for task in panel.tasks]}: "
+             "predictions are written, but not scored")  # fmt: skip
+        panel.predict(cells, **missing).to_csv(args.predictions)
+        return {}
+    scores: dict[str, dict[str, float]] = panel.evaluate(cells, labels=labels, **missing)
+    if args.predictions:
+        with evaluate_txfm.noted_warnings(show=False):  # they were told with the scores
+            panel.predict(cells, **missing).to_csv(args.predictions)
+    return scores
 
 
 def _refuse_labels_key(args: argparse.Namespace, what: str, known: str) -> None:

@@ -48,6 +48,7 @@ def _evaluate(args: argparse.Namespace, labels: dict[str, str], notes: list[str]
         what_is_shown,
     )
     from kernomics.workflows.run_cells import run_cells
+    from kernomics.workflows.shared_model import shared
 
     model = PhenotypeModel.load(args.run_or_model)
     cells = model.read(args.data, **cli_options.reading(args))
@@ -68,12 +69,14 @@ def _evaluate(args: argparse.Namespace, labels: dict[str, str], notes: list[str]
     }
     names = [task.name for task in model.tasks]
     unlabelled = not labels and not set(names) & set(cells.obs.columns)
-    if args.predictions and unlabelled and args.report is None:
-        warn(f"obs has none of the model's phenotypes {names}: predictions are written, but not "
-             "scored")  # fmt: skip
-        found = PhenotypeEvaluation([], model.probabilities(cells, args.target or None, **asked))
-    else:
-        found = evaluate_phenotypes(model, cells, args.target or None, **asked)
+    with shared(model, cells) as sharing:
+        if args.predictions and unlabelled and args.report is None:
+            warn(f"obs has none of the model's phenotypes {names}: predictions are written, but "
+                 "not scored")  # fmt: skip
+            predicted = sharing.probabilities(cells, args.target or None, **asked)
+            found = PhenotypeEvaluation([], predicted)
+        else:
+            found = evaluate_phenotypes(sharing, cells, args.target or None, **asked)
     if args.predictions:
         tasks = [model.task(name) for name in found.probabilities]
         prediction_table(

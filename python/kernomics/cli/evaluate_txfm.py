@@ -95,6 +95,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[str]) -> None:
     from kernomics.models import CellEncoder
+    from kernomics.workflows.shared_model import shared
 
     model = CellEncoder.load(args.run_or_model)
     cells = cli_options.read_cells(
@@ -107,15 +108,17 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
     scores = perturbed = split = None
     if args.labels_key:
         split = cli_options.divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
-        scores = _cell_scores(args, model, cells, split)
-        found |= scores.to_dict()
-        if not args.json:
-            tables.print_scores(scores)
-    if args.perturbation_key is not None:
-        perturbed = cli_perturbations.evaluate(args, model, cells)
-        found["perturbations"] = perturbed.to_dict()
-        if not args.json:
-            cli_perturbations.print_scores(perturbed)
+    with shared(model, cells) as sharing:
+        if split is not None:
+            scores = _cell_scores(args, sharing, cells, split)
+            found |= scores.to_dict()
+            if not args.json:
+                tables.print_scores(scores)
+        if args.perturbation_key is not None:
+            perturbed = cli_perturbations.evaluate(args, sharing, cells)
+            found["perturbations"] = perturbed.to_dict()
+            if not args.json:
+                cli_perturbations.print_scores(perturbed)
     recall = None
     if relations:
         from kernomics.evaluation.relationships import compare_relationships

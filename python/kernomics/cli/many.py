@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import warnings
 from collections.abc import Generator
+from typing import Any, NoReturn
 
 from kernomics.errors import ConfigError
 
 TRAINING = ("select", "pretrain", "finetune", "increment")
 """Commands whose training several processes share."""
+RUNNING = ("embed", "attribute", "evaluate")
+"""Commands that run a trained model in several processes."""
 TOLD_BY = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 """One of these is in the environment where there may be several."""
 
@@ -31,15 +35,24 @@ def among_ranks(command: str) -> Generator[int, None, None]:
     if place is None:
         yield 0
         return
-    if command not in TRAINING:
+    if command not in TRAINING + RUNNING:
         raise ConfigError(
-            f"{place.world} processes were started, but only {', '.join(TRAINING)} share their "
-            f"work: start kernomics {command} as one process, without torchrun or srun"
+            f"{place.world} processes were started, but only {', '.join(TRAINING + RUNNING)} share "
+            f"their work: start kernomics {command} as one process, without torchrun or srun"
         )
     with contextlib.ExitStack() as stack:
+        if command in RUNNING:
+            # What starts the ranks ends the others in this way when one has failed; they leave
+            # nothing half written. A training saves first.
+            before = signal.signal(signal.SIGTERM, _end)
+            stack.callback(signal.signal, signal.SIGTERM, before)
         one = stack.enter_context(together())
         if not one.first:
             warnings.simplefilter("ignore")
             nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
             stack.enter_context(contextlib.redirect_stdout(nothing))
         yield one.rank
+
+
+def _end(*_: Any) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)

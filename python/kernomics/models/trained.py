@@ -112,6 +112,10 @@ class TrainedModel(ABC):
         cells.library_rule.tell(self.info.get("library"))
         return known
 
+    @abstractmethod
+    def _cells_at_a_time(self, known: KnownCells, n_tokens: int | None) -> int:
+        """Return how many cells of these a batch has, where nobody says."""
+
     # -- new genes ---------------------------------------------------------------------------------
 
     @checked

@@ -14,6 +14,9 @@ BEAT = 1.0
 """Seconds between signs of life."""
 GRACE = 60.0
 """Seconds that a rank has to stop by itself when another one failed."""
+LINGER = 20
+"""Quarters of a sign of life that rank 0, which may hold the store, stays so that the others hear
+why it stops."""
 
 
 class Store(Protocol):
@@ -49,6 +52,7 @@ class Watch:
         self.store, self.rank, self.world, self.limit = store, rank, world, limit
         self.calls = 0  # in how many collectives this rank has been
         self._beats = 0
+        self.heard: str | None = None  # the first failure, once this rank knows of it
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kernomics-watch", daemon=True)
@@ -77,6 +81,12 @@ class Watch:
         """Say why this rank stops, unless another one was the first to fail."""
         with contextlib.suppress(Exception):
             self._fail(self.name, why)
+            others = [] if self.rank else list(range(1, self.world))
+            for _ in range(LINGER):
+                others = [r for r in others if not self._has(f"heard/{r}")]
+                if not [r for r in others if not self._has(f"left/{r}")]:
+                    break
+                time.sleep(BEAT / 4)
 
     def explain(self, error: str) -> str:
         """Say which rank is gone and why, after a collective failed."""
@@ -95,8 +105,8 @@ class Watch:
         now = self._state()
         if first is None or now is None:
             return (
-                f"rank 0 died, or its machine cannot be reached ({error}); resume=True "
-                "continues from the last checkpoint"
+                f"rank 0 died, or its machine cannot be reached ({error}); a training goes on from "
+                "its last checkpoint with resume=True"
             )
         dead = [r for r, one in now.items() if r != self.rank and first.get(r) == one]
         if dead and not late:
@@ -129,14 +139,18 @@ class Watch:
 
     def _failure(self) -> str | None:
         """Return the first failure, told as an error is."""
-        try:
-            with self._lock:
-                if not self.store.check(["failed"]):
-                    return None
-                found = json.loads(self.store.get("failed"))
-        except Exception:
-            return None
-        return f"{found['who']} stopped: {found['why']}"
+        if self.heard is None:
+            try:
+                with self._lock:
+                    if not self.store.check(["failed"]):
+                        return None
+                    found = json.loads(self.store.get("failed"))
+            except Exception:
+                return None
+            self.heard = f"{found['who']} stopped: {found['why']}"
+            with contextlib.suppress(Exception):
+                self._set(f"heard/{self.rank}", "1")
+        return self.heard
 
     def _state(self) -> dict[int, tuple[str, int]] | None:
         """Return of each rank that has not left its last sign of life, and its collectives."""

@@ -35,6 +35,8 @@ from kernomics.report import AttributionReport, Provenance
 from kernomics.report.attribution_report import write_attribution_report
 from kernomics.train import RunDirectory, write_json
 from kernomics.train.atomic import replace_file
+from kernomics.train.distributed import ranks
+from kernomics.train.sharding import sharing
 
 TABLE, GROUPS, STATISTICS, TOPS = (
     "attribution.csv", "by_group.csv", "gene_statistics.csv", "top_genes.csv",
@@ -96,6 +98,8 @@ def run_attribution(
 ) -> AttributionResult:
     """Attribute, compare with what needs no model, and write tables, figures and a report.
 
+    Several ranks share the pairs; the first one does the rest, and the others end.
+
     Parameters
     ----------
     model, cells, rows
@@ -132,10 +136,11 @@ def run_attribution(
         "seed": seed,
         **options,
     }
-    found = attribute(
-        cells, model, target=target, case=case, baseline=baseline, controlled=list(controlled),
-        rows=rows, seed=seed, progress=progress, **options,
-    )  # fmt: skip
+    with sharing():  # after which the first rank is alone
+        found = attribute(
+            cells, model, target=target, case=case, baseline=baseline, controlled=list(controlled),
+            rows=rows, seed=seed, progress=progress and ranks().first, **options,
+        )  # fmt: skip
     with stage("statistics of the genes without a model", progress):
         statistics = statistics_of(found, cells, rows)
     scores = compared_scores(found, statistics)

@@ -209,7 +209,7 @@ class ExpressionModel(TrainedModel):
         if batch_size is not None:
             batch_size = checked_integer("batch_size", batch_size)
         module, device = self.module, self.module.genes.device
-        size = batch_size or max(1, NUMBERS_AT_A_TIME // (1024 * self.config.d_model))
+        size = batch_size or self._cells_at_a_time(known, n_tokens)
         with tqdm(total=len(known.rows), unit="cell", desc="cells", disable=not progress) as bar:
             for batch in known.batches(size):
                 cells = batch.to(device)
@@ -223,6 +223,9 @@ class ExpressionModel(TrainedModel):
                     tokens = shown(tokens, cells.cell_ids, n_tokens, share, draw)
                 yield module.encode(tokens)[0], left_bare
                 bar.update(len(cells))
+
+    def _cells_at_a_time(self, known: KnownCells, n_tokens: int | None) -> int:
+        return max(1, NUMBERS_AT_A_TIME // (1024 * self.config.d_model))
 
     # -- saving ------------------------------------------------------------------------------------
 

@@ -305,7 +305,7 @@ class PhenotypeModel(TrainedModel):
         if batch_size is not None:
             batch_size = checked_integer("batch_size", batch_size)
         device = next(self.module.parameters()).device
-        size = batch_size or max(1, NUMBERS_AT_A_TIME // (1024 * self.config.d_model))
+        size = batch_size or self._cells_at_a_time(known, n_tokens)
         done = 0
         with tqdm(total=len(known.rows), unit="cell", desc="cells", disable=not progress) as bar:
             for batch in known.batches(size):
@@ -322,6 +322,9 @@ class PhenotypeModel(TrainedModel):
                     ),
                 )
                 bar.update(len(cells))
+
+    def _cells_at_a_time(self, known: KnownCells, n_tokens: int | None) -> int:
+        return max(1, NUMBERS_AT_A_TIME // (1024 * self.config.d_model))
 
     # -- saving ----------------------------------------------------------------------------------
 

@@ -276,13 +276,16 @@ class CellEncoder(TrainedModel):
             n_tokens = checked_integer("n_tokens", n_tokens)
         if batch_size is not None:
             batch_size = checked_integer("batch_size", batch_size)
-        length = known.most_genes if n_tokens is None else min(n_tokens, known.most_genes)
-        size = batch_size or max(1, NUMBERS_AT_A_TIME // ((length + 1) * self.config.d_model))
+        size = batch_size or self._cells_at_a_time(known, n_tokens)
         device = next(self.module.parameters()).device
         with tqdm(total=len(known.rows), unit="cell", desc="cells", disable=not progress) as bar:
             for cells in known.batches(size):
                 yield cells.to(device)
                 bar.update(len(cells))
+
+    def _cells_at_a_time(self, known: KnownCells, n_tokens: int | None) -> int:
+        length = known.most_genes if n_tokens is None else min(n_tokens, known.most_genes)
+        return max(1, NUMBERS_AT_A_TIME // ((length + 1) * self.config.d_model))
 
     def _draws(self, cells: Cells, n_tokens: int | None, n_draws: int) -> Iterator[Tokens]:
         """Reveal genes several times, or once where all are revealed."""
