@@ -12,9 +12,9 @@ ROOT = Path(kernomics.__file__).parent
 FLOORS = (
     {"errors", "ops"},
     {"nn", "data", "train"},
-    {"benchmark", "datasets", "metrics"},
+    {"baselines", "benchmark", "datasets", "metrics"},
     {"models"},
-    {"attribution", "baselines"},
+    {"attribution"},
     {"evaluation", "pp"},
     {"pl", "tl"},
     {"report"},

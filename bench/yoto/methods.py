@@ -23,6 +23,7 @@ from scipy import sparse
 
 from bench import machine
 from bench.sets import SETS, Problem
+from bench.yoto import peers
 from bench.yoto.hard_k import HARD_K_OVERRIDES, TOP_K_OVERRIDES
 from bench.yoto.persist import PersistBaseline, PersistConfig
 from kernomics import baselines, metrics
@@ -263,6 +264,18 @@ def _persist(name: str, bench: Bench, k: int) -> Outcome:
     return cost.outcome(panels, n_trainings)
 
 
+def _peer(name: str, bench: Bench, k: int) -> Outcome:
+    """One panel for each task, chosen by another package in a process of its own."""
+    problem, panels, seconds = bench.problem, [], 0.0
+    with Cost() as cost:
+        for task in problem.tasks:
+            codes = problem.codes(task, problem.split.train)
+            genes, info = peers.peer_panel(name, problem.train_counts, codes, k, problem.seed)
+            panels.append(JudgedPanel((task,), genes, info=info))
+            seconds += info["seconds"]
+    return dataclasses.replace(cost.outcome(panels, len(panels)), seconds=seconds)
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to choose genes.
@@ -300,6 +313,7 @@ METHODS = {
     "de_joint": Method("DE, joint panel", _ranked, several_tasks=True),
     "hvg": Method("highly variable", _hvg),
     "random": Method("random (5 panels)", _random),
+    **{name: Method(f"{name} {version}", _peer) for name, version in peers.VERSIONS.items()},
 }
 
 
@@ -315,6 +329,8 @@ def settings(name: str, k: int) -> dict[str, Any]:
         }
     if base == "random":
         return {"panels": N_RANDOM}
+    if base in peers.VERSIONS:
+        return {"version": peers.VERSIONS[base], "side": peers.ROUND}
     return {
         name: vars(value) if dataclasses.is_dataclass(value) else value
         for name, value in vars(_baseline(base)).items()

@@ -40,12 +40,12 @@ from bench import machine
 from bench.harness import HERE
 from bench.records import read_lines
 from bench.sets import MAIN_SETS, SETS, Problem, load
-from bench.yoto import partial
+from bench.yoto import partial, peers
 from bench.yoto.methods import METHODS, Bench, Outcome, judge, settings, warm_up
 
 RESULTS = HERE / "results" / "systems" / "yoto.jsonl"
 SEEDS = (10, 11, 12, 13, 14)
-SIZES = (16, 32, 64)
+SIZES = (4, 8, 16, 32, 64, 128, 256)
 SMOKE: dict[str, Any] = {"sets": ["oligo_2"], "k": [8], "seeds": [100]}
 RECORD_FORMAT = 1  # part of the settings: a higher number runs everything again
 
@@ -273,7 +273,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Benchmark YOTO on real cells.")
     parser.add_argument("--experiment", choices=["main", "partial"], default="main")
     parser.add_argument("--sets", nargs="+", choices=list(SETS))
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument(
+        "--methods", nargs="+", choices=list(METHODS),
+        default=[name for name in METHODS if not peers.missing(name)],
+    )  # fmt: skip
     parser.add_argument("--k", nargs="+", type=int, help="panel sizes")
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--threads", type=int, default=1)

@@ -10,9 +10,11 @@ from statistics import mean
 from typing import Any
 
 from bench.records import BySeed, Difference, paired
+from bench.yoto.peers import VERSIONS
 
 OTHERS = (
     "random", "hvg", "de", "de_joint", "l1", "l1_joint", "persist", "hard_k", "hard_k_joint",
+    *VERSIONS,
 )  # fmt: skip
 """The methods that YOTO is compared with; the rest are variants of itself."""
 

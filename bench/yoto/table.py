@@ -21,7 +21,7 @@ from bench.machine import ROOT
 from bench.records import BySeed, Difference, paired, read_lines
 from bench.sets import SETS
 from bench.table import NOTHING, duration, grid, put_between
-from bench.yoto import partial, starts, sweep
+from bench.yoto import partial, starts, sweep, ways
 from bench.yoto.costs import persist_part, scale_part, time_part
 from bench.yoto.methods import METHODS
 from bench.yoto.results import (
@@ -334,6 +334,7 @@ PARTS: dict[str, Callable[[Lines], str]] = {
     "scale": scale_part,
     "sweep": sweep.table,
     "starts": starts.table,
+    "ways": ways.table,
 }
 PAGES = {
     DOCS / "yoto.md": ("summary", "time", "scale"),
@@ -342,6 +343,7 @@ PAGES = {
         "figures",
         "sweep",
         "starts",
+        "ways",
         "tasks",
         "partial",
         "persist",
@@ -355,6 +357,7 @@ FILES = ("yoto", "yoto_scale", "yoto_starts", "yoto_sweep")
 
 def file_of(part: str) -> str:
     """Return which file of results a part is made from."""
+    part = {"ways": "starts"}.get(part, part)
     return f"yoto_{part}" if f"yoto_{part}" in FILES else "yoto"
 
 

@@ -326,9 +326,11 @@ def run(*command: str) -> str:
 def test_every_method_of_the_benchmark_runs(experiment: str, data_dir: Path) -> None:
     from bench.yoto.methods import METHODS
     from bench.yoto.partial import METHODS as PARTIAL
+    from bench.yoto.peers import missing
 
     said = run("-m", "bench.yoto.panels", "--smoke", "--experiment", experiment)
-    for method in METHODS if experiment == "main" else PARTIAL:
+    methods = [name for name in METHODS if not missing(name)]
+    for method in methods if experiment == "main" else PARTIAL:
         assert f", {method}: " in said
 
 

@@ -217,3 +217,30 @@ def test_best_of_some_starts_is_a_mean_over_all_subsets() -> None:
     assert "| 5 | 1 | the selection's network, validation cells | 0.050 |" in text
     assert "| 5 | 5 | a predictor trained on each, validation cells | 0.050 |" in text
     assert table([]) == "No runs on record."
+
+
+def test_ways_to_make_starts_are_compared_with_one_start_of_their_split() -> None:
+    from bench.yoto.starts import table as starts_table
+    from bench.yoto.ways import table
+
+    def plain(seed: int, *scores: float) -> dict[str, Any]:
+        by_task = [{"type": score} for score in scores]
+        return {"set": "a", "seed": seed, "test": {"own": by_task, "regression": by_task}}
+
+    def way(name: str, seed: int, own: float, seconds: float | None) -> dict[str, Any]:
+        about = {"way": name, "set": "a", "seed": seed, "seconds": seconds}
+        return about | {"own": own, "regression": own - 0.1}
+
+    lines = [
+        plain(1, 0.5, 0.7), plain(2, 0.6, 0.8),
+        way("one start", 1, 0.0, 2.0), way("one start", 2, 0.0, 2.0),
+        way("4 starts, halving", 1, 0.7, 3.0), way("4 starts, halving", 2, 0.7, 4.0),
+        way("4 starts, halving", 3, 0.0, 9.0),  # without starts of its split
+        way("L1's panel", 1, 0.6, None),
+    ]  # fmt: skip
+    rows = table(lines).splitlines()[2:]
+    assert rows == [
+        "| 4 starts, halving | 0.700 | +0.050 ± 0.050 | 0.600 | −0.050 ± 0.050 | 1.8 × | 2 |",
+        "| L1's panel | 0.600 | +0.000 ± nan | 0.500 | −0.100 ± nan |  | 1 |",
+    ]
+    assert table(lines[:2]) == starts_table(lines[2:]) == "No runs on record."

@@ -117,6 +117,24 @@ def test_one_cycle_begins_anew_after_the_first_part() -> None:
     assert rates == cycle + cycle
 
 
+def test_module_may_say_itself_where_in_a_cycle_a_step_is() -> None:
+    rates: list[float] = []
+
+    class Told(Linear):
+        def cycle(self, step: int, total_steps: int) -> tuple[int, int] | None:
+            return (step % 3, 7) if step < 6 else None
+
+    def watched(module: nn.Module) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+        optimizer.register_step_pre_hook(lambda opt, *_: rates.append(opt.param_groups[0]["lr"]))
+        return optimizer
+
+    config = quiet(schedule="one_cycle", warmup=0.2)
+    fit(Told(), Reading(FakeSampler(), cells_of()), config, optimizer_factory=watched)
+    places = [*[(step, 7) for step in (0, 1, 2)] * 2, *[(step, 18) for step in range(6, 18)]]
+    assert rates == [schedules.one_cycle(*place, warmup=0.2) for place in places]
+
+
 def test_gradient_above_the_norm_is_scaled_to_it_and_logged() -> None:
     norms: list[float] = []
 

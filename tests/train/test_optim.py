@@ -97,6 +97,34 @@ def test_moments_and_counts_of_untouched_rows_stay_to_the_bit() -> None:
     assert optimizer.state[param]["step"].tolist() == [1, 1, 2, 1]
 
 
+def test_what_the_steps_left_can_be_put_back_in_place() -> None:
+    table, plain, one = parameter(4, 2), parameter(3), parameter(5)
+    groups: list[dict[str, Any]] = [
+        {"params": [table], "rows": lambda: None},
+        {"params": [plain]},
+        {"params": [one], "one_scale": True},
+    ]
+    optimizer, params = RowAdamW(groups, **KWARGS), [plain, table, one]
+    assert not any(t.any() for t in optimizer.moments(params))  # before any step
+
+    def step(i: int) -> None:
+        for param in params:
+            param.grad = gradients(3, *param.shape)[i]
+        optimizer.step()
+
+    step(0)
+    held = [*[p.data for p in params], *optimizer.moments(params)]
+    assert len(optimizer.moments([plain])) == 3
+    kept = [tensor.clone() for tensor in held]
+    step(1)
+    expected = [tensor.clone() for tensor in held]
+    step(2)
+    for tensor, before in zip(held, kept, strict=True):
+        tensor.copy_(before)
+    step(1)
+    assert all(torch.equal(a, b) for a, b in zip(held, expected, strict=True))
+
+
 def test_with_one_scale_entries_move_in_proportion_to_their_gradients() -> None:
     param = parameter(5)
     optimizer = RowAdamW([{"params": [param], "one_scale": True}], **KWARGS)

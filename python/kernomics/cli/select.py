@@ -62,6 +62,15 @@ def add_training(
         "the panel (if not given), or the mean of both",
     )  # fmt: skip
     command.add_argument(
+        "--halving", action="store_true", default=None,
+        help="end most starts early: the better half goes on each time their steps double",
+    )  # fmt: skip
+    command.add_argument(
+        "--start-rankings", nargs="+", choices=("markers", "l1", "de"), metavar="RANKING",
+        help="whose ranking of the genes each start begins with, by turns: markers (if not given), "
+        "l1 or de",
+    )  # fmt: skip
+    command.add_argument(
         "--max-epochs", type=int, metavar="N",
         help="passes over the cells (enough for about 2,500 steps if not given); each start but "
         "the first adds to them",
@@ -179,6 +188,8 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
         "n_genes": args.n_genes,
         "n_starts": args.starts,
         "judge": args.judge,
+        "halving": args.halving,
+        "start_rankings": args.start_rankings,
         "seed": args.seed,
         "max_epochs": args.max_epochs,
         "batch_size": args.batch_size,

@@ -39,15 +39,22 @@ def starts(data: ReportData) -> str:
         "both": "the mean of the network that made the selection, on the validation cells, and a "
         f"regression on the panel's counts, {where}",
     }[found.judge]
+    rivals = 2 if found.halved else n  # the last two are compared last
     said = "told them apart well" if found.certainty >= SURE else "hardly told them apart"
     parts = [
         paragraph(
             f"One training made {n} selections and one predictor, on the panel of start "
             f"{found.chosen + 1}. It was chosen by {asked}. The held-out cells play no part in "
             f"this choice. The cells judged on {said}: start {found.chosen + 1} is the best in "
-            f"{100 * found.certainty:.0f}% of their resamples ({100 / n:.0f}% would be chance). "
-            "The best score of several is a little too good; only the held-out cells tell what "
-            "the panel reaches."
+            f"{100 * found.certainty:.0f}% of their resamples ({100 / rivals:.0f}% would be "
+            "chance). The best score of several is a little too good; only the held-out cells tell "
+            "what the panel reaches."
+            + (
+                " Each time the steps of the starts had doubled, the better half went on; scores "
+                "after different shares of their steps are not comparable."
+                if found.halved
+                else ""
+            )
         ),
         paragraph(
             f"The starts selected {count(len(inclusion), 'different gene')}, {always} of them in "
@@ -62,12 +69,14 @@ def starts(data: ReportData) -> str:
         if found.judge in (by, "both")
     ]
     columns += [Cell("Mean of both", "number")] if found.judge == "both" else []
+    columns += [Cell("Judged after", "number")] if found.halved else []
     columns += [Cell("Jaccard index with the chosen", "number")]
     rows = []
     for i in range(n):
         row = [Cell(str(i + 1), small="chosen" if i == found.chosen else "", heads_row=True)]
         row += [number(values[i]) for by, values in judges.items() if found.judge in (by, "both")]
         row += [number(found.scores[i])] if found.judge == "both" else []
+        row += [Cell(f"{found.after[i]:.0%} of its steps", "number")] if found.halved else []
         rows.append([*row, Cell(show(found.overlap(i, found.chosen), 2), "number")])
     parts.append(
         table(

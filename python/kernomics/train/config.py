@@ -29,7 +29,15 @@ COSMETIC = frozenset(
 """Settings that may differ between a run and its continuation: they do not change the result."""
 
 
-LATER: Mapping[str, Any] = MappingProxyType({"balance": None, "n_starts": 1, "judge": "linear"})
+LATER: Mapping[str, Any] = MappingProxyType(
+    {
+        "balance": None,
+        "n_starts": 1,
+        "halving": False,
+        "start_rankings": ["markers"],
+        "judge": "linear",
+    }
+)
 """Settings that came later, and what they are of a run that does not know them: as if not set."""
 
 DERIVED = {"weight_decay": ("max_epochs", "batch_size", "accumulate", "learning_rate")}

@@ -69,15 +69,16 @@ def fit(
         Has ``training_loss(batch) -> dict`` of scalar tensors: ``"loss"`` is optimised, the others
         are logged as means over cells. If it has ``on_step(step, total_steps)``, that is called
         before each optimiser step, counted from 0; ``by_total_steps = False`` says that nothing
-        hangs on the total. If it has ``news()``, the pairs (split, figures) that this returns after
-        a step become records of the history. What it keeps from step to step must be in its
-        ``state_dict()``. With `config.compile` its ``compile_step()`` is called before the first
-        step. If it has ``operations(cells)``, the floating-point operations of a forward pass over
-        so many cells, it is trained on as many threads as these are worth, at most torch's
-        number. What it draws comes from ``module.draws``, `kernomics.nn.Draws`, if from anywhere:
-        begun with `config.seed` and kept in the checkpoints. torch's global random numbers, which
-        other threads share, are not touched. It is trained on the device it is on, and left in
-        evaluation mode.
+        hangs on the total. If it has ``cycle(step, total_steps)``, that says which step of how many
+        the learning rate has, or None for what `config` says. If it has ``news()``, the pairs
+        (split, figures) that this returns after a step become records of the history. What it keeps
+        from step to step must be in its ``state_dict()``. With `config.compile` its
+        ``compile_step()`` is called before the first step. If it has ``operations(cells)``, the
+        floating-point operations of a forward pass over so many cells, it is trained on as many
+        threads as these are worth, at most torch's number. What it draws comes from
+        ``module.draws``, `kernomics.nn.Draws`, if from anywhere: begun with `config.seed` and kept
+        in the checkpoints. torch's global random numbers, which other threads share, are not
+        touched. It is trained on the device it is on, and left in evaluation mode.
     batches
         The batches of each epoch, `kernomics.data.Loader`. A batch is asked for after ``on_step``
         of its step.

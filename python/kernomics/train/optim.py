@@ -123,6 +123,19 @@ class RowAdamW(Optimizer):
         self.state.clear()
         self._slots.clear()
 
+    def moments(self, params: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the steps so far left of some parameters, to be read or written in place."""
+        wanted = {id(param) for param in params}
+        return [
+            tensor
+            for group in self.param_groups
+            for param in group["params"]
+            if id(param) in wanted
+            for tensor in self._moments(
+                param, per_row=group["rows"] is not None, one_scale=group["one_scale"]
+            ).values()
+        ]
+
     @torch.no_grad()
     def gradient_norm(self) -> float:
         """Return the norm of the gradient of all parameters together."""

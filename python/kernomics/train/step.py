@@ -173,7 +173,9 @@ class Stepper:
     def _rate_factor(self, step: int) -> float:
         total = self.total_steps
         if self.config.schedule == "one_cycle":
-            part, length = schedules.part_of(step, total, self.config.restart_at)
+            told = getattr(self.module, "cycle", None)  # a module may know better
+            known = None if told is None else told(step, total)
+            part, length = known or schedules.part_of(step, total, self.config.restart_at)
             return schedules.one_cycle(part, length, warmup=self.config.warmup)
         return schedules.constant(step, total)
 

@@ -1,18 +1,19 @@
 """Several starts in one training: the best on the validation cells gives the panel."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
+from starts_example import TRAINING, K, assert_same, few_cells, stopped_and_resumed, trained
 
-from kernomics import datasets
 from kernomics.data import Split
 from kernomics.errors import ConfigError
 from kernomics.metrics import evaluate_genes, macro_f1, r2
 from kernomics.metrics.panel_judge import predictions
 from kernomics.models import YOTO, Panel, YOTOConfig
-from kernomics.models.yoto.schedule import Schedule
+from kernomics.models.yoto.schedule import Schedule, legs_of
 from kernomics.models.yoto.starts import planned
 from kernomics.nn.philox import seed_of
 from kernomics.train import TrainConfig, schedules
@@ -20,21 +21,11 @@ from kernomics.train import TrainConfig, schedules
 pytestmark = pytest.mark.filterwarnings(
     "ignore::kernomics.models.yoto.diagnostics.TrainingWarning"  # few steps
 )
-TRAINING = {"max_epochs": 5, "batch_size": 35, "progress": False}  # 30 steps: 12 select
-K = 6
 
 
 @pytest.fixture(scope="module")
 def adata():
-    cells = datasets.simulate(300, 80, 4, 5, seed=5)
-    cells.obs["half"] = (cells.obs["cell_type"].cat.codes % 2).astype(str)
-    cells.obs["size"] = np.log(np.asarray(cells.X.sum(axis=1)).ravel())
-    return cells
-
-
-def trained(adata, labels="cell_type", *, training=TRAINING, **options):
-    options = {"marker_prior": 0.0, **options}  # so that starts differ
-    return YOTO(adata, labels, K, **options).train(**training)
+    return few_cells()
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +36,6 @@ def one(adata):
 @pytest.fixture(scope="module")
 def three(adata):
     return trained(adata, n_starts=3, judge="both")
-
-
-def weights_of(model):
-    return {**model.module.state_dict(), **model.panel.network.state_dict()}
-
-
-def assert_same(one, other):
-    assert one.genes == other.genes
-    assert one.ranking.equals(other.ranking)
-    assert one.history.without_timings() == other.history.without_timings()
-    expected = weights_of(other)
-    assert weights_of(one).keys() == expected.keys()
-    for name, tensor in weights_of(one).items():
-        assert torch.equal(tensor.nan_to_num(), expected[name].nan_to_num()), name
 
 
 # -- the starts ------------------------------------------------------------------------------------
@@ -143,16 +120,12 @@ def test_network_that_judges_is_that_of_the_selection_when_its_start_ends(adata)
     # The same training, stopped where its first start ends, which is the end of an epoch.
     training = {**TRAINING, "max_epochs": 5, "validate_every": 1}
     three = trained(adata, n_starts=3, judge="own", training=training)
-    each = three.module.schedule.selection_steps(len_steps(three)) // 3
+    each = three.module.schedule.each
     assert each == 12
     validated = {r["step"]: r for r in three.history.select("validation")}
     for start in range(3):
         at_the_end = validated[each * (start + 1)]
         assert three.starts.own[start] == pytest.approx(at_the_end["macro_f1/cell_type"])
-
-
-def len_steps(model):
-    return model.history.select("train")[-1]["step"]
 
 
 def test_gene_scores_of_the_panel_are_those_of_its_start(adata, three):
@@ -252,7 +225,7 @@ def test_inclusion_is_the_share_of_starts_with_a_gene(three):
 
 
 def test_certainty_is_the_share_of_resamples_the_chosen_wins(three):
-    draws = three.module.starts.resampled.numpy()
+    draws = three.module.starts.resampled[0].numpy()
     chosen = draws[three.starts.chosen]
     others = np.delete(draws, three.starts.chosen, axis=0).max(axis=0)
     expected = np.mean(chosen > others) + np.mean(chosen == others) / 2
@@ -275,29 +248,7 @@ def test_saved_panel_knows_its_starts(three, tmp_path):
 
 @pytest.mark.parametrize("step", [3, 11, 12, 13, 17, 30, 36, 37, 50])
 def test_resumed_in_any_start_has_the_same_bits(adata, three, tmp_path, step):
-    class Stop(Exception):
-        pass
-
-    def stop(optimizer):
-        steps.append(1)
-        if len(steps) == step:
-            raise Stop
-
-    options = {"marker_prior": 0.0, "n_starts": 3, "judge": "both"}
-    model, steps = YOTO(adata, "cell_type", K, **options), []
-    inner = model._optimizer
-
-    def stopping(module):
-        optimizer = inner(module)
-        optimizer.register_step_post_hook(lambda *_: stop(optimizer))
-        return optimizer
-
-    model._optimizer = stopping
-    training = {**TRAINING, "checkpoint_every_epochs": 1, "checkpoint_every_seconds": 0.0}
-    with pytest.raises(Stop):
-        model.train(run_dir=tmp_path, **training)
-    resumed = YOTO(adata, "cell_type", K, **options)
-    resumed.train(run_dir=tmp_path, resume=step > 1, **training)
+    resumed = stopped_and_resumed(adata, tmp_path, step, {"n_starts": 3, "judge": "both"})
     assert_same(resumed, three)
     assert resumed.starts == three.starts
 
@@ -376,14 +327,15 @@ def test_judge_without_its_package_says_what_to_install(adata, monkeypatch):
 def test_each_start_has_the_steps_of_one_and_the_rest_at_least_its_own():
     for n_starts in (2, 3, 7):
         for n_batches in (1, 4, 6, 35):
-            config = YOTOConfig(n_starts=n_starts)
+            config = YOTOConfig(n_starts=n_starts, halving=False)
             training = TrainConfig(max_epochs=13, restart_at=0.4, schedule="one_cycle")
-            plan = planned(config, training, n_batches)
+            plan, legs = planned(config, training, n_batches)
             alone = 13 * n_batches
             each = schedules.first_steps(alone, 0.4)
             total = plan.max_epochs * n_batches
             ends = [schedules.first_steps(total, share) for share in plan.restart_at]
             assert ends == [each * i for i in range(1, n_starts + 1)]
+            assert [leg.last for leg in legs] == ends
             assert alone - each <= total - ends[-1] < alone - each + n_batches
 
 
@@ -405,11 +357,15 @@ def test_restarts_that_do_not_rise_are_refused(shares):
 
 def test_schedules_run_over_each_start():
     once = Schedule(4, 64, 0.5, (1.0, 0.1), (1.0, 0.0), 0.7, fix_at=0.5)
-    twice = Schedule(4, 64, 0.5, (1.0, 0.1), (1.0, 0.0), 0.7, fix_at=20 / 30, n_starts=2)
+    legs = tuple(legs_of(2, 10, halving=False))
+    twice = dataclasses.replace(once, fix_at=20 / 30, each=10, legs=legs)
     for step in range(10):
         assert twice.at(step, 30) == twice.at(step + 10, 30) == once.at(step, 20)
+        assert twice.cycle(step, 30) == twice.cycle(step + 10, 30) == (step, 10)
+        assert twice.cycle(step + 20, 30) == (step, 10)
+        assert once.cycle(step, 20) is None
     assert twice.at(20, 30) == once.at(10, 20)
-    assert [twice.start_ended(step, 30) for step in (0, 9, 10, 11, 20, 30)] == [
+    assert [twice.leg_ended(step) for step in (0, 9, 10, 11, 20, 30)] == [
         None, None, 0, None, 1, None,
     ]  # fmt: skip
-    assert once.start_ended(10, 20) is None
+    assert once.leg_ended(10) is None

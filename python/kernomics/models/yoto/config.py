@@ -10,6 +10,7 @@ from kernomics.errors import ConfigError
 from kernomics.models.tasks import ClassWeights
 from kernomics.models.yoto.network import Transform
 from kernomics.models.yoto.schedule import Schedule
+from kernomics.models.yoto.start_rankings import Ranking
 from kernomics.models.yoto.start_records import Judge
 from kernomics.ops.gumbel_topk import Relaxation
 from kernomics.train import TrainConfig
@@ -72,6 +73,16 @@ class YOTOConfig:
         How many selections to make; the panel is that of the best by `judge`. Each
         start takes `fix_panel_at` of the steps of one training, with weights, noise and order of
         cells of its own; the panel's predictor is trained once. 1 is the paper's one training.
+    halving
+        End most starts early: after a part of its steps each start is judged, and the better half
+        goes on. The last one left has the second half of its steps to itself, the two before it
+        the second quarter, and so on, so that R starts take 1 + ½·log₂ R times the steps of one
+        selection. False lets all of them end.
+    start_rankings
+        Where the scores of each start begin, taken by turns: ``"markers"``, as `marker_prior` says;
+        ``"l1"`` or ``"de"``, with the genes that `kernomics.baselines.L1Baseline` or
+        `DEBaseline` chooses on the training cells ahead of the others, as from a list in
+        `start_from`.
     judge
         Who judges the panels of several starts: ``"own"``, the selection's network as it is when
         its start ends, on the validation cells; ``"linear"``, a logistic regression (ridge for
@@ -99,12 +110,17 @@ class YOTOConfig:
     score_learning_rate: float = 0.1
     min_cells: int = 1
     n_starts: int = 1
+    halving: bool = False
+    start_rankings: tuple[Ranking, ...] = ("markers",)
     judge: Judge = "linear"
 
     def __post_init__(self) -> None:
         hidden: object = self.hidden
         if isinstance(hidden, list):  # JSON has no tuples
             object.__setattr__(self, "hidden", tuple(hidden))
+        rankings: object = self.start_rankings
+        if isinstance(rankings, list):
+            object.__setattr__(self, "start_rankings", tuple(rankings))
         check_fields(self)
         if self.n_genes < 1:
             raise ConfigError(f"n_genes is {self.n_genes}: a panel needs at least 1 gene")
@@ -127,6 +143,11 @@ class YOTOConfig:
             )
         if self.n_starts < 1:
             raise ConfigError(f"n_starts is {self.n_starts}: at least 1 is needed")
+        if not 1 <= len(self.start_rankings) <= self.n_starts:
+            raise ConfigError(
+                f"start_rankings is {self.start_rankings!r} and n_starts is {self.n_starts}: name "
+                "at least 1 and at most as many as there are starts"
+            )
         if self.n_starts > 1 and not 0 < self.fix_panel_at < 1:
             raise ConfigError(
                 f"n_starts is {self.n_starts} and fix_panel_at is {self.fix_panel_at}: starts are "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,17 +17,18 @@ from kernomics.models.yoto.missing_genes import costs_without
 from kernomics.models.yoto.module import YOTOModule
 from kernomics.models.yoto.network import input_means
 from kernomics.models.yoto.panel import Panel
+from kernomics.models.yoto.start_rankings import ranked_genes
 from kernomics.models.yoto.start_records import StartRecords
 from kernomics.models.yoto.starts import Jury, Starts, built, with_starts
-from kernomics.models.yoto.warm_start import START_FACTOR
+from kernomics.models.yoto.warm_start import START_FACTOR, WarmStart
 from kernomics.train import RowAdamW, override
 
 if TYPE_CHECKING:
     from kernomics.models.yoto.model import YOTO
 
 
-def build_module(model: YOTO) -> YOTOModule:
-    """Return an untrained module, with the scores that a selection begins with."""
+def build_module(model: YOTO, number: int = 0) -> YOTOModule:
+    """Return an untrained module, with the scores that a start's selection begins with."""
     config, start = model.config, model.constraints.start
     if start is not None and config.start_genes is None:
         config = override(config, start_genes=START_FACTOR * config.n_genes)
@@ -49,9 +51,25 @@ def build_module(model: YOTO) -> YOTOModule:
     scores = marker_scores(model.cells, model.split.train, model.tasks, config.marker_prior)
     with torch.no_grad():
         module.selector.scores.copy_(torch.from_numpy(scores))
+    if start is None:
+        start = ranked_start(model, number)
     if start is not None:
         start.apply(module, model.cells.genes)
     return module
+
+
+def ranked_start(model: YOTO, number: int) -> WarmStart | None:
+    """Return what a start begins with by `YOTOConfig.start_rankings`; None for the markers."""
+    rankings = model.config.start_rankings
+    ranking = rankings[number % len(rankings)]
+    if ranking == "markers":
+        return None
+    usable = np.setdiff1d(np.arange(model.cells.n_genes), model.bounds.forbidden)
+    found = ranked_genes(
+        ranking, model.cells, model.split.train, model.tasks, usable, model.config.n_genes,
+        model.seed,
+    )  # fmt: skip
+    return WarmStart(model.cells.genes[found].tolist())
 
 
 def add_starts(model: YOTO, module: YOTOModule) -> None:
@@ -66,13 +84,13 @@ def add_starts(model: YOTO, module: YOTOModule) -> None:
         config.judge,
         lambda module: outputs_on(model, module),
     )
-    module.schedule = with_starts(module.schedule, model._plan)
+    module.schedule = with_starts(module.schedule, model._plan, model._legs)
     module.starts = StartRecords(
-        config.n_starts,
+        model._legs,
         config.n_genes,
         model.cells.n_genes,
         jury,
-        lambda start: built(start, model.seed, model._module),
+        lambda start: built(start, model.seed, lambda: model._module(start)),
     )
 
 

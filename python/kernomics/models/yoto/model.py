@@ -199,6 +199,11 @@ class YOTO:
             budget=budget,
             n_markers_per_class=n_markers_per_class,
         )
+        if start_from is not None and set(self.config.start_rankings) != {"markers"}:
+            raise ConfigError(
+                f"start_from and start_rankings={self.config.start_rankings!r} are given, and both "
+                "say where the scores begin: leave one of them out"
+            )
         for note in self.constraints.notes:
             warn(note)
         self.bounds = self.constraints.bounds
@@ -277,7 +282,7 @@ class YOTO:
         overrides.setdefault("restart_at", self.config.fix_panel_at)
         self.training = override(self.training, **overrides)
         sampler = sampler_of(self.split, self.training, self.seed, self.cells)
-        self._plan = planned(self.config, self.training, sampler.n_batches)
+        self._plan, self._legs = planned(self.config, self.training, sampler.n_batches)
         self.module, self.history = train_module(
             self._begin,
             lambda module: PanelLoader(self.cells, sampler, module),
@@ -310,8 +315,8 @@ class YOTO:
         making.add_starts(self, self.module)
         return self.module
 
-    def _module(self) -> YOTOModule:
-        return making.build_module(self)
+    def _module(self, start: int = 0) -> YOTOModule:
+        return making.build_module(self, start)
 
     def _optimizer(self, module: YOTOModule) -> Optimizer:
         return making.make_optimizer(self, module)

@@ -94,23 +94,27 @@ class YOTOModule(nn.Module):
         self.step = step
         self.subset_size, self.tau, self.noise = self.schedule.at(step, total_steps)
         selecting = self.schedule.selection_steps(total_steps)
-        ended = self.schedule.start_ended(step, total_steps)
+        ended = self.schedule.leg_ended(step)
         if ended is not None and self.starts is not None:
-            self._end_start(self.starts, ended)
+            self._end_leg(self.starts, ended)
         if step == selecting or step % EVERY == 0:
             self.set_prices()
         if step == selecting:
             self.fixed_panel.copy_(self._best_panel().indices)
 
-    def _end_start(self, starts: StartRecords, start: int) -> None:
-        """Judge the panel of a start, then begin the next one, or take the best one's scores."""
+    def cycle(self, step: int, total_steps: int) -> tuple[int, int] | None:
+        """Return which step of how many the learning rate has; None for what the plan says."""
+        return self.schedule.cycle(step, total_steps)
+
+    def _end_leg(self, starts: StartRecords, number: int) -> None:
+        """Judge the panel of a start, then go to the next leg, or take the best one's scores."""
         self.set_prices()
         training = self.training
         self.eval()
         with torch.no_grad():
-            starts.end(start, self, self._best_panel().indices, self.selector.scores)
-            if start + 1 < starts.n:
-                starts.begin(start + 1, self)
+            starts.end(number, self, self._best_panel().indices, self.selector.scores)
+            if number + 1 < len(starts.legs):
+                starts.begin(number + 1, self)
             else:
                 self.selector.scores.copy_(starts.best_scores)
         self.train(training)

@@ -14,6 +14,7 @@ from kernomics.data.splits import How
 from kernomics.models.tasks import ClassWeights
 from kernomics.models.yoto.config import YOTOConfig
 from kernomics.models.yoto.network import Transform
+from kernomics.models.yoto.start_rankings import Ranking
 from kernomics.models.yoto.start_records import Judge
 from kernomics.models.yoto.warm_start import PanelSource
 from kernomics.ops.gumbel_topk import Relaxation
@@ -41,6 +42,8 @@ class YOTOOptions(ReadOptions, total=False):
     score_learning_rate: float
     min_cells: int
     n_starts: int
+    halving: bool
+    start_rankings: tuple[Ranking, ...]
     judge: Judge
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -24,7 +24,7 @@ from kernomics.metrics.uncertainty import N_DRAWS, bootstrap_scores
 from kernomics.models.tasks import Task, read_outputs
 from kernomics.models.yoto.config import YOTOConfig
 from kernomics.models.yoto.module import YOTOModule
-from kernomics.models.yoto.schedule import Schedule
+from kernomics.models.yoto.schedule import Leg, Schedule, legs_of
 from kernomics.models.yoto.start_records import Judge, StartRecords, Verdict
 from kernomics.nn import drawing_from
 from kernomics.nn.philox import STREAM_STARTS, seed_of
@@ -60,15 +60,17 @@ def require_judged(config: YOTOConfig, tasks: Sequence[Task], cells: Any, split:
     )
 
 
-def planned(config: YOTOConfig, training: TrainConfig, n_batches: int) -> TrainConfig:
-    """Return how to train with several starts, given how one training would be.
+def planned(
+    config: YOTOConfig, training: TrainConfig, n_batches: int
+) -> tuple[TrainConfig, tuple[Leg, ...]]:
+    """Return how to train with several starts and who selects when, given how one would train.
 
-    The first start takes the very steps that select in one training, each other one as many, and
-    the second part at least those that are left; epochs are whole.
+    A start that is not ended early has as many steps as the selection of one training, and the
+    second part at least those that are left; epochs are whole.
     """
     n = config.n_starts
     if n == 1:
-        return training
+        return training, ()
     if training.patience is not None:
         raise ConfigError(
             f"n_starts is {n} and patience is {training.patience}: early stopping would end the "
@@ -81,23 +83,23 @@ def planned(config: YOTOConfig, training: TrainConfig, n_batches: int) -> TrainC
         )
     in_epoch = math.ceil(n_batches / training.accumulate)
     each = first_steps(training.max_epochs * in_epoch, config.fix_panel_at)
-    if not each:
+    legs = tuple(legs_of(n, each, config.halving))
+    if any(leg.first == leg.last for leg in legs):
         raise ConfigError(
             f"n_starts is {n}, but of the {training.max_epochs * in_epoch:,} steps of this "
-            f"training fix_panel_at={config.fix_panel_at} leaves none to one of its parts; give "
+            f"training fix_panel_at={config.fix_panel_at} leaves too few to one of its parts; give "
             "more max_epochs"
         )
-    epochs = training.max_epochs + math.ceil((n - 1) * each / in_epoch)
-    restarts = tuple(i * each / (epochs * in_epoch) for i in range(1, n + 1))
-    return override(training, max_epochs=epochs, restart_at=restarts)
+    epochs = training.max_epochs + math.ceil((legs[-1].last - each) / in_epoch)
+    restarts = tuple(leg.last / (epochs * in_epoch) for leg in legs)
+    return override(training, max_epochs=epochs, restart_at=restarts), legs
 
 
-def with_starts(schedule: Schedule, plan: TrainConfig) -> Schedule:
-    """Return the schedules of a training with so many starts."""
-    if not isinstance(plan.restart_at, tuple):
-        return schedule
+def with_starts(schedule: Schedule, plan: TrainConfig, legs: tuple[Leg, ...]) -> Schedule:
+    """Return the schedules of a training with several starts."""
     restarts = plan.restart_at
-    return dataclasses.replace(schedule, fix_at=restarts[-1], n_starts=len(restarts))
+    assert isinstance(restarts, tuple)
+    return dataclasses.replace(schedule, fix_at=restarts[-1], each=legs[-1].end, legs=legs)
 
 
 def built(start: int, seed: int, build: Callable[[], YOTOModule]) -> YOTOModule:
@@ -244,19 +246,23 @@ class Starts:
     judge
         Who chose among them.
     panels
-        Each start's genes, in the order of the data.
+        Each start's genes, in the order of the data, where it was judged last.
     own, linear
-        Each one's macro-F1 or R², mean over tasks, by the selection's network on the validation
-        cells, and by a regression; NaN where that was not asked.
+        Each one's macro-F1 or R² there, mean over tasks, by the selection's network on the
+        validation cells, and by a regression; NaN where that was not asked.
     scores
         What decided: the mean of those asked.
     chosen
         The start whose panel was taken, from 0.
     certainty
-        Share of resamples of the cells judged on in which it is the best, ties counted half.
+        Share of resamples of the cells judged on in which it is the best, ties counted half; with
+        halving where it was last judged beside others.
     cross_validated
         Whether the regression was judged on the training cells, by cross-validation, and not on
         the validation cells.
+    after
+        After which share of its selection each was judged last: 1 for those that were not ended
+        early.
     """
 
     judge: Judge
@@ -267,27 +273,45 @@ class Starts:
     chosen: int
     certainty: float
     cross_validated: bool = False
+    after: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.after:
+            object.__setattr__(self, "after", [1.0] * len(self.panels))
+
+    @property
+    def halved(self) -> bool:
+        """Whether some were ended early."""
+        return min(self.after) < 1
 
     @classmethod
     def of(cls, records: StartRecords, judge: Judge, genes: NDArray[Any]) -> Starts:
         """Read what a training kept."""
-        resampled = records.resampled.cpu().numpy()
-        others = np.delete(resampled, records.best, axis=0).max(axis=0)
-        best = resampled[records.best]
-        own, linear = records.judged.T.tolist()
+        levels = records.last_levels
+        at = (levels, range(records.n))
+        contested = max(level for level, count in enumerate(records.counts) if count > 1)
+        resampled = records.resampled[contested].cpu().numpy()
+        rivals = [i for i in records.entrants(contested) if i != records.best]
+        best, others = resampled[records.best], resampled[rivals].max(axis=0)
+        own, linear = records.judged[at].T.tolist()
+        ends = {leg.level: leg.end / records.legs[-1].end for leg in records.legs}
         return cls(
             judge,
             [genes[panel].tolist() for panel in records.panels.cpu().numpy()],
             own,
             linear,
-            records.scores.tolist(),
+            records.scores[at].tolist(),
             records.best,
             float(np.mean((best > others) + 0.5 * (best == others))),
             judge != "own" and getattr(records.judge, "cross_validates", False),
+            [ends[level] for level in levels],
         )
 
     def __str__(self) -> str:
-        scores = ", ".join(f"{score:.3f}" for score in self.scores)
+        scores = ", ".join(
+            f"{score:.3f}" + (f" (after {after:.0%})" if after < 1 else "")
+            for score, after in zip(self.scores, self.after, strict=True)
+        )
         return (
             f"{len(self.panels)} starts, {scores}; start {self.chosen + 1} chosen (best in "
             f"{self.certainty:.0%} of resamples), mean Jaccard index {self.mean_overlap:.2f}"

