@@ -121,6 +121,7 @@ SHARED = {
     "known_cells",
     "reading",
     "saved",
+    "seen_cells",
     "tasks",
     "trained",
     "vocabulary",

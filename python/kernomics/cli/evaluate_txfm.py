@@ -94,7 +94,11 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[str]) -> None:
+    import numpy as np
+
+    from kernomics._warnings import warn
     from kernomics.models import CellEncoder
+    from kernomics.models.seen_cells import told
     from kernomics.workflows.shared_model import shared
 
     model = CellEncoder.load(args.run_or_model)
@@ -108,6 +112,11 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
     scores = perturbed = split = None
     if args.labels_key:
         split = cli_options.divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
+    rows = np.arange(cells.n_cells) if split is None else split.test
+    seen, compared = model.cells_seen(cells, rows=rows)
+    if seen:
+        found["seen_in_training"] = {"cells": seen, "of": compared}
+        warn(str(told(seen, compared, len(rows), "cells" if split is None else "cells scored on")))
     with shared(model, cells) as sharing:
         if split is not None:
             scores = _cell_scores(args, sharing, cells, split)

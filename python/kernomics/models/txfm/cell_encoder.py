@@ -16,9 +16,11 @@ from tqdm.auto import tqdm
 from kernomics._arguments import checked
 from kernomics.data import CellCollection, Cells
 from kernomics.data.readers.inputs import ReadOptions
+from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.base import checked_integer, checked_names
 from kernomics.models.known_cells import KnownCells
+from kernomics.models.seen_cells import SeenCells
 from kernomics.models.trained import TrainedModel, place_for
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.module import Tokens, TxFMModule
@@ -213,6 +215,42 @@ class CellEncoder(TrainedModel):
                 found = self.module.expression(hidden, cells.observed, wanted)
                 parts.append(found.float().cpu().numpy())
         return np.concatenate(parts)
+
+    @checked
+    def cells_seen(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        rows: ArrayLike | None = None,
+        **reading: Unpack[ReadOptions],
+    ) -> tuple[int, int]:
+        """Return how many cells have the counts of cells of the training, and of how many told.
+
+        The model keeps digests of the counts, over its genes, of at most 4,096 training cells; of
+        a model trained on more, a sample of the cells asked about can be told, which is a fair one.
+        Cells that express fewer than 20 of its genes cannot. A model that was fine-tuned knows the
+        cells of the last training.
+
+        Parameters
+        ----------
+        adata, rows
+            Cells as for `get_latent_representation`. They must have all genes of the model: where
+            some are missing, nothing is told.
+        **reading
+            How to read them, likewise.
+
+        Returns
+        -------
+        tuple of int
+            Those found, and those that could be told. 0 of 0 where genes are missing, or the model
+            was saved before it kept digests.
+        """
+        kept = SeenCells.from_info(self.info)
+        cells = self.read(adata, **reading)
+        if kept is None or not np.isin(self.genes, cells.genes).all():
+            return 0, 0
+        wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
+        return kept.among(cells.with_genes(self.genes, 1.0), wanted)
 
     @checked
     def get_gene_embeddings(

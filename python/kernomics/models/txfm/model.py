@@ -29,6 +29,7 @@ from kernomics.models.base import (
 )
 from kernomics.models.known_cells import require_counts
 from kernomics.models.reading import library_share, read_as_trained
+from kernomics.models.seen_cells import SeenCells
 from kernomics.models.txfm.cell_encoder import CellEncoder
 from kernomics.models.txfm.config import VOCABULARY, TxFMConfig
 from kernomics.models.txfm.finetune import Pretrained, fine_tuned_config, fine_tuning
@@ -295,7 +296,9 @@ class TxFM:
             log_dir=log_dir,
             skip_steps=skip_steps,
         )
-        self.encoder = CellEncoder(module.cpu(), self.genes.tolist(), self._info())
+        seen = SeenCells.of(self.cells, self.split.train).to_info()
+        info = {**self._info(), "seen_cells": seen}
+        self.encoder = CellEncoder(module.cpu(), self.genes.tolist(), info)
         return self
 
     def configure(self, **overrides: Any) -> None:
