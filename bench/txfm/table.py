@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from bench.machine import ROOT
@@ -68,12 +68,44 @@ def representations_part(lines: Lines) -> str:
     return grid(["cells", "representation", *MEASURES], rows) if rows else NOTHING
 
 
+def summary_part(lines: Lines) -> str:
+    """Return TxFM minus each other in the mean over the sets, and on how many it is behind.
+
+    Behind is by more than the standard error over the seeds of a set.
+    """
+    gaps: dict[str, dict[str, list[list[float]]]] = {}  # by other and measure, of each set
+    for name in dict.fromkeys(line["set"] for line in newest(lines)):
+        found: dict[tuple[str, str], list[float]] = {}
+        for x in (line for line in newest(lines) if line["set"] == name):
+            by = next(iter(x["scores"].values()))
+            for other in by:
+                for key in MEASURES.values():
+                    if other != "TxFM":
+                        gap = by["TxFM"][key] - by[other][key]
+                        found.setdefault((other, key), []).append(gap)
+        for (other, key), values in found.items():
+            gaps.setdefault(other, {}).setdefault(key, []).append(values)
+    rows = []
+    for other, measures in gaps.items():
+        texts = []
+        for sets in measures.values():
+            means = [mean(values) for values in sets]
+            behind = sum(
+                m < 0 and (len(v) < 2 or -m > stdev(v) / len(v) ** 0.5)
+                for m, v in zip(means, sets, strict=True)
+            )
+            texts.append(f"{mean(means):+.3f} (behind on {behind})".replace("-", "−"))
+        n = len(next(iter(measures.values())))
+        rows.append([other, str(n), *texts])
+    return grid(["TxFM minus", "sets", *MEASURES], rows) if rows else NOTHING
+
+
 def recall_part(lines: Lines) -> str:
     """Return how many known relationships the gene parameters recall, mean over databases."""
     rows = []
     for name in dict.fromkeys(line["set"] for line in newest(lines)):
         runs = [line for line in newest(lines) if line["set"] == name]
-        common = set.intersection(*(set(x["recall"]) for x in runs))
+        common = set.intersection(*(set(x["recall"]) for x in runs))  # none of a mouse's genes
         for of in (key for key in runs[0]["recall"] if key in common):
             found = mean(x["recall"][of] for x in runs)
             rows.append([ALL_SETS[name].title, f"{of} components", f"{found:.3f}"])
@@ -123,6 +155,7 @@ def memory_part(lines: Lines) -> str:
 
 PARTS: dict[str, tuple[str, Callable[[Lines], str]]] = {
     "representations": ("txfm", representations_part),
+    "summary": ("txfm", summary_part),
     "recall": ("txfm", recall_part),
     "transfer": ("txfm_transfer", transfer_part),
     "new genes": ("txfm_transfer", new_genes_part),
@@ -132,7 +165,7 @@ PARTS: dict[str, tuple[str, Callable[[Lines], str]]] = {
 
 
 PAGES = {
-    DOCS / "txfm.md": ("representations", "transfer"),
+    DOCS / "txfm.md": ("summary", "representations", "transfer"),
     DOCS / "txfm-benchmarks.md": ("recall", "ablation", "new genes", "memory"),
 }
 """Which parts each page shows."""
