@@ -36,10 +36,15 @@ def time_part(lines: Lines) -> str:
     return grid(head, rows) if rows else NOTHING
 
 
+def newest(lines: Lines) -> Lines:
+    """Keep the last line of each simulated case."""
+    return list({line["case"]: line for line in lines}.values())
+
+
 def scale_part(lines: Lines) -> str:
     """Return simulated cells of rising number, and steps of the other systems on the most."""
     rows, beside = [], []
-    for line in sorted(lines, key=lambda line: (line["n_cells"], line["nonzeros"])):
+    for line in sorted(newest(lines), key=lambda line: (line["n_cells"], line["nonzeros"])):
         found = line["recovered"]
         rows.append(
             [

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from bench.sets import SETS
+from bench.yoto.costs import newest
 from bench.yoto.methods import METHODS
 from bench.yoto.results import Results
 from kernomics.pl.style import SMALL, THEMES, dress, new_figure
@@ -18,6 +19,9 @@ from kernomics.pl.style import SMALL, THEMES, dress, new_figure
 THEME = THEMES["light"]
 LINES = ("yoto", "hard_k", "persist", "l1", "de", "hvg")
 """Methods that are drawn, in the order of the theme's colours; random panels lie far below."""
+DEPTH, LEAST_CELLS = 1_000, 10_000
+"""Mean counts a cell, and cells, of the simulated sets whose times are drawn: with fewer cells a
+pass has too few batches."""
 WIDTH, HEIGHT, LEGEND = 3.3, 2.6, 1.9  # inches
 
 
@@ -111,6 +115,27 @@ def time_figure(results: Results, k: int = 32) -> Figure:
     ax.set_title(f"k = {k}, mean over {len(cases)} cases of\n{sets}", parse_math=False)
     dress(ax, THEME, grid="y")
     _legend(figure)
+    return figure
+
+
+def scale_figure(lines: list[dict[str, Any]]) -> Figure | None:
+    """Draw the time per cell and pass against the number of cells; None without results."""
+    deep = [x for x in newest(lines) if x["mean_counts"] == DEPTH and x["n_cells"] >= LEAST_CELLS]
+    if not deep:
+        return None
+    deep.sort(key=lambda x: int(x["n_cells"]))
+    figure = new_figure(WIDTH, HEIGHT, THEME)
+    ax = figure.subplots()
+    cells = [x["n_cells"] for x in deep]
+    micros = [1e6 / x["cells_per_second"] for x in deep]
+    ax.plot(cells, micros, "o-", color=THEME.palette[0], markersize=5)
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_ylim(0, 1.3 * max(micros))
+    ax.set_xlabel("cells in the file")
+    ax.set_ylabel("µs per cell and pass")
+    ax.set_title(f"YOTO, {deep[0]['n_genes']:,} genes, one thread", parse_math=False)
+    dress(ax, THEME, grid="y")
     return figure
 
 

@@ -387,8 +387,11 @@ def main() -> None:
         return
     for page, parts in PAGES.items():
         page.write_text(render(page.read_text(), records, parts))
-    from bench.yoto.figures import write_figures
+    from bench.yoto.figures import save, scale_figure, write_figures
 
+    drawn = scale_figure(records["yoto_scale"])
+    if drawn is not None:
+        print(save(drawn, DOCS / "figures" / "yoto_scale.svg").relative_to(ROOT))
     for path in write_figures(Results.of(records["yoto"], "main"), DOCS / "figures"):
         print(path.relative_to(ROOT))
 

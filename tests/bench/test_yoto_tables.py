@@ -112,6 +112,23 @@ def test_figures_are_the_same_for_the_same_results(tmp_path: Path) -> None:
     assert write_figures(Results([]), tmp_path / "none") == []
 
 
+def test_the_time_per_cell_is_drawn_of_the_newest_deep_cells(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from bench.yoto.figures import scale_figure
+
+    def of(n_cells: int, speed: float, mean_counts: int = 1000) -> dict[str, Any]:
+        case = f"{n_cells} {mean_counts}"
+        return {"case": case, "n_cells": n_cells, "n_genes": 20_000,
+                "mean_counts": mean_counts, "cells_per_second": speed}  # fmt: skip
+
+    lines = [of(10_000, 1.0), of(1_000_000, 2e4), of(10_000, 1e4), of(700, 5.0), of(10**6, 9, 200)]
+    figure = scale_figure(lines)
+    assert figure is not None
+    (drawn,) = figure.axes[0].lines
+    assert [list(drawn.get_xdata()), list(drawn.get_ydata())] == [[10_000, 1_000_000], [100, 50]]
+    assert scale_figure(lines[3:]) is None
+
+
 def test_the_docs_show_the_committed_results() -> None:
     from bench.yoto import table as yoto_table
 
@@ -157,17 +174,14 @@ def test_sweep_is_compared_with_the_default_of_its_round() -> None:
 def test_scale_lines_become_a_table() -> None:
     from bench.yoto.table import scale_part
 
-    text = scale_part(
-        [
-            json.loads(
-                '{"n_cells": 1000, "nonzeros": 200000, "n_markers": 64, "seconds": 2.0,'
-                ' "recovered": {"yoto": 50, "de": 52}, "cells_per_second": 5000.0,'
-                ' "peak_bytes": 5e8, "start_bytes": 3e8, "dense_bytes": 8e7, "epochs": 1,'
-                ' "others": {"txfm": {"steps": 200, "batch_size": 64, "opening_seconds": 2.0,'
-                ' "milliseconds_a_step": 12.3, "peak_bytes": 6e8}}}'
-            )
-        ]
+    old = json.loads(
+        '{"case": "1k", "n_cells": 1000, "nonzeros": 200000, "n_markers": 64, "seconds": 2.0,'
+        ' "recovered": {"yoto": 50, "de": 52}, "cells_per_second": 5000.0,'
+        ' "peak_bytes": 5e8, "start_bytes": 3e8, "dense_bytes": 8e7, "epochs": 1,'
+        ' "others": {"txfm": {"steps": 200, "batch_size": 64, "opening_seconds": 2.0,'
+        ' "milliseconds_a_step": 12.3, "peak_bytes": 6e8}}}'
     )
+    text = scale_part([old | {"seconds": 9.0}, old])  # the newest of a case
     row = "| 1,000 | 200 | 1 | 50 of 64 | 52 | 2 s | 5,000 | 0.50 GB | 0.30 GB | 0.1 GB |"
     assert row in text
     assert "| TxFM | 1,000 | 200 of 64 cells | 2 s | 12 ms | 0.60 GB |" in text
