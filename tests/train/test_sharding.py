@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -36,6 +37,10 @@ class Told(Alone):
     def __init__(self, rank: int, said: queue.Queue[Any]) -> None:
         self.rank, self.said, self.n_told = rank, said, 0
         self.failing: Exception | None = None
+        self.why: list[BaseException] = []
+
+    def failed(self, error: BaseException) -> None:
+        self.why.append(error)
 
     def told(self, value: Any) -> Any:
         if self.failing is not None:
@@ -83,3 +88,11 @@ def test_an_error_of_the_first_rank_leaves_the_others_unasked() -> None:
     with pytest.raises(ZeroDivisionError), Crew(first, 60.0).at_work():
         raise ZeroDivisionError
     assert first.n_told == 0  # the others are told why by `together`
+
+
+def test_an_error_in_what_all_are_at_is_told_though_it_may_be_caught() -> None:
+    first = Told(0, queue.Queue())
+    crew, error = Crew(first, 60.0), ValueError("no")
+    with crew.at_work(), contextlib.suppress(ValueError), crew.asking("help"):
+        raise error
+    assert first.why == [error]

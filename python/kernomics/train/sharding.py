@@ -209,7 +209,11 @@ class Crew:
         """Ask the others for what JSON can hold, and take part in it in the block."""
         with self._asking:
             self.one.told(request)
-            yield
+            try:
+                yield
+            except Exception as error:  # the others wait in the midst of it, whoever catches this
+                self.one.failed(error)
+                raise
 
     def _say_busy(self) -> None:
         while not self._over.wait(self.every):
