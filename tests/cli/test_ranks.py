@@ -105,6 +105,19 @@ def test_a_cell_of_one_rank_that_cannot_be_embedded_leaves_no_file(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_weights_are_shared_out_by_a_setting_in_a_file(tmp_path: Path) -> None:
+    datasets.simulate(200, 100, 3, 5, seed=0).write_h5ad(tmp_path / "cells.h5ad")
+    (tmp_path / "shard.json").write_text('{"shard": true, "n_layers": 2}')
+    (line,) = re.findall(r"^torchrun .*$", DOCUMENT, re.M)
+    done = command(tmp_path, f"{line} --config shard.json")
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "txfm"
+    assert json.loads((run / "config.json").read_text())["train"]["shard"] is True
+    assert (run / "model" / "model.json").is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_command_without_a_training_is_one_process(tmp_path: Path) -> None:
     done = command(tmp_path, "torchrun --nproc-per-node 2 -m kernomics info")

@@ -19,7 +19,7 @@ from command_program import Ended, run
 
 from kernomics import cli
 from kernomics.models import YOTO, CellEncoder, PhenotypeModel, PolyGene, TxFM
-from kernomics.train.sharding import pieces
+from kernomics.train.shared_work import pieces
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

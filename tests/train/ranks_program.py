@@ -5,6 +5,8 @@ python ranks_program.py OUT '{"job": "losses", ...}' writes OUT/rank-0.json, and
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -60,16 +62,17 @@ def settings(n_train: int, steps: int = STEPS, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def model_of(system: str) -> Any:
+def model_of(system: str, **network: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if system == "yoto":
             return YOTO(cells(), n_genes=6, hidden=(12, 8), dropout=0.2)
         if system == "txfm":
-            return TxFM(
-                cells(), d_model=16, n_layers=2, n_heads=2, n_tokens=20, stochastic_depth=0.2,
-                target_sum=1000.0,
-            )  # fmt: skip
+            given: dict[str, Any] = {
+                "d_model": 16, "n_layers": 2, "n_heads": 2, "n_tokens": 20,
+                "stochastic_depth": 0.2, "target_sum": 1000.0, **network,
+            }  # fmt: skip
+            return TxFM(cells(), **given)
         if system == "polygene":
             return PolyGene(cells(), d_model=16, n_layers=2, n_heads=2, n_tokens=30)
         return staged_example.model("naive", n_unexpressed=4)
@@ -77,7 +80,7 @@ def model_of(system: str) -> Any:
 
 def trained(system: str, **more: Any) -> Any:
     """Train as a user does."""
-    model = model_of(system)
+    model = model_of(system, **more.pop("network", {}))
     n = len(model.staged.rows(0)) if system == "gil" else len(model.split.train)
     if system == "gil":
         given = {**staged_example.QUICK, "max_epochs": 6, "log_every_steps": 1, **more}
@@ -85,8 +88,12 @@ def trained(system: str, **more: Any) -> Any:
         given = settings(n, **more)
         if system == "txfm":  # at 0.003 one process with weights an ulp off is 7e-5 away at step 90
             given.setdefault("learning_rate", 1e-3)
-    with warnings.catch_warnings():
+    stop = given.pop("stop_after_epochs", None)
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")
+        if stop is not None:
+            given["callbacks"] = [stopping_after(stop)]
+            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         model.train(**given)
     return model
 
@@ -103,7 +110,7 @@ class Doubled:
             yield replace(one, values=one.values.double(), library=library)
 
 
-def in_float64(system: str) -> tuple[nn.Module, list[dict[str, Any]]]:
+def in_float64(system: str, **more: Any) -> tuple[nn.Module, list[dict[str, Any]]]:
     model = model_of(system)
     if system == "gil":
         with drawing_from(0):
@@ -112,10 +119,10 @@ def in_float64(system: str) -> tuple[nn.Module, list[dict[str, Any]]]:
         module: nn.Module = Lesson(
             Situation(0, network, None, model.staged, rows, 0), model.methods
         )
-        config = TrainConfig(**settings(len(rows)))
+        config = TrainConfig(**settings(len(rows), **more))
         batches: Any = Loader(model.staged.cells, sampler_of_rows(rows, config, 0))
     else:
-        config = TrainConfig(**settings(len(model.split.train)))
+        config = TrainConfig(**settings(len(model.split.train), **more))
         with drawing_from(0), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = model._module().double()
@@ -137,18 +144,41 @@ def digest(module: nn.Module) -> str:
     return found.hexdigest()
 
 
+def plain(module: nn.Module) -> bool:
+    """Tell whether nothing of a module is left of its having been shared out."""
+    copy.deepcopy(module)
+    return all(type(p) is nn.Parameter for p in module.parameters()) and not any(
+        one._forward_pre_hooks
+        or one._forward_hooks
+        or type(one).__name__.startswith("FSDP")
+        or any("fsdp" in key or "composable" in key for key in vars(one))
+        or "training_loss" in vars(one)
+        for one in module.modules()
+    )
+
+
+def stopping_after(epochs: int) -> Any:
+    """Return a callback by which the first rank gets a signal."""
+
+    def callback(epoch: int, module: nn.Module) -> None:
+        if epoch + 1 == epochs and RANK == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return callback
+
+
 def losses(orders: dict[str, Any]) -> dict[str, Any]:
     """Train all systems; return their losses by step, and digests of what they learnt."""
     found = {}
     more = orders.get("settings", {})
     for system in orders.get("systems", SYSTEMS):
         if orders.get("double"):
-            module, history = in_float64(system)
+            module, history = in_float64(system, **more)
         else:
             model = trained(system, **more)
-            history = list(model.history)
+            history = list(model.history or [])
             module = model.module if system != "gil" else model.trained.module
-        found[system] = {"history": history, "digest": digest(module)}
+        found[system] = {"history": history, "digest": digest(module), "plain": plain(module)}
     return found
 
 
@@ -185,6 +215,29 @@ def sent(orders: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def parts(orders: dict[str, Any]) -> dict[str, Any]:
+    """Train with weights shared out; return how much of them is here, and what a step sends."""
+    take, found = Stepper.take, {}
+
+    def counting(stepper: Stepper, *args: Any) -> Any:
+        result = take(stepper, *args)
+        groups = stepper.optimizer.param_groups
+        own = [p for group in groups for p in group["params"]]
+        blocks = stepper.module.encoder.blocks
+        found["own"] = sum(p.numel() for p in own)
+        found["moments"] = sum(stepper.optimizer.state[p]["exp_avg"].numel() for p in own)
+        found["numbers"] = sum(p.numel() for p in stepper.module.parameters())
+        found["of_blocks"] = sum(p.numel() for p in blocks.parameters())
+        return result
+
+    Stepper.take = counting  # type: ignore[method-assign, assignment]
+    model = TxFM(cells(), d_model=64, n_layers=2, n_heads=2, n_tokens=20, target_sum=1000.0)
+    with steps_watched() as steps:
+        model.train(**settings(len(model.split.train), orders["steps"], shard=True))
+    found["sent"] = np.median([sent for _, sent in steps])
+    return found
+
+
 class Dying(nn.Module):
     """A module whose rank meets its end at a step."""
 
@@ -205,6 +258,9 @@ class Dying(nn.Module):
         else:
             os.kill(os.getpid(), how)
 
+    def shards(self) -> list[nn.Module]:
+        return []
+
     def training_loss(self, batch: Any) -> dict[str, Tensor]:
         x = batch.dense().log1p()
         return {"loss": (x @ self.weight - x[:, 0]).square().mean()}
@@ -215,7 +271,7 @@ def ending(orders: dict[str, Any]) -> dict[str, Any]:
     everyone = cells()
     config = TrainConfig(
         max_epochs=4, batch_size=32, progress=False, learning_rate=0.01, log_every_steps=1,
-        checkpoint_every_epochs=1,
+        checkpoint_every_epochs=1, shard=orders.get("shard", False),
     )  # fmt: skip
     batches = Loader(everyone, sampler_of_rows(np.arange(200), config, 0))
     module, held_out = Dying(orders), everyone.batch(np.arange(200, 230))
@@ -237,7 +293,7 @@ def ending(orders: dict[str, Any]) -> dict[str, Any]:
     return {"history": history.without_timings(), "digest": digest(module)}
 
 
-JOBS = {"losses": losses, "ending": ending, "exchanges": exchanges, "sent": sent}
+JOBS = {"losses": losses, "ending": ending, "exchanges": exchanges, "sent": sent, "parts": parts}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from kernomics.attribution.pair_scores import PairScores
 from kernomics.attribution.pairs import Pairs
 from kernomics.attribution.sources import Source
 from kernomics.train.distributed import first_alone
-from kernomics.train.sharding import in_order, sharers
+from kernomics.train.shared_work import in_order, sharers
 
 CUT = "cut"
 

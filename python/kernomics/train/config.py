@@ -24,6 +24,7 @@ COSMETIC = frozenset(
         "checkpoint_every_epochs",
         "checkpoint_every_seconds",
         "keep_checkpoints",
+        "shard",
     }
 )
 """Settings that may differ between a run and its continuation: they do not change the result."""
@@ -76,6 +77,9 @@ class TrainConfig:
     compile
         Compile the step with torch.compile, for modules that have ``compile_step()``. Takes minutes
         before the first step.
+    shard
+        Share weights, gradients and optimiser state out over the ranks (torch's FSDP2), for models
+        too large for one. The result is the same. For TxFM, in several processes.
     validate_every
         Epochs between validations; the last epoch is always validated.
     validate_start
@@ -120,6 +124,7 @@ class TrainConfig:
     max_grad_norm: float | None = None
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
+    shard: bool = False
     validate_every: int = 1
     validate_start: bool = False
     monitor: str = "validation_loss"

@@ -37,7 +37,9 @@ def bytes_in_memory(n_cells: int, n_counts: int, n_labels: int = 0) -> int:
 
 
 @checked
-def bytes_sent(n_parameters: int, world: int, *, element_size: int = 4) -> float:
+def bytes_sent(
+    n_parameters: int, world: int, *, element_size: int = 4, n_gathered_again: int = 0
+) -> float:
     """Return the bytes that each process sends in a step: 2 (w − 1)/w of its gradients' bytes.
 
     Parameters
@@ -48,10 +50,13 @@ def bytes_sent(n_parameters: int, world: int, *, element_size: int = 4) -> float
         w, the processes.
     element_size
         Bytes of a parameter.
+    n_gathered_again
+        With ``shard=True``, those of the blocks, which are gathered for backward once more. (By
+        gloo a step then sends (w − 1)/w of all gradients' bytes more: it adds them up for all.)
     """
-    require_least(0, n_parameters=n_parameters)
+    require_least(0, n_parameters=n_parameters, n_gathered_again=n_gathered_again)
     require_least(1, world=world, element_size=element_size)
-    return 2 * (world - 1) / world * element_size * n_parameters
+    return (world - 1) / world * element_size * (2 * n_parameters + n_gathered_again)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Gradients:
 
     def pack(self, numbers: Sequence[float]) -> Tensor:
         """Return the numbers and then the gradients, zeros where there is none."""
-        like = self.parameters[0]
+        like = self.parameters[0] if self.parameters else torch.empty(0, dtype=torch.float64)
         pieces = [like.new_tensor(list(numbers))]
         for p, rows in zip(self.parameters, self.rows, strict=True):
             if p.grad is None:

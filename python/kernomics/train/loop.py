@@ -140,6 +140,8 @@ def fit(
     compile_step = getattr(module, "compile_step", None)
     if config.compile and compile_step is None:
         raise ConfigError(f"compile is set, but a {type(module).__name__} cannot be compiled")
+    if config.compile and config.shard:
+        raise ConfigError("compile and shard are both set: leave one of them out")
     with ExitStack() as stack:
         ranks = stack.enter_context(together())
         directory = None if run_dir is None else Path(run_dir)
@@ -203,8 +205,12 @@ class _Run:
             settings=config_hash(dataclasses.asdict(self.config)),
             steps_done=state.step,
             steps_to_skip=state.skipped,
+            shard=self.config.shard,
         )
         self.ranks.spread(self.module)
+        self.holding = self.ranks.hold(self.module, self.optimizer, shard=self.config.shard)
+        self.stepper.holding = self.keeper.holding = self.holding
+        self.best = self.best and self.holding.share_out(self.best)
         self.loggers = list(loggers) if self.ranks.first else []
         self.lines: JSONLines | None = None
         if self.metrics is not None and self.ranks.first:
@@ -267,7 +273,7 @@ class _Run:
                 # Not before a validation, which may depend on what the module last did: a run is
                 # resumed only where a step comes next, and on_step is called.
                 if state.batch < self.n_batches:
-                    self._save_or_leave(received, due=self.keeper.due)
+                    self._save_or_leave(received, due=self._due())
 
     def _skip(self) -> None:
         """Pass over the steps from here that are to be skipped, within the epoch."""
@@ -300,9 +306,11 @@ class _Run:
         )
         due = (state.epoch + 1) % config.validate_every == 0 or last
         stop = due and self._validated()
-        for callback in callbacks:
-            ended = callback(state.epoch, self.module)
-            stop = (isinstance(ended, bool) and ended) or stop  # whatever else one may return
+        if callbacks:
+            with self.holding.gathered():
+                for callback in callbacks:
+                    ended = callback(state.epoch, self.module)
+                    stop = (isinstance(ended, bool) and ended) or stop  # whatever else is returned
         stop = self.ranks.told(stop)
         state.stopped_early = stop and not last
         state.finished = stop or last
@@ -324,7 +332,7 @@ class _Run:
         if self.validate is None:
             return False
         self.module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.holding.gathered():
             figures = {name: float(value) for name, value in self.validate().items()}
         figures = self.ranks.told(figures)
         self._log("validation", **figures)
@@ -355,8 +363,10 @@ class _Run:
 
     def end(self) -> History:
         """Restore the best weights, and return the history."""
-        if self.best is not None:
-            self.module.load_state_dict(self.best)
+        best = self.best and self.holding.gather(self.best, keep=True)
+        self.holding.release()
+        if best is not None:
+            self.module.load_state_dict(best)
         self.module.eval()
         self.history.best_epoch = self.state.best_epoch
         self.history.best_value = self.state.best_value
@@ -400,6 +410,12 @@ class _Run:
         )
         self.bar.update()
 
+    def _due(self) -> bool:
+        """Tell whether it is time to save, which ranks that hold parts must do together."""
+        due = self.keeper.due
+        by_the_clock = self.config.checkpoint_every_seconds is not None
+        return self.ranks.told(due) if by_the_clock and self.holding.is_shared else due
+
     def _save_or_leave(self, received: signal.Signals | None, *, due: bool) -> None:
         """Save if it is due or a signal came; in the latter case also leave."""
         if due or received is not None:
@@ -407,6 +423,7 @@ class _Run:
                 self.lines.sync()
             self.keeper.save(self.state, self.best)
         if received is not None:
+            self.holding.release()
             self.ranks.wait()  # for the one that saves
             self.interrupts.received = received
             self.interrupts.leave(

@@ -22,6 +22,7 @@ from kernomics.train.checkpoint import (
 )
 from kernomics.train.config import COSMETIC, TrainConfig, differences, more_epochs
 from kernomics.train.digest import CellDigest
+from kernomics.train.holding import Holding
 from kernomics.train.interfaces import FIRST_ORDER, Batches, Draws, Ordered
 from kernomics.train.skipping import Ranges
 
@@ -116,6 +117,7 @@ class Keeper:
         self.optimizer = optimizer
         self.draws = draws
         self.device = device
+        self.holding = Holding(module, optimizer)
         self._path: Path | None = None
         self._saved: dict[str, Any] | None = None
         self._time = time.monotonic()
@@ -184,29 +186,33 @@ class Keeper:
         now = dataclasses.asdict(state)
         if self.root is None or now == self._saved:
             return
+        weights = self.holding.weights(keep=self.writes)
         for name, parameter in self.module.named_parameters():
-            if torch.isnan(parameter).any():
+            if torch.isnan(weights.get(name, self.holding.own(parameter))).any():
                 raise TrainingError(
                     f"the parameter {name!r} holds NaN after step {state.step}, so no checkpoint "
                     "was saved; set max_grad_norm to check every gradient, or lower the "
                     f"learning rate; {self.last_good}"
                 )
+        parts = {
+            "module": weights,
+            "optimizer": self.holding.optimizer_state(keep=self.writes),
+            "best": best and self.holding.gather(best, keep=self.writes),
+        }
         if self.writes:
-            self._write(self.root, state.step, now, best)
+            self._write(self.root, state.step, now, parts)
         self._path = checkpoint_path(self.root, state.step)
         self._saved = now
         self._time = time.monotonic()
 
-    def _write(self, root: Path, step: int, now: dict[str, Any], best: Weights | None) -> None:
+    def _write(self, root: Path, step: int, now: dict[str, Any], parts: dict[str, Any]) -> None:
         order = {"order": self.batches.order} if isinstance(self.batches, Ordered) else {}
         random = {} if self.draws is None else {self.device.type: self.draws.state()}
         save_checkpoint(
             root,
             step,
             {
-                "module": self.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "best": best,
+                **parts,
                 "random": random,
                 "state": now,
                 "setup": {

@@ -17,6 +17,7 @@ from kernomics.train import schedules
 from kernomics.train.config import TrainConfig
 from kernomics.train.digest import CellDigest
 from kernomics.train.distributed import Alone, Part
+from kernomics.train.holding import Holding
 from kernomics.train.interfaces import (
     Batch,
     Batches,
@@ -55,10 +56,11 @@ class Stepper:
         self.module, self.batches, self.config = module, batches, config
         self.ranks, self.last_good = ranks, last_good
         self.device = device_of(module)
-        self.parameters = list(module.parameters())  # a walk through the modules is slow
         self.optimizer = (optimizer_factory or self._adamw)(module)
+        self.holding = Holding(module, self.optimizer)
         held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        self.trains_all = all(id(p) in held or not p.requires_grad for p in self.parameters)
+        parameters = self.holding.parameters
+        self.trains_all = all(id(p) in held or not p.requires_grad for p in parameters)
         # Taken before a checkpoint is loaded, whose rates are those of a step of the schedule.
         self.peak_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.draws = draws_of(module)
@@ -98,35 +100,38 @@ class Stepper:
         parts = self.ranks.parts(batches)
         cells = sum(part.whole for part in parts)
         done: list[tuple[Batch, dict[str, Tensor]]] = []
-        self.optimizer.zero_grad(set_to_none=True)
+        self.holding.zero_grad()
         digest = state.digest
         seen = None if digest is None else CellDigest(digest.cells)
         for read, part in zip(batches, parts, strict=True):
             if seen is not None:
                 seen.add(read.cell_ids.numpy(force=True), part.start, part.whole)
             batch = read.to(self.device) if part.own else self._stand_in(state.epoch)
-            with (
-                self.ranks.computing(part, self.draws),
-                torch.autocast(
-                    self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
-                ),
-            ):
-                losses = training_loss(batch)
-            check_losses(losses)
-            (losses["loss"] * (part.own / cells)).backward()  # type: ignore[no-untyped-call]
+            share = part.own / cells * self.holding.loss_factor
+            with self.holding.computing():
+                with (
+                    self.ranks.computing(part, self.draws),
+                    torch.autocast(
+                        self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
+                    ),
+                ):
+                    losses = training_loss(batch)
+                check_losses(losses)
+                (losses["loss"] * share).backward()  # type: ignore[no-untyped-call]
             done.append((batch, {name: value.detach() for name, value in losses.items()}))
 
         means = self._means_of(state, done, [part.own for part in parts])
         if self.ranks.many:
             self.last_batch = done[-1][0]
         means, words, received = self.ranks.reduce(
-            self.parameters,
+            self.holding.parameters,
             self.optimizer,
             means,
             Part(sum(part.own for part in parts), 0, cells),
             [] if seen is None else [seen.in_order, seen.any_order],
             interrupts.received,
         )
+        self.holding.take_gradients()
         if digest is not None:
             digest.join(cells, *words)
         if config.max_grad_norm is not None:
@@ -156,12 +161,12 @@ class Stepper:
         self, state: State, most: float, done: list[tuple[Batch, dict[str, Tensor]]]
     ) -> float:
         """Step with a gradient no longer than `most`; return how long it was."""
-        optimizer = self.optimizer
-        swept = isinstance(optimizer, RowAdamW) and self.trains_all
+        optimizer, holding = self.optimizer, self.holding
+        swept = isinstance(optimizer, RowAdamW) and self.trains_all and not holding.is_shared
         if isinstance(optimizer, RowAdamW) and swept:  # read once, not scaled where it lies
             norm = optimizer.gradient_norm()
         else:
-            norm = float(nn.utils.clip_grad_norm_(self.parameters, most))
+            norm = holding.clip(most)
         if not math.isfinite(norm):
             self._stop(state, "the norm of the gradient", norm, [batch for batch, _ in done])
         if isinstance(optimizer, RowAdamW) and swept:
@@ -200,7 +205,8 @@ class Stepper:
         """Raise a TrainingError that names the cells of the step that failed."""
         ids = torch.cat([batch.cell_ids for batch in batches]).tolist()
         shown = ", ".join(str(i) for i in ids[:5]) + (", …" if len(ids) > 5 else "")
-        spoilt = [n for n, p in self.module.named_parameters() if torch.isnan(p).any()]
+        named = self.module.named_parameters()
+        spoilt = [n for n, p in named if torch.isnan(self.holding.own(p)).any()]
         advice = "check these cells, lower the learning rate or set max_grad_norm"
         if spoilt:
             advice = (

@@ -36,7 +36,7 @@ from kernomics.report.attribution_report import write_attribution_report
 from kernomics.train import RunDirectory, write_json
 from kernomics.train.atomic import replace_file
 from kernomics.train.distributed import ranks
-from kernomics.train.sharding import sharing
+from kernomics.train.shared_work import sharing
 
 TABLE, GROUPS, STATISTICS, TOPS = (
     "attribution.csv", "by_group.csv", "gene_statistics.csv", "top_genes.csv",

@@ -20,7 +20,7 @@ from kernomics.models.known_cells import KnownCells
 from kernomics.models.trained import place_for
 from kernomics.train.atomic import jsonable
 from kernomics.train.distributed import Alone, first_alone, ranks
-from kernomics.train.sharding import Crew, InOrder, pieces
+from kernomics.train.shared_work import Crew, InOrder, pieces
 
 Model = TypeVar("Model", bound=CellEncoder | PhenotypeModel | ExpressionModel | Panel)
 

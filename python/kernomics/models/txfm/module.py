@@ -94,6 +94,11 @@ class TxFMModule(nn.Module):
         layers = 2 * config.decoder_layers + 2 if config.decoder_layers else 0
         return cells * (encoder + 2 * d * (layers * d + genes))
 
+    def shards(self) -> list[nn.Module]:
+        """Return the modules that are gathered one by one where ranks share out the weights."""
+        blocks = list(self.encoder.blocks)
+        return blocks if len(blocks) > 1 else []  # one alone is not called by itself
+
     # -- pieces ----------------------------------------------------------------------------------
 
     def on_step(self, step: int, total_steps: int) -> None:

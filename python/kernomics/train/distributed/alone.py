@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from kernomics.errors import ConfigError
 from kernomics.train.distributed.part import Part
+from kernomics.train.holding import Holding
 from kernomics.train.interfaces import Batch, Draws
 
 
@@ -49,6 +51,15 @@ class Alone:
     ) -> tuple[dict[str, float], list[int], signal.Signals | None]:
         """Add up the gradients, the means by each rank's cells, words, and all ranks' signals."""
         return dict(means), list(words), received
+
+    def hold(self, module: nn.Module, optimizer: Optimizer, *, shard: bool) -> Holding:
+        """Return where the weights are from now on; they are all here unless `shard` is set."""
+        if shard:
+            raise ConfigError(
+                "shard is set, but there is one process: start several with torchrun, or leave it "
+                "out"
+            )
+        return Holding(module, optimizer)
 
     def signal(self, received: signal.Signals | None) -> signal.Signals | None:
         """Return the signal that any rank has received."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -17,8 +18,10 @@ from kernomics.errors import ConfigError, KernomicsError, TrainingError
 from kernomics.train.distributed.alone import Alone
 from kernomics.train.distributed.group import another_connection, begin_group, dist
 from kernomics.train.distributed.part import Part, loss_of
+from kernomics.train.distributed.sharding import Sharding
 from kernomics.train.distributed.words import as_bytes, as_counts, as_signal, as_words
 from kernomics.train.gradients import Gradients, rows_of
+from kernomics.train.holding import Holding
 from kernomics.train.interfaces import Batch, Draws
 from kernomics.train.places import Place, limit
 from kernomics.train.watch import Watch
@@ -67,6 +70,17 @@ class Ranks(Alone):
         try:
             yield
         except RuntimeError as error:
+            raise TrainingError(self.lose(self.watch.explain(str(error)))) from error
+
+    @contextlib.contextmanager
+    def torchs_own(self) -> Generator[None, None, None]:
+        """Say which rank is gone, and why, where collectives fail that torch makes by itself."""
+        self.watch.calls += 1
+        try:
+            yield
+        except RuntimeError as error:
+            if not re.search(r"gloo|nccl|[Cc]onnection|[Tt]imed out", str(error)):
+                raise
             raise TrainingError(self.lose(self.watch.explain(str(error)))) from error
 
     def lose(self, why: str) -> str:
@@ -137,7 +151,7 @@ class Ranks(Alone):
         there = [p.grad is not None for p in parameters]
         agreed = self._sent.get(optimizer)
         if agreed is None:
-            agreed = self._any(there)
+            agreed = self._any(there) if there else []
         rows = rows_of(optimizer)
         while True:
             surprise = any(here and not sent for here, sent in zip(there, agreed, strict=True))
@@ -173,6 +187,14 @@ class Ranks(Alone):
     def _any(self, here: Sequence[bool]) -> list[bool]:
         flags = torch.tensor([float(one) for one in here])
         return [count > 0 for count in self._sum(flags).tolist()]
+
+    def added(self, value: float) -> float:
+        """Return the sum of a number over all ranks."""
+        return float(self._sum(torch.tensor([value], dtype=torch.float64)))
+
+    def hold(self, module: nn.Module, optimizer: Optimizer, *, shard: bool) -> Holding:
+        """Return where the weights are from now on; each rank has a part if `shard` is set."""
+        return Sharding(self, module, optimizer) if shard else Holding(module, optimizer)
 
     # -- what all must agree on ------------------------------------------------------------------
 
