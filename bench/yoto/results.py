@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from bench.records import BySeed, Difference, paired
+from bench.sets import SETS
 from bench.yoto.peers import VERSIONS
 
 OTHERS = (
@@ -81,6 +82,29 @@ def overlap(panels: Sequence[Sequence[str]]) -> float:
     """Return the mean Jaccard index over all pairs of panels; NaN for a single one."""
     pairs = [len({*a} & {*b}) / len({*a} | {*b}) for a, b in combinations(panels, 2)]
     return mean(pairs) if pairs else math.nan
+
+
+def beside_l1(results: Results) -> str:
+    """Say how a regression on our panels does beside one on L1's, by how many genes L1 has.
+
+    For a label alone, or with k for all labels as ours, and with k for each of several; means over
+    cases, ± the standard error over these.
+    """
+    gaps: dict[str, list[float]] = {"as many genes": [], "k genes for each of two labels": []}
+    for name, task, k in results.cases():
+        several = len(SETS[name].labels) > 1
+        ours = results.score(task, "lr", set=name, k=k, method="yoto")
+        for title, other in zip(gaps, ("l1_joint" if several else "l1", "l1"), strict=True):
+            gap = paired(ours, results.score(task, "lr", set=name, k=k, method=other))
+            if gap and (several or title == "as many genes"):
+                gaps[title].append(gap.mean)
+    told = [
+        f"L1 with {title} {mean(of):+.3f} ± {stdev(of) / len(of) ** 0.5:.3f} ({len(of)} cases)"
+        for title, of in gaps.items()
+        if len(of) > 1
+    ]
+    told = [text.replace(" -", " −") for text in told]
+    return "- logistic regression, mean difference from " + ", from ".join(told) if told else ""
 
 
 def hardest(

@@ -27,6 +27,7 @@ from bench.yoto.methods import METHODS
 from bench.yoto.results import (
     OTHERS,
     Results,
+    beside_l1,
     hardest,
     overlap,
     panel_of,
@@ -144,6 +145,7 @@ def summary_part(lines: Lines) -> str:
             f"within one standard error, {count['lost']} lost; mean at least as high in "
             f"{at_least[predictor]}"
         )
+    said += filter(None, [beside_l1(results)])
     head = [
         "data set", "task", "k",
         "YOTO, own", "best other", "difference", "YOTO, LR", "best other, LR", "difference",

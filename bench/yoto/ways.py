@@ -28,10 +28,10 @@ from bench.sets import Problem, load
 from bench.table import NOTHING, grid
 from bench.yoto.starts import RESULTS, SEEDS, SETS, K, inner_problem, predictor_on
 from bench.yoto.sweep import judged
-from kernomics.baselines import DEBaseline, L1Baseline, round_robin
+from kernomics.baselines import Baseline, DEBaseline, L1Baseline, round_robin
 from kernomics.models import YOTO
 
-PANELS = {"L1's panel": L1Baseline, "DE's panel": DEBaseline}
+PANELS: dict[str, type[Baseline]] = {"L1's panel": L1Baseline, "DE's panel": DEBaseline}
 """Panels of others, k genes for all labels by turns, with YOTO's second part as predictor."""
 TRAININGS: dict[str, dict[str, Any]] = {
     "one start": {},

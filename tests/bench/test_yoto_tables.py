@@ -35,6 +35,21 @@ def test_the_summary_names_the_best_other_and_counts_wins() -> None:
     assert "own predictor: of 1 comparisons 1 won, 0 within one standard error, 0 lost" in text
 
 
+def test_l1_is_compared_with_as_many_genes_and_with_more() -> None:
+    from bench.yoto.results import Results, beside_l1
+
+    lines = [line("yoto", lr=0.80), line("l1", lr=0.75)]
+    lines += [line(name, set="zheng_2", lr=lr) for name, lr in
+              (("yoto", 0.8), ("l1", 0.9), ("l1_joint", 0.7))]  # fmt: skip
+    lines += [line(name, set="zheng_2", lr=lr, k=32) for name, lr in (("yoto", 0.8), ("l1", 0.8))]
+    # 0.05 and 0.1; −0.1 and 0
+    assert beside_l1(Results(lines)) == (
+        "- logistic regression, mean difference from L1 with as many genes +0.075 ± 0.025 "
+        "(2 cases), from L1 with k genes for each of two labels −0.050 ± 0.050 (2 cases)"
+    )
+    assert not beside_l1(Results(lines[:1]))
+
+
 def test_the_tables_show_each_method_with_the_best_in_bold() -> None:
     from bench.yoto.table import tables_part
 
