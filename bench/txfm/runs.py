@@ -28,6 +28,7 @@ SIZE, N_GENES, EPOCHS = "XXS", 1000, 100
 ATTENTION_ALONE = {"n_genes": N_GENES, "linear_path": False}
 """Of ablations and transfers, which were run before the linear path was."""
 N_VARIABLE, SCVI_EPOCHS = 2_000, 150
+COMPONENTS = (32, 64, 256)
 HUMAN = ("zheng", "pbmc3k", "kang", "marrow")
 
 
@@ -87,7 +88,8 @@ def run(
     recall = []
     if related:
         recall = compare_relationships(
-            model.trained, model.cells, split.train, relations(), seed=problem.seed
+            model.trained, model.cells, split.train, relations(), n_components=COMPONENTS,
+            seed=problem.seed,
         ).to_dict()["mean"]
     last = {r["split"]: r["loss"] for r in model.history if "loss" in r}
     return {
