@@ -88,7 +88,11 @@ def run(
     recall = []
     if related:
         recall = compare_relationships(
-            model.trained, model.cells, split.train, relations(), n_components=COMPONENTS,
+            model.trained,
+            model.cells,
+            split.train,
+            relations(),
+            n_components=COMPONENTS,
             seed=problem.seed,
         ).to_dict()["mean"]
     last = {r["split"]: r["loss"] for r in model.history if "loss" in r}
