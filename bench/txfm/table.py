@@ -47,15 +47,19 @@ def representations_part(lines: Lines) -> str:
         runs = [line for line in newest(lines) if line["set"] == name]
         for label in runs[0]["scores"]:
             by = {
-                other: {x["seed"]: x["scores"][label][other] for x in runs}
-                for other in runs[0]["scores"][label]
+                other: {
+                    x["seed"]: x["scores"][label][other]
+                    for x in runs
+                    if other in x["scores"][label]
+                }
+                for other in dict.fromkeys(name for x in runs for name in x["scores"][label])
             }
             distinct = {str(found): other for other, found in reversed(by.items())}
             for other in (other for other in by if other in distinct.values()):
                 found = by[other]
                 cells = [
                     f"{ALL_SETS[name].title} ({seeds(runs)})" if other == "TxFM" else "",
-                    other,
+                    other if len(found) == len(runs) else f"{other} ({seeds(list(found))})",
                 ]
                 for key in MEASURES.values():
                     text = f"{mean(s[key] for s in found.values()):.3f}"

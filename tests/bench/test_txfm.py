@@ -42,6 +42,21 @@ def test_representations_are_compared_seed_by_seed_over_the_newest_settings() ->
     assert rows[3].startswith("|  | PCA | 0.700 (**+0.150 ± 0.050**) |")
     assert "| PBMC 3k | TxFM encoder tokens, 32 components | 0.425 |" in recall_part(lines)
     assert representations_part([]) == "No runs on record."
+    lines[2]["scores"]["cell_type"]["scVI"] = scores(0.5)  # of one seed alone
+    rows = representations_part(lines).splitlines()
+    assert rows[-1].startswith("|  | scVI (1 seed) | 0.500 (+0.400")
+
+
+def test_the_mean_over_sets_says_where_txfm_is_behind() -> None:
+    from bench.txfm.table import summary_part
+
+    lines = [line(0, 0.8, 0.7), line(1, 0.9, 0.7)]
+    lines += [line(seed, 0.5, other) | {"set": "zheng"} for seed, other in ((0, 0.6), (1, 0.58))]
+    lines += [line(seed, 0.5, other) | {"set": "kang"} for seed, other in ((0, 0.3), (1, 0.8))]
+    # Gaps 0.15, −0.09 and −0.05, the last within its error.
+    row = summary_part(lines).splitlines()[2]
+    assert row.startswith("| PCA | 3 | +0.003 (behind on 1) |")
+    assert summary_part([]) == "No runs on record."
 
 
 def test_every_ablation_is_a_setting_and_stands_beside_the_papers_figure() -> None:
