@@ -66,6 +66,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "data.Sampler.batch": lambda: {"epoch": 0, "i": 1},
     "data.Sampler.batches": lambda: {"epoch": 0},
     "data.Sampler.global_batch": lambda: {"epoch": 0, "i": 1},
+    "data.Sampler.part_of": lambda: {"n": 12},
     "data.Sampler.order": lambda: {"epoch": 0},
     "data.Sampler.with_version": lambda: {"version": 1},
     "data.Loader.use_order": lambda: {"version": 1},

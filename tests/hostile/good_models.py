@@ -47,6 +47,7 @@ def extension() -> dict[str, Any]:
 
 GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "models.CellEncoder.get_gene_embeddings": dict,
+    "models.CellEncoder.cells_seen": lambda: {"adata": cells()},
     "models.CellEncoder.extend": lambda: {"genes": ["new"], "init": {"new": NAMES[0]}},
     "models.CellEncoder.get_latent_representation": asked,
     "models.CellEncoder.get_block_representations": asked,

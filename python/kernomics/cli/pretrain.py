@@ -191,6 +191,8 @@ def run_training(args: argparse.Namespace, model: Any, training: dict[str, Any])
         **training,
     )
     print(f"seconds    {result.seconds:.1f}")
+    if result.explained is not None:
+        print(f"counts     {result.explained}")
     if result.scores is not None:
         tables.print_scores(result.scores)
     elif not args.labels_key:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from kernomics._arguments import checked, numbers_of
+from kernomics._arguments import checked, numbers_of, require_least
 from kernomics.data import order as orders
 from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError
@@ -181,8 +181,10 @@ class Sampler:
         rows = self.global_batch(epoch, i)
         return rows[self.part_of(rows.size)].copy()
 
+    @checked
     def part_of(self, n: int) -> slice:
         """Return which of the n cells of a global batch are this rank's."""
+        require_least(0, n=n)
         start, stop = (n * r // self.world for r in (self.rank, self.rank + 1))
         return slice(start, stop)
 

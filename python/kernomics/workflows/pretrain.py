@@ -12,7 +12,9 @@ from typing import Any
 
 from kernomics import pl
 from kernomics._optional import require_extra
+from kernomics._warnings import warn
 from kernomics.errors import ConfigError
+from kernomics.evaluation.explained import Explained, explained_counts
 from kernomics.evaluation.representations import (
     RepresentationScores,
     compare_representations,
@@ -29,7 +31,8 @@ from kernomics.train.skipping import Steps
 from kernomics.workflows.evaluate_representation import training_report
 
 MOST_TOKENS = 2048
-"""Genes revealed for the scores, of a larger vocabulary: the time grows with their square."""
+"""Genes revealed for the scores, of a larger vocabulary, to more than one block, whose time grows
+with the square of their number."""
 
 NOT_TUNED = "TxFM before fine-tuning"
 """What the scores call the model that a fine-tuning began with."""
@@ -43,6 +46,7 @@ class PretrainingResult:
     seconds: float  # of training, this session's
     report: Path
     scores: RepresentationScores | None = None
+    explained: Explained | None = None  # where there are cells for validation
 
 
 def run_pretraining(
@@ -83,6 +87,15 @@ def run_pretraining(
         run.plots.mkdir(exist_ok=True)
         figure = pl.training_curves(list(model.history))
         figure.savefig(run.plots / "training.svg", bbox_inches="tight")
+        with stage("held-out counts, beside a PCA", model.training.progress):
+            explained = explained_counts(
+                model.trained, model.cells, model.split, n_tokens=_tokens(model), seed=model.seed
+            )
+        if explained is not None and explained.worse:
+            warn(
+                f"{explained}: what a TxFM adds to a PCA does not show in these cells' counts; "
+                "compare both in what you need them for"
+            )
         scores = None
         if scored:
             scores = compare_representations(
@@ -100,13 +113,15 @@ def run_pretraining(
             "best_epoch": model.history.best_epoch,
             "last": {r["split"]: r["loss"] for r in model.history if "loss" in r},
         }
+        if explained is not None:
+            results["explained"] = dataclasses.asdict(explained)
         if scores is not None:
             results["representation"] = scores.to_dict()
         write_json(run.results, results)
         run.record(config)
         with stage("the report: maps and figures", model.training.progress):
             write_training_report(run, model, scores, dataset, seconds)
-        return PretrainingResult(model, seconds, run.report, scores)
+        return PretrainingResult(model, seconds, run.report, scores, explained)
 
 
 def write_training_report(
@@ -163,7 +178,8 @@ def accuracy_metrics(model: TxFM) -> Callable[[CellEncoder], dict[str, float]]:
 
 
 def _tokens(model: TxFM) -> int | None:
-    return MOST_TOKENS if len(model.genes) > MOST_TOKENS else None
+    square = model.config.n_layers > 1  # with one block time grows with their number alone
+    return MOST_TOKENS if square and len(model.genes) > MOST_TOKENS else None
 
 
 def run_config(model: TxFM, dataset: str) -> dict[str, Any]:
