@@ -53,6 +53,8 @@ def test_the_types_of_cells_explain_their_counts_and_noise_none(adata, model):
     assert types.model > 0.02 > none.model
     assert types.difference == pytest.approx(types.model - types.pca)
     assert none.worse
+    assert str(none).endswith("; what a TxFM adds does not show in these counts")
+    assert str(types).endswith(f"a PCA of as many dimensions {types.pca:.1%}")
     assert not types.worse
 
 

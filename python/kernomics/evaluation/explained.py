@@ -55,6 +55,7 @@ class Explained:
             f"the representation explains {self.model:.1%} of the deviance of {self.n_genes:,} "
             f"genes' counts in {self.n_cells:,} cells that were held out, a PCA of as many "
             f"dimensions {self.pca:.1%}"
+            + ("; what a TxFM adds does not show in these counts" if self.worse else "")
         )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from kernomics import pl
 from kernomics._optional import require_extra
-from kernomics._warnings import warn
 from kernomics.errors import ConfigError
 from kernomics.evaluation.explained import Explained, explained_counts
 from kernomics.evaluation.representations import (
@@ -90,11 +89,6 @@ def run_pretraining(
         with stage("held-out counts, beside a PCA", model.training.progress):
             explained = explained_counts(
                 model.trained, model.cells, model.split, n_tokens=_tokens(model), seed=model.seed
-            )
-        if explained is not None and explained.worse:
-            warn(
-                f"{explained}: what a TxFM adds to a PCA does not show in these cells' counts; "
-                "compare both in what you need them for"
             )
         scores = None
         if scored:
