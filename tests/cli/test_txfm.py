@@ -128,7 +128,8 @@ def test_evaluate_writes_a_report_where_asked(folder, run, tmp_path, capsys, wha
     text = out.read_text(encoding="utf-8")
     section = {"labels": "batch (batch)", "relations": 'id="relationships"'}[what]
     assert section in text
-    assert "cannot tell whether" in text
+    assert "are told by their counts: see the warnings" in text
+    assert "digests" not in text
     for name, message in (("x.pdf", "must end in .html"), ("no/x.html", "no directory")):
         assert message in error_of(capsys, *line, "--report", str(tmp_path / name))
 

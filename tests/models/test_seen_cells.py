@@ -76,7 +76,8 @@ def test_a_sketch_of_more_cells_tells_a_sample(adata, monkeypatch):
 
 @pytest.mark.parametrize("info", [
     {}, {"seen_cells": 3}, {"seen_cells": {"digests": "%"}}, {"seen_cells": {"digests": "AAAA"}},
-    {"seen_cells": {"digests": "", "cells": []}},
+    {"seen_cells": {"digests": "", "cells": [], "genes": 3}},
+    {"seen_cells": {"digests": "", "cells": float("inf"), "genes": 3}},
 ])  # fmt: skip
 def test_what_cannot_be_read_tells_nothing(info):
     assert SeenCells.from_info(info) is None
@@ -91,13 +92,23 @@ def test_evaluation_says_which_cells_were_trained_on(adata, tmp_path, capsys):
     assert encoder.cells_seen(first) == (80, 80)
     assert encoder.cells_seen(other) == (20, 60)
     assert encoder.cells_seen(other, rows=np.arange(20, 60)) == (0, 40)
-    assert encoder.cells_seen(other[:, :70].copy()) == (0, 0)
+    part = other.copy()
+    part.X = sparse.csr_matrix(np.where(np.arange(80) < 70, other.X.toarray(), 0))
+    found = TxFM(part, "XXS", validation=0.0, genes=part.var_names.tolist(), **TINY)
+    seen = SeenCells.of(found.cells, np.arange(60))  # of genes that were not there: no counts
+    encoder.info["seen_cells"] = seen.to_info()
+    assert encoder.cells_seen(other[:, :70].copy())[0] == 60
+    encoder = TxFM.load(tmp_path / "model")
+    assert encoder.cells_seen(other[:, :5].copy()) == (0, 0)
+    encoder.extend(["one", "two"])
+    wider = first.copy()
+    assert encoder.cells_seen(wider) == (80, 80)
     first.write_h5ad(tmp_path / "first.h5ad")
     adata[80:].copy().write_h5ad(tmp_path / "new.h5ad")
     line = ["evaluate", str(tmp_path / "model"), "--labels-key", "cell_type", "--json"]
     assert main([*line[:2], str(tmp_path / "first.h5ad"), *line[2:]]) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["seen_in_training"] == {"cells": 16, "of": 16}
-    assert "16 of the 16 cells scored on have the very counts" in told.err
+    assert "16 of the 16 cells scored on that can be told have the very counts" in told.err
     assert main([*line[:2], str(tmp_path / "new.h5ad"), *line[2:]]) == 0
     assert "seen_in_training" not in json.loads(capsys.readouterr().out)

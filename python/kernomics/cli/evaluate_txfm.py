@@ -112,13 +112,14 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
     scores = perturbed = split = None
     if args.labels_key:
         split = cli_options.divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
-    rows = np.arange(cells.n_cells) if split is None else split.test
+    whole = split is None or args.perturbation_key is not None
+    rows = np.arange(cells.n_cells) if split is None or whole else split.test
     seen, compared = (0, 0)
     if args.labels_key or args.perturbation_key is not None:
         seen, compared = model.cells_seen(cells, rows=rows)
     if seen:
         found["seen_in_training"] = {"cells": seen, "of": compared}
-        warn(str(told(seen, compared, len(rows), "cells" if split is None else "cells scored on")))
+        warn(str(told(seen, compared, "cells" if whole else "cells scored on")))
     with shared(model, cells) as sharing:
         if split is not None:
             scores = _cell_scores(args, sharing, cells, split)

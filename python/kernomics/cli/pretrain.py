@@ -40,12 +40,11 @@ def add_parser(commands: Any) -> None:
         "given)",
     )  # fmt: skip
     vocabulary = pretrain.add_mutually_exclusive_group()
-    vocabulary.add_argument(
-        "--genes", metavar="FILE", help="the vocabulary, one gene per line (all if not given)"
-    )
+    vocabulary.add_argument("--genes", metavar="FILE", help="the vocabulary, one gene per line")
     vocabulary.add_argument(
         "--n-genes", type=int, metavar="N",
-        help="only the N genes whose log expression varies most over the training cells",
+        help="only the N genes whose log expression varies most over the training cells (4,000 for "
+        "XXS and XS, all of the other sizes and of a PolyGene; a large N is all)",
     )  # fmt: skip
     pretrain.add_argument(
         "--min-cells", type=int, default=3, metavar="N",

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from kernomics.data import CellCollection, Cells
 from kernomics.data.row_numbers import parts
-from kernomics.errors import percent
 
 KEPT = 4096
 """Digests that a model keeps, 32 KB."""
 LEAST_GENES = 20
 """Cells that express fewer genes may be alike by chance, and are left aside."""
-CELLS_AT_A_TIME = 8192
+CELLS_AT_A_TIME = 1024
 
 
 def digests(cells: Cells) -> NDArray[np.uint64]:
@@ -57,12 +56,13 @@ class SeenCells:
     ----------
     smallest
         uint64, ascending, at most 4,096.
-    n_cells
-        How many cells there were.
+    n_cells, n_genes
+        How many cells there were, and over how many genes.
     """
 
     smallest: NDArray[np.uint64]
     n_cells: int
+    n_genes: int
 
     @classmethod
     def of(cls, cells: CellCollection, rows: NDArray[np.int64]) -> SeenCells:
@@ -71,12 +71,13 @@ class SeenCells:
         for some in parts(len(rows), CELLS_AT_A_TIME):
             found = digests(cells.batch(rows[some]))
             smallest = np.unique(np.r_[smallest, found[found > 0]])[:KEPT]
-        return cls(smallest, len(rows))
+        return cls(smallest, len(rows), cells.n_genes)
 
     def to_info(self) -> dict[str, Any]:
         """Return what JSON can hold."""
         raw = self.smallest.astype("<u8").tobytes()
-        return {"cells": self.n_cells, "digests": base64.b64encode(raw).decode()}
+        digests = base64.b64encode(raw).decode()
+        return {"cells": self.n_cells, "genes": self.n_genes, "digests": digests}
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> SeenCells | None:
@@ -86,12 +87,12 @@ class SeenCells:
             return None
         try:
             raw = base64.b64decode(kept["digests"], validate=True)
-            n_cells = int(kept.get("cells", 0))
-        except (ValueError, TypeError):
+            n_cells, n_genes = int(kept["cells"]), int(kept["genes"])
+        except (KeyError, ValueError, TypeError, OverflowError):
             return None
         if len(raw) % 8:
             return None
-        return cls(np.frombuffer(raw, "<u8").astype(np.uint64), n_cells)
+        return cls(np.frombuffer(raw, "<u8").astype(np.uint64), n_cells, n_genes)
 
     def among(self, cells: CellCollection, rows: NDArray[np.int64]) -> tuple[int, int]:
         """Return how many of some cells were trained on, and of how many that can be told.
@@ -99,7 +100,8 @@ class SeenCells:
         Parameters
         ----------
         cells
-            Over the model's genes, in its order, all of which are measured.
+            Over the genes that the model had in training, in its order. Where some were not
+            measured, only cells that had no counts of them are found.
         rows
             int [n], which cells.
         """
@@ -116,13 +118,11 @@ class SeenCells:
         return found, compared
 
 
-def told(found: int, compared: int, n_rows: int, what: str) -> str | None:
+def told(found: int, compared: int, what: str) -> str | None:
     """Return a sentence on cells that a model was trained on; None where there are none."""
     if not found:
         return None
-    share = percent(found / compared)
-    those = f"{found:,} of the {n_rows:,}" if compared == n_rows else f"about {share} of the"
     return (
-        f"{those} {what} have the very counts of cells that the model was trained on: what it "
-        "says of them is no measure of what it says of new cells"
+        f"{found:,} of the {compared:,} {what} that can be told have the very counts of cells that "
+        "the model was trained on: what it says of them is no measure of what it says of new cells"
     )

@@ -70,7 +70,7 @@ class LinearPath(nn.Module):
         if padding is not None:
             centred = centred.masked_fill(padding, 0.0)
         shown = centred.new_zeros(len(ids), len(self.mean)).scatter_add_(1, ids, centred)
-        found: Tensor = shown @ self.weight
+        found: Tensor = shown.to(self.weight.dtype) @ self.weight
         return found
 
     def of_genes(self, genes: Tensor, x: Tensor) -> Tensor:

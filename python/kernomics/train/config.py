@@ -37,6 +37,7 @@ LATER: Mapping[str, Any] = MappingProxyType(
         "halving": False,
         "start_rankings": ["markers"],
         "judge": "linear",
+        "linear_path": False,
     }
 )
 """Settings that came later, and what they are of a run that does not know them: as if not set."""

@@ -70,7 +70,10 @@ def evaluation_report(
     `representing` is how cells are represented, as in `representation_maps`; `notes` are warnings.
     """
     maps, omitted = _maps(model, cells, split, seed, **representing)
-    unknown = "This report cannot tell whether the model was trained on some of these cells."
+    described = {name: value for name, value in model.info.items() if name != "seen_cells"}
+    unknown = "Cells that the model was trained on are told by their counts: see the warnings."
+    if len(described) == len(model.info):
+        unknown = "This report cannot tell whether the model was trained on some of these cells."
     return RepresentationReport(
         title=f"{model!r}, on {dataset}",
         head=[
@@ -86,7 +89,7 @@ def evaluation_report(
         perturbations=perturbations,
         omitted=omitted,
         warnings=[*notes, *_warnings(cells, split if scores is not None else None)],
-        provenance=Provenance.of_this_process({"model": model.info}, seed),
+        provenance=Provenance.of_this_process({"model": described}, seed),
     )
 
 

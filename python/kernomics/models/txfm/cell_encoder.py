@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kernomics._arguments import checked
+from kernomics._warnings import quietly
 from kernomics.data import CellCollection, Cells
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.data.row_numbers import row_numbers
@@ -228,29 +229,32 @@ class CellEncoder(TrainedModel):
 
         The model keeps digests of the counts, over its genes, of at most 4,096 training cells; of
         a model trained on more, a sample of the cells asked about can be told, which is a fair one.
-        Cells that express fewer than 20 of its genes cannot. A model that was fine-tuned knows the
-        cells of the last training.
+        Cells that express fewer than 20 of its genes cannot. Where the data lack some of its genes,
+        only cells are found that had no counts of them in the training. A model that was fine-tuned
+        knows the cells of the last training.
 
         Parameters
         ----------
         adata, rows
-            Cells as for `get_latent_representation`. They must have all genes of the model: where
-            some are missing, nothing is told.
+            Cells as for `get_latent_representation`.
         **reading
             How to read them, likewise.
 
         Returns
         -------
         tuple of int
-            Those found, and those that could be told. 0 of 0 where genes are missing, or the model
-            was saved before it kept digests.
+            Those found, and those that could be told. 0 of 0 where the model was saved before it
+            kept digests.
         """
         kept = SeenCells.from_info(self.info)
         cells = self.read(adata, **reading)
-        if kept is None or not np.isin(self.genes, cells.genes).all():
+        genes = self.genes if kept is None else self.genes[: kept.n_genes]  # without those added
+        if kept is None or not np.isin(genes, cells.genes).any():
             return 0, 0
         wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
-        return kept.among(cells.with_genes(self.genes, 1.0), wanted)
+        with quietly(UserWarning):  # what is missing is no count here either
+            view = cells.with_genes(genes, 0.0)
+        return kept.among(view, wanted)
 
     @checked
     def get_gene_embeddings(
@@ -323,7 +327,10 @@ class CellEncoder(TrainedModel):
 
     def _cells_at_a_time(self, known: KnownCells, n_tokens: int | None) -> int:
         length = known.most_genes if n_tokens is None else min(n_tokens, known.most_genes)
-        return max(1, NUMBERS_AT_A_TIME // ((length + 1) * self.config.d_model))
+        numbers = (length + 1) * self.config.d_model
+        if self.module.linear is not None:  # which makes a cell's genes dense
+            numbers = max(numbers, len(self.genes))
+        return max(1, NUMBERS_AT_A_TIME // numbers)
 
     def _draws(self, cells: Cells, n_tokens: int | None, n_draws: int) -> Iterator[Tokens]:
         """Reveal genes several times, or once where all are revealed."""

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernomics.data import CellCollection, Cells
-from kernomics.data.expression import expression_moments
+from kernomics.data.expression import as_csr, expression_moments, gene_moments
+from kernomics.data.rng import Stream, permutation
 from kernomics.data.row_numbers import parts
 from kernomics.models.gene_components import gene_components
 from kernomics.models.txfm.config import NEGATIVE_BINOMIALS, RECTIFIED, TxFMConfig
 from kernomics.models.txfm.losses import BETA
 from kernomics.models.txfm.module import DROPOUT_START, LINEAR_SUM, TxFMModule
 
-CELLS_AT_A_TIME = 1024
+CELLS_AT_A_TIME, FEW_CELLS = 1024, 64
 DECODER_START = 0.05
 INVERSE_DISPERSIONS = (0.01, 100.0)
 """Between these θ starts: beyond, log θ has hardly a gradient."""
@@ -136,11 +137,27 @@ def start_linear_path(module: TxFMModule, cells: CellCollection, rows: NDArray[n
     loadings = gene_components(cells, rows, linear.weight.shape[1], module.seed)
     loadings /= loadings.square().mean(0).sqrt().clamp_min(1e-12)
     linear.weight.copy_(loadings)
-    linear.mean.copy_(torch.from_numpy(expression_moments(cells, rows, LINEAR_SUM)[0]))
-    tokens = module.tokens(cells.batch(rows[:CELLS_AT_A_TIME]), None)
-    scores = linear.sums(tokens.gene_ids, module.linear_values(tokens.values), tokens.padding)
-    scale = scores.square().mean(0).clamp_min(1e-12) ** -0.25
+    linear.mean.copy_(torch.from_numpy(_linear_means(cells, rows, config=module.config)))
+    drawn = np.sort(rows[permutation(len(rows), module.seed, Stream.COMPONENTS)[:CELLS_AT_A_TIME]])
+    sums = []
+    for some in parts(len(drawn), FEW_CELLS):
+        tokens = module.tokens(cells.batch(drawn[some]), None)
+        values = module.linear_values(tokens.values)
+        sums.append(linear.sums(tokens.gene_ids, values, tokens.padding))
+    scores = torch.cat(sums)
+    scale = scores.var(0, correction=0).clamp_min(1e-12) ** -0.25
     linear.scale.copy_(scale / (scores * scale).square().mean().sqrt().clamp_min(1e-6))
+
+
+def _linear_means(
+    cells: CellCollection, rows: NDArray[np.int64], *, config: TxFMConfig
+) -> NDArray[np.float64]:
+    """Return each gene's mean of what a linear path takes, over some cells, float64 [G]."""
+    if config.normalise:
+        return expression_moments(cells, rows, LINEAR_SUM)[0]
+    batches = (cells.batch(rows[some]) for some in parts(len(rows), CELLS_AT_A_TIME))
+    logs = ((b, as_csr(b, np.log1p(b.values.double().numpy()))) for b in batches)
+    return gene_moments(logs)[0]
 
 
 def starting_bias(found: Moments, config: TxFMConfig) -> Tensor:

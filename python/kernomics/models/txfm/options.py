@@ -26,4 +26,5 @@ class TxFMOptions(ReadOptions, total=False):
     stochastic_depth: float
     gene_start: GeneStart
     layer_scale: float
+    linear_path: bool
     recompute: Recompute
