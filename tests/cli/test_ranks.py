@@ -109,7 +109,7 @@ def test_a_cell_of_one_rank_that_cannot_be_embedded_leaves_no_file(tmp_path: Pat
 def test_weights_are_shared_out_by_a_setting_in_a_file(tmp_path: Path) -> None:
     datasets.simulate(200, 100, 3, 5, seed=0).write_h5ad(tmp_path / "cells.h5ad")
     (tmp_path / "shard.json").write_text('{"shard": true, "n_layers": 2}')
-    (line,) = re.findall(r"^torchrun .*$", DOCUMENT, re.M)
+    (line,) = re.findall(r"^torchrun .* pretrain .*$", DOCUMENT, re.M)
     done = command(tmp_path, f"{line} --config shard.json")
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "txfm"
