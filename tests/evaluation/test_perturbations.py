@@ -209,6 +209,7 @@ def test_bad_input_is_named_and_costs_nothing(adata: Any, model: TxFM) -> None:
             evaluate_perturbations(data, **(KEYS | change))
 
 
+@pytest.mark.filterwarnings("default:.*very counts:UserWarning")
 def test_the_command_scores_perturbed_cells(
     adata: Any, model: TxFM, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -179,6 +179,7 @@ def test_varm_is_scored_where_scanpy_users_look(adata, model, relations):
         kn.tl.relationship_recall(mine, relations, varm_key="txfm_encodr")
 
 
+@pytest.mark.filterwarnings("default:.*very counts:UserWarning")
 def test_the_command_scores_relations_with_and_without_labels(
     adata, model, relations, tmp_path, capsys
 ):
