@@ -153,6 +153,7 @@ def test_a_smoke_run_is_recorded_once(data_dir: Path, tmp_path: Path) -> None:
     (found,) = [json.loads(text) for text in out.read_text().splitlines()]
     assert set(found["scores"]["cell_type"]) == {
         "TxFM", "PCA", "normalised counts", "PCA, all genes", "normalised counts, all genes",
+        "PCA, 2,000 variable genes",
     }  # fmt: skip
     assert found["config"]["n_tokens"] == 50
     assert all(0 <= value <= 1 for value in found["recall"].values())
