@@ -7,18 +7,17 @@ may have other words ("argv of 1"), or meet its end as it reads a batch: "ends":
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from free_port import free_port
 
 RANK = int(os.environ.get("RANK", "0"))
 TESTS = Path(__file__).parent
@@ -33,15 +32,6 @@ class Ended:
     errors: str
     batches: list[int]  # the cells of each batch that it ran a model on, or the pairs of a block
     written: list[str]  # the files that it opened to write
-
-
-def free_port() -> int:
-    """Return a port below those that the system gives to connections by itself."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
 
 
 def run(world: int, out: Path, *argv: Any, **orders: Any) -> list[Ended]:

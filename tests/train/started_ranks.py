@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import ranks_program
+from free_port import free_port
 
 import kernomics.train
 
 SOURCE = str(Path(kernomics.train.__file__).parents[2])
 TESTS = str(Path(__file__).parents[1])
 ROOT = str(Path(__file__).parents[2])
-
-
-def free_port() -> int:
-    """Return a port below those that the system gives to connections by itself."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
 
 
 def start(world: int, out: Path, environment: dict[str, str] | None = None, **orders: Any) -> Any:
