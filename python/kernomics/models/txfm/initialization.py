@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernomics.data import CellCollection, Cells
-from kernomics.data.expression import as_csr, expression_moments, gene_moments
 from kernomics.data.rng import Stream, permutation
 from kernomics.data.row_numbers import parts
 from kernomics.models.gene_components import gene_components
@@ -36,6 +35,7 @@ class Moments:
     having: Tensor  # in how many c is above 0
     scaled: Tensor  # Σ c/s
     logarithms: Tensor  # Σ log(1 + c/s)
+    linear: Tensor  # Σ of what a linear path takes, log(1 + 10⁴·c/library) or log(1 + c)
     counts: Tensor  # Σ c
     squares: Tensor  # Σ c²
     by_size: Tensor  # Σ s·c
@@ -64,6 +64,7 @@ def moments(cells: CellCollection, rows: NDArray[np.int64], config: TxFMConfig) 
     """Add up the training cells' counts, in one pass."""
     names = tuple(Moments.__dataclass_fields__)
     total = {name: np.zeros(cells.n_genes) for name in names}
+    to_linear = LINEAR_SUM / config.target_sum if config.normalise else 1.0
     for some in parts(len(rows), CELLS_AT_A_TIME):
         part = cells.batch(rows[some])
         size = _sizes(part, config)
@@ -73,6 +74,7 @@ def moments(cells: CellCollection, rows: NDArray[np.int64], config: TxFMConfig) 
             "having": np.ones_like(c),
             "scaled": c / of_count,
             "logarithms": np.log1p(c / of_count),
+            "linear": np.log1p(c / of_count * to_linear),
             "counts": c,
             "squares": c**2,
             "by_size": of_count * c,
@@ -115,18 +117,25 @@ def start_from(module: TxFMModule, cells: CellCollection, rows: NDArray[np.int64
     module.decoder.genes.bias.copy_(starting_bias(found, config))
     if module.log_inverse_dispersion is not None:
         module.log_inverse_dispersion.copy_(found.inverse_dispersion.log())
-    if config.gene_start == "components":
-        table, weight = module.embedding.gene_embeddings, module.decoder.genes.weight
+    table, weight = module.embedding.gene_embeddings, module.decoder.genes.weight
+    if config.gene_start == "components" or module.linear is not None:
         components = gene_components(cells, rows, table.shape[1], module.seed)
-        table.copy_(components)
-        weight[:, : table.shape[1]] = DECODER_START * components
-    if module.linear is not None:
-        start_linear_path(module, cells, rows)
+        if config.gene_start == "components":
+            table.copy_(components)
+            weight[:, : table.shape[1]] = DECODER_START * components
+        if module.linear is not None:
+            start_linear_path(module, found, components, cells, rows)
     return detected
 
 
-def start_linear_path(module: TxFMModule, cells: CellCollection, rows: NDArray[np.int64]) -> None:
-    """Let a linear path start at the cells' principal components.
+def start_linear_path(
+    module: TxFMModule,
+    found: Moments,
+    components: Tensor,
+    cells: CellCollection,
+    rows: NDArray[np.int64],
+) -> None:
+    """Let a linear path start at the cells' principal components, of which there may be more.
 
     The scores are divided by the root of their standard deviation, then all by one number, so that
     their mean square is 1: on their own scale the first few would hide the others from distances,
@@ -134,10 +143,10 @@ def start_linear_path(module: TxFMModule, cells: CellCollection, rows: NDArray[n
     """
     linear = module.linear
     assert linear is not None
-    loadings = gene_components(cells, rows, linear.weight.shape[1], module.seed)
-    loadings /= loadings.square().mean(0).sqrt().clamp_min(1e-12)
+    loadings = components[:, : linear.weight.shape[1]]
+    loadings = loadings / loadings.square().mean(0).sqrt().clamp_min(1e-12)
     linear.weight.copy_(loadings)
-    linear.mean.copy_(torch.from_numpy(_linear_means(cells, rows, config=module.config)))
+    linear.mean.copy_(found.linear / found.cells)
     drawn = np.sort(rows[permutation(len(rows), module.seed, Stream.COMPONENTS)[:CELLS_AT_A_TIME]])
     sums = []
     for some in parts(len(drawn), FEW_CELLS):
@@ -147,17 +156,6 @@ def start_linear_path(module: TxFMModule, cells: CellCollection, rows: NDArray[n
     scores = torch.cat(sums)
     scale = scores.var(0, correction=0).clamp_min(1e-12) ** -0.25
     linear.scale.copy_(scale / (scores * scale).square().mean().sqrt().clamp_min(1e-6))
-
-
-def _linear_means(
-    cells: CellCollection, rows: NDArray[np.int64], *, config: TxFMConfig
-) -> NDArray[np.float64]:
-    """Return each gene's mean of what a linear path takes, over some cells, float64 [G]."""
-    if config.normalise:
-        return expression_moments(cells, rows, LINEAR_SUM)[0]
-    batches = (cells.batch(rows[some]) for some in parts(len(rows), CELLS_AT_A_TIME))
-    logs = ((b, as_csr(b, np.log1p(b.values.double().numpy()))) for b in batches)
-    return gene_moments(logs)[0]
 
 
 def starting_bias(found: Moments, config: TxFMConfig) -> Tensor:
