@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,3 +114,20 @@ def test_evaluation_says_which_cells_were_trained_on(adata, tmp_path, capsys):
     assert "16 of the 16 cells scored on that can be told have the very counts" in told.err
     assert main([*line[:2], str(tmp_path / "new.h5ad"), *line[2:]]) == 0
     assert "seen_in_training" not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("perturbation_key", "seen"), [(None, (0, 4)), ("guide", (20, 60))])
+def test_perturbations_are_scored_on_all_cells(adata, perturbation_key, seen):
+    from kernomics.cli.evaluate_txfm import _tell_seen
+
+    encoder = TxFM(adata[:80].copy(), "XXS", validation=0.0, **TINY).train(1, progress=False)
+    cells = of(adata[60:].copy())
+    split = SimpleNamespace(test=np.arange(50, 54))  # which were not trained on
+    found: dict[str, object] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        args = SimpleNamespace(perturbation_key=perturbation_key)
+        _tell_seen(args, encoder.trained, cells, split, found)
+    assert found.get("seen_in_training", {"cells": 0, "of": 4}) == dict(
+        zip(("cells", "of"), seen, strict=True)
+    )

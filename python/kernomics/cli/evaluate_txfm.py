@@ -94,11 +94,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[str]) -> None:
-    import numpy as np
-
-    from kernomics._warnings import warn
     from kernomics.models import CellEncoder
-    from kernomics.models.seen_cells import told
     from kernomics.workflows.shared_model import shared
 
     model = CellEncoder.load(args.run_or_model)
@@ -112,15 +108,9 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
     scores = perturbed = split = None
     if args.labels_key:
         split = cli_options.divide(cells, args.split_key, (0.8, 0.0, 0.2), args.seed)
-    whole = split is None or args.perturbation_key is not None
-    rows = np.arange(cells.n_cells) if split is None or whole else split.test
-    seen, compared = (0, 0)
-    if args.labels_key or args.perturbation_key is not None:
-        seen, compared = model.cells_seen(cells, rows=rows)
-    if seen:
-        found["seen_in_training"] = {"cells": seen, "of": compared}
-        warn(str(told(seen, compared, "cells" if whole else "cells scored on")))
     with shared(model, cells) as sharing:
+        if args.labels_key or args.perturbation_key is not None:
+            _tell_seen(args, model, cells, split, found)
         if split is not None:
             scores = _cell_scores(args, sharing, cells, split)
             found |= scores.to_dict()
@@ -161,6 +151,22 @@ def _evaluate(args: argparse.Namespace, relations: dict[str, Any], notes: list[s
         cli_options.print_json(found)
     elif args.report is not None:
         print(f"report     {args.report}")
+
+
+def _tell_seen(
+    args: argparse.Namespace, model: Any, cells: Any, split: Any, found: dict[str, Any]
+) -> None:
+    """Warn where cells that are scored were trained on, and note how many."""
+    import numpy as np
+
+    from kernomics._warnings import warn
+    from kernomics.models.seen_cells import told
+
+    whole = split is None or args.perturbation_key is not None
+    seen, compared = model.cells_seen(cells, rows=np.arange(cells.n_cells) if whole else split.test)
+    if seen:
+        found["seen_in_training"] = {"cells": seen, "of": compared}
+        warn(str(told(seen, compared, "cells" if whole else "cells scored on")))
 
 
 def _refuse_without_effect(args: argparse.Namespace) -> None:
