@@ -7,6 +7,7 @@
 #include "bindings.h"
 #include "common/math.h"
 #include "common/philox.h"
+#include "cpu/gene_sums.h"
 #include "cpu/half.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
@@ -87,6 +88,14 @@ void row_words_py(int64_t rows, Address indptr, Address indices, Address values,
   py::gil_scoped_release release;
   row_words(rows, at<const int64_t>(indptr), at<const int32_t>(indices), at<const float>(values),
             at<const uint64_t>(genes), at<uint64_t>(out));
+}
+
+void gene_sums_py(int64_t rows, int64_t genes, Address indptr, Address indices, Address values,
+                  Address classes, Address weights, bool log, Address sums) {
+  py::gil_scoped_release release;
+  gene_sums({rows, genes, at<const int64_t>(indptr), at<const int32_t>(indices),
+             at<const float>(values), at<const int64_t>(classes), at<const double>(weights), log,
+             at<double>(sums)});
 }
 
 constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512"};
@@ -175,6 +184,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("read_ranges", &read_ranges_py);
   m.def("take_rows", &take_rows_py);
   m.def("row_words", &row_words_py);
+  m.def("gene_sums", &gene_sums_py);
   m.def("isas", &isas_py);
   m.def("isa", &isa_py);
   m.def("use_isa", &use_isa_py);

@@ -55,6 +55,7 @@ def scale_part(lines: Lines) -> str:
                 str(found["de"]),
                 duration(line["seconds"]),
                 f"{line['cells_per_second']:,.0f}",
+                duration(line["one_epoch"]["seconds"]),
                 f"{line['peak_bytes'] / 1e9:.2f} GB",
                 f"{line['start_bytes'] / 1e9:.2f} GB",
                 f"{line['dense_bytes'] / 1e9:,.1f} GB",
@@ -75,7 +76,8 @@ def scale_part(lines: Lines) -> str:
         return NOTHING
     head = [
         "cells", "non-zeros a cell", "epochs", "markers found", "by DE on 5,000 cells or fewer",
-        "training", "cells/s", "peak memory", "of it before reading", "a dense matrix",
+        "training", "cells/s", "one epoch alone", "peak memory", "of it before reading",
+        "a dense matrix",
     ]  # fmt: skip
     found_markers = grid(head, rows)
     if not beside:

@@ -243,16 +243,16 @@ class Cells:
         n_repeats = int((wanted.sort().values.diff() == 0).sum())
         if n_repeats:
             raise DataError(f"{n_repeats} of {k} gene columns repeat an earlier one")
-        place = columns.new_full((self.n_genes,), -1)
-        place[wanted] = torch.nonzero(columns >= 0).flatten()
-        new = place[self.indices.long()]
-        kept = new >= 0
-        row, new, values = self._row_of_nonzero()[kept], new[kept], self.values[kept]
+        place = torch.full((self.n_genes,), -1, dtype=torch.int32, device=self.device)
+        place[wanted] = torch.nonzero(columns >= 0).flatten().int()
+        new = place.index_select(0, self.indices)
+        at = torch.nonzero(new >= 0).flatten()  # few of many, mostly: only these are worked on
+        new, values = new[at], self.values[at]
+        indptr = torch.searchsorted(at, self.indptr.to(at.dtype)).to(self.indptr.dtype)
         if not bool((wanted.diff() > 0).all()):
+            row = torch.searchsorted(self.indptr.to(at.dtype), at, right=True) - 1
             order = torch.argsort(row * max(k, 1) + new)
             new, values = new[order], values[order]
-        indptr = torch.zeros_like(self.indptr)
-        indptr[1:] = torch.bincount(row, minlength=len(self)).cumsum(0)
         observed = None if self.observed is None else self.observed.select_genes(columns)
         return replace(
             self,

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernomics.data.cells import Cells
+from kernomics.ops._native import cpu
 
 if TYPE_CHECKING:
     from kernomics.data.collection import CellCollection
@@ -35,21 +36,87 @@ class GeneSummary:
     mean: npt.NDArray[np.float64]
 
 
+class ClassSums:
+    """What adds up over cells, for each gene of each class, in float64.
+
+    Cells come in batches, and batches in any number; each is added row by row, in its order.
+
+    Attributes
+    ----------
+    n_cells
+        int64 [C]: cells added.
+    """
+
+    def __init__(self, n_classes: int, n_genes: int) -> None:
+        self.n_cells = np.zeros(n_classes, np.int64)
+        self._sums = np.zeros((n_classes, n_genes, 3))
+
+    @property
+    def n_expressing(self) -> npt.NDArray[np.int64]:
+        """Cells that have a count of the gene, int64 [C, G]."""
+        return self._sums[..., 0].astype(np.int64)
+
+    @property
+    def total(self) -> npt.NDArray[np.float64]:
+        """Σ w x, float64 [C, G]."""
+        return self._sums[..., 1].copy()
+
+    @property
+    def squares(self) -> npt.NDArray[np.float64]:
+        """Σ w x², float64 [C, G]."""
+        return self._sums[..., 2].copy()
+
+    def add(
+        self,
+        cells: Cells,
+        classes: npt.NDArray[np.int64],
+        *,
+        log: bool = False,
+        weights: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        """Add cells.
+
+        Parameters
+        ----------
+        cells
+            B cells; x is their counts.
+        classes
+            Class of each cell, int [B]; cells of a negative one are left out.
+        log
+            x is log(1 + count) instead.
+        weights
+            A number w for each cell, float64 [B]; 1 by default.
+        """
+        n_classes, n_genes, _ = self._sums.shape
+        classes = np.ascontiguousarray(classes, np.int64)
+        parts = [
+            np.ascontiguousarray(part.numpy(), dtype)
+            for part, dtype in (
+                (cells.indptr, np.int64), (cells.indices, np.int32), (cells.values, np.float32)
+            )
+        ]  # fmt: skip
+        fits = cells.n_genes == n_genes and classes.shape == (len(cells),)
+        if not fits or classes.max(initial=-1) >= n_classes:
+            raise ValueError("the classes do not fit the cells, or the cells the sums")
+        if weights is not None:
+            weights = np.ascontiguousarray(np.broadcast_to(weights, classes.shape), np.float64)
+        self.n_cells += np.bincount(classes[classes >= 0], minlength=n_classes)
+        cpu().gene_sums(
+            len(classes), n_genes, *(part.ctypes.data for part in parts), classes.ctypes.data,
+            0 if weights is None else weights.ctypes.data, log, self._sums.ctypes.data,
+        )  # fmt: skip
+
+
 def summarise(
     batches: Iterable[Cells], n_genes: int, classes: npt.NDArray[np.int64], n_classes: int
 ) -> GeneSummary:
     """Summarise each gene by class, [C, G]."""
-    n_cells, size = np.zeros(n_classes, np.int64), n_classes * n_genes
-    expressing, sums = np.zeros(size, np.int64), np.zeros(size)
+    sums = ClassSums(n_classes, n_genes)
     for cells in batches:
-        group = classes[cells.cell_ids.numpy()]
-        n_cells += np.bincount(group, minlength=n_classes)
-        slot = np.repeat(group, cells.indptr.diff().numpy()) * n_genes + cells.indices.numpy()
-        expressing += np.bincount(slot, minlength=size)
-        sums += np.bincount(slot, weights=cells.values.numpy(), minlength=size)
+        sums.add(cells, classes[cells.cell_ids.numpy()])
     with np.errstate(invalid="ignore"):
-        mean = sums.reshape(n_classes, -1) / n_cells[:, None]
-    return GeneSummary(n_cells, expressing.reshape(n_classes, -1), mean)
+        mean = sums.total / sums.n_cells[:, None]
+    return GeneSummary(sums.n_cells, sums.n_expressing, mean)
 
 
 def fingerprint_of(collection: CellCollection, batches: Iterable[Cells]) -> str:

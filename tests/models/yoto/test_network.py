@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from kernomics import datasets
-from kernomics.data import CellCollection, Cells, Labels
+from kernomics.data import CellCollection, Cells, Labels, row_numbers
 from kernomics.errors import DataError
 from kernomics.models.tasks import Task, read_outputs, task_loss
-from kernomics.models.yoto import network as panel_network
 from kernomics.models.yoto.module import YOTOModule
 from kernomics.models.yoto.network import input_means, transformed
 from kernomics.models.yoto.schedule import Schedule
@@ -116,7 +115,7 @@ def test_input_means_are_those_of_the_dense_input_over_the_cells_asked_for(trans
     rows = np.arange(5, 45)
     expected = transformed(collection.batch(rows), transform).dense().double().mean(dim=0)
     for at_a_time in (7, 8192):
-        monkeypatch.setattr(panel_network, "CELLS_AT_A_TIME", at_a_time)
+        monkeypatch.setattr(row_numbers, "CELLS_AT_A_TIME", at_a_time)
         found = input_means(collection, rows, transform)
         # One rounding to float32 of a sum made in float64.
         torch.testing.assert_close(found, expected.float(), rtol=1.2e-7, atol=0)

@@ -15,7 +15,7 @@ from kernomics.models.tasks import mean_task_loss, read_outputs, score_task, tas
 from kernomics.models.yoto.marker_prior import marker_scores
 from kernomics.models.yoto.missing_genes import costs_without
 from kernomics.models.yoto.module import YOTOModule
-from kernomics.models.yoto.network import input_means
+from kernomics.models.yoto.network import InputMeans
 from kernomics.models.yoto.panel import Panel
 from kernomics.models.yoto.start_rankings import ranked_genes
 from kernomics.models.yoto.start_records import StartRecords
@@ -47,8 +47,11 @@ def build_module(model: YOTO, number: int = 0) -> YOTOModule:
         forbidden=model.bounds.forbidden.tolist(),
         budget=model.constraints.budget,
     )
-    module.gene_means.copy_(input_means(model.cells, model.split.train, config.transform))
-    scores = marker_scores(model.cells, model.split.train, model.tasks, config.marker_prior)
+    means = InputMeans(model.cells.n_genes, config.transform)
+    scores = marker_scores(
+        model.cells, model.split.train, model.tasks, config.marker_prior, also=means.add
+    )
+    module.gene_means.copy_(means.found())
     with torch.no_grad():
         module.selector.scores.copy_(torch.from_numpy(scores))
     if start is None:

@@ -7,15 +7,13 @@ one pass over the training cells, and training decides from there. No gene is ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
-from kernomics.data import CellCollection
-from kernomics.data.expression import as_csr
+from kernomics.data import CellCollection, Cells
+from kernomics.data.gene_stats import ClassSums
 from kernomics.data.row_numbers import parts
 from kernomics.models.tasks import Task
 
@@ -23,7 +21,11 @@ CELLS_AT_A_TIME = 8192
 
 
 def marker_scores(
-    cells: CellCollection, rows: NDArray[np.int64], tasks: Sequence[Task], prior: float
+    cells: CellCollection,
+    rows: NDArray[np.int64],
+    tasks: Sequence[Task],
+    prior: float,
+    also: Callable[[Cells], None] | None = None,
 ) -> NDArray[np.float32]:
     r"""Return the scores that a selection starts from, float32 [G].
 
@@ -32,21 +34,26 @@ def marker_scores(
     where p is the prior and r_gc, from 0, the rank of gene g among all genes by Welch's t for class
     c against the other labelled cells, on log(1 + count): the best marker of every class starts at
     the top. A continuous label counts as one class, ranked by the absolute correlation.
+
+    The cells are read once, in parts; `also` is called with each.
     """
-    if prior == 0:
-        return np.zeros(cells.n_genes, np.float32)
     best = np.full(cells.n_genes, np.inf)
-    for _, strengths in marker_strengths(cells, rows, tasks):
+    for _, strengths in marker_strengths(cells, rows, tasks if prior else (), also):
         for strength in strengths:
             rank = np.empty(cells.n_genes)
             rank[np.argsort(-strength, kind="stable")] = np.arange(cells.n_genes)
             np.minimum(best, rank, out=best)
+    if not prior:
+        return np.zeros(cells.n_genes, np.float32)
     scores = -prior * np.log1p(np.where(np.isinf(best), cells.n_genes, best))
     return np.asarray(scores - scores.mean(), np.float32)
 
 
 def marker_strengths(
-    cells: CellCollection, rows: NDArray[np.int64], tasks: Sequence[Task]
+    cells: CellCollection,
+    rows: NDArray[np.int64],
+    tasks: Sequence[Task],
+    also: Callable[[Cells], None] | None = None,
 ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Measure how strongly each gene marks each class of a label, or follows its number.
 
@@ -54,41 +61,37 @@ def marker_strengths(
     float64 [C, G]; for a number code 0 and the absolute correlation [1, G]. Classes of one cell, or
     with one other cell, have none.
     """
-    weights = [_weights(task, cells.labels[task.name].values[rows]) for task in tasks]
-    sums = [np.zeros((w.shape[0], cells.n_genes)) for w in weights]
-    squares = [np.zeros((w.shape[0], cells.n_genes)) for w in weights]
+    truths = [cells.labels[task.name].values[rows] for task in tasks]
+    found = [ClassSums(len(task.classes) or 2, cells.n_genes) for task in tasks]
     for part in parts(len(rows), CELLS_AT_A_TIME):
         batch = cells.batch(rows[part])
-        x = as_csr(batch, np.log1p(batch.values.numpy().astype(np.float64)))
-        for i, weight in enumerate(weights):
-            sums[i] += (weight[:, part] @ x).toarray()
-            x_squared = x.copy()
-            x_squared.data **= 2
-            squares[i] += (weight[:, part] @ x_squared).toarray()
-    found = []
-    for task, weight, total, square in zip(tasks, weights, sums, squares, strict=True):
-        if task.classes:
-            n_cells = np.asarray(weight.sum(axis=1)).ravel()
-            usable = (n_cells >= 2) & (n_cells.sum() - n_cells >= 2)
-            found.append((np.flatnonzero(usable), _welch(n_cells, total, square, usable)))
-        else:
-            n = float(weight[1].sum())
-            spread = np.sqrt(np.maximum(square[1] / n - (total[1] / n) ** 2, 0))
-            covariance = total[0] / n  # the label has mean 0
-            found.append((np.zeros(1, np.int64), np.abs(_ratio(covariance, spread))[None]))
-    return found
+        if also is not None:
+            also(batch)
+        for task, truth, sums in zip(tasks, truths, found, strict=True):
+            if task.classes:
+                sums.add(batch, truth[part], log=True)
+            else:
+                known = ~np.isnan(truth[part])
+                label = np.where(known, (truth[part] - task.mean) / task.sd, 0.0)
+                sums.add(batch, np.where(known, 0, -1), log=True)
+                sums.add(batch, np.where(known, 1, -1), log=True, weights=label)
+    return [
+        _of_classes(sums) if task.classes else _of_number(sums)
+        for task, sums in zip(tasks, found, strict=True)
+    ]
 
 
-def _weights(task: Task, values: NDArray[Any]) -> sparse.csr_matrix:
-    """Rows whose products with the cells are sums: per class; or label-weighted and plain."""
-    n = len(values)
-    if task.classes:
-        labelled = np.flatnonzero(values >= 0)
-        ones = np.ones(len(labelled))
-        return sparse.csr_matrix((ones, (values[labelled], labelled)), shape=(len(task.classes), n))
-    known = ~np.isnan(values)
-    label = np.where(known, (values - task.mean) / task.sd, 0.0)
-    return sparse.csr_matrix(np.stack([label, known.astype(np.float64)]))
+def _of_classes(sums: ClassSums) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    n_cells = sums.n_cells.astype(np.float64)
+    usable = (n_cells >= 2) & (n_cells.sum() - n_cells >= 2)
+    return np.flatnonzero(usable), _welch(n_cells, sums.total, sums.squares, usable)
+
+
+def _of_number(sums: ClassSums) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    n = sums.n_cells[0]
+    total, covariance = sums.total / n  # the label has mean 0
+    spread = np.sqrt(np.maximum(sums.squares[0] / n - total**2, 0))
+    return np.zeros(1, np.int64), np.abs(_ratio(covariance, spread))[None]
 
 
 def _welch(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kernomics.data import CellCollection, Cells
+from kernomics.data.gene_stats import ClassSums
 from kernomics.data.row_numbers import parts
 from kernomics.errors import DataError
 from kernomics.models.saved import require_size
@@ -20,7 +21,6 @@ from kernomics.nn import Draws, Dropout, drawing_from
 
 Transform = Literal["log1p", "binary", "lognorm"]
 LOGNORM_TARGET = 1e4
-CELLS_AT_A_TIME = 8192
 PRIVATE = "private."
 
 
@@ -41,13 +41,32 @@ def transformed(cells: Cells, transform: Transform) -> Cells:
     return cells.with_values((cells.values * per_value).log1p())
 
 
+class InputMeans:
+    """Each gene's mean input over the cells that were added, zeros counted."""
+
+    def __init__(self, n_genes: int, transform: Transform) -> None:
+        self.transform = transform
+        self._sums = ClassSums(1, n_genes)
+
+    def add(self, batch: Cells) -> None:
+        """Add cells."""
+        all_alike = np.zeros(len(batch), np.int64)
+        if self.transform == "log1p":
+            self._sums.add(batch, all_alike, log=True)
+        else:
+            self._sums.add(transformed(batch, self.transform), all_alike)
+
+    def found(self) -> Tensor:
+        """Return them, float32 [G]."""
+        return torch.from_numpy(self._sums.total[0] / max(1, self._sums.n_cells[0])).float()
+
+
 def input_means(cells: CellCollection, rows: NDArray[np.int64], transform: Transform) -> Tensor:
-    """Return each gene's mean input over some cells, float32 [G], zeros counted; in one pass."""
-    sums = np.zeros(cells.n_genes)
-    for some in parts(len(rows), CELLS_AT_A_TIME):
-        part = transformed(cells.batch(rows[some]), transform)
-        sums += np.bincount(part.indices.numpy(), part.values.numpy(), minlength=cells.n_genes)
-    return torch.from_numpy(sums / max(1, len(rows))).float()
+    """Return `InputMeans` of some cells, which are read in parts."""
+    means = InputMeans(cells.n_genes, transform)
+    for part in parts(len(rows)):
+        means.add(cells.batch(rows[part]))
+    return means.found()
 
 
 def encoder_layers(hidden: Sequence[int], dropout: float, draws: Draws) -> nn.Sequential:

@@ -1,0 +1,54 @@
+"""Sums over cells of each class against numpy on dense counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from kernomics.data import Cells
+from kernomics.data.gene_stats import ClassSums
+
+
+@given(
+    n_cells=st.integers(0, 12),
+    n_genes=st.integers(1, 9),
+    n_classes=st.integers(1, 4),
+    log=st.booleans(),
+    weighted=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(deadline=None, max_examples=200)
+def test_sums_are_those_of_dense_counts(n_cells, n_genes, n_classes, log, weighted, seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.choice([0, 1, 2, 0.5, 1023, 1024, 2.0**24], (n_cells, n_genes))
+    classes = rng.integers(-1, n_classes, n_cells)
+    weights = rng.normal(size=n_cells) if weighted else None
+    sums = ClassSums(n_classes, n_genes)
+    cells = Cells.from_scipy(sparse.csr_matrix(counts))
+    cut = n_cells // 2
+    for part in (np.arange(cut), np.arange(cut, n_cells)):  # batches add up
+        batch = Cells.from_scipy(sparse.csr_matrix(counts[part]))
+        own = None if weights is None else weights[part]
+        sums.add(batch, classes[part], log=log, weights=own)
+    assert len(cells) == n_cells
+    x = np.log1p(counts) if log else counts
+    w = np.ones(n_cells) if weights is None else weights
+    for c in range(n_classes):
+        rows = classes == c
+        assert sums.n_cells[c] == rows.sum()
+        assert (sums.n_expressing[c] == (counts[rows] > 0).sum(0)).all()
+        # at most 12 additions of numbers up to |w| x², each rounded once, and a product before
+        bound = 20 * np.finfo(np.float64).eps * (np.abs(w[rows])[:, None] * x[rows] ** 2).sum(0)
+        assert (np.abs(sums.squares[c] - (w[rows, None] * x[rows] ** 2).sum(0)) <= bound).all()
+        bound = 20 * np.finfo(np.float64).eps * (np.abs(w[rows])[:, None] * x[rows]).sum(0)
+        assert (np.abs(sums.total[c] - (w[rows, None] * x[rows]).sum(0)) <= bound).all()
+
+
+@pytest.mark.parametrize("classes", [[0], [0, 5, 0], [[0, 0, 0]]])
+def test_classes_must_fit(classes):
+    batch = Cells.from_scipy(sparse.csr_matrix(np.eye(3)))
+    with pytest.raises(ValueError, match="do not fit"):
+        ClassSums(2, 3).add(batch, np.array(classes))
