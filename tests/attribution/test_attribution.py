@@ -174,6 +174,23 @@ def test_a_txfm_is_attributed_for_a_gene_and_for_a_sum_of_its_latent():
         ReconstructionSource(encoder, cells, gene="nothing")
 
 
+def test_a_txfm_shows_the_genes_that_it_draws_itself():
+    options = {"d_model": 16, "n_layers": 1, "n_heads": 2, "n_tokens": 8, "masking_power": 2.0}
+    encoder = TxFM(conditions(), **options).train(1, progress=False).trained
+    cells, rows = collection(), np.arange(6)
+    source = ReconstructionSource(encoder, cells, gene=encoder.genes[0], n_tokens=8)
+    shown = source.inputs(rows)
+    expected = encoder.get_normalized_expression(
+        cells, genes=[encoder.genes[0]], rows=rows, n_tokens=8
+    )
+    found = source.outputs(shown, shown.features)
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-4, atol=1e-5)
+    scores = deeplift_pairs(source, rows[:3], rows[3:], 0)
+    total = torch.zeros(3).index_add_(0, scores.blend.pairs, scores.forward)
+    change = scores.outputs[:, 0] - scores.outputs[:, 1]
+    torch.testing.assert_close(total, change, rtol=1e-4, atol=1e-5)
+
+
 def test_cells_with_more_genes_than_are_shown_are_told():
     cells = collection()
     with pytest.warns(UserWarning, match="cells express more than n_tokens = 5 genes"):

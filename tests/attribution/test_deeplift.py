@@ -71,6 +71,8 @@ FUNCTIONS = {
     "comparisons": lambda x: ((x > x.flip(1)).to(x.dtype) * x.sign()).sum(1)
     + torch.logical_and(x > 0, x > 0.3).to(x.dtype).sum(1)
     + torch.logical_or(x > 0, x > 0.3).logical_not().to(x.dtype).sum(1),
+    "steps of many": lambda x: ((x > -0.4).all(1) | (x > 1).any(1, True)[:, 0]).to(x.dtype)
+    + ((x > 0.9).any(0) * x).sum(1),
     "softmax": lambda x: (x.softmax(1) * x).sum(1) + x.softmax(0)[:, 1],
     "log_softmax": lambda x: x.log_softmax(1)[:, 2] * 3 + x.logsumexp(1)
     + x.logsumexp(1, True)[:, 0],

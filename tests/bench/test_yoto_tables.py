@@ -195,7 +195,8 @@ def test_scale_lines_become_a_table() -> None:
         '{"case": "1k", "n_cells": 1000, "nonzeros": 200000, "n_markers": 64, "seconds": 2.0,'
         ' "recovered": {"yoto": 50, "de": 52}, "cells_per_second": 5000.0,'
         ' "peak_bytes": 5e8, "start_bytes": 3e8, "dense_bytes": 8e7, "epochs": 1,'
-        ' "one_epoch": {"seconds": 3.0}, "others": {"txfm": {"steps": 200, "batch_size": 64, "opening_seconds": 2.0,'
+        ' "one_epoch": {"seconds": 3.0},'
+        ' "others": {"txfm": {"steps": 200, "batch_size": 64, "opening_seconds": 2.0,'
         ' "milliseconds_a_step": 12.3, "peak_bytes": 6e8}}}'
     )
     text = scale_part([old | {"seconds": 9.0}, old])  # the newest of a case

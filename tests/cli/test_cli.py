@@ -231,6 +231,19 @@ def test_several_starts_are_made_and_told(folder, tmp_path, undrawn, capsys):
     assert (config["n_starts"], config["judge"]) == (2, "linear")
 
 
+def test_starts_may_be_halved_and_begin_at_rankings(folder, tmp_path, undrawn, capsys):
+    out = tmp_path / "run"
+    line = select(folder, out, "--starts", "2", "--halving", "--start-rankings", "markers", "de")
+    assert main(line) == 0
+    assert re.search(r"^starts     2 starts,.*; start [12] chosen", capsys.readouterr().out, re.M)
+    config = RunDirectory.open(out).config["model"]
+    assert config["halving"] is True
+    assert config["start_rankings"] == ["markers", "de"]
+    line = select(folder, tmp_path / "one", "--halving", "--quiet")
+    assert main(line) == 2
+    assert "halving" in capsys.readouterr().err
+
+
 def test_threads_are_set(folder, tmp_path, undrawn, capsys):
     before = torch.get_num_threads()
     try:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import kernomics.attribution.attention_rule
+import kernomics.attribution.mask_rules
 import kernomics.attribution.rules
 import kernomics.attribution.softmax_and_norm_rules  # noqa: F401
 from kernomics._arguments import checked

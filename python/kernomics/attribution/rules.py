@@ -9,8 +9,8 @@ the whole effect of its being there. Numbers beyond 1e29 count as infinite, sinc
 these (`operation_pair.infinite`). A row of logits that a smaller one closes as a whole, such as
 −1e9, is treated as if it were infinite (`masked_softmax_multipliers`).
 
-Softmax, norms and attention have files of their own. A further operation is added by a function of
-a `Pair` and the outputs' multipliers::
+Masks, softmax and norms, and attention have files of their own. A further operation is added by a
+function of a `Pair` and the outputs' multipliers::
 
     @rule("aten.my_op.default")
     def my_op(pair: Pair, m: Multipliers) -> Multipliers: ...
@@ -393,36 +393,4 @@ def threshold(pair: Pair, m: Multipliers) -> Multipliers:
             moved += (pair.delta(k) != 0).to(g.dtype)
         effect = ratio(g * pair.delta_out(), moved)
         found[i] = fitting(ratio(effect, pair.delta(i)), pair.case[i])
-    return found
-
-
-@rule(*named("masked_fill.Scalar masked_fill.Tensor"))
-def masked_fill(pair: Pair, m: Multipliers) -> Multipliers:
-    """Ascribe to the mask what is filled in on one side alone."""
-    if not pair.wanted[1]:
-        return linear(pair, m)
-    (g,) = m
-    assert g is not None
-    found = pair.none()
-    found[1] = by_quotient(pair, g, 1)
-    if pair.wanted[0]:
-        found[0] = fitting(g.masked_fill(pair.case[1] | pair.base[1], 0.0), pair.case[0])
-    if pair.wanted[2]:
-        found[2] = fitting(torch.where(pair.case[1] & pair.base[1], g, 0.0), pair.case[2])
-    return found
-
-
-@rule(*named("where.self where.ScalarOther where.ScalarSelf where.Scalar"))
-def where(pair: Pair, m: Multipliers) -> Multipliers:
-    """Ascribe to the condition what it takes on one side alone."""
-    if not pair.wanted[0]:
-        return linear(pair, m)
-    (g,) = m
-    assert g is not None
-    found = pair.none()
-    found[0] = by_quotient(pair, g, 0)
-    both = (pair.case[0] & pair.base[0], ~(pair.case[0] | pair.base[0]))
-    for i in (1, 2):
-        if pair.wanted[i]:
-            found[i] = fitting(torch.where(both[i - 1], g, 0.0), pair.case[i])
     return found

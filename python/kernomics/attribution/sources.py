@@ -265,6 +265,7 @@ class ReconstructionSource:
                 seed=module.seed_of(-1),
                 library=cells.library,
                 observed=cells.observed,
+                weights=module.gene_weights if module.config.masking_power else None,
                 target_sum=module.config.target_sum if module.config.normalise else None,
                 ragged=True,
             )

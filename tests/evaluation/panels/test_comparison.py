@@ -144,7 +144,9 @@ def test_methods_that_do_not_exist_are_refused(adata, compare, message):
 
 def test_one_split_says_how_little_it_can_tell():
     said = certainty([MethodScore(method="YOTO", metrics={"accuracy": 0.75})], 140)
-    assert f"standard error of {math.sqrt(0.75 * 0.25 / 140):.3f}" in said
+    assert f"standard error of {math.sqrt(107 / 144 * 37 / 144 / 144):.3f}" in said
+    sure = certainty([MethodScore(method="YOTO", metrics={"accuracy": 1.0})], 49)
+    assert f"standard error of {math.sqrt(51 / 53 * 2 / 53 / 53):.3f}" in sure  # not of 0
     assert certainty([MethodScore(method="YOTO", metrics={"r2": 0.5})], 140) == ""
 
 

@@ -136,3 +136,10 @@ def test_halving_with_too_few_steps_to_halve_is_refused(adata):
     training = {**TRAINING, "max_epochs": 1}  # 6 steps, 2 select
     with pytest.raises(ConfigError, match="leaves too few to one of its parts; give more"):
         YOTO(adata, "cell_type", K, n_starts=8, halving=True).train(**training)
+
+
+def test_one_start_has_nothing_to_halve():
+    with pytest.raises(
+        ConfigError, match="halving ends half of several starts early, and n_starts"
+    ):
+        YOTO(few_cells(), "cell_type", K, halving=True)

@@ -398,7 +398,9 @@ def certainty(scores: Sequence[MethodScore], n_test: int) -> str:
     accuracy = scores[0].metrics.get("accuracy", math.nan) if scores else math.nan
     if not n_test or math.isnan(accuracy):
         return ""
-    error = math.sqrt(accuracy * (1 - accuracy) / n_test)
+    # Two cells more of either outcome (Agresti and Coull): an accuracy of 1 is not certain either.
+    shrunk = (accuracy * n_test + 2) / (n_test + 4)
+    error = math.sqrt(shrunk * (1 - shrunk) / (n_test + 4))
     return (
         f"One split with {n_test:,} held-out cells: with this number alone accuracy has a "
         f"standard error of {error:.3f}, so smaller differences between methods mean nothing. "

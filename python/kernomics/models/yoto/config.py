@@ -148,6 +148,11 @@ class YOTOConfig:
                 f"start_rankings is {self.start_rankings!r} and n_starts is {self.n_starts}: name "
                 "at least 1 and at most as many as there are starts"
             )
+        if self.n_starts == 1 and self.halving:
+            raise ConfigError(
+                "halving ends half of several starts early, and n_starts is 1: give n_starts, such as "
+                "4, or leave halving out"
+            )
         if self.n_starts > 1 and not 0 < self.fix_panel_at < 1:
             raise ConfigError(
                 f"n_starts is {self.n_starts} and fix_panel_at is {self.fix_panel_at}: starts are "
