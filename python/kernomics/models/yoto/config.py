@@ -150,8 +150,8 @@ class YOTOConfig:
             )
         if self.n_starts == 1 and self.halving:
             raise ConfigError(
-                "halving ends half of several starts early, and n_starts is 1: give n_starts, such as "
-                "4, or leave halving out"
+                "halving ends half of several starts early, and n_starts is 1: give n_starts, such "
+                "as 4, or leave halving out"
             )
         if self.n_starts > 1 and not 0 < self.fix_panel_at < 1:
             raise ConfigError(
