@@ -181,6 +181,9 @@ PYBIND11_MODULE(_cpu, m) {
   define_kernel<GeneMeansBackward, float, double>(
       m, "gene_means_backward", "attention to genes, backward", "kind",
       [](const auto& params, int threads) { gene_means_backward(params, threads); });
+  define_kernel<Dropout, float, double>(
+      m, "dropout", "dropout", "kind",
+      [](const auto& params, int threads) { dropout(params, threads); });
   m.def("read_ranges", &read_ranges_py);
   m.def("take_rows", &take_rows_py);
   m.def("row_words", &row_words_py);

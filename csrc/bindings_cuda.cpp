@@ -51,6 +51,8 @@ PYBIND11_MODULE(_cuda, m) {
   define_kernel<PoissonSweep<void>>(m, "poisson_sweep", poisson_sweep);
   define_kernel<PoissonFinish>(m, "poisson_finish", poisson_finish);
   define_kernel<PoissonScale>(m, "poisson_scale", poisson_scale);
+  define_kernel_of<Dropout, float, double>(
+      m, "dropout", "kind", [](const auto& params, CudaStream stream) { dropout(params, stream); });
   m.attr("__version__") = KERNOMICS_VERSION;
   m.attr("compiler") = KERNOMICS_CUDA_COMPILER;
   m.attr("architectures") = split_list(KERNOMICS_CUDA_ARCHITECTURES);

@@ -25,6 +25,21 @@ void define_kernel(py::module_& m, const char* name, void (*run)(const Params&, 
   });
 }
 
+// A kernel without scratch for each type that the parameter `kind` may name.
+template <template <typename> class Params, typename... Types, typename Run>
+void define_kernel_of(py::module_& m, const char* name, const char* kind, Run run) {
+  m.def(name, [=](const py::dict& given) {
+    Named named(name, given);
+    with_kind<Types...>(named, kind, named.kind(kind), [&](auto zero) {
+      Params<decltype(zero)> params{};
+      CudaCall call{};
+      named.fill(params, call);
+      py::gil_scoped_release release;
+      run(params, call.cuda_stream);
+    });
+  });
+}
+
 // A kernel for each type that the parameter `kind` may name, and `name`_scratch, which tells how
 // many bytes of scratch it wants.
 template <template <typename> class Params, typename... Types, typename Scratch, typename Run>

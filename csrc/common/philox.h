@@ -16,6 +16,7 @@ namespace kernomics {
 enum Stream : uint32_t {
   kStreamGeneScores = 0,  // Gumbel noise on gene scores
   kStreamTokens = 1,      // which genes of a cell become tokens
+  kStreamDropout = 10,    // which numbers stay; those between are drawn in python/kernomics/nn
 };
 
 struct PhiloxKey {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "../common/adamw.h"
+#include "../common/dropout.h"
 #include "../common/embed_tokens.h"
 #include "../common/gene_means.h"
 #include "../common/gumbel_topk.h"
@@ -103,5 +104,8 @@ Report adamw_step(const AdamWStep<T>& params, int threads);
 
 template <typename T>
 void square_sum(const SquareSum<T>& params, int threads);
+
+template <typename T>
+void dropout(const Dropout<T>& params, int threads);
 
 }  // namespace kernomics

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../common/dropout.h"
 #include "../common/embed_tokens.h"
 #include "../common/gumbel_topk.h"
 #include "../common/masked_linear.h"
@@ -76,5 +77,10 @@ void poisson_sweep(const PoissonSweep<void>& params, CudaStream stream);
 void poisson_finish(const PoissonFinish& params, CudaStream stream);
 
 void poisson_scale(const PoissonScale& params, CudaStream stream);
+
+// ---- dropout --------------------------------------------------------------------------------
+
+template <typename T>
+void dropout(const Dropout<T>& params, CudaStream stream);
 
 }  // namespace kernomics

@@ -225,7 +225,7 @@ def test_draws_for_parts_of_a_batch_are_those_for_the_whole() -> None:
 
 def _after(whole_of: torch.Tensor) -> torch.Tensor:
     draws = Draws(3)
-    draws.kept(whole_of, 0.4)
+    draws.dropped(whole_of, 0.4)
     return draws.state()
 
 

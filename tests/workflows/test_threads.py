@@ -18,7 +18,7 @@ from torch import nn
 from kernomics import baselines, metrics, models
 from kernomics._warnings import quietly
 from kernomics.errors import ConfigError
-from kernomics.nn import Draws, Dropout, drawing_from
+from kernomics.nn import drawing_from
 from kernomics.train import TrainConfig, fit
 
 N_CELLS, N_GENES, SEEDS = 96, 30, range(4)
@@ -109,19 +109,6 @@ def test_a_module_made_from_a_seed_is_torchs_own_and_leaves_its_generator_alone(
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("p", [0.0, 0.3, 0.5])
-def test_dropout_is_torchs_of_the_same_seed(p: float) -> None:
-    x = torch.randn(40, 30, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    torch.manual_seed(7)
-    expected = nn.functional.dropout(x, p)
-    layer = Dropout(p, Draws(7))
-    assert torch.equal(layer(x), expected)
-    [slope] = torch.autograd.grad(layer(x).sum(), x)
-    kept = slope != 0
-    torch.testing.assert_close(slope[kept], torch.full_like(slope[kept], 1 / (1 - p)))
-    assert layer.eval()(x) is x
 
 
 def test_fit_refuses_a_layer_that_draws_from_the_process() -> None:

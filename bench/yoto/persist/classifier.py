@@ -163,7 +163,7 @@ def mlp(
 ) -> nn.Sequential:
     """Make Linear → ReLU → dropout for each hidden layer, and a last Linear, drawn of `draws`."""
     layers: list[nn.Module] = []
-    with DrawingFrom(draws.generator):
+    with DrawingFrom(draws.generator()):
         for before, after in pairwise((n_in, *hidden)):
             layers += [nn.Linear(before, after), nn.ReLU(), Dropout(dropout, draws)]
         return nn.Sequential(*layers, nn.Linear(hidden[-1] if hidden else n_in, n_out))

@@ -97,7 +97,7 @@ class GatedClassifier(nn.Module):
         # The scale for a sum over G inputs is 1/√G; a cell has a count in a few hundred of them.
         bound = 1 / math.sqrt(n_genes)
         start = torch.empty(n_genes, hidden[0])
-        self.weight = nn.Parameter(start.uniform_(-bound, bound, generator=draws.generator))
+        self.weight = nn.Parameter(start.uniform_(-bound, bound, generator=draws.generator()))
         self.bias = nn.Parameter(torch.zeros(hidden[0]))
         self.rest = nn.Sequential(nn.ReLU(), mlp(hidden[0], hidden[1:], n_classes, draws))
         self.logits = nn.Parameter(torch.full((n_genes,), 2.0))
@@ -107,7 +107,7 @@ class GatedClassifier(nn.Module):
         x = cells.values
         columns = torch.from_numpy(x.indices.astype(np.int64))
         starts = torch.from_numpy(x.indptr.astype(np.int64))
-        u = torch.empty(len(columns)).uniform_(1e-6, 1 - 1e-6, generator=self.draws.generator)
+        u = torch.empty(len(columns)).uniform_(1e-6, 1 - 1e-6, generator=self.draws.generator())
         s = torch.sigmoid((torch.logit(u) + self.logits.index_select(0, columns)) / BETA)
         z = (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
         values = torch.from_numpy(x.data) * z

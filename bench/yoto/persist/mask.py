@@ -70,7 +70,7 @@ def train_mask(cells: LabelledCells, k: int, config: PersistConfig, *, seed: int
     rng, draws = generators(seed, 2)
     n_genes = cells.values.shape[1]
     network = mlp(n_genes, config.hidden, cells.n_classes, draws)
-    start = torch.randn(k, n_genes, generator=draws.generator)
+    start = torch.randn(k, n_genes, generator=draws.generator())
     logits = nn.Parameter(0.01 * start)  # picks must not be all alike
     groups: list[dict[str, Any]] = [
         {"params": network.parameters()},
@@ -88,7 +88,7 @@ def train_mask(cells: LabelledCells, k: int, config: PersistConfig, *, seed: int
             tau = schedules.exponential(
                 step, total_steps, start=config.tau_start, end=config.tau_end
             )
-            mask = draw_mask(logits, len(batch.codes), tau, draws.generator)
+            mask = draw_mask(logits, len(batch.codes), tau, draws.generator())
             optimizer.zero_grad()
             loss = F.cross_entropy(network(batch.dense() * mask), batch.targets(), weight=weights)
             loss.backward()  # type: ignore[no-untyped-call]

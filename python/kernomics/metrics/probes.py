@@ -18,7 +18,7 @@ from kernomics.data import make_split
 from kernomics.data.rng import Stream, permutation
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics.classification import accuracy, classification_metrics, macro_f1
-from kernomics.nn.philox import DrawingFrom, Draws, Dropout
+from kernomics.nn.philox import Draws, ReluDropout, drawing_from
 
 N_NEIGHBOURS = 15
 
@@ -267,9 +267,9 @@ def _network(
 ) -> nn.Sequential:
     layers: list[nn.Module] = []
     draws = Draws(seed)
-    with DrawingFrom(draws.generator):
+    with drawing_from(seed):
         for width in hidden:
-            layers += [nn.Linear(d, width), nn.ReLU(), Dropout(dropout, draws)]
+            layers += [nn.Linear(d, width), ReluDropout(dropout, draws)]
             d = width
         return nn.Sequential(*layers, nn.Linear(d, n_classes))
 

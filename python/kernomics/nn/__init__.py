@@ -4,7 +4,7 @@ from kernomics.nn.count_decoder import CountDecoder
 from kernomics.nn.encoder import Encoder
 from kernomics.nn.gene_selector import GeneSelector, Selection
 from kernomics.nn.masked_linear import MaskedLinear
-from kernomics.nn.philox import Draws, Dropout, drawing_from
+from kernomics.nn.philox import Draws, Dropout, ReluDropout, drawing_from
 from kernomics.nn.token_embedding import TokenEmbedding
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Encoder",
     "GeneSelector",
     "MaskedLinear",
+    "ReluDropout",
     "Selection",
     "TokenEmbedding",
     "drawing_from",

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from kernomics._arguments import checked, require_rate
 from kernomics.errors import ConfigError
+from kernomics.ops._dropout import dropout
 
 STREAM_DEPTH = 2  # one constant per purpose; those of the ops stand in csrc/common/philox.h
 STREAM_MASKED_GENES = 3
@@ -20,6 +22,7 @@ STREAM_MASKED_VALUES = 6
 STREAM_GHOSTS = 7  # and the genes that feature distillation asks for
 STREAM_UNEXPRESSED_GENES = 8
 STREAM_STARTS = 9
+STREAM_OTHERS = 11  # 10 is dropout's, csrc/common/philox.h
 _LOW = 0xFFFFFFFF
 _DRAWING = (
     *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli),
@@ -60,10 +63,11 @@ def drawing_from(seed: int) -> DrawingFrom:
 
 
 class Draws:
-    """The random numbers of one module's training: a generator of its own, where the module is.
+    """The random numbers of one module's training: how often it has drawn, under a seed.
 
     `kernomics.train.fit` begins the draws of a module that has some as ``module.draws``, and keeps
-    their state in its checkpoints.
+    their state in its checkpoints. What is drawn is a pure function of the seed, the number of the
+    draw and the place in the whole batch, on any device.
 
     Parameters
     ----------
@@ -77,8 +81,9 @@ class Draws:
 
     @checked
     def begin(self, seed: int, device: torch.device) -> None:
-        """Begin anew."""
-        self.generator = torch.Generator(device).manual_seed(seed % 2**64)
+        """Begin anew; the device makes no difference."""
+        self.seed = (seed + 2**63) % 2**64 - 2**63
+        self.count = 0
         self.of_part(0, 0, 0)
 
     @checked
@@ -94,38 +99,55 @@ class Draws:
             )
         self._part = start, n, whole
 
-    @checked
-    def kept(self, x: Tensor, p: float) -> Tensor:
-        """Return 1 where a value of x [cells, …] stays, and 0 where it is lost, at the rate p."""
-        require_rate(p=p)
+    def _next(self, n_rows: int) -> tuple[int, int]:
+        """Return the number of a draw for so many rows, and the row of the batch it begins with."""
         start, n, whole = self._part
-        if not whole:
-            return torch.empty_like(x).bernoulli_(1 - p, generator=self.generator)
-        if n and len(x) != n:
+        if whole and n and n_rows != n:
             raise ConfigError(
-                f"there are draws for {len(x):,} rows, and {n:,} cells: dropout needs a row for "
+                f"there are draws for {n_rows:,} rows, and {n:,} cells: dropout needs a row for "
                 "each cell where several processes share a batch"
             )
-        kept = x.new_empty((whole, *x.shape[1:])).bernoulli_(1 - p, generator=self.generator)
-        return kept[start : start + n] if n else torch.ones_like(x)
+        self.count += 1
+        return self.count - 1, start
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @checked
+    def dropped(self, x: Tensor, p: float, *, rectified: bool = False) -> Tensor:
+        """Return x [cells, …] with some values 0, at the rate p, and the others times 1/(1 − p).
+
+        With `rectified` it is max(x, 0) in place of x.
+        """
+        require_rate(p=p)
+        draw, start = self._next(len(x))
+        first = start * (x.numel() // max(1, len(x)))
+        found: Tensor = dropout(x, p, self.seed, draw, first, rectified=rectified)
+        return found
+
+    @checked
+    def generator(self, device: torch.device | None = None) -> torch.Generator:
+        """Return a generator, by default on the CPU, for one draw of another kind."""
+        self.count += 1
+        made = torch.Generator(device or "cpu")
+        return made.manual_seed(seed_of(self.seed, self.count - 1, STREAM_OTHERS))
 
     def state(self) -> Tensor:
-        """Return what `restore` takes, uint8 on the CPU."""
-        return self.generator.get_state()
+        """Return what `restore` takes, uint8 [8] on the CPU: how often was drawn."""
+        return torch.tensor([self.count]).view(torch.uint8)
 
     @checked
     def restore(self, state: Tensor) -> None:
-        """Go on from a state that a generator on the same kind of device had."""
-        if state.dtype != torch.uint8 or state.shape != self.state().shape:
+        """Go on from a state."""
+        if state.dtype != torch.uint8 or state.shape != (8,):
             raise ConfigError(
-                f"state is {state.dtype} of shape {tuple(state.shape)}: a state from state() of "
-                "draws on the same kind of device is needed"
+                f"state is {state.dtype} of shape {tuple(state.shape)}: uint8 [8] from state() is "
+                "needed; a run that was begun before dropout drew by counters cannot go on: start "
+                "it anew"
             )
-        self.generator.set_state(state)
+        self.count = int(state.clone().view(torch.int64))
 
 
 class Dropout(nn.Module):
-    """torch's dropout, drawn from `Draws`: on the CPU the same numbers as from a like-seeded torch.
+    """torch's dropout, drawn from `Draws`.
 
     Parameters
     ----------
@@ -145,7 +167,19 @@ class Dropout(nn.Module):
         """Return x, of any shape: some values 0, the others times 1 / (1 − p); in evaluation x."""
         if not self.training or not self.p:
             return x
-        return x * self.draws.kept(x, self.p).mul_(1 / (1 - self.p))
+        dropped: Tensor = self.draws.dropped(x, self.p)
+        return dropped
+
+
+class ReluDropout(Dropout):
+    """``Dropout`` of max(x, 0), in one sweep."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `Dropout` of max(x, 0); in evaluation max(x, 0)."""
+        if self.training and self.p:
+            dropped: Tensor = self.draws.dropped(x, self.p, rectified=True)
+            return dropped
+        return functional.relu(x)
 
 
 def uniforms(seed: Tensor, row_ids: Tensor, n_columns: int, stream: int) -> Tensor:

@@ -17,7 +17,7 @@ from kernomics.data.row_numbers import parts
 from kernomics.errors import DataError
 from kernomics.models.saved import require_size
 from kernomics.models.tasks import Task
-from kernomics.nn import Draws, Dropout, drawing_from
+from kernomics.nn import Draws, ReluDropout, drawing_from
 
 Transform = Literal["log1p", "binary", "lognorm"]
 LOGNORM_TARGET = 1e4
@@ -70,10 +70,13 @@ def input_means(cells: CellCollection, rows: NDArray[np.int64], transform: Trans
 
 
 def encoder_layers(hidden: Sequence[int], dropout: float, draws: Draws) -> nn.Sequential:
-    """Everything between the first layer and the heads."""
-    layers: list[nn.Module] = [nn.ReLU(), Dropout(dropout, draws)]
+    """Everything between the first layer and the heads.
+
+    Weights are saved under the places of their layers, where ReLU and dropout had one each.
+    """
+    layers: list[nn.Module] = [ReluDropout(dropout, draws), nn.Identity()]
     for n_in, n_out in pairwise(hidden):
-        layers += [nn.Linear(n_in, n_out), nn.ReLU(), Dropout(dropout, draws)]
+        layers += [nn.Linear(n_in, n_out), ReluDropout(dropout, draws), nn.Identity()]
     return nn.Sequential(*layers)
 
 
