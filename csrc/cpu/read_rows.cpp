@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -21,47 +22,76 @@ constexpr double kMaxCount = 16777216;
 
 template <typename I>
 KN_INLINE int take_indices(const I* in, int64_t n, int64_t genes, int32_t* out) {
-  int bad = in[0] < 0 || static_cast<int64_t>(in[n - 1]) >= genes;
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<int32_t>(in[i]);
-  for (int64_t i = 1; i < n; ++i) bad |= in[i] <= in[i - 1];
-  return bad ? kStoredOrder : 0;
+  const bool bad = in[0] < 0 || static_cast<int64_t>(in[n - 1]) >= genes;
+  I unordered = 0;  // as wide as what is compared
+  out[0] = static_cast<int32_t>(in[0]);
+  for (int64_t i = 1; i < n; ++i) {
+    out[i] = static_cast<int32_t>(in[i]);
+    unordered |= in[i] <= in[i - 1];
+  }
+  return bad || unordered ? kStoredOrder : 0;
 }
 
-// Flags of one value, as masks that the compiler vectorises.
+// What is wrong with the values of a row that are not all counts.
 template <typename V>
-KN_INLINE void look(V v, int& zero, int& amount, int& count) {
-  zero |= v == 0;
+KN_INLINE int faults_of(const V* in, int64_t n) {
+  int found = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const V v = in[i];
+    bool amount = false, count = false;
+    if constexpr (std::is_floating_point_v<V>) {
+      amount = !(v >= 0) || !(v <= std::numeric_limits<V>::max());
+      count = !(v <= static_cast<V>(kMaxCount)) || std::floor(v) != v;
+    } else {
+      if constexpr (std::is_signed_v<V>) amount = v < 0;
+      if constexpr (sizeof(V) >= 4) count = v > static_cast<V>(kMaxCount);
+    }
+    found |= (v == 0 ? kStoredZero : 0) | (amount ? kStoredAmount : 0) |
+             (amount || count ? kStoredCount : 0);
+  }
+  return found;
+}
+
+// Whether all are counts from 1 to 2²⁴, in the type's own width so that compilers vectorise it.
+template <typename V>
+KN_INLINE bool are_counts(const V* in, int64_t n) {
   if constexpr (std::is_floating_point_v<V>) {
-    amount |= !(v >= 0) | !(v <= std::numeric_limits<V>::max());
-    count |= !(v <= static_cast<V>(kMaxCount)) | (std::floor(v) != v);
+    using Integer = std::conditional_t<sizeof(V) == 8, int64_t, int32_t>;
+    Integer bad = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const V inside = in[i] > 0 && in[i] <= static_cast<V>(kMaxCount) ? in[i] : V(0.5);
+      bad |= static_cast<V>(static_cast<Integer>(inside)) != inside;
+    }
+    return bad == 0;
   } else {
-    if constexpr (std::is_signed_v<V>) amount |= v < 0;
-    if constexpr (sizeof(V) >= 4) count |= v > static_cast<V>(kMaxCount);
+    V most = 0, least = 1;
+    for (int64_t i = 0; i < n; ++i) {
+      most = std::max(most, in[i]);
+      least = std::min(least, in[i]);
+    }
+    if constexpr (sizeof(V) >= 4)
+      if (most > static_cast<V>(kMaxCount)) return false;
+    return least > 0;
   }
 }
 
 template <typename V>
 KN_INLINE int take_values(const V* in, int64_t n, float* out, float* total) {
-  int zero = 0, amount = 0, count = 0;
   double sums[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes)
     for (int j = 0; j < kLanes; ++j) {
-      const V v = in[i + j];
-      look(v, zero, amount, count);
-      out[i + j] = static_cast<float>(v);
+      out[i + j] = static_cast<float>(in[i + j]);
       sums[j] += static_cast<double>(out[i + j]);
     }
   double sum = 0;
   for (; i < n; ++i) {
-    look(in[i], zero, amount, count);
     out[i] = static_cast<float>(in[i]);
     sum += static_cast<double>(out[i]);
   }
   for (double part : sums) sum += part;
   *total = static_cast<float>(sum);
-  return (zero ? kStoredZero : 0) | (amount ? kStoredAmount : 0) |
-         (amount | count ? kStoredCount : 0);
+  return are_counts(in, n) ? 0 : faults_of(in, n);
 }
 
 template <typename I, typename V>
