@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--case", choices=[*CASES], help="one case alone")
     parser.add_argument("--rank-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.rank_of is not None:
@@ -135,6 +136,8 @@ def main() -> None:
     if args.record and machine.load_average() > machine.QUIET_LOAD:
         sys.exit(f"the load is {machine.load_average():.1f}: record on a quiet machine")
     for name, case in CASES.items():
+        if args.case not in (None, name):
+            continue
         sizes = {**case, **{k: v for k, v in SMOKE.items() if k in case}} if args.smoke else case
         found = measure(name, sizes, 1 if args.smoke else args.rounds)
         speed = found["cells_per_second"]

@@ -90,6 +90,8 @@ def print_selection(result: SelectionResult) -> None:
             print(f"           {name:<{longest}}" + "".join(f"{cell:>{width}}" for cell in cells))
         labelled = int(result.model.cells.labels[task].labelled[result.model.split.test].sum())
         said = certainty(of_split, labelled) if over is None else over.verdict(task)
+        if task in result.over_groups:
+            said = f"{said} {result.over_groups[task].sentence()}".strip()
         if said:
             print(textwrap.fill(said, 96, initial_indent=" " * 11, subsequent_indent=" " * 11))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from kernomics.evaluation.panels.comparison import (
     compare_over_splits,
     score_panels,
 )
+from kernomics.evaluation.panels.donors import OverGroups, over_groups
 from kernomics.metrics.panel_score import MethodScore, shared_ranks
 from kernomics.models import YOTO
 from kernomics.models.base import draw_weights
@@ -58,6 +59,7 @@ class SelectionResult:
     stability: Stability | None = None
     curve: PanelCurve | None = None
     comparison: SplitComparison | None = None
+    over_groups: Mapping[str, OverGroups] = field(default_factory=dict)  # by label
 
 
 def run_selection(
@@ -119,7 +121,9 @@ def run_selection(
         found = [*unscored, *model.warnings, *further.warnings]
         if comparison is not None:
             found += comparison.warnings
+        groups = over_groups(model)
         results = _results(model, scores, seconds, found)
+        results["over_groups"] = {task: of.to_dict() for task, of in groups.items()}
         if comparison is not None:
             results["splits"] = comparison.to_dict()
         write_json(run.results, {**results, **further.to_dict()})
@@ -128,7 +132,7 @@ def run_selection(
             shown = report_data(
                 model, scores, dataset, seconds, [*notes, *found], run.config,
                 everywhere=everywhere, comparison=comparison, stability=further.stability,
-                curve=further.curve,
+                curve=further.curve, over_groups=groups,
             )  # fmt: skip
         with stage("the report: figures", progress):
             write_plots(run.plots, shown)
@@ -136,7 +140,7 @@ def run_selection(
         return SelectionResult(
             model, scores, found, seconds, run.report,
             [gene for gene, is_so in zip(model.genes, everywhere, strict=True) if is_so],
-            further.stability, further.curve, comparison,
+            further.stability, further.curve, comparison, groups,
         )  # fmt: skip
 
 

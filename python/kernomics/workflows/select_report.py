@@ -29,6 +29,7 @@ from kernomics.evaluation.panels import (
     redundancy,
 )
 from kernomics.evaluation.panels.comparison import SplitComparison, certainty
+from kernomics.evaluation.panels.donors import OverGroups
 from kernomics.metrics.expression import detected_everywhere
 from kernomics.models import YOTO
 from kernomics.report import MethodScore, ReportData, SplitReport, TaskReport
@@ -48,12 +49,14 @@ def report_data(
     comparison: SplitComparison | None = None,
     stability: Stability | None = None,
     curve: PanelCurve | None = None,
+    over_groups: Mapping[str, OverGroups] | None = None,
 ) -> ReportData:
     """Gather what the report shows.
 
     `scores`, `seconds` and `notes` are those of the run, `everywhere` is what
-    `in_nearly_every_cell` found; `comparison`, `stability` and `curve` are
-    what was asked for. The map, the contributions and the redundancy are worked out here.
+    `in_nearly_every_cell` found, `over_groups` what a split by groups tells; `comparison`,
+    `stability` and `curve` are what was asked for. The map, the contributions and the redundancy
+    are worked out here.
     """
     cells, split = model.cells, model.split
     panel_counts = counts_of(cells.with_genes(model.genes, 1.0), np.arange(cells.n_cells))
@@ -89,7 +92,13 @@ def report_data(
                 classes=task.classes,
                 class_cells=np.array(list(labels.counts().values())) if task.classes else None,
                 confusion=confusion,
-                **_over_splits(comparison, task.name, scores.get(task.name, ()), parts[2]),
+                **_over_splits(
+                    comparison,
+                    task.name,
+                    scores.get(task.name, ()),
+                    parts[2],
+                    (over_groups or {}).get(task.name),
+                ),
             )
         )
     ranking = model.ranking.loc[model.genes]
@@ -153,11 +162,16 @@ def in_nearly_every_cell(model: YOTO) -> NDArray[np.bool_]:
 
 
 def _over_splits(
-    comparison: SplitComparison | None, task: str, scores: Sequence[MethodScore], n_test: int
+    comparison: SplitComparison | None,
+    task: str,
+    scores: Sequence[MethodScore],
+    n_test: int,
+    groups: OverGroups | None,
 ) -> dict[str, Any]:
     """Return what several splits say of a task, or what one cannot."""
     if comparison is None:
-        return {"verdict": certainty(scores, n_test)}
+        said = certainty(scores, n_test)
+        return {"verdict": said if groups is None else f"{said} {groups.sentence()}"}
     return {
         "over_splits": comparison.scores(task),
         "n_splits": comparison.n_splits,
