@@ -29,6 +29,7 @@ from kernomics.models.yoto.module import YOTOModule
 from kernomics.models.yoto.options import YOTOOptions
 from kernomics.models.yoto.panel import Panel
 from kernomics.models.yoto.panel_loader import PanelLoader
+from kernomics.models.yoto.start_rankings import require_rankable
 from kernomics.models.yoto.starts import Starts, planned, require_judged
 from kernomics.models.yoto.warm_start import PanelSource
 from kernomics.train import History, override
@@ -311,6 +312,9 @@ class YOTO:
         return self
 
     def _begin(self) -> YOTOModule:
+        require_rankable(
+            self.config.start_rankings, self.cells, self.split.train, self.tasks
+        )
         self.module = self._module()  # which a training that is interrupted leaves there
         making.add_starts(self, self.module)
         return self.module
