@@ -65,10 +65,10 @@ def marker_strengths(
     with one other cell, have none. A gene that all cells of a class have alike, and no other cell
     has, has a very large t; one that all cells have alike marks nothing.
     """
-    truths = [
-        values if task.classes else _standardised(values)
-        for task, values in ((task, cells.labels[task.name].values[rows]) for task in tasks)
-    ]
+    truths: list[NDArray[Any]] = []
+    for task in tasks:
+        values = cells.labels[task.name].values[rows]
+        truths.append(values if task.classes else _standardised(values))
     found = [ClassSums(len(task.classes) or 2, cells.n_genes) for task in tasks]
     for part in parts(len(rows), CELLS_AT_A_TIME):
         batch = cells.batch(rows[part])
@@ -99,7 +99,7 @@ def _standardised(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     known = wide[~np.isnan(wide)]
     if not known.size or np.ptp(known) == 0:
         return wide * 0
-    return (wide - known.mean()) / known.std()
+    return np.asarray((wide - known.mean()) / known.std())
 
 
 def _of_number(sums: ClassSums) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

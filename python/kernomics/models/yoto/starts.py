@@ -268,7 +268,9 @@ def _mean_of_defined(
     share = np.where(np.isnan(values), 0.0, each[:, None])
     total = share.sum(axis=0)
     sums = (share * np.nan_to_num(values)).sum(axis=0)
-    return np.divide(sums, total, out=np.full(len(total), math.nan), where=total > 0)
+    mean: NDArray[np.float64] = np.full(len(total), math.nan)
+    np.divide(sums, total, out=mean, where=total > 0)
+    return mean
 
 
 def _resampled(task: Task, truth: NDArray[Any], guess: NDArray[Any]) -> NDArray[np.float64]:
