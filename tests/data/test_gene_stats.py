@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from kernomics.data import Cells
+from kernomics.data.cell_digest import CellDigest
+from kernomics.data.csr import Rows
 from kernomics.data.gene_stats import ClassSums
 from kernomics.errors import DataError
 
@@ -82,3 +84,20 @@ def test_cells_made_by_hand_write_nowhere_else(changes, match):
     assert not sums.n_cells.any()
     sums.add(whole, np.zeros(1, np.int64))
     assert sums.total.tolist() == [[1, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        (Rows(np.array([0, 2]), np.array([0, 3]), np.ones(2)), "1 of its 2 entries name genes"),
+        (Rows(np.array([0, 2]), np.array([-1, 2]), np.ones(2)), "first -1"),
+        (Rows(np.array([0, 2]), np.array([0, 2**32 + 1]), np.ones(2)), "first 4294967297"),
+        (Rows(np.array([0, 3]), np.array([0, 2]), np.ones(2)), "and 2 are stored"),
+        (Rows(np.array([0, 2]), np.array([0, 2]), np.ones(1)), "and 1 are stored"),
+    ],
+)
+def test_the_digest_of_rows_reads_nothing_else(rows, match):
+    digest = CellDigest(["a", "b", "c"])
+    with pytest.raises(DataError, match=match):
+        digest.add(rows, ["cell"])
+    assert digest.n_cells == 0

@@ -1,5 +1,7 @@
 """Cells of several data sets with different genes: a gene that one did not measure is no 0."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from kernomics.data import CellCollection, concat
 from kernomics.errors import DataError
 from kernomics.evaluation.panels import evaluate_panel
 from kernomics.models import YOTO, Panel
+from kernomics.workflows.run_cells import CONFIG, SPLIT, run_cells
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::kernomics.models.yoto.diagnostics.TrainingWarning",  # few steps
@@ -86,3 +89,13 @@ def test_a_list_of_genes_is_judged_on_those_that_every_data_set_has(joined):
         evaluate_panel(joined, genes, split, n_random=0)
     found = evaluate_panel(joined, genes, split, n_random=3, allow_missing=True)
     assert found.missing == ["gene_50"]
+
+
+def test_cells_of_a_run_are_known_again(joined, tmp_path):
+    model = YOTO(joined, n_genes=6).train(1, progress=False)
+    (tmp_path / SPLIT).write_text(json.dumps(model.split.to_dict()))
+    said = {"config": {"data_sha256": model.cells.fingerprint}}
+    (tmp_path / CONFIG).write_text(json.dumps(said))
+    assert run_cells(tmp_path, model.panel, joined).said == "these cells are the run's"
+    other = joined.with_genes(joined.genes[::-1].tolist(), 1.0)
+    assert run_cells(tmp_path, model.panel, other).split is None
