@@ -155,3 +155,14 @@ def test_room_beyond_the_last_entry_is_no_entry():
     csr = sparse.csr_matrix(np.array([[1, 0, 2], [0, 3, 0]], np.float32))
     csr.data, csr.indices = np.append(csr.data, [9, 9]), np.append(csr.indices, [0, 1])
     assert Cells.from_scipy(csr).dense().tolist() == [[1, 0, 2], [0, 3, 0]]
+
+
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_from_scipy_shares_nothing_with_a_matrix_that_needs_no_change(index):
+    matrix = sparse.csr_matrix(DENSE)
+    matrix.indices, matrix.indptr = matrix.indices.astype(index), matrix.indptr.astype(index)
+    made = Cells.from_scipy(matrix)
+    matrix.data[:], matrix.indices[:], matrix.indptr[:] = 9, 0, 0
+    assert torch.equal(made.dense(), torch.from_numpy(DENSE))
+    made.values.zero_()
+    assert (matrix.data == 9).all()

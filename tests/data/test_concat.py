@@ -6,7 +6,10 @@ from anndata import AnnData
 from scipy import sparse
 
 from kernomics.data import CellCollection, concat
+from kernomics.data.gene_columns import find_genes, measured_everywhere
+from kernomics.data.subset import select_cells
 from kernomics.errors import DataError
+from kernomics.ops import ObservedGenes
 
 
 def cells(counts, genes, names, **obs):
@@ -142,3 +145,34 @@ def test_a_set_with_genes_it_never_measured_keeps_them_unobserved():
     both = concat({"view": view, "second": collection(B)})
     assert list(both.genes) == ["A", "B", "U", "D"]
     assert measured(both) == [[1, 1, 0, 0]] * 2 + [[0, 1, 0, 1]] * 3
+
+
+@pytest.mark.parametrize(
+    ("ids", "match"),
+    [
+        ([0, -1, 0, 0, 0], "1 of 5 cells, first -1 of cell 'first:y': there are 2"),
+        ([0, 0, 0, 2, 2], "2 of 5 cells, first 2 of cell 'second:v'"),
+        ([0, 1], r"shape \(2,\) for 5 cells"),
+        ([0] * 6, r"shape \(6,\) for 5 cells"),
+        ([0.5] * 5, "integers are needed"),
+    ],
+)
+def test_panels_of_cells_that_there_are_not_are_refused(joined, ids, match):
+    panels = ObservedGenes.from_lists([[0, 1, 2], [1, 3]], 4)
+    with pytest.raises(DataError, match=match):
+        joined.with_observed(panels, np.array(ids))
+    with pytest.raises(DataError, match="of 5 genes, and the collection has 4"):
+        joined.with_observed(ObservedGenes.from_lists([[0, 1]], 5), np.zeros(5, np.int32))
+    found = joined.with_observed(panels, np.array([0, 0, 1, 1, 1])).batch(range(5))
+    assert found.observed.panel_id.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_genes_that_every_data_set_has_measured(joined):
+    assert measured_everywhere(joined).tolist() == [False, True, False, False]
+    assert measured_everywhere(joined.with_genes(["B", "D"], 1.0)).tolist() == [True, False]
+    assert measured_everywhere(select_cells(joined, [0, 1])).tolist() == [True, True, True, False]
+    assert measured_everywhere(collection(A)).all()
+    assert find_genes(["B"], joined) == (["B"], [])
+    assert find_genes(["B", "D"], joined, allow_missing=True) == (["B"], ["D"])
+    with pytest.raises(DataError, match=r"1 of 2 genes .*'D' \(not measured in every data set\)"):
+        find_genes(["B", "D"], joined)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
 from kernomics.data import Cells
+from kernomics.data.cell_digest import CellDigest
+from kernomics.data.csr import Rows
 from kernomics.data.gene_stats import ClassSums
+from kernomics.errors import DataError
 
 
 @given(
@@ -52,3 +58,46 @@ def test_classes_must_fit(classes):
     batch = Cells.from_scipy(sparse.csr_matrix(np.eye(3)))
     with pytest.raises(ValueError, match="do not fit"):
         ClassSums(2, 3).add(batch, np.array(classes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"indices": torch.tensor([0, 3], dtype=torch.int32)}, "1 of its 2 entries name genes"),
+        ({"indices": torch.tensor([-1, 2], dtype=torch.int32)}, "first -1"),
+        ({"indices": torch.tensor([0, 2**32 + 1])}, "first 4294967297"),  # 1 in 32 bits
+        ({"indptr": torch.tensor([0, 3])}, "its rows end at entry 3, and 2 are stored"),
+        ({"indptr": torch.tensor([2, 0])}, "begins at entry 2"),
+        ({"indptr": torch.tensor([0, 1, 2])}, "3 pointers do not fit 1"),
+        ({"values": torch.ones(1)}, "and 1 are stored"),
+    ],
+)
+def test_cells_made_by_hand_write_nowhere_else(changes, match):
+    whole = Cells(
+        torch.tensor([0, 2]), torch.tensor([0, 2], dtype=torch.int32), torch.ones(2), 3,
+        torch.tensor([0]),
+    )  # fmt: skip
+    sums = ClassSums(1, 3)
+    with pytest.raises(DataError, match=match):
+        sums.add(replace(whole, **changes), np.zeros(1, np.int64))
+    assert not sums.total.any()
+    assert not sums.n_cells.any()
+    sums.add(whole, np.zeros(1, np.int64))
+    assert sums.total.tolist() == [[1, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        (Rows(np.array([0, 2]), np.array([0, 3]), np.ones(2)), "1 of its 2 entries name genes"),
+        (Rows(np.array([0, 2]), np.array([-1, 2]), np.ones(2)), "first -1"),
+        (Rows(np.array([0, 2]), np.array([0, 2**32 + 1]), np.ones(2)), "first 4294967297"),
+        (Rows(np.array([0, 3]), np.array([0, 2]), np.ones(2)), "and 2 are stored"),
+        (Rows(np.array([0, 2]), np.array([0, 2]), np.ones(1)), "and 1 are stored"),
+    ],
+)
+def test_the_digest_of_rows_reads_nothing_else(rows, match):
+    digest = CellDigest(["a", "b", "c"])
+    with pytest.raises(DataError, match=match):
+        digest.add(rows, ["cell"])
+    assert digest.n_cells == 0

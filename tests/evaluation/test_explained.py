@@ -85,3 +85,12 @@ def test_where_nothing_can_be_compared(adata, model):
     cells = CellCollection.from_anndata(empty, empty_cells="keep")
     split = make_split(300, how="random", fractions=(0.5, 0.5, 0.0))
     assert explained_counts(model.trained, cells, split) is None
+
+
+def test_deviance_of_fractions_is_poissons():
+    metrics = pytest.importorskip("sklearn.metrics")
+    counts, means = np.array([[0.3, 0.01, 1.5, 2, 0]]), np.array([[0.5, 0.2, 1, 1, 0.1]])
+    expected = [
+        metrics.mean_poisson_deviance([c], [m]) for c, m in zip(counts[0], means[0], strict=True)
+    ]
+    np.testing.assert_allclose(module._deviance(counts, means)[0], expected, rtol=1e-12)

@@ -246,6 +246,14 @@ def test_only_the_rows_that_a_step_updates_are_sent() -> None:
     assert unused.grad is None
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_parameters_too_narrow_for_counts_and_digests_are_refused(kind: torch.dtype) -> None:
+    one = torch.nn.Parameter(torch.zeros(2, dtype=kind))
+    with pytest.raises(ConfigError, match="add up gradients in float32 or float64"):
+        Gradients([one], [True], {})
+    Gradients([one], [False], {})  # nothing of it is sent
+
+
 def test_a_sparse_gradient_is_sent_by_its_rows_and_stays_sparse() -> None:
     table, rows = torch.nn.Parameter(torch.zeros(1000, 2)), torch.tensor([17, 5])
     gradients = Gradients(

@@ -9,8 +9,10 @@ import time
 from typing import Any
 
 import pytest
+import torch
 
 from kernomics.errors import TrainingError
+from kernomics.train import shared_work
 from kernomics.train.distributed import Alone
 from kernomics.train.shared_work import CELLS_OF_A_PIECE, Crew, pieces
 
@@ -96,3 +98,11 @@ def test_an_error_in_what_all_are_at_is_told_though_it_may_be_caught() -> None:
     with crew.at_work(), contextlib.suppress(ValueError), crew.asking("help"):
         raise error
     assert first.why == [error]
+
+
+def test_tensors_that_lie_in_another_order_arrive_as_they_are(monkeypatch: Any) -> None:
+    monkeypatch.setattr(shared_work, "_round", lambda one, own: iter([own]))
+    given = torch.arange(12.0).reshape(3, 4).t()
+    (found,) = shared_work.in_order(Alone(), [0], lambda _: {"a": given, "b": given[1:]})
+    assert torch.equal(found["a"], given)
+    assert torch.equal(found["b"], given[1:])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from kernomics.data.csr import Rows
+from kernomics.data.csr import Rows, require_inside, require_pointers
 from kernomics.data.rng import Stream, draws_of_names
 from kernomics.ops._native import cpu
 
@@ -35,7 +35,15 @@ class CellDigest:
         self.n_cells, self.total = 0, 0
 
     def words(self, rows: Rows, names: Iterable[object]) -> Words:
-        """Return the word of each cell, uint64 [n]; the rows are canonical."""
+        """Return the word of each cell, uint64 [n]; the rows are canonical.
+
+        Raises
+        ------
+        DataError
+            If they name genes or entries that there are not.
+        """
+        require_pointers(rows.indptr, rows.indices.size, rows.values.size, len(rows), "the batch")
+        require_inside(rows.indices, self.genes.size, "the batch", "genes")
         indptr = np.ascontiguousarray(rows.indptr, np.int64)
         indices = np.ascontiguousarray(rows.indices, np.int32)
         values = np.ascontiguousarray(rows.values, np.float32)

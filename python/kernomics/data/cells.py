@@ -127,6 +127,10 @@ class Cells:
             raw = dense_rows(matrix)
         n_cells, n_genes = matrix.shape
         rows = canonical(raw, n_genes)
+        rows = replace(
+            rows,
+            indptr=rows.indptr.copy(), indices=rows.indices.copy(), values=rows.values.copy(),
+        )  # fmt: skip
         ids = np.arange(n_cells) if cell_ids is None else columns_of("cell_ids", cell_ids)
         totals = rows.totals() if library is None else numbers_of("library", library)
         columns = {"cell_ids": ids, "library": totals, **(labels or {})}

@@ -371,7 +371,32 @@ class CellCollection:
             The sets of genes.
         panel_of_cell
             int32 [n_cells], the set of each cell.
+
+        Raises
+        ------
+        DataError
+            If they are not of these genes and cells.
         """
+        if panels.n_genes != self.n_genes:
+            raise DataError(
+                f"the panels are of {panels.n_genes:,} genes, and the collection has "
+                f"{self.n_genes:,}"
+            )
+        given = columns_of("panel_of_cell", panel_of_cell)
+        if given.shape != (self.n_cells,):
+            raise DataError(
+                f"panel_of_cell has shape {given.shape} for {self.n_cells:,} cells: one number for "
+                "each is needed"
+            )
+        n_panels = len(panels.mask)
+        wrong = np.flatnonzero((given < 0) | (given >= n_panels))
+        if wrong.size:
+            raise DataError(
+                f"panel_of_cell names panels that there are not for {wrong.size:,} of "
+                f"{self.n_cells:,} cells, first {int(given[wrong[0]]):,} of cell "
+                f"{self.cell_names[wrong[0]]!r}: there are {n_panels:,}, counted from 0"
+            )
+        panel_of_cell = given.astype(np.int32)
         return self._copy(_observed=panels, _panel_of_cell=panel_of_cell)
 
     @property

@@ -20,10 +20,23 @@ from kernomics.errors import DataError
 NAMES_SHOWN = 5
 
 
+def measured_everywhere(cells: CellCollection) -> NDArray[np.bool_]:
+    """Tell which genes every data set of some cells has measured, bool [G].
+
+    A count of 0 says nothing of a cell where the gene was not looked for.
+    """
+    if cells.observed is None or cells.panel_of_cell is None:
+        return np.ones(cells.n_genes, bool)
+    return np.asarray(cells.observed.mask.numpy()[np.unique(cells.panel_of_cell)].all(axis=0))
+
+
 def find_genes(
     genes: str | Sequence[str], cells: CellCollection, *, allow_missing: bool = False
 ) -> tuple[list[str], list[str]]:
-    """Look a list of genes up by exact name: those that the cells have, and the others."""
+    """Look a list of genes up by exact name: those that the cells have, and the others.
+
+    A gene that not every data set of the cells has measured is one of the others.
+    """
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     if not names:
         raise DataError("the list of genes is empty; name at least one")
@@ -33,7 +46,7 @@ def find_genes(
             f"{len(repeated)} of {len(names)} genes in the list repeat an earlier one, first "
             f"{repeated[0]!r}; name each gene once"
         )
-    there = set(cells.genes.tolist())
+    there = set(cells.genes[measured_everywhere(cells)].tolist())
     missing = [name for name in names if name not in there]
     found = [name for name in names if name in there]
     if missing and not (allow_missing and found):
@@ -56,7 +69,12 @@ def describe_missing(
         listed = ", ".join(repr(name) for name in missing[:NAMES_SHOWN])
         return f"{listed}{_more(missing)}{id_mismatch('the list has', missing, known, var)}"
     by_upper = {str(name).upper(): str(name) for name in known}
-    said = [f"{name!r} ({_nearest(name, by_upper)})" for name in missing[:NAMES_SHOWN]]
+    here = set(by_upper.values())
+    notes = [
+        "not measured in every data set" if name in here else _nearest(name, by_upper)
+        for name in missing[:NAMES_SHOWN]
+    ]
+    said = [f"{name!r} ({note})" for name, note in zip(missing, notes, strict=False)]
     return ", ".join(said) + _more(missing)
 
 

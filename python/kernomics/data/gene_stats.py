@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernomics.data.cells import Cells
+from kernomics.data.csr import require_inside, require_pointers
 from kernomics.ops._native import cpu
 
 if TYPE_CHECKING:
@@ -86,18 +87,27 @@ class ClassSums:
             x is log(1 + count) instead.
         weights
             A number w for each cell, float64 [B]; 1 by default.
+
+        Raises
+        ------
+        DataError
+            If the cells, made by hand, name genes or entries that they do not have: the sweep
+            would write outside of the sums.
         """
         n_classes, n_genes, _ = self._sums.shape
         classes = np.ascontiguousarray(classes, np.int64)
-        parts = [
-            np.ascontiguousarray(part.numpy(), dtype)
-            for part, dtype in (
-                (cells.indptr, np.int64), (cells.indices, np.int32), (cells.values, np.float32)
-            )
-        ]  # fmt: skip
         fits = cells.n_genes == n_genes and classes.shape == (len(cells),)
         if not fits or classes.max(initial=-1) >= n_classes:
             raise ValueError("the classes do not fit the cells, or the cells the sums")
+        indptr, indices = cells.indptr.numpy(), cells.indices.numpy()
+        require_pointers(indptr, indices.size, cells.values.numel(), len(cells), "the batch")
+        require_inside(indices, n_genes, "the batch", "genes")
+        parts = [
+            np.ascontiguousarray(part, dtype)
+            for part, dtype in (
+                (indptr, np.int64), (indices, np.int32), (cells.values.numpy(), np.float32)
+            )
+        ]  # fmt: skip
         if weights is not None:
             weights = np.ascontiguousarray(np.broadcast_to(weights, classes.shape), np.float64)
         self.n_cells += np.bincount(classes[classes >= 0], minlength=n_classes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kernomics._arguments import checked
+from kernomics._arguments import checked, require_least
 from kernomics._optional import require_extra
 from kernomics.data import CellCollection, Split
 from kernomics.data.expression import as_csr, log_expression
@@ -100,6 +100,7 @@ def explained_counts(
         None where there is nothing to compare: fewer than 20 cells on either side, no gene that
         enough of them express, or several data sets with different genes.
     """
+    require_least(0, seed=seed)
     view = cells.with_genes(encoder.genes, 1.0)
     rng = np.random.default_rng(seed)
     train, held_out = (
@@ -155,8 +156,8 @@ def _library(sizes: object) -> NDArray[np.float64]:
 
 
 def _deviance(counts: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return d(c, μ) = 2 (c log(c/μ) − c + μ)."""
-    logs = np.where(counts > 0, counts * np.log(np.maximum(counts, 1) / means), 0.0)
+    """Return d(c, μ) = 2 (c log(c/μ) − c + μ), of counts that may be fractions."""
+    logs = counts * np.log(np.where(counts > 0, counts, 1) / means)
     return 2 * (logs - counts + means)
 
 

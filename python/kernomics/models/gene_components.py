@@ -15,6 +15,8 @@ from kernomics.data.rng import Stream, permutation, philox
 
 MOST_CELLS = 20_000
 """Cells that the components are of; more would not move the leading ones."""
+ROUNDING = 1e-12
+"""Share of a mean's square below which a variance is rounding error."""
 RIDGE = 1e-3
 """Of the map to what a model has learnt, as a share of the mean variance of what is mapped."""
 
@@ -27,7 +29,8 @@ def gene_components(
     X = U·S·Vᵀ, of log expression centred by gene; a gene that a cell's data set lacks is at its
     mean. The result is V·√S, of mean square 1 over all its entries: with it two genes'
     inner product is about their covariance's square root, so that a gene's neighbours are those
-    that vary with it, and a gene that does not vary is near 0.
+    that vary with it, and a gene that does not vary is near 0. Beyond the components that there
+    are, and where no gene varies, places are random.
     """
     if len(rows) > MOST_CELLS:
         chosen = permutation(len(rows), seed, Stream.COMPONENTS)[:MOST_CELLS]
@@ -35,7 +38,7 @@ def gene_components(
     batch = cells.batch(rows)
     x = log_expression(batch, dtype=np.float64)
     panels, panel_of_cell = gene_panels(batch)
-    mean, _ = gene_moments([(batch, x)])
+    mean, variance = gene_moments([(batch, x)])
     centre = panels * mean  # [P, G]
     of_panel = sparse.csr_matrix(
         (np.ones(len(rows)), (panel_of_cell, np.arange(len(rows)))), shape=(len(panels), len(rows))
@@ -50,7 +53,8 @@ def gene_components(
     random = np.random.Generator(philox(seed, Stream.COMPONENTS, 1))
     found = random.standard_normal((cells.n_genes, n_components))
     possible = min(n_components, min(x.shape) - 1)
-    if possible > 0:
+    varies = variance.sum() > ROUNDING * np.square(mean).sum()  # else there is no component
+    if possible > 0 and varies:
         operator = LinearOperator(x.shape, matvec=forth, rmatvec=back, dtype=np.float64)
         first = random.standard_normal(min(x.shape))
         _, s, vt = svds(operator, k=possible, v0=first)

@@ -80,6 +80,7 @@ class Task:
             raise DataError(f"among the training cells, {error}; or change the split") from None
         known = part.values[part.labelled]
         if labels.kind == "continuous":
+            known = known.astype(np.float64)  # large numbers that differ little
             sd = float(known.std())
             return cls(labels.name, "continuous", weight=weight, mean=float(known.mean()), sd=sd)
         weights: tuple[float, ...] = ()

@@ -27,6 +27,12 @@ class Gradients:
                 f"the parameters are of {len(kinds)} kinds, {', '.join(map(str, kinds))}: several "
                 "ranks train parameters of one kind"
             )
+        narrow = kinds - {torch.float32, torch.float64}
+        if narrow:  # which would round the counts and digests that go with the gradients
+            raise ConfigError(
+                f"the parameters are {narrow.pop()}: several ranks add up gradients in float32 or "
+                "float64; keep the parameters in float32 and set precision='bf16'"
+            )
 
     def pack(self, numbers: Sequence[float]) -> Tensor:
         """Return the numbers and then the gradients, zeros where there is none."""

@@ -135,7 +135,8 @@ def in_order(
         if start + one.rank < len(items):
             found = compute(items[start + one.rank])
             # Each in memory of its own, as the format wants it.
-            data = save({name: tensor.detach().cpu().clone() for name, tensor in found.items()})
+            whole = torch.contiguous_format
+            data = save({n: t.detach().cpu().clone(memory_format=whole) for n, t in found.items()})
             own = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         for received in _round(one, own):
             if received is not None:

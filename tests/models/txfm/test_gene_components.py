@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from anndata import AnnData
+from scipy import sparse
 
 from kernomics import datasets
 from kernomics.data import CellCollection, concat
@@ -110,3 +112,21 @@ def test_the_vocabulary_may_be_the_most_variable_genes(cells):
         TxFM(cells, "XS", n_genes=1, **TINY)
     with pytest.raises(ConfigError, match="gene_start is 'pca'"):
         TxFM(cells, "XS", gene_start="pca", **TINY)
+
+
+@pytest.mark.parametrize("counts", [np.ones((40, 6)), 7 * np.ones((40, 6))])
+def test_genes_that_do_not_vary_start_at_random(counts):
+    adata = AnnData(sparse.csr_matrix(counts.astype(np.float32)))
+    cells = CellCollection.from_anndata(adata)
+    found = gene_components(cells, np.arange(40), 4, seed=0)
+    assert found.isfinite().all()
+    assert 0.5 < found.std() < 2
+    assert not found.equal(gene_components(cells, np.arange(40), 4, seed=1))
+    model = TxFM(cells, "XXS", d_model=8, n_heads=2, decoder_layers=0).train(1, progress=False)
+    assert np.isfinite(model.get_latent_representation(cells)).all()
+
+
+def test_cells_without_counts_have_random_components():
+    adata = AnnData(sparse.csr_matrix((5, 6), dtype=np.float32))
+    cells = CellCollection.from_anndata(adata, empty_cells="keep")
+    assert gene_components(cells, np.arange(5), 3, seed=0).isfinite().all()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from anndata import AnnData
 from scipy import sparse
 
 from kernomics import datasets
@@ -213,3 +214,8 @@ def test_the_sizes_own_tokens_leave_genes_to_mask(adata):
     assert TxFM(adata, "XS").config.n_tokens == 30  # half of 60, in place of the size's own
     with pytest.raises(ConfigError, match="none would be masked"):
         TxFM(adata, "XS", n_tokens=60)
+
+
+def test_a_single_gene_leaves_nothing_to_predict():
+    with pytest.raises(ConfigError, match="the vocabulary has 1 gene: a TxFM learns by predicting"):
+        TxFM(AnnData(sparse.csr_matrix(np.ones((80, 1), np.float32))), "XS")

@@ -110,3 +110,55 @@ def test_training_starts_from_the_prior_and_forced_genes_stay():
     expected = marker_scores(model.cells, model.split.train, model.tasks, 0.5)
     np.testing.assert_array_equal(module.selector.scores.detach().numpy(), expected)
     assert module.selector.bounded_scores[7] == np.inf
+
+
+@pytest.mark.parametrize("n_class", [2, 3, 7, 30])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 11, 50])
+def test_gene_of_one_count_in_all_cells_of_a_class_alone_is_its_best_marker(n_class, count):
+    # Its variances are 0, but for what the last bit of a mean square leaves.
+    rng = np.random.default_rng(n_class)
+    counts = rng.poisson(1.0, (n_class + 60, 6))
+    counts[:, 0], counts[:n_class, 0], counts[:, 1] = 0, count, 4
+    counts[:n_class, 2] += rng.poisson(5.0, n_class)
+    cells = collection(counts, ["a"] * n_class + ["b"] * 60)
+    rows = np.arange(cells.n_cells)
+    task = Task.from_labels(cells.labels["y"], rows, weight=1.0, class_weights=None)
+    ((_, strengths),) = marker_prior.marker_strengths(cells, rows, [task])
+    assert strengths[0].argmax() == 0
+    assert strengths[0, 0] == pytest.approx(-strengths[1, 0])
+    assert strengths[0, 0] == pytest.approx(1e6 * np.sqrt(n_class), rel=0.01)
+    assert np.abs(strengths[:, 1]).max() < 1e-3  # all cells have it alike
+
+
+def test_large_numbers_that_differ_little_are_followed_exactly():
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=400)
+    counts = rng.poisson(3.0, (400, 5))
+    counts[:, 1] = rng.poisson(np.exp(0.4 * size))
+    cells = collection(counts, 1e6 + size, "continuous")
+    rows = np.arange(400)
+    stored = cells.labels["y"].values.astype(np.float64)
+    task = Task.from_labels(cells.labels["y"], rows, weight=1.0, class_weights=None)
+    assert (task.mean, task.sd) == (
+        pytest.approx(stored.mean(), abs=1e-9),
+        pytest.approx(stored.std()),
+    )
+    ((_, found),) = marker_prior.marker_strengths(cells, rows, [task])
+    x = np.log1p(counts)
+    expected = [abs(np.corrcoef(gene, stored)[0, 1]) for gene in x.T]
+    np.testing.assert_allclose(found[0], expected, atol=1e-10)
+    # Of cells of which none has the number, or all one, nothing is followed.
+    task = Task("y", "continuous", mean=0.0, sd=1.0)
+    for few in (rows[:0], rows[:1]):
+        ((_, found),) = marker_prior.marker_strengths(cells, few, [task])
+        assert not found.any()
+
+
+def test_label_of_weight_0_moves_no_score():
+    adata = datasets.simulate(200, 40, 3, 4, seed=1)
+    adata.obs["half"] = np.arange(200) % 2 == adata.obs["cell_type"].cat.codes % 2
+    adata.obs["half"] = adata.obs["half"].map({True: "a", False: "b"})
+    alone = YOTO(adata, "cell_type", 4)._module().selector.scores
+    both = {w: YOTO(adata, ["cell_type", "half"], 4, task_weights={"half": w}) for w in (0.0, 1.0)}
+    assert both[0.0]._module().selector.scores.equal(alone)
+    assert not both[1.0]._module().selector.scores.equal(alone)

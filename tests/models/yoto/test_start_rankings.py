@@ -6,8 +6,10 @@ import torch
 from starts_example import K, assert_same, few_cells, stopped_and_resumed, trained
 
 from kernomics.baselines import de_panel, l1_panel, round_robin
+from kernomics.data import Split
 from kernomics.errors import ConfigError
 from kernomics.models import YOTO, YOTOConfig
+from kernomics.models.yoto import start_rankings
 from kernomics.models.yoto.warm_start import BONUS
 
 pytest.importorskip("scanpy", reason="differential expression is scanpy's")
@@ -95,3 +97,28 @@ def test_what_does_not_go_together_is_refused(adata):
         YOTO(adata, "cell_type", K, start_rankings=("l1",), start_from=["gene_1"])
     again = YOTOConfig(n_starts=2, start_rankings=["markers", "l1"])
     assert again.start_rankings == ("markers", "l1")
+
+
+@pytest.mark.filterwarnings("ignore:label 'lonely':UserWarning")
+def test_ranking_that_cannot_be_made_is_refused_before_the_training(adata, tmp_path):
+    cells = adata[:200].copy()
+    lonely = np.full(200, "most", dtype=object)
+    lonely[0] = "one"
+    cells.obs["lonely"] = lonely
+    split = Split(np.arange(150), np.arange(150, 175), np.arange(175, 200), "random", None, 0)
+    model = YOTO(cells, "lonely", K, split=split, n_starts=2, start_rankings=("markers", "de"))
+    with pytest.raises(ConfigError, match="'de', which compares classes of at least two"):
+        model.train(2, run_dir=tmp_path / "run", progress=False)
+    assert model.module is None
+
+
+@pytest.mark.filterwarnings("ignore:.*(too few|fewer than 5):UserWarning")
+def test_cells_without_a_label_are_not_drawn_for_its_ranking(adata, monkeypatch):
+    cells = adata.copy()
+    types = cells.obs["cell_type"].astype(object).to_numpy()
+    types[np.arange(300) % 10 != 0] = None
+    cells.obs["cell_type"] = types
+    model = YOTO(cells, "cell_type", K, n_starts=2, start_rankings=("markers", "l1"))
+    every = raised(model, 1)
+    monkeypatch.setattr(start_rankings, "MOST_CELLS", 40)  # as many as are labelled, or more
+    assert raised(model, 1) == every

@@ -13,6 +13,7 @@ from kernomics.errors import ConfigError
 from kernomics.metrics import evaluate_genes, macro_f1, r2
 from kernomics.metrics.panel_judge import predictions
 from kernomics.models import YOTO, Panel, YOTOConfig
+from kernomics.models.yoto.making import outputs_on
 from kernomics.models.yoto.schedule import Schedule, legs_of
 from kernomics.models.yoto.starts import planned
 from kernomics.nn.philox import seed_of
@@ -369,3 +370,57 @@ def test_schedules_run_over_each_start():
         None, None, 0, None, 1, None,
     ]  # fmt: skip
     assert once.leg_ended(10) is None
+
+
+# -- scores that are not defined -------------------------------------------------------------------
+
+
+def numbered(adata, validation):
+    """Return cells with a number that few validation cells have, and their split."""
+    cells = adata.copy()
+    split = Split(np.arange(200), np.arange(200, 250), np.arange(250, 300), "random", None, 0)
+    size = cells.obs["size"].to_numpy().copy()
+    size[200 + validation : 250] = np.nan
+    cells.obs["size"] = size
+    return cells, split
+
+
+@pytest.mark.parametrize("judge", ["own", "both"])
+def test_network_is_not_judged_on_a_single_number(adata, judge):
+    cells, split = numbered(adata, 1)
+    with pytest.raises(ConfigError, match="one number alone, of which R² says nothing"):
+        YOTO(cells, "size", K, split=split, n_starts=2, judge=judge)
+    YOTO(cells, "size", K, split=split, n_starts=2)  # a regression on the training cells
+    # A label with a score is enough; the other one counts nowhere.
+    model = trained(cells, ["cell_type", "size"], split=split, n_starts=2, judge=judge)
+    truth = model.cells.labels["cell_type"].values[split.validation]
+    outputs = outputs_on(model, model.module)[0].argmax(1).numpy()
+    assert np.isfinite(model.starts.own).all()
+    assert 0 <= model.starts.certainty <= 1
+    assert macro_f1(truth, outputs) <= 1
+
+
+def test_resamples_without_a_score_do_not_count_against_the_best(adata):
+    cells, split = numbered(adata, 2)  # half of the resamples have one number alone
+    model = trained(cells, "size", split=split, n_starts=2, judge="own")
+    found = model.module.starts.resampled[0].numpy()
+    told = np.isfinite(found).all(axis=0)
+    assert 0.3 < told.mean() < 0.7
+    best = model.starts.chosen
+    ahead = found[best][told] > found[1 - best][told]
+    assert model.starts.certainty == pytest.approx(ahead.mean())
+    assert ahead.mean() > 0.6
+
+
+def test_label_of_one_group_is_cross_validated_within_it(adata):
+    cells = adata.copy()
+    cells.obs["donor"] = [f"donor {i % 6}" for i in range(300)]
+    size = 50 + cells.obs["size"].to_numpy()
+    size[np.arange(300) % 6 != 0] = np.nan
+    cells.obs["size"] = size
+    donor = np.arange(300) % 6
+    rows = [np.flatnonzero(donor < 4), np.flatnonzero(donor == 4), np.flatnonzero(donor == 5)]
+    split = Split(*rows, "group", "donor", 0)
+    model = trained(cells, "size", split=split, n_starts=2)
+    # Zeros guessed where nothing was learnt, R² would be about −100,000.
+    assert all(-2 < score < 1 for score in model.starts.linear)

@@ -14,7 +14,7 @@ from kernomics import baselines, metrics
 from kernomics._arguments import checked
 from kernomics._warnings import warn
 from kernomics.data import CellCollection, Labels, Split
-from kernomics.data.gene_columns import counts_of_genes, find_genes
+from kernomics.data.gene_columns import counts_of_genes, find_genes, measured_everywhere
 from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError
 
@@ -151,7 +151,8 @@ def evaluate_panel(
 def _random_panels(
     cells: CellCollection, split: Split, k: int, n_random: int, seed: int
 ) -> list[list[str]]:
-    pool = cells.genes[cells.summary(split.train).n_expressing > 0]
+    detected = cells.summary(split.train).n_expressing > 0
+    pool = cells.genes[detected & measured_everywhere(cells)]
     if k > len(pool):
         raise ConfigError(
             f"random panels of {k:,} genes cannot be drawn from the {len(pool):,} genes detected "

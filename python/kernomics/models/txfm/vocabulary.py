@@ -62,6 +62,11 @@ def require_masked(cells: CellCollection, n_tokens: int) -> None:
             whose = f"data set {cells.batch_labels.categories[int(code)]!r}"
         if len(short) > 1:
             whose = f"{len(short)} data sets have no more; the smallest, {whose},"
+    if fewest < 2:
+        raise ConfigError(
+            f"{whose} has {fewest:,} gene: a TxFM learns by predicting genes that it does not see "
+            "from others, so at least 2 are needed"
+        )
     if n_tokens >= fewest:
         raise ConfigError(
             f"n_tokens is {n_tokens:,}, and {whose} has {fewest:,} genes: none would be masked; "

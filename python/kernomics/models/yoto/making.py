@@ -48,8 +48,9 @@ def build_module(model: YOTO, number: int = 0) -> YOTOModule:
         budget=model.constraints.budget,
     )
     means = InputMeans(model.cells.n_genes, config.transform)
+    learnt = [task for task in model.tasks if task.weight]
     scores = marker_scores(
-        model.cells, model.split.train, model.tasks, config.marker_prior, also=means.add
+        model.cells, model.split.train, learnt, config.marker_prior, also=means.add
     )
     module.gene_means.copy_(means.found())
     with torch.no_grad():

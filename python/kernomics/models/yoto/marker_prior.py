@@ -8,6 +8,7 @@ one pass over the training cells, and training decides from there. No gene is ru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from kernomics.data.row_numbers import parts
 from kernomics.models.tasks import Task
 
 CELLS_AT_A_TIME = 8192
+ROUNDING = 1e-12
+"""Share of a mean square below which a variance, their difference, is rounding error."""
 
 
 def marker_scores(
@@ -59,9 +62,13 @@ def marker_strengths(
 
     Per task the codes of its classes that have a statistic, int64 [C], and Welch's t of each,
     float64 [C, G]; for a number code 0 and the absolute correlation [1, G]. Classes of one cell, or
-    with one other cell, have none.
+    with one other cell, have none. A gene that all cells of a class have alike, and no other cell
+    has, has a very large t; one that all cells have alike marks nothing.
     """
-    truths = [cells.labels[task.name].values[rows] for task in tasks]
+    truths: list[NDArray[Any]] = []
+    for task in tasks:
+        values = cells.labels[task.name].values[rows]
+        truths.append(values if task.classes else _standardised(values))
     found = [ClassSums(len(task.classes) or 2, cells.n_genes) for task in tasks]
     for part in parts(len(rows), CELLS_AT_A_TIME):
         batch = cells.batch(rows[part])
@@ -72,9 +79,8 @@ def marker_strengths(
                 sums.add(batch, truth[part], log=True)
             else:
                 known = ~np.isnan(truth[part])
-                label = np.where(known, (truth[part] - task.mean) / task.sd, 0.0)
                 sums.add(batch, np.where(known, 0, -1), log=True)
-                sums.add(batch, np.where(known, 1, -1), log=True, weights=label)
+                sums.add(batch, np.where(known, 1, -1), log=True, weights=truth[part])
     return [
         _of_classes(sums) if task.classes else _of_number(sums)
         for task, sums in zip(tasks, found, strict=True)
@@ -87,10 +93,21 @@ def _of_classes(sums: ClassSums) -> tuple[NDArray[np.int64], NDArray[np.float64]
     return np.flatnonzero(usable), _welch(n_cells, sums.total, sums.squares, usable)
 
 
+def _standardised(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return numbers less their mean, in standard deviations; 0 where all are alike."""
+    wide = values.astype(np.float64)
+    known = wide[~np.isnan(wide)]
+    if not known.size or np.ptp(known) == 0:
+        return wide * 0
+    return np.asarray((wide - known.mean()) / known.std())
+
+
 def _of_number(sums: ClassSums) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    n = sums.n_cells[0]
+    n = max(1, int(sums.n_cells[0]))
     total, covariance = sums.total / n  # the label has mean 0
-    spread = np.sqrt(np.maximum(sums.squares[0] / n - total**2, 0))
+    square = sums.squares[0] / n
+    variance = square - total**2
+    spread = np.sqrt(np.where(variance > ROUNDING * square, variance, 0))
     return np.zeros(1, np.int64), np.abs(_ratio(covariance, spread))[None]
 
 
@@ -105,12 +122,22 @@ def _welch(
     n, n_rest = n[usable, None], n_rest[usable, None]
     rest, rest_square = total.sum(axis=0) - total[usable], square.sum(axis=0) - square[usable]
     total, square = total[usable], square[usable]
-    error = (square / n - (total / n) ** 2) / n + (rest_square / n_rest - (rest / n_rest) ** 2) / (
-        n_rest
-    )
-    return _ratio(total / n - rest / n_rest, np.sqrt(np.maximum(error, 0)))
+    error = _error(n, total, square) + _error(n_rest, rest, rest_square)
+    return _ratio(total / n - rest / n_rest, np.sqrt(error))
+
+
+def _error(
+    n: NDArray[np.float64], total: NDArray[np.float64], square: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the squared standard error of a mean; above 0 for a gene that any of the cells has.
+
+    Else the last bit would decide whether a gene of one count in all cells of a class, and in no
+    other, is its best marker or none.
+    """
+    mean_square = np.maximum(square, 0) / n
+    return np.maximum(mean_square - (total / n) ** 2, ROUNDING * mean_square) / n
 
 
 def _ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a / b, and 0 where b is as good as 0: a constant gene marks nothing."""
-    return np.divide(a, b, out=np.zeros_like(a), where=b > 1e-9)
+    """Return a / b, and 0 where b is 0: a gene that no cell has marks nothing."""
+    return np.divide(a, b, out=np.zeros_like(a), where=b > 0)

@@ -23,12 +23,13 @@ from kernomics.models.base import checked_names, checked_seed, sampler_of, split
 from kernomics.models.tasks import make_tasks, score_task
 from kernomics.models.yoto import making
 from kernomics.models.yoto.config import YOTOConfig, default_training
-from kernomics.models.yoto.constraints import make_constraints, read_cells
+from kernomics.models.yoto.constraints import make_constraints, over_common_genes, read_cells
 from kernomics.models.yoto.diagnostics import TrainingWarning, training_warnings
 from kernomics.models.yoto.module import YOTOModule
 from kernomics.models.yoto.options import YOTOOptions
 from kernomics.models.yoto.panel import Panel
 from kernomics.models.yoto.panel_loader import PanelLoader
+from kernomics.models.yoto.start_rankings import require_rankable
 from kernomics.models.yoto.starts import Starts, planned, require_judged
 from kernomics.models.yoto.warm_start import PanelSource
 from kernomics.train import History, override
@@ -47,7 +48,9 @@ class YOTO:
     ----------
     adata
         AnnData, MuData, path of an ``.h5ad`` or ``.h5mu`` file or a zarr store, or a
-        `CellCollection`, which has its own labels and library sizes. It is not modified.
+        `CellCollection`, which has its own labels and library sizes. It is not modified. Of data
+        sets with different genes, joined by `kernomics.data.concat`, the genes that all have are
+        chosen from.
     labels_key
         obs column or columns to predict; cells may lack any of them. For a `CellCollection`, which
         of its labels (default: all).
@@ -168,9 +171,11 @@ class YOTO:
             unlabelled_category=unlabelled_category,
             label_kinds=label_kinds,
         )
+        self.cells, left_out = over_common_genes(self.cells)
         self.split = split_cells(self.cells, split, split_key, fractions, self.seed)
         self.division = None if isinstance(split, Split) else (split, split_key, fractions)
-        labels, self.weak = trained_classes(self.cells.labels, self.split)
+        labels, weak_labels = trained_classes(self.cells.labels, self.split)
+        self.weak = [*left_out, *weak_labels]
         self.cells = self.cells.with_labels(labels)
         for weak in self.weak:
             warn(weak)
@@ -311,6 +316,7 @@ class YOTO:
         return self
 
     def _begin(self) -> YOTOModule:
+        require_rankable(self.config.start_rankings, self.cells, self.split.train, self.tasks)
         self.module = self._module()  # which a training that is interrupted leaves there
         making.add_starts(self, self.module)
         return self.module

@@ -31,6 +31,7 @@ from kernomics.models.yoto.missing_genes import (
     missing_warning,
     panel_input,
     require_genes,
+    wholly_absent,
 )
 from kernomics.models.yoto.network import PanelNetwork
 from kernomics.models.yoto.truths import truth_of
@@ -150,7 +151,7 @@ class Panel:
         absent = checked_absent(self.genes, cells, self.input_means, allow=allow_missing)
         if absent:
             warn(missing_warning(self.genes, absent, self.info))
-        return self._outputs(cells, rows, absent)
+        return self._outputs(cells, rows, wholly_absent(absent, cells))
 
     def _outputs(
         self, cells: CellCollection, rows: ArrayLike | None, absent: Sequence[str]
@@ -197,7 +198,8 @@ class Panel:
             AnnData, path of an ``.h5ad`` file or collection; not modified.
         allow_missing
             Continue if the data lack genes of the panel: each is set to its mean over the training
-            cells, which carries no information about a cell.
+            cells, which carries no information about a cell. Of several data sets, in the cells of
+            those that lack it.
         **reading
             How to read an AnnData or a file, as in `kernomics.data.ReadOptions`. Options not given
             are as in training, ``info["reading"]``. Options given take precedence, so

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from kernomics._optional import require_extra
 from kernomics.baselines import Baseline, DEBaseline, L1Baseline, round_robin
 from kernomics.data import CellCollection
 from kernomics.data.expression import as_csr
 from kernomics.data.row_numbers import parts
+from kernomics.errors import ConfigError
 from kernomics.models.tasks import Task
 from kernomics.models.yoto.marker_prior import CELLS_AT_A_TIME, marker_strengths
 
@@ -21,7 +23,28 @@ Ranking = Literal["markers", "l1", "de"]
 
 METHODS: dict[str, type[Baseline]] = {"l1": L1Baseline, "de": DEBaseline}
 MOST_CELLS = 50_000
-"""Training cells that a ranking is made from, at most."""
+"""Labelled training cells that a ranking is made from, at most."""
+
+
+def require_rankable(
+    rankings: Sequence[str], cells: CellCollection, rows: NDArray[np.int64], tasks: Sequence[Task]
+) -> None:
+    """Refuse rankings that cannot be made, before a start that does not need them is trained."""
+    if "l1" in rankings:
+        require_extra("sklearn.linear_model", purpose="start_rankings with 'l1'")
+    if "de" not in rankings:
+        return
+    require_extra("scanpy", purpose="start_rankings with 'de'")
+    for task in tasks:
+        if task.classes and task.weight:
+            codes = cells.labels[task.name].values[rows]
+            sizes = np.bincount(codes[codes >= 0], minlength=1)
+            if (sizes >= 2).sum() < 2:
+                raise ConfigError(
+                    f"start_rankings has 'de', which compares classes of at least two training "
+                    f"cells, and label {task.name!r} has {int((sizes >= 2).sum())} of them: leave "
+                    "'de' out, or give more cells"
+                )
 
 
 def ranked_genes(
@@ -46,19 +69,21 @@ def ranked_genes(
     k, seed
         Size of the panel, and what decides all that is random.
     """
-    if len(rows) > MOST_CELLS:
-        rows = np.sort(np.random.default_rng(0).choice(rows, MOST_CELLS, replace=False))
     k = min(k, len(usable))
     found = []
     for task in tasks:
         if not task.weight:
             continue
+        values = cells.labels[task.name].values[rows]
+        some = rows[values >= 0 if task.classes else ~np.isnan(values)]
+        if len(some) > MOST_CELLS:
+            some = np.sort(np.random.default_rng(0).choice(some, MOST_CELLS, replace=False))
         if task.classes:
-            codes = cells.labels[task.name].values[rows]
-            counts = _counts(cells, rows)[:, usable]
+            codes = cells.labels[task.name].values[some]
+            counts = _counts(cells, some)[:, usable]
             found.append(METHODS[ranking]().select(counts, codes, k, seed=seed))
         else:
-            ((_, strengths),) = marker_strengths(cells, rows, [task])
+            ((_, strengths),) = marker_strengths(cells, some, [task])
             found.append(np.argsort(-strengths[0, usable], kind="stable")[:k])
     chosen: NDArray[np.int64] = usable[round_robin(found, k)]
     return chosen

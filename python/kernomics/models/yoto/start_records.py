@@ -118,7 +118,7 @@ class StartRecords(nn.Module):
     def last_levels(self) -> list[int]:
         """The level in which each start was judged last."""
         there: list[int] = (~self.scores.isnan()).sum(dim=0).tolist()
-        return [n - 1 for n in there]
+        return [max(0, n - 1) for n in there]
 
     def entrants(self, level: int) -> list[int]:
         """Return the starts of a level, the best of the one before, by number."""

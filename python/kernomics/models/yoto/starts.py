@@ -47,11 +47,14 @@ def require_judged(config: YOTOConfig, tasks: Sequence[Task], cells: Any, split:
     if config.n_starts == 1 or config.judge == "linear":
         return
     rows = split.validation
-    if any(task.weight > 0 and labelled(cells, task, rows).any() for task in tasks):
+    if any(task.weight > 0 and judgeable(cells, task, rows) for task in tasks):
         return
-    there = (
-        f"{len(rows):,} validation cells, all unlabelled" if len(rows) else "no validation cells"
-    )
+    there = "no validation cells"
+    if len(rows):
+        some = any(labelled(cells, task, rows).any() for task in tasks)
+        found = "labelled with one number alone, of which R² says nothing"
+        found = found if some else "all unlabelled"
+        there = f"{len(rows):,} validation cells, {found}"
     raise ConfigError(
         f"n_starts is {config.n_starts} and judge={config.judge!r}, but the split has "
         + there
@@ -143,7 +146,7 @@ class Jury:
         """Whether the regression is judged on training cells."""
         held_out = self.split.validation
         known = [labelled(self.cells, t, held_out).sum() for t in self.tasks if t.weight]
-        return bool(min(known) < FEW)
+        return bool(min(known, default=0) < FEW)
 
     def __call__(self, module: YOTOModule, panel: Tensor) -> Verdict:
         """Judge the panel that a module has now, the same on every rank."""
@@ -153,30 +156,42 @@ class Jury:
                 read_outputs(task, output)
                 for task, output in zip(self.tasks, self.outputs(module), strict=True)
             ]
+            rows = self.split.validation
+            asked = [labelled(self.cells, task, rows) for task in self.tasks]
             codes = [g.argmax(1) if g.ndim == 2 else g for g in guesses]
-            figures[0], draws = self._scored(self.split.validation, codes)
+            figures[0], draws = self._scored(rows, codes, asked)
             resampled.append(draws)
         if self.judge != "own":
             figures[1], draws = self.regression(panel.cpu().numpy(), self.cross_validates)
             resampled.append(draws)
-        told = ranks().told([*figures.tolist(), *np.mean(resampled, axis=0).tolist()])
+        told = ranks().told([*figures.tolist(), *_mean_of_defined(resampled).tolist()])
         return Verdict(told[0], told[1], told[2:])
 
     def _scored(
-        self, rows: NDArray[np.int64], guesses: Sequence[NDArray[Any]]
+        self,
+        rows: NDArray[np.int64],
+        guesses: Sequence[NDArray[Any]],
+        asked: Sequence[NDArray[np.bool_]],
     ) -> tuple[float, NDArray[np.float64]]:
-        """Return the weighted mean over tasks of macro-F1 or R² on cells, and on resamples."""
+        """Return the weighted mean over tasks of macro-F1 or R² on cells, and on resamples.
+
+        `asked` tells which cells have a label and a guess. A task without a score, R² of a single
+        number, is left out; NaN where none has one.
+        """
         weights, figures, resampled = [], [], []
-        for task, guess in zip(self.tasks, guesses, strict=True):
-            known = labelled(self.cells, task, rows)
+        for task, guess, known in zip(self.tasks, guesses, asked, strict=True):
             if task.weight and known.any():
                 truth = self.cells.labels[task.name].values[rows][known]
-                weights.append(task.weight)
-                figures.append((macro_f1 if task.classes else r2)(truth, guess[known]))
-                resampled.append(_resampled(task, truth, guess[known]))
+                figure = (macro_f1 if task.classes else r2)(truth, guess[known])
+                if not math.isnan(figure):
+                    weights.append(task.weight)
+                    figures.append(figure)
+                    resampled.append(_resampled(task, truth, guess[known]))
+        if not figures:
+            return math.nan, np.full(N_DRAWS, math.nan)
         return (
             float(np.average(figures, weights=weights)),
-            np.average(resampled, axis=0, weights=weights),
+            _mean_of_defined(resampled, weights),
         )
 
     def regression(
@@ -195,25 +210,40 @@ class Jury:
             rows = self.split.validation
             parts = [(np.ones(len(train), bool), np.ones(len(rows), bool))]
             others = counts_of_genes(self.cells, genes, rows)
-        found = []
+        guesses, known = [], []
         for task in self.tasks:
             y = self.cells.labels[task.name].values[train]
             guess = np.zeros(len(rows), np.int64 if task.classes else np.float64)
+            guessed = np.zeros(len(rows), bool)  # not where all that is labelled is asked for
             for learnt, asked in parts:
                 if labelled(self.cells, task, train[learnt]).any():
                     guess[asked] = predictions(task.kind, x[learnt], y[learnt], others[asked])
-            found.append(guess)
-        return self._scored(rows, found)
+                    guessed[asked] = True
+            guesses.append(guess)
+            known.append(guessed & labelled(self.cells, task, rows))
+        return self._scored(rows, guesses, known)
 
     def _folds(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return which fold each cell is in, int64 [n]; groups that the split keeps stay whole."""
+        """Return which fold each cell is in, int64 [n].
+
+        Groups that the split keeps stay whole, unless all cells of a label are then in one fold.
+        """
         by = np.arange(len(rows))
         if self.split.how == "group" and self.split.by in self.cells.obs:
             names = self.cells.obs[self.split.by].astype(str).to_numpy()[rows]
             groups = np.unique(names, return_inverse=True)[1]
             by = groups if groups.max() > 0 else by
-        order: NDArray[np.int64] = np.random.default_rng(0).permutation(by.max() + 1)
-        return order[by] % N_FOLDS
+        found = _shuffled(by)
+        for task in self.tasks:  # of what one group alone has, another can tell nothing
+            if task.weight and len(np.unique(found[labelled(self.cells, task, rows)])) < 2:
+                return _shuffled(np.arange(len(rows)))
+        return found
+
+
+def _shuffled(by: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a fold for each number from 0, and so for what has it."""
+    order: NDArray[np.int64] = np.random.default_rng(0).permutation(by.max() + 1)
+    return order[by] % N_FOLDS
 
 
 def labelled(cells: CellCollection, task: Task, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -221,6 +251,26 @@ def labelled(cells: CellCollection, task: Task, rows: NDArray[np.int64]) -> NDAr
     values = cells.labels[task.name].values[rows]
     known: NDArray[np.bool_] = values >= 0 if task.classes else ~np.isnan(values)
     return known
+
+
+def judgeable(cells: CellCollection, task: Task, rows: NDArray[np.int64]) -> bool:
+    """Tell whether some cells give a task a score: R² needs two different numbers."""
+    known = cells.labels[task.name].values[rows][labelled(cells, task, rows)]
+    return bool(known.size and (task.classes or np.ptp(known) > 0))
+
+
+def _mean_of_defined(
+    scores: Sequence[NDArray[np.float64]], weights: Sequence[float] | None = None
+) -> NDArray[np.float64]:
+    """Return the mean over scores of each resample, those left out that a resample has not."""
+    values = np.array(scores)
+    each = np.ones(len(values)) if weights is None else np.array(weights)
+    share = np.where(np.isnan(values), 0.0, each[:, None])
+    total = share.sum(axis=0)
+    sums = (share * np.nan_to_num(values)).sum(axis=0)
+    mean: NDArray[np.float64] = np.full(len(total), math.nan)
+    np.divide(sums, total, out=mean, where=total > 0)
+    return mean
 
 
 def _resampled(task: Task, truth: NDArray[Any], guess: NDArray[Any]) -> NDArray[np.float64]:
@@ -293,6 +343,8 @@ class Starts:
         resampled = records.resampled[contested].cpu().numpy()
         rivals = [i for i in records.entrants(contested) if i != records.best]
         best, others = resampled[records.best], resampled[rivals].max(axis=0)
+        ahead = np.where(best > others, 1.0, np.where(best == others, 0.5, 0.0))
+        ahead = ahead[~np.isnan(best - others)]  # a resample of one number tells nothing
         own, linear = records.judged[at].T.tolist()
         ends = {leg.level: leg.end / records.legs[-1].end for leg in records.legs}
         return cls(
@@ -302,7 +354,7 @@ class Starts:
             linear,
             records.scores[at].tolist(),
             records.best,
-            float(np.mean((best > others) + 0.5 * (best == others))),
+            float(ahead.mean()) if ahead.size else 0.5,
             judge != "own" and getattr(records.judge, "cross_validates", False),
             [ends[level] for level in levels],
         )
