@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection, gene_id_kind
-from kernomics.data.expression import as_csr
+from kernomics.data.expression import as_csr, measured_everywhere
 from kernomics.data.genes import id_mismatch
 from kernomics.data.row_numbers import parts
 from kernomics.errors import DataError
@@ -23,7 +23,7 @@ NAMES_SHOWN = 5
 def find_genes(
     genes: str | Sequence[str], cells: CellCollection, *, allow_missing: bool = False
 ) -> tuple[list[str], list[str]]:
-    """Look a list of genes up by exact name: those that the cells have, and the others."""
+    """Look a list of genes up by exact name: those that all cells have, and the others."""
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     if not names:
         raise DataError("the list of genes is empty; name at least one")
@@ -34,8 +34,16 @@ def find_genes(
             f"{repeated[0]!r}; name each gene once"
         )
     there = set(cells.genes.tolist())
+    everywhere = set(cells.genes[measured_everywhere(cells)].tolist())
     missing = [name for name in names if name not in there]
-    found = [name for name in names if name in there]
+    partly = [name for name in names if name in there and name not in everywhere]
+    found = [name for name in names if name in everywhere]
+    if partly and not (allow_missing and found):
+        raise DataError(
+            f"{len(partly)} of {len(names)} genes are not measured in every cell, first "
+            f"{partly[0]!r}, and where a gene was not measured is no count of 0; leave them out"
+            + (", or continue with the other genes: allow_missing=True" if found else "")
+        )
     if missing and not (allow_missing and found):
         remedy = "correct the names"
         if found:
@@ -44,7 +52,7 @@ def find_genes(
             f"{len(missing)} of {len(names)} genes are not in the data: "
             f"{describe_missing(missing, cells.genes, cells.var)}; {remedy}"
         )
-    return found, missing
+    return found, [name for name in names if name not in everywhere]
 
 
 def describe_missing(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernomics.data import CellCollection
+from kernomics.data.expression import measured_everywhere
 from kernomics.data.gene_stats import GeneSummary
 from kernomics.data.readers.inputs import ReadOptions
 from kernomics.errors import ConfigError, closest
@@ -122,6 +123,7 @@ def make_constraints(
         min_detection=min_detection,
         max_detection=max_detection,
         var=cells.var,
+        measured=measured_everywhere(cells),
     )
     costs = _costs(gene_costs, budget, adata, reading)
     limit = _limit(costs, budget, cells, bounds, config.n_genes)

@@ -53,8 +53,9 @@ def gene_bounds(
     min_detection: float = 0.0,
     max_detection: float = 1.0,
     var: pd.DataFrame | None = None,
+    measured: NDArray[np.bool_] | None = None,
 ) -> GeneBounds:
-    """Work out the bounds of a selection."""
+    """Work out the bounds of a selection; `measured` says which genes every cell has measured."""
     place = {gene: i for i, gene in enumerate(genes)}
     named = {
         what: list(dict.fromkeys(_listed(names)))
@@ -74,6 +75,14 @@ def gene_bounds(
             f"{_genes(both)} both forced and forbidden, first {both[0]!r}; remove each from one "
             "list"
         )
+    partly = np.flatnonzero([] if measured is None else ~measured)
+    lacking = [name for name in named["forced"] if place[name] in set(partly.tolist())]
+    if lacking:
+        raise DataError(
+            f"{_genes(lacking)} forced, but not measured in every cell, first {lacking[0]!r}: "
+            "where a gene was not measured is no count of 0; leave such genes out, or give cells "
+            "that have measured them"
+        )
     if len(named["forced"]) > n_genes:
         raise ConfigError(
             f"{_genes(named['forced'])} forced, more than n_genes = {n_genes}; raise n_genes or "
@@ -88,6 +97,7 @@ def gene_bounds(
         f"are detected in fewer than {min_cells} training cells": np.flatnonzero(
             n_expressing < min_cells
         ),
+        **({"are not measured in every cell": partly} if len(partly) else {}),
         **_matching(genes, _listed(exclude_patterns)),
         **_outside_detection(n_expressing / max(n_cells, 1), min_detection, max_detection),
     }

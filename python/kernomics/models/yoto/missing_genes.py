@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernomics import metrics
+from kernomics._warnings import warn
 from kernomics.data import CellCollection
+from kernomics.data.expression import measured_everywhere
 from kernomics.data.genes import mismatch_cause
 from kernomics.data.row_numbers import parts
 from kernomics.errors import ConfigError, DataError, closest
@@ -69,7 +71,35 @@ def checked_absent(
         remedy = "allow_missing=True fills them with their mean over the training cells"
     if not allow or means is None or len(absent) == len(genes):
         require_genes(genes, cells, remedy=remedy)
+        require_measured(genes, cells, remedy=remedy)
+    elif partly := partly_measured(genes, cells):
+        warn(
+            f"{_partly(genes, partly)}, and filled there with "
+            f"{'its' if len(partly) == 1 else 'their'} mean over the training cells"
+        )
     return absent
+
+
+def partly_measured(genes: Sequence[str], cells: CellCollection) -> list[str]:
+    """Return those of a panel's genes that the data have, but have not measured in every cell."""
+    partly = set(cells.genes[~measured_everywhere(cells)].tolist())
+    return [gene for gene in genes if gene in partly]
+
+
+def require_measured(
+    genes: Sequence[str], cells: CellCollection, *, remedy: str = "leave out the cells without them"
+) -> None:
+    """Refuse genes of a panel that some cells have not measured."""
+    partly = partly_measured(genes, cells)
+    if partly:
+        raise DataError(f"{_partly(genes, partly)}; {remedy}")
+
+
+def _partly(genes: Sequence[str], partly: Sequence[str]) -> str:
+    return (
+        f"{len(partly):,} of the panel's {len(genes):,} genes {_are(partly)} not measured in every "
+        f"cell: {listed(partly)}"
+    )
 
 
 def panel_input(
@@ -81,7 +111,11 @@ def panel_input(
 ) -> Tensor:
     """Return the input [b, k] of a panel's network, with genes that are missing at their mean."""
     device = network.first.weight.device
-    x = transformed(view.batch(rows).to(device), network.transform).dense()
+    cells = view.batch(rows).to(device)
+    x = transformed(cells, network.transform).dense()
+    if means is not None and cells.observed is not None:
+        measured = cells.observed.mask.bool()[cells.observed.panel_id.long()]
+        x = torch.where(measured, x, means.to(device)[torch.from_numpy(present).to(device)])
     if means is None or len(present) == len(means):
         return x
     whole = means.to(device).expand(len(x), -1).clone()

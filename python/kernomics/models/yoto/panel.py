@@ -196,8 +196,9 @@ class Panel:
         adata
             AnnData, path of an ``.h5ad`` file or collection; not modified.
         allow_missing
-            Continue if the data lack genes of the panel: each is set to its mean over the training
-            cells, which carries no information about a cell.
+            Continue if the data lack genes of the panel, or have not measured them in every cell:
+            each is set there to its mean over the training cells, which carries no information
+            about a cell.
         **reading
             How to read an AnnData or a file, as in `kernomics.data.ReadOptions`. Options not given
             are as in training, ``info["reading"]``. Options given take precedence, so
