@@ -49,8 +49,8 @@ def measured_everywhere(cells: CellCollection) -> NDArray[np.bool_]:
     """Return which genes were measured in every cell, bool [G]."""
     if cells.observed is None or cells.panel_of_cell is None:
         return np.ones(cells.n_genes, bool)
-    mask = cells.observed.mask.numpy().astype(bool)
-    return np.logical_and.reduce(mask[np.unique(cells.panel_of_cell)], axis=0)
+    mask = cells.observed.mask.numpy()[np.unique(cells.panel_of_cell)]
+    return np.asarray(mask.all(axis=0), dtype=bool)
 
 
 def gene_moments(

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from kernomics.attribution.sources import PanelSource
+from kernomics.cli import main
 from kernomics.data import CellCollection, concat, make_split
 from kernomics.errors import DataError
-from kernomics.evaluation.panels import contributions, evaluate_panel, score_panels
+from kernomics.evaluation.panels import contributions, evaluate_panel, redundancy, score_panels
 from kernomics.models import YOTO
 
 PARTLY = "not measured in every cell"
@@ -84,3 +85,26 @@ def test_prediction_fills_a_gene_where_it_was_not_measured(two_tasks, simulated)
         PanelSource(panel, joined, "cell_type")
     with pytest.raises(DataError, match=PARTLY):
         contributions(panel, joined, np.arange(30), background_rows=np.arange(30))
+
+
+def test_substitutes_are_genes_that_all_cells_have_measured(two_files):
+    partly = set(two_files.genes[~two_files.observed.mask.numpy().astype(bool).all(axis=0)])
+    last = [str(two_files.genes[-1])]
+    found = redundancy(two_files, last, np.arange(two_files.n_cells), n_substitutes=200)
+    assert len(found.substitutes) > 50
+    assert not partly & set(found.substitutes["substitute"])
+
+
+def test_the_command_says_which_genes_it_leaves_out(adata, tmp_path, capsys):
+    for name, part in (("a", adata[::2]), ("b", adata[1::2, 20:])):
+        part.copy().write_h5ad(tmp_path / f"{name}.h5ad")
+    files = [str(tmp_path / f"{name}.h5ad") for name in "ab"]
+    assert main(["convert", *files, "--out", str(tmp_path / "c.h5ad"), "--quiet"]) == 0
+    first, last = adata.var_names[[0, -1]]
+    line = ["panel", str(tmp_path / "c.h5ad"), "--labels-key", "cell_type", "--genes", first, last]
+    assert main(line) == 2
+    assert f"1 of 2 genes are {PARTLY}, first '{first}'" in capsys.readouterr().err
+    assert main([*line, "nobody", "--allow-missing"]) == 0
+    told = capsys.readouterr().out
+    assert f"left out   1 of 3 genes are {PARTLY}: '{first}'" in told
+    assert "missing    1 of 3 genes are not in the data: 'nobody'" in told
