@@ -24,6 +24,7 @@ from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.extension import check_new
 from kernomics.models.reading import read_as_trained
 from kernomics.models.saved import describes, read_saved
+from kernomics.models.seen_cells import SeenCells, seen_among
 from kernomics.models.tasks import Task, read_outputs, score_task
 from kernomics.models.yoto.added_genes import AddedGenes, taught
 from kernomics.models.yoto.missing_genes import (
@@ -346,6 +347,33 @@ class Panel:
             cells.library_rule.tell(known)
         return cells
 
+    @checked
+    def cells_seen(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        rows: ArrayLike | None = None,
+        **reading: Unpack[ReadOptions],
+    ) -> tuple[int, int]:
+        """Return how many cells have the counts of cells of the training, and of how many told.
+
+        As `CellEncoder.cells_seen`, by the counts of all genes of the training data: in data that
+        hold the panel's genes alone no cell is found.
+
+        Parameters
+        ----------
+        adata, **reading
+            As in `predict`.
+        rows
+            Which cells, int [n] or bool [n_cells] (default: all).
+
+        Returns
+        -------
+        tuple of int
+            Those found, and those that could be told.
+        """
+        return seen_among(self.info, sorted(self.ranking.index), self.read(adata, **reading), rows)
+
     # -- more genes ------------------------------------------------------------------------------
 
     @checked
@@ -505,6 +533,11 @@ class Panel:
                 for i, genes in enumerate(meta.get("added", []))
             ],
         )
+
+
+def seen_cells(cells: CellCollection, rows: NDArray[np.int64]) -> dict[str, Any]:
+    """Return what a panel keeps of its training cells, over all genes in alphabetical order."""
+    return SeenCells.of(cells.with_genes(sorted(map(str, cells.genes)), 1.0), rows).to_info()
 
 
 def require_base(panel: Panel, what: str) -> None:
