@@ -242,6 +242,9 @@ def test_starts_may_be_halved_and_begin_at_rankings(folder, tmp_path, undrawn, c
     line = select(folder, tmp_path / "one", "--halving", "--quiet")
     assert main(line) == 2
     assert "halving" in capsys.readouterr().err
+    line = select(folder, tmp_path / "one", "--judge", "own", "--quiet")
+    assert main(line) == 2
+    assert "--judge chooses among several starts, and --starts is 1" in capsys.readouterr().err
 
 
 def test_threads_are_set(folder, tmp_path, undrawn, capsys):
