@@ -84,7 +84,7 @@ def baseline_representations(
 
 
 def _measured_alike(cells: CellCollection) -> CellCollection:
-    """Return the cells over the genes that all of them have measured, and say if some have not."""
+    """Return the cells over the genes that all of them have measured, or say that there are none."""
     everywhere = measured_everywhere(cells)
     n = int(everywhere.sum())
     if n == cells.n_genes:
@@ -95,10 +95,6 @@ def _measured_alike(cells: CellCollection) -> CellCollection:
             "were not measured as counts of 0, which tells the files apart"
         )
         return cells
-    warn(
-        f"PCA and normalised counts are of the {n:,} of {cells.n_genes:,} genes that are measured "
-        "in every cell"
-    )
     return cells.with_genes(cells.genes[everywhere], 1.0)
 
 
@@ -119,8 +115,7 @@ def scvi_representation(
     scvi = require_extra("scvi", purpose="scVI", extra="eval")
     from anndata import AnnData
 
-    with quietly(UserWarning, "PCA and normalised counts are of"):
-        cells = _measured_alike(cells)
+    cells = _measured_alike(cells)
 
     def counts(rows: NDArray[np.int64]) -> AnnData:
         return AnnData(as_csr(cells.batch(rows)))
