@@ -84,7 +84,7 @@ def baseline_representations(
 
 
 def _measured_alike(cells: CellCollection) -> CellCollection:
-    """Return the cells over the genes that all of them have measured, or say that there are none."""
+    """Return the cells over the genes that all of them have measured, or say there are none."""
     everywhere = measured_everywhere(cells)
     n = int(everywhere.sum())
     if n == cells.n_genes:
