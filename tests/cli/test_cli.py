@@ -242,6 +242,9 @@ def test_starts_may_be_halved_and_begin_at_rankings(folder, tmp_path, undrawn, c
     line = select(folder, tmp_path / "one", "--halving", "--quiet")
     assert main(line) == 2
     assert "halving" in capsys.readouterr().err
+    line = select(folder, tmp_path / "one", "--judge", "own", "--quiet")
+    assert main(line) == 2
+    assert "--judge chooses among several starts, and --starts is 1" in capsys.readouterr().err
 
 
 def test_threads_are_set(folder, tmp_path, undrawn, capsys):
@@ -332,6 +335,7 @@ def test_a_file_behind_an_option_of_several_values_is_told(capsys):
     assert "put the file first" in said
 
 
+@pytest.mark.filterwarnings("default:.*very counts:UserWarning")
 def test_evaluate_of_a_panel_writes_a_report_where_asked(run, folder, tmp_path, capsys):
     out, _ = run
     page = tmp_path / "report.html"
@@ -345,7 +349,7 @@ def test_evaluate_of_a_panel_writes_a_report_where_asked(run, folder, tmp_path, 
     assert f">{float(accuracy):.3f}<" in text
     assert "detected in and mean count: over these cells" in text
     assert "over the training cells" not in text
-    assert "does not know whether some of them were used to train it" in text
+    assert "Cells that it was trained on are told by their counts: see the warnings" in text
     assert main([*line, "--report", str(tmp_path / "x.txt")]) == 2
 
 
@@ -373,6 +377,7 @@ def test_evaluate_fills_genes_that_the_data_lack_where_allowed(run, folder, tmp_
     assert f"without {gone}" in text
 
 
+@pytest.mark.filterwarnings("default:.*very counts:UserWarning")
 def test_evaluate_takes_a_saved_model_too(run, folder, capsys):
     out, _ = run
     assert main(["evaluate", str(out / "model"), str(folder / "cells.h5ad")]) == 0
@@ -505,6 +510,6 @@ def test_data_warnings_are_one_line_for_the_reader(run, folder, tmp_path, capsys
     adata.obs["cell_type"] = types
     adata.write_h5ad(tmp_path / "cells.h5ad")
     assert main(["evaluate", str(out), str(tmp_path / "cells.h5ad")]) == 0
-    said = capsys.readouterr().err
+    seen, said = capsys.readouterr().err.splitlines()
+    assert re.match(r"warning: \d+ of the 250 cells that can be told have the very counts", seen)
     assert said.startswith("warning: label 'cell_type': 10 of 250 labelled cells are of 1 class")
-    assert said.count("\n") == 1

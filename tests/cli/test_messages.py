@@ -113,6 +113,7 @@ PRINTED_BY = {
     "train/device.py": ((YOTO.train, TxFM.train), ("select", "pretrain", "finetune")),
     "models/base.py": ((YOTO, tl.select_genes, tl.evaluate_panel), ("select", "panel")),
     "evaluation/panels/comparison.py": (SELECT, ("select",)),
+    "models/yoto/gene_bounds.py": (SELECT, ("select",)),
     "data/gene_columns.py": ((panels.evaluate_panel, tl.evaluate_panel), ("panel",)),
     "evaluation/panels/contributions.py": ((CellCollection.from_anndata,), ()),
     "evaluation/panels/evaluate.py": ((panels.evaluate_panel, tl.evaluate_panel), ("panel",)),

@@ -50,6 +50,7 @@ def folder(tmp_path_factory):
 RAW = ("--use-raw", "--gene-names", "feature_name")
 
 
+@pytest.mark.filterwarnings("default:.*very counts:UserWarning")
 def test_a_corpus_of_log_values_with_counts_in_raw_takes_one_command_line(folder, tmp_path, capsys):
     line = ["select", str(folder / "corpus.h5ad"), "--labels-key", "cell_type", "--n-genes", "4"]
     line += ["--out", str(tmp_path / "run"), "--max-epochs", "12", "--quiet", "--threads", "1"]

@@ -1,4 +1,5 @@
 import re
+import warnings
 
 import anndata
 import numpy as np
@@ -269,3 +270,13 @@ def test_first_bad_count_agrees_with_looking_at_each_value(values, dtype):
 def test_first_bad_count_accepts_integers_of_any_type(dtype):
     assert first_bad_count(np.array([0, 1, 100]).astype(dtype)) == {}
     assert first_bad_count(np.array([], dtype=dtype)) == {}
+
+
+def test_half_precision_holds_counts_without_a_word():
+    counts = np.array([[0, 3, 65504], [1, 2, 0]], np.float16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(make(counts)).batch([0]).values.tolist() == [3, 65504]
+        assert first_bad_count(np.array([0.5, -1, np.inf], np.float16)).keys() == {
+            "fraction", "negative", "infinite",
+        }  # fmt: skip

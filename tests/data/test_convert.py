@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import random
+import re
+import shlex
 import signal
 import time
 import warnings
@@ -25,6 +27,7 @@ from kernomics.data.cell_digest import CellDigest
 from kernomics.data.conversion import targets
 from kernomics.data.csr import Rows
 from kernomics.data.readers import transpose
+from kernomics.data.readers.stored import convert_command
 from kernomics.errors import ConfigError, DataError
 
 N = 120
@@ -475,3 +478,40 @@ def test_the_command_prints_the_digest_and_its_own_options(tmp_path, capsys):
     )
     assert main([*line, "--resume"]) == 0
     assert capsys.readouterr().out.splitlines() == told
+
+
+def test_names_that_a_column_replaces_stay_in_a_column(tmp_path):
+    adata = cells()
+    adata.var["symbol"] = [f"S{i}" for i in range(50)]
+    ids = adata.var_names.tolist()
+    for name, column in ((None, "former_names"), ("gene_ids", "gene_ids"), ("length", "length_")):
+        adata.var_names.name = name
+        given = {"overwrite": True, "gene_names": "symbol"}
+        run(adata, tmp_path / "a.h5ad", **given)
+        found = anndata.read_h5ad(tmp_path / "a.h5ad")
+        assert found.var_names.tolist() == adata.var["symbol"].tolist()
+        assert found.var[column].tolist() == ids
+        assert found.var["length"].tolist() == adata.var["length"].tolist()
+    run(adata, tmp_path / "b.h5ad")
+    assert anndata.read_h5ad(tmp_path / "b.h5ad").var.columns.tolist() == ["length", "symbol"]
+
+
+@pytest.mark.parametrize(("key", "options"), [
+    ("X", ""), ("layers/raw counts", " --layer 'raw counts'"), ("raw/X", " --use-raw"),
+    ("mod/rna/X", " --modality rna"), ("mod/rna/layers/a/b", " --modality rna --layer a/b"),
+])  # fmt: skip
+def test_the_command_that_a_message_names_reads_the_same_counts(key, options):
+    told = convert_command(Path("a.h5ad"), key)
+    assert told == f"kernomics convert 'a.h5ad'{options} --out FILE.h5ad"
+
+
+def test_a_layer_by_genes_is_converted_by_the_command_that_is_told(tmp_path):
+    adata = cells()
+    adata.layers["counts"] = sparse.csc_matrix(adata.X)
+    adata.X = adata.X.multiply(0.5).tocsr()
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with pytest.warns(UserWarning, match="stored as CSC") as caught:
+        before = CellCollection.from_anndata(tmp_path / "a.h5ad", layer="counts")
+    command = re.search(r"kernomics (convert .*) --out FILE", str(caught[0].message))
+    assert main([*shlex.split(command[1]), "--out", str(tmp_path / "b.h5ad"), "--quiet"]) == 0
+    assert_same(everything(CellCollection.from_anndata(tmp_path / "b.h5ad")), everything(before))

@@ -14,7 +14,7 @@ pytest.importorskip("sklearn")
 
 from kernomics import datasets
 from kernomics.baselines.representations import baseline_representations, scvi_representation
-from kernomics.data import CellCollection, Split, make_split
+from kernomics.data import CellCollection, Split, concat, make_split
 from kernomics.data.expression import log_expression
 from kernomics.errors import ConfigError, DataError
 from kernomics.evaluation.representations import (
@@ -274,3 +274,31 @@ def test_parts_of_many_cells_are_sampled_and_it_is_said():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert sampled(split, 30, seed=3).train is split.train
+
+
+def test_pca_is_of_the_genes_that_every_cell_has_measured():
+    """Zeros for genes that were not measured would tell the two files apart in PCA."""
+    adata = datasets.simulate(200, 60, 3, 5, mean_counts=500, seed=3)
+    adata.obs["file"] = np.arange(200) % 2
+    joined = concat({
+        "a": CellCollection.from_anndata(adata[::2].copy()),
+        "b": CellCollection.from_anndata(adata[1::2, 20:].copy()),
+    })  # fmt: skip
+    split = make_split(200, how="random")
+    found = baseline_representations(joined, split, 5)
+    x = log_expression(joined.batch(np.arange(200))).toarray()[:, 20:]
+    centred = x[split.train] - x[split.train].mean(axis=0)
+    expected = np.linalg.svd(centred, compute_uv=False)[:5]
+    np.testing.assert_allclose(np.linalg.norm(found["PCA"][0], axis=0), expected, rtol=1e-4)
+    variances = x[split.train].var(axis=0)
+    top = np.sort(np.argsort(-variances, kind="stable")[:5])
+    np.testing.assert_allclose(found["normalised counts"][1], x[split.test][:, top], rtol=1e-6)
+
+
+def test_pca_says_where_files_have_no_gene_in_common():
+    adata = datasets.simulate(60, 20, 2, 5, mean_counts=500, seed=3)
+    parts = {"a": adata[::2, :11], "b": adata[1::2, 10:]}
+    joined = concat({n: CellCollection.from_anndata(p.copy()) for n, p in parts.items()})
+    with pytest.warns(UserWarning, match="no two genes are measured in every cell"):
+        found = baseline_representations(joined, make_split(60, how="random"), 3)
+    assert found["PCA"][0].shape == (42, 3)

@@ -178,6 +178,7 @@ def redundancy() -> panels.Redundancy:
 GOOD |= {
     "models.Panel.predict": lambda: {"adata": cells()},
     "models.Panel.evaluate": lambda: {"adata": cells()},
+    "models.Panel.cells_seen": lambda: {"adata": cells()},
     "models.Panel.outputs": lambda: {"cells": collection()},
     "models.Panel.load": lambda: {"path": "no-such-place"},
     "models.YOTO.predict": lambda: {"adata": cells()},

@@ -62,6 +62,7 @@ GOOD: dict[str, Callable[[], dict[str, Any]]] = {
     "attribution.rankings_of": lambda: {"attribution": attribution()},
     "attribution.top_genes": lambda: {"scores": scores()},
     "metrics.class_scores": lambda: {"truth": CODES, "predicted": np.roll(CODES, 1)},
+    "models.PhenotypeModel.cells_seen": lambda: {"adata": cells()},
     "models.PhenotypeModel.evaluate": lambda: {"adata": cells()},
     "models.PhenotypeModel.get_latent_representation": asked,
     "models.PhenotypeModel.load": lambda: {"path": "no-such-place"},

@@ -13,7 +13,7 @@ from scipy import sparse
 from kernomics.cli import main
 from kernomics.data import CellCollection
 from kernomics.datasets import simulate
-from kernomics.models import TxFM
+from kernomics.models import YOTO, PolyGene, TxFM, load
 from kernomics.models import seen_cells as module
 from kernomics.models.seen_cells import SeenCells, digests
 
@@ -131,3 +131,32 @@ def test_perturbations_are_scored_on_all_cells(adata, perturbation_key, seen):
     assert found.get("seen_in_training", {"cells": 0, "of": 4}) == dict(
         zip(("cells", "of"), seen, strict=True)
     )
+
+
+@pytest.mark.filterwarnings("default:.*very counts:UserWarning")
+@pytest.mark.parametrize("model", [YOTO, PolyGene])
+def test_predictions_of_cells_that_were_trained_on_are_told(adata, tmp_path, capsys, model):
+    """A panel by all genes of its training data, in any order, and a PolyGene by its own."""
+    first, other = adata[:80].copy(), adata[60:, ::-1].copy()
+    size = {"n_genes": 5} if model is YOTO else {"size": "XXS", "d_model": 8, "n_heads": 2}
+    made = model(first, "cell_type", **size, split="random", fractions=(1.0, 0.0, 0.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        made.train(max_epochs=1, progress=False)
+    made.save(tmp_path / "model")
+    kept = load(tmp_path / "model")
+    assert kept.cells_seen(first) == (80, 80)
+    assert kept.cells_seen(other) == (20, 60)
+    assert kept.cells_seen(other, rows=np.arange(20, 60)) == (0, 40)
+    other.write_h5ad(tmp_path / "other.h5ad")
+    adata[80:].copy().write_h5ad(tmp_path / "new.h5ad")
+    report = tmp_path / "report.html"
+    line = ["evaluate", str(tmp_path / "model"), str(tmp_path / "other.h5ad"), "--json"]
+    assert main([*line, "--report", str(report)]) == 0
+    said = "20 of the 60 cells that can be told have the very counts of cells"
+    assert said in capsys.readouterr().err
+    text = report.read_text()
+    assert said in text
+    assert "seen_cells" not in text
+    assert main([line[0], line[1], str(tmp_path / "new.h5ad"), "--json"]) == 0
+    assert "very counts" not in capsys.readouterr().err

@@ -16,6 +16,7 @@ from kernomics.data import CellCollection, Cells
 from kernomics.data.rng import keys_of_names
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models import YOTO, CellEncoder, Panel, PhenotypeModel, PolyGene, TxFM
+from kernomics.models.yoto.missing_genes import require_measured
 from kernomics.models.yoto.network import transformed
 from kernomics.models.yoto.panel import require_base
 from kernomics.ops import sample_tokens
@@ -180,6 +181,7 @@ class PanelSource:
             raise ConfigError(f"task {target!r} is a number; attributions compare classes")
         self.panel, self.output = own, output
         self.genes = np.array(own.genes, dtype=object)
+        require_measured(own.genes, cells)
         self.view = cells.with_genes(self.genes, 1.0)
 
     def inputs(self, rows: NDArray[np.int64]) -> Inputs:

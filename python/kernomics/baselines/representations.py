@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from kernomics._optional import require_extra
 from kernomics._warnings import quietly, warn
 from kernomics.data import CellCollection, Split
-from kernomics.data.expression import as_csr, genes_by_variance, log_expression
+from kernomics.data.expression import (
+    as_csr,
+    genes_by_variance,
+    log_expression,
+    measured_everywhere,
+)
 from kernomics.errors import ConfigError, DataError
 
 Representations = dict[str, tuple[NDArray[Any], NDArray[Any]]]
@@ -29,10 +34,15 @@ def baseline_representations(
     n_components: Sequence[int] = (),
     n_variable: Sequence[int] = (),
 ) -> Representations:
-    """Represent training and test cells by PCA and by their most variable genes."""
+    """Represent training and test cells by PCA and by their most variable genes.
+
+    Where only some genes were measured in every cell, as in files with different genes, both are of
+    these: where a gene was not measured is no count of 0, and would tell the files apart.
+    """
     require_extra("sklearn", purpose="PCA")
     from sklearn.decomposition import PCA
 
+    cells = _measured_alike(cells)
     train, test = (log_expression(cells.batch(rows)) for rows in (split.train, split.test))
     for name, sizes, most in (
         ("n_components", n_components, min(train.shape) - 1),
@@ -73,6 +83,21 @@ def baseline_representations(
     return found
 
 
+def _measured_alike(cells: CellCollection) -> CellCollection:
+    """Return the cells over the genes that all of them have measured, or say there are none."""
+    everywhere = measured_everywhere(cells)
+    n = int(everywhere.sum())
+    if n == cells.n_genes:
+        return cells
+    if n < 2:
+        warn(
+            "no two genes are measured in every cell: PCA and normalised counts take genes that "
+            "were not measured as counts of 0, which tells the files apart"
+        )
+        return cells
+    return cells.with_genes(cells.genes[everywhere], 1.0)
+
+
 def scvi_representation(
     cells: CellCollection,
     split: Split,
@@ -83,12 +108,14 @@ def scvi_representation(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Represent cells by scVI (Lopez et al., Nature Methods 15, 2018), of scvi-tools.
 
-    Trained on the training cells' counts of all genes with scvi-tools' own settings, and like the
-    other representations without knowing the batches. scvi-tools seeds Python, numpy and torch for
-    the whole process; their states are put back after.
+    Trained on the training cells' counts of all genes that every cell has measured, with
+    scvi-tools' own settings, and like the other representations without knowing the batches.
+    scvi-tools seeds Python, numpy and torch for the whole process; their states are put back after.
     """
     scvi = require_extra("scvi", purpose="scVI", extra="eval")
     from anndata import AnnData
+
+    cells = _measured_alike(cells)
 
     def counts(rows: NDArray[np.int64]) -> AnnData:
         return AnnData(as_csr(cells.batch(rows)))

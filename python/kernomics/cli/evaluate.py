@@ -82,10 +82,11 @@ def run(args: argparse.Namespace) -> None:
     labels = _labels(args, "panel")
     panel = Panel.load(args.run_or_model)
     cells = panel.read(args.data, **cli_options.reading(args))
-    with shared(panel, cells) as sharing:
+    with evaluate_txfm.noted_warnings() as notes, shared(panel, cells) as sharing:
+        evaluate_txfm.tell_seen(panel, cells)
         scores = _scores(args, sharing, cells, labels)
     if args.report is not None:
-        _report(args, panel, labels)
+        _report(args, panel, labels, notes)
     if args.json:
         cli_options.print_json(scores)
         return
@@ -153,14 +154,16 @@ def _check_report(path: str | None) -> None:
     require_extra("matplotlib", purpose="the report")
 
 
-def _report(args: argparse.Namespace, panel: Any, labels: dict[str, str]) -> None:
-    """Write the report of a panel's evaluation."""
+def _report(args: argparse.Namespace, panel: Any, labels: dict[str, str], notes: list[str]) -> None:
+    """Write the report of a panel's evaluation, with what was warned of."""
     from kernomics.report.panel_evaluation import write_panel_evaluation
     from kernomics.workflows.evaluate_panel import panel_evaluation_data
 
-    with evaluate_txfm.noted_warnings(show=False) as notes:  # told with the scores
+    with evaluate_txfm.noted_warnings(show=False) as again:  # told with the scores
         cells = panel.read(args.data, **cli_options.reading(args))
         data, errors = panel_evaluation_data(
             panel, cells, labels, cli_options.data_name(args), allow_missing=args.allow_missing
         )
-    write_panel_evaluation(args.report, replace(data, warnings=notes), errors)
+    write_panel_evaluation(
+        args.report, replace(data, warnings=list(dict.fromkeys([*notes, *again]))), errors
+    )

@@ -70,6 +70,8 @@ def _evaluate(args: argparse.Namespace, labels: dict[str, str], notes: list[str]
     names = [task.name for task in model.tasks]
     unlabelled = not labels and not set(names) & set(cells.obs.columns)
     with shared(model, cells) as sharing:
+        if own.split is None:
+            evaluate_txfm.tell_seen(model, cells)
         if args.predictions and unlabelled and args.report is None:
             warn(f"obs has none of the model's phenotypes {names}: predictions are written, but "
                  "not scored")  # fmt: skip

@@ -157,16 +157,21 @@ def _tell_seen(
     args: argparse.Namespace, model: Any, cells: Any, split: Any, found: dict[str, Any]
 ) -> None:
     """Warn where cells that are scored were trained on, and note how many."""
-    import numpy as np
+    whole = split is None or args.perturbation_key is not None
+    seen, compared = tell_seen(model, cells, None if whole else split.test)
+    if seen:
+        found["seen_in_training"] = {"cells": seen, "of": compared}
 
+
+def tell_seen(model: Any, cells: Any, rows: Any = None) -> tuple[int, int]:
+    """Warn where some cells, or all, were trained on; return how many, and of how many told."""
     from kernomics._warnings import warn
     from kernomics.models.seen_cells import told
 
-    whole = split is None or args.perturbation_key is not None
-    seen, compared = model.cells_seen(cells, rows=np.arange(cells.n_cells) if whole else split.test)
-    if seen:
-        found["seen_in_training"] = {"cells": seen, "of": compared}
-        warn(str(told(seen, compared, "cells" if whole else "cells scored on")))
+    seen: tuple[int, int] = model.cells_seen(cells, rows=rows)
+    if seen[0]:
+        warn(str(told(*seen, "cells" if rows is None else "cells scored on")))
+    return seen
 
 
 def _refuse_without_effect(args: argparse.Namespace) -> None:

@@ -42,7 +42,7 @@ def add_reading(
         command.add_argument(
             "data", nargs="+",
             help=f"{FILES}; several files are joined over the union of their genes, and each "
-            "file is a batch named after it",
+            "file is a batch named after it (obs column dataset)",
         )  # fmt: skip
     else:
         command.add_argument("data", help=FILES)

@@ -179,10 +179,19 @@ def _print_panel(
     print(f"panel      {len(found.genes)} genes: {', '.join(found.genes)}")
     if found.missing:
         asked = len(found.genes) + len(found.missing)
-        print(
-            f"missing    {len(found.missing)} of {asked} genes are not in the data: "
-            f"{describe_missing(found.missing, cells.genes, cells.var)}"
-        )
+        known = set(cells.genes.tolist())
+        partly = [gene for gene in found.missing if gene in known]
+        missing = [gene for gene in found.missing if gene not in known]
+        if missing:
+            print(
+                f"missing    {len(missing)} of {asked} genes are not in the data: "
+                f"{describe_missing(missing, cells.genes, cells.var)}"
+            )
+        if partly:
+            print(
+                f"left out   {len(partly)} of {asked} genes are not measured in every cell: "
+                f"{', '.join(map(repr, partly))}"
+            )
     for label, scores in found.scores.items():
         judge = "logistic" if label in found.per_class else "ridge"
         print(f"held out   {label:<34}" + "".join(f"{HEADS[key]:>10}" for key in scores))

@@ -10,6 +10,7 @@ from kernomics.cli import constraints as cli_constraints
 from kernomics.cli import options as cli_options
 from kernomics.cli import tables
 from kernomics.cli.messages import Help
+from kernomics.errors import ConfigError
 
 
 def add_parser(commands: Any) -> None:
@@ -197,4 +198,10 @@ def settings_of(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
         "progress": False if args.quiet else None,
     }
     least, given = args.least, {k: v for k, v in given.items() if v is not None}
-    return cli_options.settings(args.config, YOTOConfig(), least=least, given=given)
+    found, training = cli_options.settings(args.config, YOTOConfig(), least=least, given=given)
+    if args.judge is not None and found.get("n_starts", YOTOConfig().n_starts) == 1:
+        raise ConfigError(
+            "--judge chooses among several starts, and --starts is 1: give --starts, such as 4, or "
+            "leave --judge out"
+        )
+    return found, training

@@ -46,6 +46,8 @@ def first_bad_count(values: npt.NDArray[Any]) -> dict[str, tuple[int, int]]:
             return {}
         masks = {"negative": values < 0, "too_large": values > MAX_COUNT}
     else:
+        if values.dtype.itemsize < 4:  # float16 ends at 65,504, and has no 2^24
+            values = values.astype(np.float32)
         good = (values >= 0) & (values <= MAX_COUNT) & (np.floor(values) == values)
         if good.all():
             return {}

@@ -45,6 +45,14 @@ def gene_panels(batch: Cells) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     return mask.astype(bool), panel_id.astype(np.int64)
 
 
+def measured_everywhere(cells: CellCollection) -> NDArray[np.bool_]:
+    """Return which genes were measured in every cell, bool [G]."""
+    if cells.observed is None or cells.panel_of_cell is None:
+        return np.ones(cells.n_genes, bool)
+    mask = cells.observed.mask.numpy()[np.unique(cells.panel_of_cell)]
+    return np.asarray(mask.all(axis=0), dtype=bool)
+
+
 def gene_moments(
     batches: Iterable[tuple[Cells, sparse.csr_matrix]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from kernomics.data import CellCollection, gene_id_kind
-from kernomics.data.expression import as_csr
+from kernomics.data.expression import as_csr, measured_everywhere
 from kernomics.data.genes import id_mismatch
 from kernomics.data.row_numbers import parts
 from kernomics.errors import DataError
@@ -20,23 +20,10 @@ from kernomics.errors import DataError
 NAMES_SHOWN = 5
 
 
-def measured_everywhere(cells: CellCollection) -> NDArray[np.bool_]:
-    """Tell which genes every data set of some cells has measured, bool [G].
-
-    A count of 0 says nothing of a cell where the gene was not looked for.
-    """
-    if cells.observed is None or cells.panel_of_cell is None:
-        return np.ones(cells.n_genes, bool)
-    return np.asarray(cells.observed.mask.numpy()[np.unique(cells.panel_of_cell)].all(axis=0))
-
-
 def find_genes(
     genes: str | Sequence[str], cells: CellCollection, *, allow_missing: bool = False
 ) -> tuple[list[str], list[str]]:
-    """Look a list of genes up by exact name: those that the cells have, and the others.
-
-    A gene that not every data set of the cells has measured is one of the others.
-    """
+    """Look a list of genes up by exact name: those that all cells have, and the others."""
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     if not names:
         raise DataError("the list of genes is empty; name at least one")
@@ -46,9 +33,17 @@ def find_genes(
             f"{len(repeated)} of {len(names)} genes in the list repeat an earlier one, first "
             f"{repeated[0]!r}; name each gene once"
         )
-    there = set(cells.genes[measured_everywhere(cells)].tolist())
+    there = set(cells.genes.tolist())
+    everywhere = set(cells.genes[measured_everywhere(cells)].tolist())
     missing = [name for name in names if name not in there]
-    found = [name for name in names if name in there]
+    partly = [name for name in names if name in there and name not in everywhere]
+    found = [name for name in names if name in everywhere]
+    if partly and not (allow_missing and found):
+        raise DataError(
+            f"{len(partly)} of {len(names)} genes are not measured in every cell, first "
+            f"{partly[0]!r}, and where a gene was not measured is no count of 0; leave them out"
+            + (", or continue with the other genes: allow_missing=True" if found else "")
+        )
     if missing and not (allow_missing and found):
         remedy = "correct the names"
         if found:
@@ -57,7 +52,7 @@ def find_genes(
             f"{len(missing)} of {len(names)} genes are not in the data: "
             f"{describe_missing(missing, cells.genes, cells.var)}; {remedy}"
         )
-    return found, missing
+    return found, [name for name in names if name not in everywhere]
 
 
 def describe_missing(
@@ -69,12 +64,7 @@ def describe_missing(
         listed = ", ".join(repr(name) for name in missing[:NAMES_SHOWN])
         return f"{listed}{_more(missing)}{id_mismatch('the list has', missing, known, var)}"
     by_upper = {str(name).upper(): str(name) for name in known}
-    here = set(by_upper.values())
-    notes = [
-        "not measured in every data set" if name in here else _nearest(name, by_upper)
-        for name in missing[:NAMES_SHOWN]
-    ]
-    said = [f"{name!r} ({note})" for name, note in zip(missing, notes, strict=False)]
+    said = [f"{name!r} ({_nearest(name, by_upper)})" for name in missing[:NAMES_SHOWN]]
     return ", ".join(said) + _more(missing)
 
 

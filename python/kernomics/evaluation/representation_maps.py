@@ -75,9 +75,10 @@ def representation_maps(
 ) -> RepresentationMaps:
     """Map cells by a TxFM's representation and by PCA.
 
-    PCA is of the log-normalised counts of all genes, fitted on the training cells of the split, or
-    without them on the cells shown, with as many components as the model has dimensions. Then in
-    both: 15 neighbours, and UMAP [1]_ started from the first two components.
+    PCA is of the log-normalised counts of all genes that every cell has measured, fitted on the
+    training cells of the split, or without them on the cells shown, with as many components as the
+    model has dimensions. Then in both: 15 neighbours, and UMAP [1]_ started from the first two
+    components.
     """
     require_extra("scanpy", purpose="a UMAP")
     rows, part, n_from = cell_maps.shown_cells(cells.n_cells, split, max_cells, seed)

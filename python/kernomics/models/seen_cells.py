@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from kernomics._warnings import quietly
 from kernomics.data import CellCollection, Cells
-from kernomics.data.row_numbers import parts
+from kernomics.data.row_numbers import parts, row_numbers
 
 KEPT = 4096
 """Digests that a model keeps, 32 KB."""
@@ -116,6 +117,38 @@ class SeenCells:
             compared += len(these)
             found += int(np.isin(these, self.smallest).sum())
         return found, compared
+
+
+def seen_among(
+    info: Mapping[str, Any],
+    genes: Sequence[str] | NDArray[Any],
+    cells: CellCollection,
+    rows: ArrayLike | None = None,
+) -> tuple[int, int]:
+    """Return what `SeenCells.among` says of some cells, by what a model keeps; 0 of 0 for nothing.
+
+    Parameters
+    ----------
+    info
+        What the model keeps of its training.
+    genes
+        Those that the sketch was made over, in its order, and after them any that were added.
+    cells, rows
+        The cells, and which of them (None: all).
+    """
+    kept = SeenCells.from_info(info)
+    known = genes if kept is None else genes[: kept.n_genes]  # without those added
+    if kept is None or not np.isin(known, cells.genes).any():
+        return 0, 0
+    wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
+    with quietly(UserWarning):  # what is missing is no count here either
+        view = cells.with_genes(known, 0.0)
+    return kept.among(view, wanted)
+
+
+def without_digests(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model keeps of its training, without what only a machine reads."""
+    return {name: value for name, value in info.items() if name != "seen_cells"}
 
 
 def told(found: int, compared: int, what: str) -> str | None:

@@ -174,7 +174,10 @@ class ReportData:
         Of which classes each gene is a marker that was asked for, in words, k texts; empty where
         none was.
     absent
-        Genes of the panel that the data lack; ``genes`` are the others.
+        Genes of the panel that the data lack, or have not measured in every cell; ``genes`` are
+        the others.
+    seen_is_known
+        Whether the panel knows its training cells, so that the warnings name any among these.
     omitted
         Why one of these is left out, one sentence each.
     history
@@ -212,6 +215,7 @@ class ReportData:
     everywhere: NDArray[np.bool_] | None = None
     marker_for: Sequence[str] = ()
     absent: Sequence[str] = ()
+    seen_is_known: bool = False
     omitted: Sequence[str] = ()
     history: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[str] = ()

@@ -16,9 +16,13 @@ from kernomics.report.representation_sections import scored
 
 def render_panel_evaluation(data: ReportData, errors: Mapping[str, Mapping[str, float]]) -> str:
     """Return the report of an evaluation as one HTML document."""
+    known = (
+        "Cells that it was trained on are told by their counts: see the warnings."
+        if data.seen_is_known
+        else "This report does not know whether some of them were used to train it."
+    )
     sentence = (
-        f"All {count(data.n_cells, 'cell')} were predicted by the panel without retraining. This "
-        "report does not know whether some of them were used to train it."
+        f"All {count(data.n_cells, 'cell')} were predicted by the panel without retraining. {known}"
     )
     again = shared_sections.reproducibility(
         command=data.command,

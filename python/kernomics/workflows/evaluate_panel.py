@@ -11,8 +11,9 @@ from kernomics.data.gene_columns import counts_of
 from kernomics.metrics import bootstrap_scores, class_expression, confusion_matrix
 from kernomics.metrics.uncertainty import spread
 from kernomics.models import Panel
+from kernomics.models.seen_cells import without_digests
 from kernomics.models.tasks import score_task
-from kernomics.models.yoto.missing_genes import absent_genes
+from kernomics.models.yoto.missing_genes import absent_genes, partly_measured
 from kernomics.report import MethodScore, Provenance, ReportData, SplitReport, TaskReport
 
 
@@ -28,10 +29,10 @@ def panel_evaluation_data(
     """Predict the cells and gather what the report shows, with the scores' standard errors.
 
     `labels`, `allow_missing` and the errors raised are those of `Panel.evaluate`; `notes` are
-    warnings. Genes that these cells lack are in no table or figure.
+    warnings. Genes that these cells lack, or have not all measured, are in no table or figure.
     """
     predicted = panel.labelled_outputs(cells, labels, allow_missing=allow_missing)
-    absent = absent_genes(panel.genes, cells)
+    absent = absent_genes(panel.genes, cells) + partly_measured(panel.genes, cells)
     genes = [gene for gene in panel.genes if gene not in absent]
     counts = counts_of(cells.with_genes(genes, 1.0), np.arange(cells.n_cells))
     tasks, expression = [], []
@@ -62,7 +63,7 @@ def panel_evaluation_data(
                 confusion=confusion,
             )
         )
-    source = Provenance.of_this_process({"model": panel.info}, None)
+    source = Provenance.of_this_process({"model": without_digests(panel.info)}, None)
     data = ReportData(
         title=f"{len(panel.genes)}-gene panel, on {dataset}",
         dataset=dataset,
@@ -70,6 +71,7 @@ def panel_evaluation_data(
         n_genes=cells.n_genes,
         genes=genes,
         absent=absent,
+        seen_is_known="seen_cells" in panel.info,
         detection_rate=np.diff(counts.tocsc().indptr) / cells.n_cells,
         mean_count=np.asarray(counts.mean(axis=0)).ravel(),
         tasks=tasks,

@@ -15,6 +15,7 @@ from kernomics.errors import DataError
 from kernomics.metrics import class_scores, confusion_matrix
 from kernomics.models import PhenotypeModel
 from kernomics.models.polygene.phenotypes import REST
+from kernomics.models.seen_cells import without_digests
 from kernomics.models.tasks import Task, score_task
 from kernomics.report import PhenotypeReport, PhenotypeScores, Provenance
 
@@ -119,7 +120,7 @@ def phenotype_evaluation_report(
         scores=found.scores,
         history=(),
         warnings=notes,
-        provenance=Provenance.of_this_process({"model": model.info}, None),
+        provenance=Provenance.of_this_process({"model": without_digests(model.info)}, None),
         scored="cell",
         shown=what_is_shown(given),
         majority_of="these cells",

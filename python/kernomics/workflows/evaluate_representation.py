@@ -12,6 +12,7 @@ from kernomics.evaluation.relationships import RelationshipScores
 from kernomics.evaluation.representation_maps import RepresentationMaps, representation_maps
 from kernomics.evaluation.representations import RepresentationScores
 from kernomics.models import CellEncoder, TxFM
+from kernomics.models.seen_cells import without_digests
 from kernomics.report import Provenance, RepresentationReport, SplitReport
 from kernomics.report.html import duration
 
@@ -70,7 +71,7 @@ def evaluation_report(
     `representing` is how cells are represented, as in `representation_maps`; `notes` are warnings.
     """
     maps, omitted = _maps(model, cells, split, seed, **representing)
-    described = {name: value for name, value in model.info.items() if name != "seen_cells"}
+    described = without_digests(model.info)
     unknown = "Cells that the model was trained on are told by their counts: see the warnings."
     if len(described) == len(model.info):
         unknown = "This report cannot tell whether the model was trained on some of these cells."

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from kernomics._files import bytes_of, json_of
 from kernomics.data import CellCollection, Labels, Split
-from kernomics.data.gene_columns import measured_everywhere
 from kernomics.errors import CheckpointError, ConfigError, DataError
 from kernomics.models import Panel, PhenotypeModel, load
-from kernomics.models.yoto.constraints import over_common_genes
 
 SPLIT, CONFIG = "split.json", "config.json"
 
@@ -79,8 +77,6 @@ def _fingerprint(model: Panel | PhenotypeModel, cells: CellCollection) -> str:
             return ""
         labels[task.name] = label.aligned(task.classes) if task.classes else label
     view = cells.with_labels(labels)
-    if isinstance(model, Panel) and measured_everywhere(view).any():
-        view, _ = over_common_genes(view)
     if isinstance(model, PhenotypeModel):
         if not np.isin(model.genes, cells.genes).all():
             return ""

@@ -1,6 +1,7 @@
 """Which genes a selection may take."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from kernomics.errors import ConfigError
@@ -139,3 +140,13 @@ def test_detection_is_counted_over_the_training_cells(adata):
     limit = float(np.quantile(counts.mean(axis=0), 0.5))
     limited = YOTO(adata, "cell_type", 4, min_detection=limit)
     assert limited.bounds.forbidden.tolist() == np.flatnonzero(counts.mean(axis=0) < limit).tolist()
+
+
+def test_a_pattern_that_matches_another_column_says_which():
+    ids = np.array([f"ENSG{i:011d}" for i in range(8)], object)
+    var = pd.DataFrame({"length": range(8), "symbol": pd.Categorical(GENES)}, index=ids)
+    given = {"n_cells": 100, "n_genes": 1, "min_cells": 1, "var": var}
+    with pytest.warns(UserWarning, match=r"; 2 match in var\['symbol'\]: pass gene_names='symbol'"):
+        gene_bounds(ids, SEEN, exclude_patterns="mitochondrial", **given)
+    with pytest.warns(UserWarning, match=r"matches none of 8 genes.*haemoglobin$"):
+        gene_bounds(ids, SEEN, exclude_patterns="XIST", **given)

@@ -14,6 +14,9 @@ from kernomics.errors import DataError
 
 LIBRARY, PANEL = "kernomics_library", "kernomics_panel"
 """obs columns that a converted file has where they are needed."""
+FORMER = "former_names"
+"""The var column of the names that genes had, where a column became their names and the index of
+the table has no name."""
 
 
 def var_table(cells: CellCollection, parts: Sequence[CellCollection]) -> pd.DataFrame:
@@ -22,10 +25,21 @@ def var_table(cells: CellCollection, parts: Sequence[CellCollection]) -> pd.Data
     tables = []
     for part in parts:
         var = pd.DataFrame(index=range(part.n_genes)) if part.var is None else part.var.copy()
-        tables.append(var.set_index(pd.Index(part.genes.astype(str))))
+        genes = pd.Index(part.genes.astype(str))
+        if part.var is not None and not genes.equals(pd.Index(var.index.astype(str))):
+            var = _with_former_names(var)
+        tables.append(var.set_index(genes))
     whole = tables[0] if len(tables) == 1 else pd.concat(tables)
     whole = whole[~whole.index.duplicated()].reindex(index)
     return storable(whole, "var")
+
+
+def _with_former_names(var: pd.DataFrame) -> pd.DataFrame:
+    """Keep what the genes were named by, where a column of the table names them from now on."""
+    column = str(var.index.name or FORMER)
+    while column in var.columns:
+        column += "_"
+    return var.assign(**{column: var.index.astype(str)})
 
 
 def obs_table(cells: CellCollection, library: npt.NDArray[np.float32] | None) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -284,9 +286,9 @@ def _by_rows(node: Any, where: str, scratch: Path | None, path: Path, key: str) 
             f"{where} is stored by genes (CSC), which cannot be read cell by cell, and a copy by "
             f"cells takes {entries * COPY_BYTES / 1e9:,.1f} GB of memory, of which "
             f"{room / 1e9:,.1f} GB are free; convert the file once: "
-            f"{CONVERT.format(path)}"
+            f"{convert_command(path, key)}"
         )
-    warn_converted("csc", where, CONVERT.format(path))
+    warn_converted("csc", where, convert_command(path, key))
     parts = (node["data"][:], node["indices"][:], columns)
     require_inside(parts[1], shape[0], where)
     return memory_source(sparse.csc_matrix(parts, shape=shape).tocsr(), where)
@@ -294,7 +296,18 @@ def _by_rows(node: Any, where: str, scratch: Path | None, path: Path, key: str) 
 
 COPY_BYTES = 24
 """Memory that converting an entry takes at its height: it is held twice."""
-CONVERT = "kernomics convert '{}' --out FILE.h5ad"
+
+
+def convert_command(path: Path, key: str) -> str:
+    """Return the command that converts a matrix of a file, such as that at ``layers/counts``."""
+    of_modality = re.match(r"mod/([^/]*)/", key)
+    options = "" if of_modality is None else f" --modality {shlex.quote(of_modality[1])}"
+    inner = key if of_modality is None else key[of_modality.end() :]
+    if inner.startswith("layers/"):
+        options += f" --layer {shlex.quote(inner.removeprefix('layers/'))}"
+    elif inner == "raw/X":
+        options += " --use-raw"
+    return f"kernomics convert '{path}'{options} --out FILE.h5ad"
 
 
 def stored_entries(source: Any) -> int:

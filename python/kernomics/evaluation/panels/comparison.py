@@ -16,6 +16,7 @@ from scipy import stats
 
 from kernomics import baselines
 from kernomics._arguments import checked, shown
+from kernomics.data.expression import measured_everywhere
 from kernomics.data.gene_columns import counts_of
 from kernomics.data.genes import places_of
 from kernomics.errors import ConfigError, KernomicsError, closest
@@ -345,7 +346,8 @@ def score_panels(
     counts = counts_of(model.cells, np.concatenate([train, test]))
     x_train, x_test = counts[: len(train)], counts[len(train) :]
     own_panel = places_of(genes, model.cells.genes)
-    usable = np.flatnonzero(model.summary.n_expressing >= model.config.min_cells)
+    detected = model.summary.n_expressing >= model.config.min_cells
+    usable = np.flatnonzero(detected & measured_everywhere(model.cells))
     for task in model.tasks:
         values = model.cells.labels[task.name].values
         y_train, y_test = values[train], values[test]

@@ -19,7 +19,7 @@ from kernomics.data.row_numbers import parts
 from kernomics.errors import DataError
 from kernomics.models import Panel
 from kernomics.models.tasks import Task
-from kernomics.models.yoto.missing_genes import require_genes
+from kernomics.models.yoto.missing_genes import require_genes, require_measured
 from kernomics.models.yoto.network import PanelNetwork, transformed
 from kernomics.models.yoto.panel import require_base
 
@@ -94,6 +94,7 @@ def contributions(
     measured = rows_of("rows", rows, cells.n_cells)
     background = rows_of("background_rows", background_rows, cells.n_cells)
     require_genes(panel.genes, cells)
+    require_measured(panel.genes, cells)
     view = cells.with_genes(panel.genes, min_gene_overlap=1.0)
     targets = _targets(panel, cells, measured)
     network = panel.network

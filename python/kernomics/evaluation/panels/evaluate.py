@@ -14,7 +14,8 @@ from kernomics import baselines, metrics
 from kernomics._arguments import checked
 from kernomics._warnings import warn
 from kernomics.data import CellCollection, Labels, Split
-from kernomics.data.gene_columns import counts_of_genes, find_genes, measured_everywhere
+from kernomics.data.expression import measured_everywhere
+from kernomics.data.gene_columns import counts_of_genes, find_genes
 from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError
 
@@ -36,7 +37,7 @@ class PanelEvaluation:
     n_train, n_test
         Cells of the two parts, whether labelled or not.
     missing
-        Requested genes that are missing from the data.
+        Requested genes that are missing from the data, or not measured in every cell.
     random
         For each label, a table with index ``metric`` and columns ``mean``, ``sd`` over random
         panels of the same size; sd is NaN for a single one. Empty if none were requested.
@@ -81,7 +82,8 @@ def evaluate_panel(
     seed
         Seed of the random panels: number i has the seed ``seed + i``.
     allow_missing
-        Leave out genes missing from the data instead of raising an error.
+        Leave out genes missing from the data, or not measured in every cell, instead of raising an
+        error.
 
     Returns
     -------

@@ -12,6 +12,7 @@ from scipy.cluster import hierarchy
 
 from kernomics._arguments import checked, rows_of
 from kernomics.data import CellCollection
+from kernomics.data.expression import measured_everywhere
 from kernomics.data.gene_columns import count_blocks, find_genes
 from kernomics.data.genes import places_of
 from kernomics.errors import ConfigError, DataError
@@ -99,7 +100,9 @@ def redundancy(
     return Redundancy(
         groups=_groups(panel, within, threshold),
         correlation=pd.DataFrame(within, index=names, columns=names.rename(None)),
-        substitutes=_substitutes(cells.genes.astype(str), columns, r, n_substitutes),
+        substitutes=_substitutes(
+            cells.genes.astype(str), columns, r, n_substitutes, measured_everywhere(cells)
+        ),
     )
 
 
@@ -143,9 +146,13 @@ def _groups(panel: Sequence[str], r: NDArray[np.float64], threshold: float) -> l
 
 
 def _substitutes(
-    genes: NDArray[np.str_], columns: NDArray[np.int64], r: NDArray[np.float64], n: int
+    genes: NDArray[np.str_],
+    columns: NDArray[np.int64],
+    r: NDArray[np.float64],
+    n: int,
+    measured: NDArray[np.bool_],
 ) -> pd.DataFrame:
-    left_out = np.setdiff1d(np.arange(len(genes)), columns)
+    left_out = np.setdiff1d(np.flatnonzero(measured), columns)
     best = []
     for place, gene in enumerate(columns):
         candidates = r[left_out, place]

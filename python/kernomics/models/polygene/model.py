@@ -36,6 +36,7 @@ from kernomics.models.polygene.module import PolyGeneModule
 from kernomics.models.polygene.options import PolyGeneOptions
 from kernomics.models.polygene.phenotype_model import PhenotypeModel
 from kernomics.models.reading import library_share
+from kernomics.models.seen_cells import SeenCells
 from kernomics.models.tasks import make_tasks
 from kernomics.models.vocabulary import over_vocabulary, warn_of_unseen
 from kernomics.train import History, RowAdamW, override
@@ -239,7 +240,9 @@ class PolyGene:
             log_dir=log_dir,
             skip_steps=skip_steps,
         )
-        self.model = PhenotypeModel(module.cpu(), self.genes.tolist(), self._info())
+        seen = SeenCells.of(self.cells, self.split.train).to_info()
+        info = {**self._info(), "seen_cells": seen}
+        self.model = PhenotypeModel(module.cpu(), self.genes.tolist(), info)
         return self
 
     def configure(self, **overrides: Any) -> None:

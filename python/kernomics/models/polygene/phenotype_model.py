@@ -28,6 +28,7 @@ from kernomics.models.polygene.phenotypes import (
     prediction_table,
     score_phenotype,
 )
+from kernomics.models.seen_cells import seen_among
 from kernomics.models.tasks import Task, read_outputs
 from kernomics.models.trained import TrainedModel, place_for
 
@@ -82,6 +83,20 @@ class PhenotypeModel(TrainedModel):
     def phenotypes(self) -> Phenotypes:
         """How the phenotypes are found in the cells of a data set."""
         return Phenotypes(self.tasks, self.info.get("unlabelled_category"))
+
+    @checked
+    def cells_seen(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        rows: ArrayLike | None = None,
+        **reading: Unpack[ReadOptions],
+    ) -> tuple[int, int]:
+        """Return how many cells have the counts of cells of the training, and of how many told.
+
+        As `CellEncoder.cells_seen`, with the same parameters.
+        """
+        return seen_among(self.info, self.genes, self.read(adata, **reading), rows)
 
     # -- inference -------------------------------------------------------------------------------
 

@@ -14,14 +14,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kernomics._arguments import checked
-from kernomics._warnings import quietly
 from kernomics.data import CellCollection, Cells
 from kernomics.data.readers.inputs import ReadOptions
-from kernomics.data.row_numbers import row_numbers
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.base import checked_integer, checked_names
 from kernomics.models.known_cells import KnownCells
-from kernomics.models.seen_cells import SeenCells
+from kernomics.models.seen_cells import seen_among
 from kernomics.models.trained import TrainedModel, place_for
 from kernomics.models.txfm.config import TxFMConfig
 from kernomics.models.txfm.module import Tokens, TxFMModule
@@ -246,15 +244,7 @@ class CellEncoder(TrainedModel):
             Those found, and those that could be told. 0 of 0 where the model was saved before it
             kept digests.
         """
-        kept = SeenCells.from_info(self.info)
-        cells = self.read(adata, **reading)
-        genes = self.genes if kept is None else self.genes[: kept.n_genes]  # without those added
-        if kept is None or not np.isin(genes, cells.genes).any():
-            return 0, 0
-        wanted = np.arange(cells.n_cells) if rows is None else row_numbers(rows, cells.n_cells)
-        with quietly(UserWarning):  # what is missing is no count here either
-            view = cells.with_genes(genes, 0.0)
-        return kept.among(view, wanted)
+        return seen_among(self.info, self.genes, self.read(adata, **reading), rows)
 
     @checked
     def get_gene_embeddings(

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernomics.data import CellCollection
-from kernomics.data.gene_columns import measured_everywhere
+from kernomics.data.expression import measured_everywhere
 from kernomics.data.gene_stats import GeneSummary
 from kernomics.data.readers.inputs import ReadOptions
-from kernomics.errors import ConfigError, DataError, closest
+from kernomics.errors import ConfigError, closest
 from kernomics.models.base import as_collection, checked_integer
 from kernomics.models.tasks import Task
 from kernomics.models.yoto.budget import Budget, costs_of_column, make_budget
@@ -35,28 +35,6 @@ def read_cells(
     if not cells.labels:
         raise ConfigError(f"labels_key is empty; {closest('', cells.obs.columns)}")
     return cells
-
-
-def over_common_genes(cells: CellCollection) -> tuple[CellCollection, list[str]]:
-    """Return cells of several data sets over the genes that all of these have, and what to tell.
-
-    A count of 0 of any other gene would tell which data set a cell is of, and so its label where
-    data sets have other labels.
-    """
-    everywhere = measured_everywhere(cells)
-    if everywhere.all():
-        return cells, []
-    left = cells.genes[~everywhere]
-    if not everywhere.any():
-        raise DataError(
-            f"none of the {cells.n_genes:,} genes is measured in every data set of these cells, "
-            f"first {left[0]!r}: a panel is chosen from genes that all have"
-        )
-    note = (
-        f"{len(left):,} of {cells.n_genes:,} genes are not measured in every data set of these "
-        f"cells, first {left[0]!r}: the panel is chosen from the others"
-    )
-    return cells.with_genes(cells.genes[everywhere], 1.0), [note]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +123,7 @@ def make_constraints(
         min_detection=min_detection,
         max_detection=max_detection,
         var=cells.var,
+        measured=measured_everywhere(cells),
     )
     costs = _costs(gene_costs, budget, adata, reading)
     limit = _limit(costs, budget, cells, bounds, config.n_genes)

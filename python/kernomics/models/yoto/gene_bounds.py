@@ -53,8 +53,9 @@ def gene_bounds(
     min_detection: float = 0.0,
     max_detection: float = 1.0,
     var: pd.DataFrame | None = None,
+    measured: NDArray[np.bool_] | None = None,
 ) -> GeneBounds:
-    """Work out the bounds of a selection."""
+    """Work out the bounds of a selection; `measured` says which genes every cell has measured."""
     place = {gene: i for i, gene in enumerate(genes)}
     named = {
         what: list(dict.fromkeys(_listed(names)))
@@ -74,6 +75,14 @@ def gene_bounds(
             f"{_genes(both)} both forced and forbidden, first {both[0]!r}; remove each from one "
             "list"
         )
+    partly = np.flatnonzero([] if measured is None else ~measured)
+    lacking = [name for name in named["forced"] if place[name] in set(partly.tolist())]
+    if lacking:
+        raise DataError(
+            f"{_genes(lacking)} forced, but not measured in every cell, first {lacking[0]!r}: "
+            "where a gene was not measured is no count of 0; leave such genes out, or give cells "
+            "that have measured them"
+        )
     if len(named["forced"]) > n_genes:
         raise ConfigError(
             f"{_genes(named['forced'])} forced, more than n_genes = {n_genes}; raise n_genes or "
@@ -88,7 +97,8 @@ def gene_bounds(
         f"are detected in fewer than {min_cells} training cells": np.flatnonzero(
             n_expressing < min_cells
         ),
-        **_matching(genes, _listed(exclude_patterns)),
+        **({"are not measured in every cell": partly} if len(partly) else {}),
+        **_matching(genes, _listed(exclude_patterns), var),
         **_outside_detection(n_expressing / max(n_cells, 1), min_detection, max_detection),
     }
     barred = np.setdiff1d(np.unique(np.concatenate(list(rules.values()))), inside)
@@ -104,7 +114,9 @@ def gene_bounds(
     return GeneBounds(inside, barred, tuple(sorted(named["forbidden"])), usable, excluded)
 
 
-def _matching(genes: NDArray[Any], patterns: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+def _matching(
+    genes: NDArray[Any], patterns: Sequence[str], var: pd.DataFrame | None
+) -> dict[str, NDArray[np.int64]]:
     """Find the genes that each pattern matches."""
     sets = {**GENE_SETS, "hemoglobin": GENE_SETS["haemoglobin"]}
     found = {}
@@ -121,10 +133,23 @@ def _matching(genes: NDArray[Any], patterns: Sequence[str]) -> dict[str, NDArray
             warn(
                 f"exclude_patterns: {pattern!r} matches none of {len(genes):,} genes, first "
                 f"{genes[0]!r}; patterns are regular expressions matched from the start of a "
-                f"name, and the sets are {', '.join(GENE_SETS)}"
+                f"name, and the sets are {', '.join(GENE_SETS)}{_elsewhere(rule, var)}"
             )
         found[f"match {pattern!r}"] = hits
     return found
+
+
+def _elsewhere(rule: re.Pattern[str], var: pd.DataFrame | None) -> str:
+    """Name the column of var in which most names match, such as symbols beside Ensembl ids."""
+    counts = {
+        str(name): sum(isinstance(one, str) and rule.match(one) is not None for one in column)
+        for name, column in ({} if var is None else var).items()
+        if not pd.api.types.is_numeric_dtype(column.dtype)
+    }
+    best = max(counts, key=lambda column: counts[column], default="")
+    if not counts.get(best):
+        return ""
+    return f"; {counts[best]:,} match in var[{best!r}]: pass gene_names={best!r}"
 
 
 def _outside_detection(

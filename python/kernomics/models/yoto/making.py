@@ -16,7 +16,7 @@ from kernomics.models.yoto.marker_prior import marker_scores
 from kernomics.models.yoto.missing_genes import costs_without
 from kernomics.models.yoto.module import YOTOModule
 from kernomics.models.yoto.network import InputMeans
-from kernomics.models.yoto.panel import Panel
+from kernomics.models.yoto.panel import Panel, seen_cells
 from kernomics.models.yoto.start_rankings import ranked_genes
 from kernomics.models.yoto.start_records import StartRecords
 from kernomics.models.yoto.starts import Jury, Starts, built, with_starts
@@ -184,6 +184,7 @@ def make_panel(model: YOTO, module: YOTOModule) -> Panel:
             },
             **model.constraints.outcome(ranked.numpy()),
             **({} if model.starts is None else {"starts": model.starts.to_dict()}),
+            "seen_cells": seen_cells(model.cells, model.split.train),
             "without": costs_without(network, genes, means, model.cells, model.split.test),
         },
         input_means=means,

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernomics import metrics
+from kernomics._warnings import warn
 from kernomics.data import CellCollection
-from kernomics.data.gene_columns import measured_everywhere
+from kernomics.data.expression import measured_everywhere
 from kernomics.data.genes import mismatch_cause
 from kernomics.data.row_numbers import parts
 from kernomics.errors import ConfigError, DataError, closest
@@ -28,33 +29,21 @@ IN_WORDS = {"macro_f1": "macro-F1", "r2": "R²"}
 
 
 def absent_genes(genes: Sequence[str], cells: CellCollection) -> list[str]:
-    """Return those of a panel's genes that the data, or one of their data sets, lack."""
-    known = set(map(str, cells.genes[measured_everywhere(cells)]))
+    """Return those of a panel's genes that the data lack."""
+    known = set(map(str, cells.genes))
     return [gene for gene in genes if gene not in known]
 
 
 def require_genes(genes: Sequence[str], cells: CellCollection, *, remedy: str = "") -> None:
     """Refuse data that lack genes of a panel."""
     absent = absent_genes(genes, cells)
-    gone = wholly_absent(absent, cells)
-    advice = f"; {remedy}" if remedy else ""
-    if gone:
-        raise DataError(
-            f"{len(gone):,} of the panel's {len(genes):,} genes {_are(gone)} missing from the "
-            f"data: {listed(gone)}; {closest(gone[0], cells.genes)}"
-            f"{mismatch_cause(genes, cells.genes, len(genes) - len(gone), cells.var)}" + advice
-        )
     if absent:
         raise DataError(
-            f"{len(absent):,} of the panel's {len(genes):,} genes {_are(absent)} not measured in "
-            f"every data set of these cells: {listed(absent)}" + advice
+            f"{len(absent):,} of the panel's {len(genes):,} genes {_are(absent)} missing from the "
+            f"data: {listed(absent)}; {closest(absent[0], cells.genes)}"
+            f"{mismatch_cause(genes, cells.genes, len(genes) - len(absent), cells.var)}"
+            + (f"; {remedy}" if remedy else "")
         )
-
-
-def wholly_absent(absent: Sequence[str], cells: CellCollection) -> list[str]:
-    """Return those of a panel's absent genes that no cell has measured."""
-    here = set(map(str, cells.genes))
-    return [gene for gene in absent if gene not in here]
 
 
 def _are(genes: Sequence[str]) -> str:
@@ -74,16 +63,43 @@ def checked_absent(
     if not isinstance(allow, bool | np.bool_):
         raise ConfigError(f"allow_missing is {allow!r}: it must be True or False")
     absent = absent_genes(genes, cells)
-    nothing = len(wholly_absent(absent, cells)) == len(genes)
-    if nothing:
+    if len(absent) == len(genes):
         remedy = "without any of them there is nothing to predict from"
     elif means is None:
         remedy = "this panel does not hold their means; only a panel from training does"
     else:
         remedy = "allow_missing=True fills them with their mean over the training cells"
-    if not allow or means is None or nothing:
+    if not allow or means is None or len(absent) == len(genes):
         require_genes(genes, cells, remedy=remedy)
+        require_measured(genes, cells, remedy=remedy)
+    elif partly := partly_measured(genes, cells):
+        warn(
+            f"{_partly(genes, partly)}, and filled there with "
+            f"{'its' if len(partly) == 1 else 'their'} mean over the training cells"
+        )
     return absent
+
+
+def partly_measured(genes: Sequence[str], cells: CellCollection) -> list[str]:
+    """Return those of a panel's genes that the data have, but have not measured in every cell."""
+    partly = set(cells.genes[~measured_everywhere(cells)].tolist())
+    return [gene for gene in genes if gene in partly]
+
+
+def require_measured(
+    genes: Sequence[str], cells: CellCollection, *, remedy: str = "leave out the cells without them"
+) -> None:
+    """Refuse genes of a panel that some cells have not measured."""
+    partly = partly_measured(genes, cells)
+    if partly:
+        raise DataError(f"{_partly(genes, partly)}; {remedy}")
+
+
+def _partly(genes: Sequence[str], partly: Sequence[str]) -> str:
+    return (
+        f"{len(partly):,} of the panel's {len(genes):,} genes {_are(partly)} not measured in every "
+        f"cell: {listed(partly)}"
+    )
 
 
 def panel_input(
@@ -93,19 +109,14 @@ def panel_input(
     present: NDArray[np.int64],
     means: Tensor | None,
 ) -> Tensor:
-    """Return the input [b, k] of a panel's network, with genes that are missing at their mean.
-
-    Where only some cells lack a gene, it is at its mean in these.
-    """
+    """Return the input [b, k] of a panel's network, with genes that are missing at their mean."""
     device = network.first.weight.device
-    batch = view.batch(rows).to(device)
-    x = transformed(batch, network.transform).dense()
-    if means is None:
-        return x
-    if batch.observed is not None:
-        measured = batch.observed.mask.bool()[batch.observed.panel_id.long()]
+    cells = view.batch(rows).to(device)
+    x = transformed(cells, network.transform).dense()
+    if means is not None and cells.observed is not None:
+        measured = cells.observed.mask.bool()[cells.observed.panel_id.long()]
         x = torch.where(measured, x, means.to(device)[torch.from_numpy(present).to(device)])
-    if len(present) == len(means):
+    if means is None or len(present) == len(means):
         return x
     whole = means.to(device).expand(len(x), -1).clone()
     whole[:, torch.from_numpy(present).to(device)] = x

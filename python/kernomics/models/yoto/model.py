@@ -23,7 +23,7 @@ from kernomics.models.base import checked_names, checked_seed, sampler_of, split
 from kernomics.models.tasks import make_tasks, score_task
 from kernomics.models.yoto import making
 from kernomics.models.yoto.config import YOTOConfig, default_training
-from kernomics.models.yoto.constraints import make_constraints, over_common_genes, read_cells
+from kernomics.models.yoto.constraints import make_constraints, read_cells
 from kernomics.models.yoto.diagnostics import TrainingWarning, training_warnings
 from kernomics.models.yoto.module import YOTOModule
 from kernomics.models.yoto.options import YOTOOptions
@@ -171,11 +171,9 @@ class YOTO:
             unlabelled_category=unlabelled_category,
             label_kinds=label_kinds,
         )
-        self.cells, left_out = over_common_genes(self.cells)
         self.split = split_cells(self.cells, split, split_key, fractions, self.seed)
         self.division = None if isinstance(split, Split) else (split, split_key, fractions)
-        labels, weak_labels = trained_classes(self.cells.labels, self.split)
-        self.weak = [*left_out, *weak_labels]
+        labels, self.weak = trained_classes(self.cells.labels, self.split)
         self.cells = self.cells.with_labels(labels)
         for weak in self.weak:
             warn(weak)

@@ -24,6 +24,7 @@ from kernomics.errors import ConfigError, DataError, closest
 from kernomics.models.extension import check_new
 from kernomics.models.reading import read_as_trained
 from kernomics.models.saved import describes, read_saved
+from kernomics.models.seen_cells import SeenCells, seen_among
 from kernomics.models.tasks import Task, read_outputs, score_task
 from kernomics.models.yoto.added_genes import AddedGenes, taught
 from kernomics.models.yoto.missing_genes import (
@@ -31,7 +32,6 @@ from kernomics.models.yoto.missing_genes import (
     missing_warning,
     panel_input,
     require_genes,
-    wholly_absent,
 )
 from kernomics.models.yoto.network import PanelNetwork
 from kernomics.models.yoto.truths import truth_of
@@ -151,7 +151,7 @@ class Panel:
         absent = checked_absent(self.genes, cells, self.input_means, allow=allow_missing)
         if absent:
             warn(missing_warning(self.genes, absent, self.info))
-        return self._outputs(cells, rows, wholly_absent(absent, cells))
+        return self._outputs(cells, rows, absent)
 
     def _outputs(
         self, cells: CellCollection, rows: ArrayLike | None, absent: Sequence[str]
@@ -197,9 +197,9 @@ class Panel:
         adata
             AnnData, path of an ``.h5ad`` file or collection; not modified.
         allow_missing
-            Continue if the data lack genes of the panel: each is set to its mean over the training
-            cells, which carries no information about a cell. Of several data sets, in the cells of
-            those that lack it.
+            Continue if the data lack genes of the panel, or have not measured them in every cell:
+            each is set there to its mean over the training cells, which carries no information
+            about a cell.
         **reading
             How to read an AnnData or a file, as in `kernomics.data.ReadOptions`. Options not given
             are as in training, ``info["reading"]``. Options given take precedence, so
@@ -346,6 +346,33 @@ class Panel:
         if lognorm:
             cells.library_rule.tell(known)
         return cells
+
+    @checked
+    def cells_seen(
+        self,
+        adata: AnnData | str | Path | CellCollection,
+        *,
+        rows: ArrayLike | None = None,
+        **reading: Unpack[ReadOptions],
+    ) -> tuple[int, int]:
+        """Return how many cells have the counts of cells of the training, and of how many told.
+
+        As `CellEncoder.cells_seen`, by the counts of all genes of the training data: in data that
+        hold the panel's genes alone no cell is found.
+
+        Parameters
+        ----------
+        adata, **reading
+            As in `predict`.
+        rows
+            Which cells, int [n] or bool [n_cells] (default: all).
+
+        Returns
+        -------
+        tuple of int
+            Those found, and those that could be told.
+        """
+        return seen_among(self.info, sorted(self.ranking.index), self.read(adata, **reading), rows)
 
     # -- more genes ------------------------------------------------------------------------------
 
@@ -506,6 +533,11 @@ class Panel:
                 for i, genes in enumerate(meta.get("added", []))
             ],
         )
+
+
+def seen_cells(cells: CellCollection, rows: NDArray[np.int64]) -> dict[str, Any]:
+    """Return what a panel keeps of its training cells, over all genes in alphabetical order."""
+    return SeenCells.of(cells.with_genes(sorted(map(str, cells.genes)), 1.0), rows).to_info()
 
 
 def require_base(panel: Panel, what: str) -> None:
