@@ -89,6 +89,7 @@ def test_a_corpus_of_log_values_with_counts_in_raw_takes_one_command_line(folder
 PRETRAIN = ["--max-epochs", "1", "--n-tokens", "5", "--min-cells", "1", "--quiet", "--threads", "1"]
 
 
+@pytest.mark.filterwarnings("default:PCA of 120 training cells and 16 genes:UserWarning")
 def test_several_files_are_pretrained_on_together_and_embedded_by_symbol(folder, tmp_path, capsys):
     files = [str(folder / name) for name in ("one.h5ad", "two.h5ad")]
     run = tmp_path / "run"

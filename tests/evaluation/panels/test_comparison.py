@@ -39,7 +39,7 @@ def adata():
 def trained(adata, seed=4, **options):
     cells = CellCollection.from_anndata(adata, labels_key="cell_type")
     model = YOTO(cells, n_genes=4, seed=seed, **options)
-    model.training = override(model.training, max_epochs=3, batch_size=64)
+    model.training = override(model.training, max_epochs=6, batch_size=64)
     return model.train(progress=False)
 
 
