@@ -219,9 +219,9 @@ def tasks_part(lines: Lines) -> str:
     results = Results.of(lines, "main")
     rows = []
     for name, task, k in results.cases():
-        if not has_several_tasks(name):
-            continue
         case: dict[str, Any] = {"set": name, "k": k}
+        if not has_several_tasks(name) or not _compared(results, **case):
+            continue
         row = [SETS[name].title, f"`{task}`", str(k)]
         for predictor in ("own", "lr"):
             ours = results.score(task, predictor, method="yoto", **case)
@@ -245,11 +245,16 @@ def tasks_part(lines: Lines) -> str:
     return f"{grid(head, rows)}\n\nMean over the tasks:\n\n{_mean_over_tasks(results)}"
 
 
+def _compared(results: Results, **case: Any) -> bool:
+    """Whether a training for each task is on record beside that for all."""
+    return any(results.where(method=method, **case) for method in ("yoto_single", *SINGLE_TASK))
+
+
 def _mean_over_tasks(results: Results) -> str:
     """Return YOTO − single-task trainings, the mean over a set's tasks and over all, by seed."""
     tasks: dict[tuple[str, int], list[tuple[str, str]]] = {}
     for name, task, k in results.cases():
-        if has_several_tasks(name):
+        if has_several_tasks(name) and _compared(results, set=name, k=k):
             tasks.setdefault((SETS[name].title, k), []).append((name, task))
     for (_, k), of in list(tasks.items()):
         tasks.setdefault(("all of them", k), []).extend(of)
