@@ -140,7 +140,7 @@ def scale_figure(lines: list[dict[str, Any]]) -> Figure | None:
     ax.set_ylabel("µs per cell and pass")
     ax.set_title(f"YOTO, {deep[0]['n_genes']:,} genes, one thread", parse_math=False)
     dress(ax, THEME, grid="y")
-    _legend(figure)
+    ax.legend(loc="lower left", frameon=False, fontsize=SMALL, labelcolor=THEME.ink)
     return figure
 
 
