@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
@@ -11,7 +12,7 @@ pytest.importorskip("sklearn")
 import kernomics as kn
 from kernomics import datasets
 from kernomics.cli import main
-from kernomics.data import CellCollection
+from kernomics.data import CellCollection, concat
 from kernomics.data.expression import log_expression
 from kernomics.errors import ConfigError, DataError
 from kernomics.evaluation.relationships import compare_relationships, pca_loadings
@@ -137,6 +138,21 @@ def test_chosen_cells_alone_make_the_baselines(scores, model, cells, relations):
     assert some.n_cells == 100
     assert some.n_genes <= scores.n_genes
     assert ("expression profiles", 100) in some.summary.index
+
+
+def test_genes_that_some_cells_have_not_measured_are_left_out(model, adata, relations):
+    first, second = adata[:100].copy(), adata[100:, 12:].copy()
+    parts = {"first": first, "second": second}
+    joined = concat({name: CellCollection.from_anndata(x) for name, x in parts.items()})
+    options = {"n_components": (4,), "n_null_pairs": N_NULL, "min_gene_overlap": 0.5}
+    found = compare_relationships(model, joined, None, relations, **options)
+    everywhere = CellCollection.from_anndata(adata[:, 12:].copy())
+    # Without PCA: a cell's total is over all genes that its file has.
+    expected = compare_relationships(model, everywhere, None, relations, **options)
+    kinds = [name for name in expected.summary.index.unique(0) if "coder" in str(name)]
+    assert kinds
+    for name in kinds:
+        pd.testing.assert_frame_equal(found.summary.loc[[name]], expected.summary.loc[[name]])
 
 
 def test_shares_of_components_and_what_moments_explain_are_told(scores):

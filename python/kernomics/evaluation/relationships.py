@@ -15,7 +15,7 @@ from kernomics._arguments import checked
 from kernomics._optional import require_extra
 from kernomics._warnings import quietly
 from kernomics.data import CellCollection
-from kernomics.data.expression import log_expression
+from kernomics.data.expression import log_expression, measured_everywhere
 from kernomics.errors import ConfigError, DataError
 from kernomics.metrics.gene_pairs import KnownPairs, match_pairs
 from kernomics.metrics.moments import moments_explained
@@ -103,8 +103,8 @@ def compare_relationships(
 ) -> RelationshipScores:
     """Score a model's gene parameters by known relationships, beside PCA on some cells.
 
-    The genes are those of the vocabulary that are detected in some of these cells, the same for
-    all:
+    The genes are those of the vocabulary that are detected in some of these cells and measured in
+    all, the same for all:
 
     - the encoder's tokens and the decoder's weights: standardised, principal components, cosine;
     - the loadings of a PCA of the cells' log-normalised counts (centred, not scaled), its first
@@ -203,13 +203,19 @@ def pca_loadings(
 def _expression(
     model: CellEncoder, cells: CellCollection, rows: NDArray[np.int64], min_gene_overlap: float
 ) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
-    """Return log-normalised counts of the vocabulary's genes that the cells have, and which."""
+    """Return log-normalised counts of the vocabulary's genes that the cells have, and which.
+
+    A gene that some cells have not measured is left out: there a 0 would be no count.
+    """
     with quietly(UserWarning):  # genes that the data lack are left out, not taken as 0
         view = cells.with_genes(model.genes, min_gene_overlap)
     expression = log_expression(view.batch(rows), dtype=np.float64)
-    seen = np.flatnonzero(expression.getnnz(axis=0))
+    seen = np.flatnonzero((expression.getnnz(axis=0) > 0) & measured_everywhere(view))
     if not seen.size:
-        raise DataError(f"the {len(rows):,} cells have none of the model's genes")
+        raise DataError(
+            f"the {len(rows):,} cells have none of the model's genes, or none that all of them "
+            "have measured"
+        )
     return sparse.csr_matrix(expression[:, seen]), seen
 
 
