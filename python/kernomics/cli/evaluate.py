@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate a panel, a TxFM or a PolyGene."""
     from kernomics.models import CellEncoder, ExpressionModel, Panel, PhenotypeModel
     from kernomics.models.saved import saved_format
+    from kernomics.models.yoto.levels import level_note
     from kernomics.workflows.shared_model import shared
 
     cli_options.use_threads(args.threads)
@@ -84,6 +85,8 @@ def run(args: argparse.Namespace) -> None:
     cells = panel.read(args.data, **cli_options.reading(args))
     with evaluate_txfm.noted_warnings() as notes, shared(panel, cells) as sharing:
         evaluate_txfm.tell_seen(panel, cells)
+        if (note := level_note(panel, cells)) is not None:
+            warn(note)
         scores = _scores(args, sharing, cells, labels)
     if args.report is not None:
         _report(args, panel, labels, notes)
