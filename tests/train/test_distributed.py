@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -411,6 +414,46 @@ def test_a_rank_that_ended_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch
         f"{second.name} ended while this one was still at work"
     )
     first.end()
+
+
+LEAVING = """
+import datetime, time
+import torch.distributed as dist
+from kernomics.train import watch
+from kernomics.train.watch import Watch
+watch.BEAT = 0.0  # in the store nearly always
+span = datetime.timedelta(seconds=10)
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=span)
+own = dist.TCPStore("127.0.0.1", store.port, wait_for_workers=False, timeout=span)
+one = Watch(own, 0, 1, 60.0)
+one.begin()
+time.sleep(0.1)
+one.end()
+"""
+
+
+def test_a_process_ends_while_its_watch_asks_the_store() -> None:
+    line = [sys.executable, "-c", LEAVING]
+    for _ in range(3):
+        subprocess.run(line, check=True, capture_output=True)
+
+
+def test_the_thread_of_a_watch_has_ended_when_it_is_told_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, first, second = watchers(monkeypatch)
+    asked = threading.Event()
+
+    def slowly(keys: list[str]) -> bool:
+        asked.set()
+        time.sleep(0.3)
+        return False
+
+    monkeypatch.setattr(store, "check", slowly)
+    assert asked.wait(10)
+    for one in (first, second):
+        one.end()
+        assert not one._thread.is_alive()
 
 
 def test_signals_that_come_together_count_as_one() -> None:

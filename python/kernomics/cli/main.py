@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import atexit
-import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from kernomics._version import __version__
 from kernomics.cli import (
@@ -107,25 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _say_how_to_continue(args)
             return 130
         except SystemExit as stop:
-            if who and not stop.code:
-                _end_at_once()
             if stop.code and not who:  # SIGTERM, after saving
                 print("\nterminated", file=sys.stderr)
                 _say_how_to_continue(args)
             raise
     return 0
-
-
-def _end_at_once() -> NoReturn:
-    """End a rank that has nothing left to do, without taking torch apart.
-
-    A thread of a connection that still runs then would abort the process, and torchrun would stop
-    the first rank because of it, which is still at work.
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def _say_how_to_continue(args: argparse.Namespace) -> None:

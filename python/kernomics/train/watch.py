@@ -14,6 +14,8 @@ BEAT = 1.0
 """Seconds between signs of life."""
 GRACE = 60.0
 """Seconds that a rank has to stop by itself when another one failed."""
+PATIENCE = 10.0
+"""Seconds after which a question to the store fails."""
 LINGER = 20
 """Quarters of a sign of life that rank 0, which may hold the store, stays so that the others hear
 why it stops."""
@@ -69,8 +71,14 @@ class Watch:
         self._thread.start()
 
     def end(self) -> None:
-        """Watch no longer."""
+        """Watch no longer.
+
+        The thread is waited for: one that is still in the store when the interpreter goes would
+        abort the process, and what started the ranks would then end those still at work.
+        """
         self._ended.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(2 * PATIENCE)
 
     def leave(self) -> None:
         """Say that this rank is done, and nobody need miss it."""

@@ -11,6 +11,7 @@ import torch.distributed as torch_distributed
 
 from kernomics.errors import TrainingError
 from kernomics.train.places import LIMIT, Place
+from kernomics.train.watch import PATIENCE
 
 dist: Any = torch_distributed  # whose stores have no types
 
@@ -49,7 +50,7 @@ def another_connection(store: Any) -> Any:
     while isinstance(store, dist.PrefixStore):
         store = store.underlying_store
     if isinstance(store, dist.TCPStore):
-        span = datetime.timedelta(seconds=10)
+        span = datetime.timedelta(seconds=PATIENCE)
         store = dist.TCPStore(
             store.host, store.port, is_master=False, wait_for_workers=False, timeout=span
         )

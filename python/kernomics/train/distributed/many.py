@@ -264,5 +264,6 @@ class Ranks(Alone):
         """Take leave of the others, when all is done."""
         if self._lost is None:
             self.watch.leave()
+            self.watch.end()
             if self._ours:
                 self.lose("the ranks have parted: their training is over")
