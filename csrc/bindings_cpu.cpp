@@ -13,6 +13,7 @@
 #include "cpu/kernels.h"
 #include "cpu/read_rows.h"
 #include "cpu/scratch.h"
+#include "cpu/shared_sum.h"
 
 using namespace kernomics;
 
@@ -96,6 +97,27 @@ void gene_sums_py(int64_t rows, int64_t genes, Address indptr, Address indices, 
   gene_sums({rows, genes, at<const int64_t>(indptr), at<const int32_t>(indices),
              at<const float>(values), at<const int64_t>(classes), at<const double>(weights), log,
              at<double>(sums)});
+}
+
+SharedSum shared_sum_of(Address room, int64_t world, int64_t rank, int64_t slot, uint64_t turn,
+                        int kind, int64_t count, Address values) {
+  return {at<void>(room), world, rank, slot, turn, kind, count, at<void>(values)};
+}
+
+void shared_put_py(Address room, int64_t world, int64_t rank, int64_t slot, uint64_t turn, int kind,
+                   int64_t count, Address values) {
+  py::gil_scoped_release release;
+  shared_put(shared_sum_of(room, world, rank, slot, turn, kind, count, values));
+}
+
+py::tuple shared_add_py(Address room, int64_t world, int64_t rank, int64_t slot, uint64_t turn,
+                        int kind, int64_t count, Address values, double seconds) {
+  SumReport found;
+  {
+    py::gil_scoped_release release;
+    found = shared_add(shared_sum_of(room, world, rank, slot, turn, kind, count, values), seconds);
+  }
+  return py::make_tuple(static_cast<int>(found.state), found.rank);
 }
 
 constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512"};
@@ -188,6 +210,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("take_rows", &take_rows_py);
   m.def("row_words", &row_words_py);
   m.def("gene_sums", &gene_sums_py);
+  m.def("shared_put", &shared_put_py);
+  m.def("shared_add", &shared_add_py);
   m.def("isas", &isas_py);
   m.def("isa", &isa_py);
   m.def("use_isa", &use_isa_py);

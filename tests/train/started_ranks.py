@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import ranks_program
 from free_port import free_port
 
@@ -54,8 +55,15 @@ def finish(processes: Any, out: Path) -> list[dict[str, Any] | None]:
     return found
 
 
-def run(world: int, out: Path, **orders: Any) -> list[Any]:
-    return finish(start(world, out, **orders), out)
+def run(
+    world: int, out: Path, environment: dict[str, str] | None = None, **orders: Any
+) -> list[Any]:
+    return finish(start(world, out, environment, **orders), out)
+
+
+BY_NETWORK = {"KERNOMICS_SHARED_MEMORY": "0"}
+WAYS = [pytest.param({}, id="memory"), pytest.param(BY_NETWORK, id="network")]
+"""Of adding up: in memory that the ranks share, and by the network."""
 
 
 DIGESTS = ("cells_in_order", "cells_any_order")

@@ -8,7 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from started_ranks import ROOT, run
+from started_ranks import BY_NETWORK, ROOT, run
 
 from kernomics import datasets
 from kernomics.data import CellCollection
@@ -22,7 +22,7 @@ DOCUMENT = (Path(ROOT) / "docs" / "scale.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_step_sends_the_bytes_predicted(tmp_path: Path, world: int) -> None:
     """Of a YOTO these are the drawn genes' rows, and in the end the panel's network alone."""
-    for one in run(world, tmp_path, job="sent", steps=30):
+    for one in run(world, tmp_path, BY_NETWORK, job="sent", steps=30):
         for system in ("txfm", "yoto"):
             steps = one[system]
             predicted, sent = (sum(column) for column in zip(*steps, strict=True))

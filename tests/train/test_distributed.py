@@ -17,7 +17,7 @@ import pytest
 import ranks_program
 import staged_example
 import torch
-from started_ranks import cell_digests, figures, finish, losses, run, start
+from started_ranks import WAYS, cell_digests, figures, finish, losses, run, start
 
 from kernomics.data import Sampler
 from kernomics.errors import ConfigError
@@ -57,7 +57,8 @@ def test_a_hundred_steps_are_the_same_on_one_two_and_four_ranks(
 
 
 @pytest.mark.timeout(900)
-def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path, way: dict[str, str]) -> None:
     """YOTO has dropout, a label that cells lack and rows of a table.
 
     Of the last two batches, which are accumulated, one has 23 cells and the other one. Cells are
@@ -71,7 +72,7 @@ def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path) -> None:
         },
     }  # fmt: skip
     alone = start(1, tmp_path / "1", **orders)
-    two = start(2, tmp_path / "2", **orders)
+    two = start(2, tmp_path / "2", way, **orders)
     (expected,), found = finish(alone, tmp_path / "1"), finish(two, tmp_path / "2")
     assert [one["world"] for one in (expected, *found)] == [1, 2, 2]
     assert found[0]["yoto"]["digest"] == found[1]["yoto"]["digest"]
@@ -123,9 +124,12 @@ def test_replayed_cells_are_shared_out_with_the_draws_that_one_process_gives_the
 
 
 @pytest.mark.timeout(900)
-def test_a_rank_that_is_killed_stops_the_other_which_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_rank_that_is_killed_stops_the_other_which_names_it(
+    tmp_path: Path, way: dict[str, str]
+) -> None:
     orders = {"job": "ending", "how": signal.SIGKILL, "at_step": 5, "rank": 1}
-    first, second = run(2, tmp_path, **orders)
+    first, second = run(2, tmp_path, way, **orders)
     assert second is None
     assert first["error"] == "TrainingError"
     assert first["message"].startswith("rank 1 (process ")

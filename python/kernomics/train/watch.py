@@ -81,9 +81,18 @@ class Watch:
             self._thread.join(2 * PATIENCE)
 
     def leave(self) -> None:
-        """Say that this rank is done, and nobody need miss it."""
+        """Say that this rank is done, and nobody need miss it.
+
+        Rank 0, which may hold the store, stays a little until the others have said so.
+        """
         with contextlib.suppress(Exception):
             self._set(f"left/{self.rank}", "1")
+            others = [] if self.rank else list(range(1, self.world))
+            for _ in range(5 * LINGER):
+                others = [r for r in others if not self._has(f"left/{r}")]
+                if not others:
+                    break
+                time.sleep(BEAT / 20)
 
     def tell(self, why: str) -> None:
         """Say why this rank stops, unless another one was the first to fail."""

@@ -18,6 +18,7 @@ from kernomics.errors import ConfigError, KernomicsError, TrainingError
 from kernomics.train.distributed.alone import Alone
 from kernomics.train.distributed.group import another_connection, begin_group, dist
 from kernomics.train.distributed.part import Part, loss_of
+from kernomics.train.distributed.room import KINDS, Room, shared_room
 from kernomics.train.distributed.sharding import Sharding
 from kernomics.train.distributed.words import as_bytes, as_counts, as_signal, as_words
 from kernomics.train.gradients import Gradients, rows_of
@@ -52,14 +53,34 @@ class Ranks(Alone):
         # Whose gradients were there in the step before.
         self._sent: WeakKeyDictionary[Optimizer, list[bool]] = WeakKeyDictionary()
         self._lost: str | None = None
+        self._room: Room | None = None
+        self._asks_room = True
         self.watch.begin()
 
     # -- collectives -----------------------------------------------------------------------------
 
     def _sum(self, tensor: Tensor) -> Tensor:
+        """Add up a contiguous tensor over all ranks, in place."""
         with self._together():
-            dist.all_reduce(tensor)
+            if tensor.device.type == "cpu" and tensor.dtype in KINDS and self._has_room():
+                assert self._room is not None
+                self._room.sum(tensor, lambda: self.watch.heard)
+            else:
+                dist.all_reduce(tensor)
         return tensor
+
+    def _has_room(self) -> bool:
+        """Tell whether all ranks are on one machine and have memory in common."""
+        if self._asks_room:
+            self._asks_room = False
+            self._room = shared_room(self.rank, self.world, limit(), self.told, self._all)
+        return self._room is not None
+
+    def _all(self, here: bool) -> bool:
+        flag = torch.tensor([float(here)])
+        with self._together():
+            dist.all_reduce(flag)
+        return float(flag) == self.world
 
     @contextlib.contextmanager
     def _together(self) -> Generator[None, None, None]:
@@ -87,9 +108,15 @@ class Ranks(Alone):
         """Give up the group; whoever asks anything of it later is told why."""
         self._lost = why
         self.watch.end()
+        self._leave_room()
         with contextlib.suppress(Exception):
             dist.destroy_process_group()
         return why
+
+    def _leave_room(self) -> None:
+        if self._room is not None:
+            self._room.close()
+            self._room, self._asks_room = None, False
 
     def parts(self, batches: Sequence[Batch]) -> list[Part]:
         """Tell which part of each of the next batches is this rank's.
@@ -263,7 +290,8 @@ class Ranks(Alone):
     def leave(self) -> None:
         """Take leave of the others, when all is done."""
         if self._lost is None:
-            self.watch.leave()
             self.watch.end()
+            self.watch.leave()
+            self._leave_room()
             if self._ours:
                 self.lose("the ranks have parted: their training is over")
