@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import functools
 import inspect
+import itertools
 import math
 import numbers
 import sys
@@ -38,20 +39,23 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     An annotation that says nothing (``Any``), or that names what is not imported when the program
     runs, is not checked: the function does it.
     """
-    signature = inspect.signature(function)
+    parameters = inspect.signature(function).parameters
+    places = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
     checks: dict[str, Check] | None = None
 
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
         nonlocal checks
         if checks is None:
-            checks = _checks_of(signature.parameters, function)
-        try:
-            given = signature.bind(*args, **kwargs).arguments
-        except TypeError:
-            given = {}  # Python says it, of the function itself
-        for name, value in given.items():
-            if name in checks and value is not signature.parameters[name].default:
+            checks = _checks_of(parameters, function)
+        # What does not fit the function's parameters, Python says, of the function itself.
+        for name, value in itertools.chain(zip(places, args, strict=False), kwargs.items()):
+            if name in checks and value is not defaults[name]:
                 checks[name](name, value)
         return function(*args, **kwargs)
 

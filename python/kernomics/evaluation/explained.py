@@ -169,6 +169,7 @@ def _deviance_by(
     """Return the deviance of the held-out counts, regressed on a representation."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import PoissonRegressor
+    from threadpoolctl import threadpool_limits
 
     mean, spread = z[0].mean(0), z[0].std(0)
     spread[spread == 0] = 1
@@ -177,7 +178,8 @@ def _deviance_by(
     held_out = held_out.clip(train.min(0), train.max(0))
     scale = sizes[0].mean()
     found = np.empty_like(counts[1])
-    with warnings.catch_warnings():
+    # A gene's regression has steps of microseconds, in which threads wait for each other.
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for j in range(counts[0].shape[1]):
             fit = PoissonRegressor(alpha=PENALTY, solver="newton-cholesky", max_iter=30)
