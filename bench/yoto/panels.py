@@ -33,7 +33,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import threadpoolctl  # type: ignore[import-untyped]
+import threadpoolctl
 import torch
 
 from bench import machine
