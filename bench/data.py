@@ -4,7 +4,9 @@ An uncompressed h5ad of CSR counts with int32 indices, read in blocks of 64 cell
 buffer, in the order of one `Sampler`: by `Loader`, and by AnnData's backed reading of the same
 blocks. Both are asserted to give the same batches before they are timed, and run in turn.
 scDataset, where it is installed, reads blocks and buffers of the same size from AnnData's backed
-matrix, in an order of its own. annbatch reads zarr alone, and wants Python 3.12.
+matrix, in an order of its own. annbatch wants Python 3.12 and reads a store of its own: where
+``KERNOMICS_PEERS`` names a folder with ``annbatch/bin/python``, an environment with annbatch and
+zarrs, that one runs bench/data_annbatch.py in the same run.
 
 Count: a cell of 1,000 non-zeros is 8 KB in the file, read once and written once into the buffer,
 then read and written once more by the sweep that gathers, converts and checks: 32 KB of traffic, so
@@ -21,6 +23,7 @@ import argparse
 import json
 import os
 import random
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +42,7 @@ from scipy import sparse
 
 from bench import machine
 from bench.harness import HERE, refuse_when_busy
+from bench.yoto.peers import python_of
 from kernomics.data import CellCollection, Loader, Sampler
 
 GENES, NONZEROS, BLOCK, BUFFER, BATCH = 20_000, 1_000, 64, 64, 256
@@ -128,6 +132,25 @@ PROVIDERS = {"kernomics": ours, "AnnData, backed": backed}
 OTHERS = {"scDataset": scdataset} if find_spec("scdataset") else {}
 
 
+def annbatch_speeds(path: Path, n_cells: int, rounds: int) -> dict[tuple[str, str], list[float]]:
+    """Return annbatch's cells a second by state and store, none where it is not installed."""
+    python = python_of("annbatch")
+    if python is None:
+        return {}
+    order = {
+        "path": str(path), "folder": str(path.parent), "n_cells": n_cells, "rounds": rounds,
+        "block": BLOCK, "buffer": BUFFER, "batch": BATCH,
+    }  # fmt: skip
+    line = [str(python), str(HERE / "data_annbatch.py"), json.dumps(order)]
+    printed = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = json.loads(printed.splitlines()[-1])
+    return {
+        (state, f"annbatch {found['version']}, {store}"): speeds
+        for store, states in found["speeds"].items()
+        for state, speeds in states.items()
+    }
+
+
 def forget(path: Path) -> None:
     """Drop a file from the system's memory, so that the disk is read again."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -182,6 +205,7 @@ def measure(path: Path, n_cells: int, rounds: int) -> list[dict[str, Any]]:
                 if state == "cold":
                     forget(path)
                 found.setdefault((state, name), []).append(timed(epoch(i), n_batches))
+    found |= annbatch_speeds(path, n_cells, rounds)
     rate = disk_rate(path)
     cpu = torch.device("cpu")
     peaks = {
@@ -200,8 +224,11 @@ def measure(path: Path, n_cells: int, rounds: int) -> list[dict[str, Any]]:
             "tokens_per_s": round(median(speeds) * NONZEROS),
             "gb_per_s": median(speeds) * per_cell / 1e9,
             "disk_gb_per_s": rate / 1e9,
-            "share_of_disk": median(speeds) * per_cell / rate if state == "cold" else None,
-            "peak_extra_bytes": peaks[name],
+            "share_of_disk": (
+                # Of the bytes of the file, of which annbatch's stores have as many as they have.
+                median(speeds) * per_cell / rate if state == "cold" and name in peaks else None
+            ),
+            "peak_extra_bytes": peaks.get(name),  # not of another process
         }
         for (state, name), speeds in found.items()
     ]
@@ -228,9 +255,11 @@ def main() -> None:
         records = measure(path, n_cells, rounds)
     for r in records:
         share = "" if r["share_of_disk"] is None else f"  {r['share_of_disk']:.0%} of the disk"
+        peak = r["peak_extra_bytes"]
+        memory = "" if peak is None else f"{peak / 1e6:.0f} MB"
         print(
-            f"{r['case']:<66}{r['provider']:<18}{r['cells_per_s']:>10,} cells/s"
-            f"{r['tokens_per_s']:>15,} tokens/s{r['peak_extra_bytes'] / 1e6:>8.0f} MB{share}"
+            f"{r['case']:<66}{r['provider']:<30}{r['cells_per_s']:>10,} cells/s"
+            f"{r['tokens_per_s']:>15,} tokens/s{memory:>10}{share}"
         )
     if args.record:
         about = machine.describe(torch.device("cpu")) | {

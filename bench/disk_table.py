@@ -24,7 +24,7 @@ def reading(lines: list[dict[str, Any]]) -> str:
         cells, state = case.split(", ")[1], case.split(", ")[-1]
         own = found["kernomics"]["cells_per_s"]
         for provider, line in found.items():
-            share = line["share_of_disk"]
+            share, memory = line["share_of_disk"], line["peak_extra_bytes"]
             rows.append(
                 [
                     cells.removesuffix(" cells"), state, provider,
@@ -32,7 +32,7 @@ def reading(lines: list[dict[str, Any]]) -> str:
                     f"{line['tokens_per_s'] / 1e6:,.0f}",
                     "" if share is None else f"{share:.0%}",
                     "" if provider == "kernomics" else f"{own / line['cells_per_s']:.1f} ×",
-                    f"{line['peak_extra_bytes'] / 1e6:,.0f} MB",
+                    "" if memory is None else f"{memory / 1e6:,.0f} MB",
                 ]
             )  # fmt: skip
     head = [
