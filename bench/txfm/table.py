@@ -16,7 +16,7 @@ from bench.machine import ROOT
 from bench.records import paired, read_lines
 from bench.sets import ALL_SETS
 from bench.table import NOTHING, grid, put_between
-from bench.txfm import ablation
+from bench.txfm import ablation, curation
 from bench.txfm.runs import RESULTS
 
 DOCS = ROOT / "docs"
@@ -167,11 +167,12 @@ PARTS: dict[str, tuple[str, Callable[[Lines], str]]] = {
     "new genes": ("txfm_transfer", new_genes_part),
     "memory": ("txfm_step", memory_part),
     "ablation": ("txfm_ablation", ablation.table),
+    "curation": ("txfm_curation", curation.table),
 }
 
 
 PAGES = {
-    DOCS / "txfm.md": ("summary", "representations", "transfer"),
+    DOCS / "txfm.md": ("summary", "representations", "curation", "transfer"),
     DOCS / "txfm-benchmarks.md": ("recall", "ablation", "new genes", "memory"),
 }
 """Which parts each page shows."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kernomics.models.txfm.config import TxFMConfig
@@ -102,6 +103,54 @@ def test_fine_tuning_is_compared_by_number_of_cells() -> None:
     assert rows[4].startswith("| 1,839 (2 seeds) | fine-tuned |")
 
 
+def test_curation_draws_from_training_cells_and_as_many_at_random() -> None:
+    from bench.txfm.curation import AS_MANY, CONTROLS, PHENOPRINTS, chosen_rows
+    from kernomics.data import Split
+
+    perturbations = np.array(["non-targeting", "strong", "weak", "strong"] * 10)
+    train, test = np.arange(30), np.arange(30, 40)
+    split = Split(train, np.array([], np.int64), test, "stratified", None, 0)
+    found = chosen_rows(split, perturbations, ["strong"], 3)
+    assert set(perturbations[found[CONTROLS]]) == {"non-targeting"}
+    assert set(perturbations[found[PHENOPRINTS]]) == {"non-targeting", "strong"}
+    assert set(perturbations[train]) - set(perturbations[found[PHENOPRINTS]]) == {"weak"}
+    for choice, sample in AS_MANY.items():
+        assert len(found[sample]) == len(found[choice]) == len(np.unique(found[sample]))
+        assert set(perturbations[found[sample]]) == {"non-targeting", "strong", "weak"}
+    assert all(np.isin(rows, train).all() for rows in found.values())
+    # Where no perturbation has an effect, or all have, phenoprints are no choice of their own.
+    for kept in ([], ["strong", "weak"]):
+        assert set(chosen_rows(split, perturbations, kept, 3)) == {CONTROLS, AS_MANY[CONTROLS]}
+
+
+def test_curation_is_compared_with_as_many_random_cells() -> None:
+    from bench.txfm.curation import table
+
+    def choice(n: int, ours: float, pca: float) -> dict[str, Any]:
+        both = {"TxFM": ours, "PCA": pca}
+        found = {name: {"share": x, "statistic": x / 10} for name, x in both.items()}
+        return {"n_train": n, **{name: {"groups": by} for name, by in found.items()}}
+
+    lines = [
+        {
+            "set": "papalexi", "seed": seed, "settings": settings, "n_perturbations": 25,
+            "choices": {
+                "all": choice(900, ours, 0.3), "controls": choice(100, ours - 0.1, 0.3),
+                "random, as many as controls": choice(100, 0.1, 0.2),
+            },
+        }
+        for seed, ours, settings in ((0, 0.4, "new"), (1, 0.6, "new"))
+    ]  # fmt: skip
+    rows = table([{**lines[0], "settings": "old"}, *lines]).splitlines()
+    title = "Papalexi, THP-1 (25 perturbations, 2 seeds)"
+    assert rows[2].startswith(f"| {title} | all | 900 | 0.500 ± 0.100 | 0.300 ± 0.000 | 0.050 ")
+    # Differences 0.2 and 0.4: mean 0.3, standard error 0.1.
+    assert rows[3].startswith("|  | controls | 100 | 0.400 ± 0.100 (**+0.300 ± 0.100**) |")
+    assert rows[4].startswith("|  | random, as many as controls | 100 | 0.100 ± 0.000 |")
+    assert len(rows) == 5
+    assert table([]) == "No runs on record."
+
+
 def test_memory_is_written_as_shares_of_eager() -> None:
     from bench.txfm.table import memory_part
 
@@ -178,3 +227,21 @@ def test_a_smoke_run_of_transfer_is_recorded_once(
     assert found["n_train"] == 100
     ((_, scores),) = found["scores"].items()
     assert set(scores) == {"fine-tuned", "as it is", others, "PCA"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("screen", ["papalexi", "gasperini"])
+def test_a_smoke_run_of_curation_is_recorded_once(
+    screen: str, data_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "curation.jsonl"
+    command = [sys.executable, "-m", "bench.txfm.curation", "--smoke", "--seeds", "0"]
+    command += ["--sets", screen, "--out", str(out)]
+    for _ in range(2):
+        subprocess.run(
+            command, check=True, cwd=ROOT, env={**os.environ, "KERNOMICS_DATA": str(data_dir)}
+        )
+    (found,) = [json.loads(text) for text in out.read_text().splitlines()]
+    assert {"all", "controls", "random, as many as controls"} <= set(found["choices"])
+    shares = [by["TxFM"]["groups"]["share"] for by in found["choices"].values()]
+    assert all(0 <= share <= 1 for share in shares)
