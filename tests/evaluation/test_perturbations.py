@@ -12,7 +12,7 @@ import pytest
 
 from kernomics import datasets, tl
 from kernomics.cli import main
-from kernomics.data import CellCollection
+from kernomics.data import CellCollection, concat
 from kernomics.errors import ConfigError, DataError
 from kernomics.evaluation.perturbations import evaluate_perturbations
 from kernomics.evaluation.reconstruction import reconstructed_rows
@@ -232,3 +232,19 @@ def test_the_command_scores_perturbed_cells(
         "normalised counts",
     ]
     assert {row["label"] for row in scores["scores"]} == {"cell_type"}
+
+
+def test_what_some_cells_have_not_measured_counts_for_nobody(adata: Any) -> None:
+    """A file without a third of the genes: baselines are those of the others alone."""
+    half = adata.n_obs // 2
+    measured = adata.var_names[: adata.n_vars * 2 // 3]
+    parts = {
+        name: CellCollection.from_anndata(part.copy())
+        for name, part in (("a", adata[:half]), ("b", adata[half:, measured]))
+    }
+    joined = concat(parts)
+    alike = joined.with_genes(measured.tolist(), 1.0)
+    assert joined.n_genes > alike.n_genes
+    options = {**KEYS, "batch_key": None, "n_components": 6}
+    found, expected = (evaluate_perturbations(cells, **options) for cells in (joined, alike))
+    pd.testing.assert_frame_equal(found.table, expected.table)

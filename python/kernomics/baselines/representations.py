@@ -42,7 +42,7 @@ def baseline_representations(
     require_extra("sklearn", purpose="PCA")
     from sklearn.decomposition import PCA
 
-    cells = _measured_alike(cells)
+    cells = measured_alike(cells)
     train, test = (log_expression(cells.batch(rows)) for rows in (split.train, split.test))
     for name, sizes, most in (
         ("n_components", n_components, min(train.shape) - 1),
@@ -83,7 +83,7 @@ def baseline_representations(
     return found
 
 
-def _measured_alike(cells: CellCollection) -> CellCollection:
+def measured_alike(cells: CellCollection) -> CellCollection:
     """Return the cells over the genes that all of them have measured, or say there are none."""
     everywhere = measured_everywhere(cells)
     n = int(everywhere.sum())
@@ -115,7 +115,7 @@ def scvi_representation(
     scvi = require_extra("scvi", purpose="scVI", extra="eval")
     from anndata import AnnData
 
-    cells = _measured_alike(cells)
+    cells = measured_alike(cells)
 
     def counts(rows: NDArray[np.int64]) -> AnnData:
         return AnnData(as_csr(cells.batch(rows)))

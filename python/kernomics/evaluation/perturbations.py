@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kernomics._arguments import checked, shown
 from kernomics._optional import require_extra
+from kernomics.baselines.representations import measured_alike
 from kernomics.data import CellCollection
 from kernomics.data.expression import log_expression, most_variable_genes
 from kernomics.data.labels import column
@@ -184,7 +185,10 @@ def evaluate_perturbations(
     require_controls(controls, batch_codes, batch_names, least=2, to="standardise")
 
     chosen = reconstructed_rows(controls, batch_codes, n_reconstructed, seed)
-    scorer = Reconstruction(cells, rows[chosen], controls[chosen], batch_codes[chosen], model)
+    alike = measured_alike(cells)
+    scorer = Reconstruction(
+        cells, alike, rows[chosen], controls[chosen], batch_codes[chosen], model
+    )
     wanted = (
         [n_components]
         if isinstance(n_components, int)
@@ -194,7 +198,7 @@ def evaluate_perturbations(
     )
     if not wanted:
         wanted = [N_DIMENSIONS if model is None else model.config.d_model]
-    everything = _Everything(cells, rows, model, given, scorer)
+    everything = _Everything(cells, alike, rows, model, given, scorer)
     found = [
         *everything.of_model(blocks, n_tokens, n_draws, min_gene_overlap),
         *everything.of_baselines(wanted, seed),
@@ -261,6 +265,7 @@ class _Scored:
 @dataclass(frozen=True, eq=False)
 class _Everything:
     cells: CellCollection
+    alike: CellCollection
     rows: NDArray[np.int64]
     model: CellEncoder | None
     given: dict[str, NDArray[Any]]
@@ -294,7 +299,7 @@ class _Everything:
         require_extra("sklearn", purpose="PCA")
         from sklearn.decomposition import PCA
 
-        expression = log_expression(self.cells.batch(self.rows), TARGET_SUM)
+        expression = log_expression(self.alike.batch(self.rows), TARGET_SUM)
         most = min(expression.shape) - 1
         wanted = sorted({min(n, most) for n in n_components})
         if not wanted or wanted[0] < 1:
@@ -311,7 +316,7 @@ class _Everything:
                 self.rows, own, pca.components_[:n], pca.mean_, TARGET_SUM
             )
             yield _Scored(name, own, None, *reconstruction)
-        top = most_variable_genes(self.cells, self.rows, wanted[-1], TARGET_SUM)
+        top = most_variable_genes(self.alike, self.rows, wanted[-1], TARGET_SUM)
         yield _Scored("normalised counts", expression[:, top].toarray())
         for name, values in self.given.items():
             if values.ndim != 2 or len(values) != self.cells.n_cells:

@@ -28,11 +28,15 @@ def reconstructed_rows(
 
 
 class Reconstruction:
-    """Scores of what models make of some cells, on the genes that data and model share."""
+    """Scores of what models make of some cells, on the genes that data and model share.
+
+    `alike` are the cells over the genes that all of them have measured, which alone are scored.
+    """
 
     def __init__(
         self,
         cells: CellCollection,
+        alike: CellCollection,
         rows: NDArray[np.int64],
         controls: NDArray[np.bool_],
         batches: NDArray[np.int64],
@@ -40,9 +44,9 @@ class Reconstruction:
     ) -> None:
         self.cells, self.rows, self.model = cells, rows, model
         self.controls, self.batches = controls, batches
-        self.columns = np.arange(cells.n_genes)
-        if model is not None:
-            self.columns = np.flatnonzero(np.isin(cells.genes, model.genes))
+        self.alike = np.isin(cells.genes, alike.genes)
+        of_model = True if model is None else np.isin(cells.genes, model.genes)
+        self.columns = np.flatnonzero(self.alike & of_model)
 
     def of_model(self, n_tokens: int | None, min_gene_overlap: float) -> tuple[float, float]:
         """Return Spearman's correlation and structural integrity of a TxFM's reconstruction.
@@ -51,6 +55,8 @@ class Reconstruction:
         """
         assert self.model is not None
         config = self.model.config
+        if not len(self.columns):
+            return float("nan"), float("nan")
         genes = self.cells.genes[self.columns].tolist()
         predicted = self.model.get_normalized_expression(
             self.cells,
@@ -69,9 +75,13 @@ class Reconstruction:
         mean: NDArray[Any],
         target_sum: float,
     ) -> tuple[float, float]:
-        """Return them of PCA's, from the scores [N, k] of cells `rows` [N], ascending."""
+        """Return them of PCA's, from the scores [N, k] of cells `rows` [N], ascending.
+
+        The PCA is of the genes that all cells have measured.
+        """
         own = scores[np.searchsorted(rows, self.rows)]
-        predicted = own @ components[:, self.columns] + mean[self.columns]
+        columns = np.cumsum(self.alike)[self.columns] - 1
+        predicted = own @ components[:, columns] + mean[columns]
         return self._scores(predicted, target_sum)
 
     def _scores(self, predicted: NDArray[Any], target_sum: float | None) -> tuple[float, float]:

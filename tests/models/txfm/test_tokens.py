@@ -41,7 +41,9 @@ def everything(encoder, cells, n_tokens, **options):
     """What is read of cells by every path that reveals genes."""
     usual = {"n_tokens": n_tokens, **options}
     layers = encoder.get_block_representations(cells, n_draws=3, **usual)
-    scorer = Reconstruction(cells, np.arange(20), np.ones(20, bool), np.zeros(20, int), encoder)
+    scorer = Reconstruction(
+        cells, cells, np.arange(20), np.ones(20, bool), np.zeros(20, int), encoder
+    )
     return {
         "representation": encoder.get_latent_representation(cells, **usual),
         "draws": encoder.get_latent_representation(cells, n_draws=3, **usual),
