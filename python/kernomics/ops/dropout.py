@@ -183,8 +183,8 @@ def dropout(
         Of any shape and strides, float64, float32, bfloat16 or float16. Half precision is computed
         in float32.
     p
-        Share of the numbers that is lost, from 0 to below 1; 0 loses none. A number: ``torch.compile``
-        makes a graph for each.
+        Share of the numbers that is lost, from 0 to below 1; 0 loses none. A number, for each of
+        which ``torch.compile`` makes a graph.
     seed
         int64 [2], (key, step), on the device of x. Drawn from `generator` when not given.
     rectified
