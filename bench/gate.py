@@ -33,6 +33,7 @@ GATED = {
     "masked_linear": "forward + backward, CSR, B=256 G=20000 H=128 k=64",
     "poisson_nll": "forward + backward, rectified tanh, CSR, B=1024 G=20000",
     "linear_poisson_nll": "forward + backward, CSR, B=1024 G=20000 H=768",
+    "dropout": "forward + backward, ReLU + dropout, B=1024 H=128",
 }
 
 

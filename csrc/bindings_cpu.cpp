@@ -205,7 +205,10 @@ PYBIND11_MODULE(_cpu, m) {
       [](const auto& params, int threads) { gene_means_backward(params, threads); });
   define_kernel<Dropout, float, double>(
       m, "dropout", "dropout", "kind",
-      [](const auto& params, int threads) { dropout(params, threads); });
+      [](const auto& params, int threads) { return dropout(params, threads); });
+  define_kernel<DropoutBackward, float, double>(
+      m, "dropout_backward", "dropout, backward", "kind",
+      [](const auto& params, int threads) { dropout_backward(params, threads); });
   m.def("read_ranges", &read_ranges_py);
   m.def("take_rows", &take_rows_py);
   m.def("row_words", &row_words_py);

@@ -105,7 +105,16 @@ Report adamw_step(const AdamWStep<T>& params, int threads);
 template <typename T>
 void square_sum(const SquareSum<T>& params, int threads);
 
+// What is wrong with the data of dropout.
+enum DropoutFault : int {
+  kDropoutOverflow = 1,  // finite numbers that are not when scaled; the rows are numbers
+};
+
+// NaN and infinite numbers are passed on.
 template <typename T>
-void dropout(const Dropout<T>& params, int threads);
+Report dropout(const Dropout<T>& params, int threads);
+
+template <typename T>
+void dropout_backward(const DropoutBackward<T>& params, int threads);
 
 }  // namespace kernomics

@@ -83,4 +83,7 @@ void poisson_scale(const PoissonScale& params, CudaStream stream);
 template <typename T>
 void dropout(const Dropout<T>& params, CudaStream stream);
 
+template <typename T>
+void dropout_backward(const DropoutBackward<T>& params, CudaStream stream);
+
 }  // namespace kernomics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from kernomics import ops
 from kernomics.ops import (
+    dropout,
     embed_tokens,
     gumbel_topk,
     linear_poisson_nll,
@@ -55,6 +57,8 @@ def tokens_of(
 
 # By op: the inputs that it takes, by their names in `draw`, and the call.
 CALLS: dict[str, tuple[str, Callable[..., Tensor]]] = {
+    "dropout": ("z", lambda m, z: dropout(z, 0.4, m.seed)),
+    "dropout, rectified": ("z", lambda m, z: dropout(z, 0.4, m.seed, rectified=True, first=5)),
     "embed_tokens": ("ids x", lambda m, ids, x: embed_tokens(ids, x, m.weight)),
     "gumbel_topk": ("z", lambda m, z: gumbel_topk(z, 3, tau=0.5, seed=m.seed)[1]),
     "linear_poisson_nll": ("h t", lambda m, h, t: linear_poisson_nll(h, m.weight, None, t)),
@@ -90,7 +94,10 @@ def _nothing_compiled() -> Iterator[None]:
 
 
 def test_every_op_is_called() -> None:
-    assert {name.split()[0] for name in CALLS} == set(ops.__all__) - {"ObservedGenes", "build_info"}
+    assert {re.split("[, ]", name)[0] for name in CALLS} == set(ops.__all__) - {
+        "ObservedGenes",
+        "build_info",
+    }
 
 
 def run(call: Callable[..., Tensor], weight: Tensor, inputs: Inputs) -> list[Tensor]:

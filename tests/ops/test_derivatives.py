@@ -44,6 +44,10 @@ CHOSEN, SEED = torch.tensor([1, 4]), torch.tensor([3, 1])
 Function = Callable[[Any, Tensor], Tensor]
 # By public function: an input to differentiate, and the result from a module of functions.
 CASES: dict[str, list[tuple[Tensor, Function]]] = {
+    "dropout": [
+        (LOGITS, lambda m, x: m.dropout(x, 0.4, SEED)),
+        (LOGITS, lambda m, x: m.dropout(x, 0.4, SEED, rectified=True)),
+    ],
     "embed_tokens": [
         (TABLE, lambda m, x: m.embed_tokens(IDS, VALUES, x)),
         (VALUES, lambda m, x: m.embed_tokens(IDS, x, TABLE)),

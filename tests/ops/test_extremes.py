@@ -13,11 +13,13 @@ from problems.common import Rows
 from torch import Tensor
 
 from kernomics.ops import (
+    dropout,
     embed_tokens,
     gumbel_topk,
     linear_poisson_nll,
     masked_linear,
     poisson_nll,
+    reference,
     relaxed_mask,
     sample_tokens,
 )
@@ -288,3 +290,28 @@ def test_values_that_the_table_cannot_hold_are_named(dtype: torch.dtype) -> None
     assert embed_tokens(ids, values, table)[1, 2, 1] == math.inf
     with pytest.raises(ValueError, match=r"1 numbers of cls are beyond table's"):
         embed_tokens(ids, values, table, cls=torch.tensor([0.0, 1e300], dtype=torch.float64))
+
+
+# ---- dropout ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    x=st.lists(signed(), min_size=1, max_size=6),
+    p=st.floats(0, 1, exclude_max=True),
+    rectified=st.booleans(),
+    double=st.booleans(),
+)
+def test_numbers_that_stay_are_finite_or_refused(
+    x: list[float], p: float, rectified: bool, double: bool
+) -> None:
+    given_x, seed = torch.tensor(x, dtype=DTYPES[double]), torch.tensor([1, 2])
+    expected = reference.dropout(given_x, p, seed, rectified=rectified)
+    try:
+        found = dropout(given_x, p, seed, rectified=rectified)
+    except ValueError as error:
+        assert "when divided by 1 − p" in str(error)  # noqa: PT017
+        assert not expected.isfinite().all()
+        return
+    assert_finite(found)
+    assert torch.equal(found, expected)

@@ -15,6 +15,7 @@ from problems.common import Rows
 from torch import Tensor
 
 from kernomics.ops import (
+    dropout,
     embed_tokens,
     gumbel_topk,
     linear_poisson_nll,
@@ -247,3 +248,30 @@ def test_gumbel_topk_and_relaxed_mask_of_any_scores(scores: list[list[float]], k
         assert sound
         sums = torch.full((len(given),), float(k))
         torch.testing.assert_close(mask.sum(1), sums, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    st.lists(NUMBERS, max_size=9),
+    st.sampled_from([-1.0, 0.0, 0.3, 0.99, 1.0, float("nan")]),
+    st.sampled_from([-1, 0, 7, 2**34 - 3, 2**62, 2**63]),
+    st.lists(IDS.filter(bool).map(lambda ids: ids[0]), max_size=3),
+    KINDS,
+    st.booleans(),
+)
+def test_dropout_of_any_numbers(
+    numbers: list[float], p: float, first: int, key: list[int], kind: torch.dtype, rectified: bool
+) -> None:
+    x, seed = torch.tensor(numbers), torch.tensor(key, dtype=torch.int64).to(kind)
+    sound = kind == torch.int64 and len(key) == 2 and 0 <= p < 1 and 0 <= first <= 2**62
+    if not sound:
+        with pytest.raises(REFUSALS):
+            dropout(x, p, seed, rectified=rectified, first=first)
+        return
+    expected = reference.dropout(x, p, seed, rectified=rectified, first=first)
+    if bool((x.isfinite() & ~expected.isfinite()).any()):
+        with pytest.raises(ValueError, match="when divided by 1 − p"):
+            dropout(x, p, seed, rectified=rectified, first=first)
+        return
+    found = dropout(x, p, seed, rectified=rectified, first=first)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)

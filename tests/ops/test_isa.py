@@ -17,6 +17,7 @@ from kernomics.ops import (
     ObservedGenes,
     _native,
     build_info,
+    dropout,
     embed_tokens,
     gumbel_topk,
     linear_poisson_nll,
@@ -156,6 +157,14 @@ def run_linear_poisson_nll(g: torch.Generator) -> Iterator[Tensor]:
         yield from with_gradients(y, hidden, weight, bias)
 
 
+def run_dropout(g: torch.Generator) -> Iterator[Tensor]:
+    seed = torch.tensor([-5, 2**33])
+    for n, dtype, rectified in product((1, 15, 16, 255, 257, 3001), FLOATS, (False, True)):
+        for first in (0, 3, 2**34 - 9):
+            x = leaf(g, n, dtype=dtype)
+            yield from with_gradients(dropout(x, 0.3, seed, rectified=rectified, first=first), x)
+
+
 def run_adamw(g: torch.Generator) -> Iterator[Tensor]:
     for n, dtype in product((1, 7, 8, 31, 1000), FLOATS):
         for settings in ({}, {"one_scale": True}, {"rows": lambda n=n: torch.arange(0, n, 2)}):
@@ -170,6 +179,7 @@ def run_adamw(g: torch.Generator) -> Iterator[Tensor]:
 
 RUNS: dict[str, Run] = {
     "adamw": run_adamw,
+    "dropout": run_dropout,
     "gumbel_topk": run_gumbel_topk,
     "masked_linear": run_masked_linear,
     "sample_tokens": run_sample_tokens,

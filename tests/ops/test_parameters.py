@@ -13,6 +13,7 @@ from torch import Tensor
 from kernomics.nn.gene_attention import attend_to_genes
 from kernomics.ops import (
     _native,
+    dropout,
     embed_tokens,
     gumbel_topk,
     linear_poisson_nll,
@@ -56,6 +57,7 @@ def run_all(device: str) -> None:
     rows = torch.eye(3).to_sparse_csr()
     counts = Rows(*(t.to(device) for t in (rows.crow_indices(), rows.col_indices(), rows.values())))
     sample_tokens(counts, None, cell_ids=None, seed=None)
+    dropout(weight, 0.5, torch.tensor([1, 2], device=device)).sum().backward()
     ids = torch.tensor([[0, 2]], device=device)
     values = torch.ones(1, 2, device=device)
     embed_tokens(ids, values, weight).sum().backward()
@@ -114,7 +116,7 @@ def test_kernels_take_every_name_and_no_other_on_the_cpu(monkeypatch: pytest.Mon
         "gumbel_topk_forward", "gumbel_topk_backward", "gumbel_topk_relaxed", "sample_tokens",
         "masked_linear_forward", "masked_linear_backward", "embed_tokens_forward",
         "embed_tokens_backward", "poisson_prepare", "poisson_sweep", "gene_means_forward",
-        "gene_means_backward", "adamw_step", "square_sum",
+        "gene_means_backward", "adamw_step", "square_sum", "dropout", "dropout_backward",
     }  # fmt: skip
     assert set(recorder.calls) == expected
     for kernel, given in recorder.calls.items():
@@ -129,6 +131,8 @@ def test_kernels_take_every_name_and_no_other_on_cuda(
         monkeypatch.setattr(_native, "_cuda", recorder)
         run_all("cuda")
         monkeypatch.undo()
-    assert {"poisson_finish", "poisson_scale", "sample_tokens_scratch"} < set(recorder.calls)
+    assert {"poisson_finish", "poisson_scale", "sample_tokens_scratch", "dropout_backward"} < set(
+        recorder.calls
+    )
     for kernel, given in recorder.calls.items():
         assert_by_name(emulator.kernels, kernel, given)

@@ -27,6 +27,7 @@ CALLS: dict[str, Call] = {
     "linear_poisson_nll": lambda h: ops.linear_poisson_nll(h, torch.eye(8), None, TARGET),
     "masked_linear": lambda x: ops.masked_linear(x, torch.ones(8), torch.arange(8), WEIGHT),
     "gumbel_topk": lambda s: ops.gumbel_topk(s, 3, tau=0.5, noise=False)[1],
+    "dropout": lambda x: ops.dropout(x, 0.5, SEED),
     "embed_tokens": lambda t: ops.embed_tokens(torch.arange(3)[None], None, t, combine="add",
                                                value_embedding=torch.ones(1, 3, 8)),
     "sample_tokens": lambda w: ops.sample_tokens(

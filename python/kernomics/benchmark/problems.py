@@ -180,6 +180,53 @@ def sample_tokens(device: torch.device, generator: torch.Generator, n: dict[str,
     )
 
 
+def dropout(device: torch.device, generator: torch.Generator, n: dict[str, int]) -> Problem:
+    """Lose numbers behind a ReLU, forward and backward."""
+    p, seed = 0.3, torch.tensor([1, 2], device=device)
+    shape = (n["B"], n["H"])
+    x, upstream = (torch.randn(shape, device=device, generator=generator) for _ in range(2))
+    leaf = x.requires_grad_()
+
+    def both(layer: Callable[[Tensor], Tensor]) -> Call:
+        def call() -> tuple[Tensor, Tensor]:
+            y = layer(leaf)
+            return y.detach(), torch.autograd.grad(y, leaf, upstream)[0]
+
+        return call
+
+    def follow(result: tuple[Tensor, Tensor], stayed: Tensor) -> str | None:
+        scale = stayed / (1 - p)
+        right = [scale * leaf.detach().double().relu(), scale * (leaf > 0) * upstream]
+        names = "the output", "the input's gradient"
+        return bounds.differs(names, result, right, [4 * bounds.EPS * r.abs() for r in right])
+
+    def some_draw(result: tuple[Tensor, Tensor]) -> str | None:
+        above = leaf > 0
+        stayed, count = result[0] != 0, int(above.sum())
+        share = float((stayed & above).sum()) / count
+        if abs(share - (1 - p)) > 6 * (p * (1 - p) / count) ** 0.5:
+            return f"{share:.4f} of {count:,} numbers stay, not {1 - p:.4f}"
+        return follow(result, stayed.double())
+
+    def check(result: tuple[Tensor, Tensor]) -> str | None:
+        some = leaf.detach()[:ROWS].cpu()
+        right = reference.dropout(some, p, (1, 2), rectified=True)
+        found = [result[0][:ROWS].cpu()]
+        limit = [4 * bounds.EPS * right.abs()]
+        return bounds.differs(["the output"], found, [right], limit) or some_draw(result)
+
+    return Problem(
+        "ReLU",
+        n,
+        20 * leaf.numel(),
+        both(lambda x: ops.dropout(x, p, seed, rectified=True)),
+        lambda x: functional.dropout(x.relu(), p),
+        both,
+        check,
+        some_draw,
+    )
+
+
 def embed_tokens(device: torch.device, generator: torch.Generator, n: dict[str, int]) -> Problem:
     """Make tokens of genes and their values behind CLS, forward and backward."""
     cells, k, genes, width = n["B"], n["K"], n["V"], n["d"]
@@ -339,6 +386,7 @@ PROBLEMS: dict[str, Callable[[torch.device, torch.Generator, dict[str, int]], Pr
     "embed_tokens": embed_tokens,
     "poisson_nll": poisson_nll,
     "linear_poisson_nll": linear_poisson_nll,
+    "dropout": dropout,
 }
 
 QUICK = {
@@ -348,6 +396,7 @@ QUICK = {
     "embed_tokens": {"B": 4, "K": 100, "V": 1000, "d": 32},
     "poisson_nll": {"B": 32, "G": 1000},
     "linear_poisson_nll": {"B": 32, "G": 1000, "H": 32},
+    "dropout": {"B": 64, "H": 64},
 }
 FULL = {
     "gumbel_topk": {"R": 256, "G": 20_000, "k": 256},
@@ -356,6 +405,7 @@ FULL = {
     "embed_tokens": {"B": 32, "K": 2048, "V": 20_000, "d": 384},
     "poisson_nll": {"B": 256, "G": 20_000},
     "linear_poisson_nll": {"B": 256, "G": 20_000, "H": 256},
+    "dropout": {"B": 4096, "H": 512},
 }
 
 

@@ -49,7 +49,7 @@ def measure_ops(
     Parameters
     ----------
     ops
-        Names of ops; all six when none is given.
+        Names of ops; all seven when none is given.
     device
         ``"cpu"`` or ``"cuda"``.
     threads

@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
     )
     bench.add_argument(
         "--op", action="append", default=[], metavar="NAME",
-        help="op to measure; may be given several times (all six if not given)",
+        help="op to measure; may be given several times (all seven if not given)",
     )  # fmt: skip
     bench.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu or cuda")
     bench.add_argument(

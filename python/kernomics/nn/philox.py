@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from kernomics._arguments import checked, require_rate
+from kernomics._arguments import checked, require_rate, shown
 from kernomics.errors import ConfigError
-from kernomics.ops._dropout import dropout
+from kernomics.ops import dropout
 
 STREAM_DEPTH = 2  # one constant per purpose; those of the ops stand in csrc/common/philox.h
 STREAM_MASKED_GENES = 3
@@ -111,17 +112,20 @@ class Draws:
         return self.count - 1, start
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    @checked
     def dropped(self, x: Tensor, p: float, *, rectified: bool = False) -> Tensor:
         """Return x [cells, …] with some values 0, at the rate p, and the others times 1/(1 − p).
 
-        With `rectified` it is max(x, 0) in place of x.
+        With `rectified` it is max(x, 0) in place of x; see :func:`kernomics.ops.dropout`, which
+        checks the arguments.
         """
-        require_rate(p=p)
+        if not isinstance(x, Tensor) or not x.dim():
+            raise ConfigError(f"x is {shown(x)}: a tensor [cells, …] is needed")
         draw, start = self._next(len(x))
         first = start * (x.numel() // max(1, len(x)))
-        found: Tensor = dropout(x, p, self.seed, draw, first, rectified=rectified)
-        return found
+        seed = torch.from_numpy(np.array((self.seed, draw), np.int64))
+        if not x.is_cpu:
+            seed = seed.to(x.device, non_blocking=True)
+        return dropout(x, p, seed, rectified=rectified, first=first)
 
     @checked
     def generator(self, device: torch.device | None = None) -> torch.Generator:

@@ -1,6 +1,7 @@
 """The fused kernels, for anyone's own models; needs only torch and numpy."""
 
 from ._native import build_info
+from .dropout import dropout
 from .embed_tokens import embed_tokens
 from .gumbel_topk import gumbel_topk, relaxed_mask
 from .linear_poisson_nll import linear_poisson_nll
@@ -12,6 +13,7 @@ from .sample_tokens import sample_tokens
 __all__ = [
     "ObservedGenes",
     "build_info",
+    "dropout",
     "embed_tokens",
     "gumbel_topk",
     "linear_poisson_nll",

@@ -10,6 +10,7 @@ from torch import Tensor
 # One stream of random words per purpose; the same constants stand in csrc/common/philox.h.
 STREAM_GENE_SCORES = 0
 STREAM_TOKENS = 1
+STREAM_DROPOUT = 10  # those between are drawn in kernomics.nn.philox
 
 # How the kernels know a dtype: ScalarKind in csrc/common/fields.h.
 SCALAR_KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}

@@ -39,6 +39,7 @@ CALLS: dict[str, list[dict[str, Any]]] = {
             "library": torch.ones(CELLS), "observed": PANELS, "weights": torch.ones(GENES),
         }
     ],
+    "dropout": [{"x": torch.ones(CELLS, WIDTH), "p": 0.5, "seed": SEED}],
     "embed_tokens": [
         {
             "gene_ids": torch.zeros(CELLS, 5, dtype=torch.int64), "table": torch.ones(GENES, WIDTH),

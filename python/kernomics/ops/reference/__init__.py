@@ -4,7 +4,7 @@ The functions follow the papers' formulas literally, with the papers' symbols an
 speed or memory; the tests hold the fused kernels to them. Everything is differentiable by autograd.
 """
 
-from .dropout import dropout_kept
+from .dropout import dropout, dropout_kept
 from .embed_tokens import embed_tokens
 from .gumbel_topk import gumbel_topk, neuralsort_mask, relaxed_mask, softmax_mask, softsort_mask
 from .linear_poisson_nll import linear_poisson_nll
@@ -20,6 +20,7 @@ from .poisson_nll import log_rate, poisson_nll, reduce_loss, target_rate
 from .sample_tokens import sample_tokens
 
 __all__ = [
+    "dropout",
     "dropout_kept",
     "embed_tokens",
     "exponential_from_words",
