@@ -18,10 +18,12 @@ from kernomics.attribution import (
     integrated_gradients,
     make_pairs,
 )
+from kernomics.attribution.separation import separation
 from kernomics.data import CellCollection, concat
 from kernomics.errors import ConfigError, DataError, TrainingError
 from kernomics.models import YOTO, PhenotypeModel, PolyGene, TxFM
 
+pytestmark = pytest.mark.filterwarnings("ignore:the model hardly tells:UserWarning")
 ASKED = {"target": "treatment", "case": "drug", "baseline": "control"}
 
 
@@ -43,6 +45,27 @@ def test_the_raised_genes_matter_most(model):
     assert set(found.pairs.case.tolist()) <= set(model.split.train.tolist())
     assert found.summary()["n_pairs"] == len(found.pairs)
     assert set(found.by_group["absolute"].columns) == {"type_0", "type_1", "type_2"}
+
+
+def test_a_model_that_cannot_tell_the_cells_apart_is_told(model):
+    found = attribute(model.cells, model, **ASKED, controlled="cell_type", n_baselines=3)
+    assert found.params["separation"] > 0.9
+    cells = collection()
+    with pytest.warns(UserWarning, match=r"the model hardly tells drug from control in these"):
+        weak = attribute(cells, untrained(cells), **ASKED, n_pairs=10)
+    assert weak.params["separation"] < 0.6
+
+
+def test_separation_is_the_area_under_the_roc_curve():
+    metrics = pytest.importorskip("sklearn.metrics")
+    cells = collection()
+    model = untrained(cells)
+    source = PhenotypeSource(model, cells, "treatment")
+    pairs = make_pairs(cells.labels["treatment"], "drug", "control", np.arange(240), n_pairs=150)
+    rows = np.union1d(pairs.case, pairs.baseline)
+    p = model.probabilities(cells, "treatment", rows=rows)["treatment"].astype(np.float64)
+    expected = metrics.roc_auc_score(np.isin(rows, pairs.case), np.log(p[:, 1]) - np.log(p[:, 0]))
+    assert separation(source, pairs, 1, 0) == pytest.approx(expected, abs=1e-3)
 
 
 def test_reduced_scores_are_means_over_pairs():

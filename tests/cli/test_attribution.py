@@ -124,6 +124,7 @@ def test_an_attribution_of_the_run_s_data_is_of_its_training_cells(folder, attri
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("ignore:the model hardly tells:UserWarning")
 def test_other_data_are_taken_whole_and_so_are_all_cells_if_asked(folder, tmp_path, capsys):
     assert attribution(folder, tmp_path / "other", data="other.h5ad") == 0
     printed = capsys.readouterr().out

@@ -9,6 +9,8 @@ import kernomics as kn
 from kernomics.errors import ConfigError, DataError
 from kernomics.models import PolyGene
 
+pytestmark = pytest.mark.filterwarnings("ignore:the model hardly tells:UserWarning")
+
 
 @pytest.fixture(scope="module")
 def trained():

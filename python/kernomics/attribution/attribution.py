@@ -19,6 +19,7 @@ from kernomics.attribution.engines import COMPLETE
 from kernomics.attribution.pairs import Pairs, make_pairs
 from kernomics.attribution.reduction import Contrast, attribute_pairs
 from kernomics.attribution.rules import VERSION
+from kernomics.attribution.separation import separation, tell_if_weak
 from kernomics.attribution.sources import PanelSource, PhenotypeSource, Source
 from kernomics.data import CellCollection, Labels
 from kernomics.data.labels import column
@@ -166,6 +167,12 @@ def attribute(
     ------
     DataError, ConfigError
         Naming what was found, where, how many and the remedy.
+
+    Warns
+    -----
+    UserWarning
+        If the model hardly tells the cells apart (``params["separation"]``, the area under the ROC
+        curve, below 0.6); if cells are not the model's, or were cut to n_tokens.
     """
     cells, rows = cells_of(model, adata, rows, reading)
     trained = trained_model(model)
@@ -217,6 +224,8 @@ def attribute(
         normalise=normalise,
         progress=progress,
     )
+    auc = separation(source, pairs, classes.index(case), classes.index(baseline))
+    tell_if_weak(auc, case, baseline)
     cut = len(getattr(source, "cut", ()))
     if cut:
         warn(f"{cut:,} cells express more than n_tokens = {n_tokens:,} genes; a choice was shown")
@@ -235,6 +244,7 @@ def attribute(
         **({"rules": VERSION} if engine == "deeplift" else {}),
         "seed": seed,
         "n_cells_given": len(rows),
+        "separation": auc,
     }
     return Attribution(found.table, found.by_group, pairs, params, found.completeness, found.zeros)
 

@@ -279,6 +279,7 @@ def _head(found: Attribution, dataset: str, source: str) -> list[tuple[str, str]
         ("Engine", params["engine"]),
         ("Contrast", params["contrast"]),
         ("Attributed", params["output"]),
+        ("Told apart by the model (ROC AUC)", f"{params['separation']:.2f}"),
         ("Pairs", f"{len(found.pairs):,}"),
         ("Seed", str(params["seed"])),
     ]
