@@ -13,8 +13,8 @@ cells in a file. ``KERNOMICS_PEERS`` names the folder of these environments:
     KERNOMICS_PEERS=peers python -m bench.yoto.panels --methods spapros nsforest scgenefit
 
 Without it the benchmark leaves them out. A run is recorded with versions and processor time like
-any other (`bench.yoto.panels`), and the panel is judged by the same regression. So far only
-scGeneFit has been run to the end; the other two install and begin.
+any other (`bench.yoto.panels`), and the panel is judged by the same regression. spapros takes 14
+minutes of one thread on 1,862 cells of 16 classes, 6 on 1,839 of 8.
 """
 
 from __future__ import annotations
