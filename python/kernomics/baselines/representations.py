@@ -83,9 +83,7 @@ def baseline_representations(
     return found
 
 
-def measured_alike(
-    cells: CellCollection, rows: NDArray[np.int64] | None = None
-) -> CellCollection:
+def measured_alike(cells: CellCollection, rows: NDArray[np.int64] | None = None) -> CellCollection:
     """Return the cells over the genes that all, or all `rows`, have measured, or say of none."""
     everywhere = measured_everywhere(cells, rows)
     n = int(everywhere.sum())
