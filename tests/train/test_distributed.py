@@ -424,6 +424,24 @@ def test_a_rank_without_signs_of_life_is_named(monkeypatch: pytest.MonkeyPatch) 
     first.end()
 
 
+def test_a_store_that_is_gone_is_not_asked_for_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch prints a trace for each question."""
+    store, first, second = watchers(monkeypatch)
+    asked = []
+
+    def gone(*_: str) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            asked.append(1)
+        raise ConnectionError("Broken pipe")
+
+    for name in ("check", "get", "set"):
+        monkeypatch.setattr(store, name, gone)
+    assert second.explain("Connection closed by rank 0").startswith("rank 0 died, or its machine")
+    assert len(asked) <= 4
+    first.end()
+    second.end()
+
+
 def test_a_rank_that_is_late_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     _, first, second = watchers(monkeypatch)
     first.calls = 3
