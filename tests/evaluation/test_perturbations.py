@@ -248,3 +248,17 @@ def test_what_some_cells_have_not_measured_counts_for_nobody(adata: Any) -> None
     options = {**KEYS, "batch_key": None, "n_components": 6}
     found, expected = (evaluate_perturbations(cells, **options) for cells in (joined, alike))
     pd.testing.assert_frame_equal(found.table, expected.table)
+
+
+def test_genes_that_only_left_out_cells_lack_are_scored(adata: Any) -> None:
+    half = adata.n_obs // 2
+    rest = adata[half:, : adata.n_vars // 3].copy()
+    del rest.obs["perturbation"]
+    joined = concat({
+        name: CellCollection.from_anndata(part)
+        for name, part in (("a", adata[:half].copy()), ("b", rest))
+    })  # fmt: skip
+    options = {**KEYS, "batch_key": None, "n_components": 6}
+    found, expected = (evaluate_perturbations(x, **options) for x in (joined, adata[:half].copy()))
+    assert found.n_cells == half
+    pd.testing.assert_frame_equal(found.table, expected.table)

@@ -80,3 +80,11 @@ def test_a_gradient_that_overflows_is_infinite() -> None:
     dropout(x, 0.5, torch.tensor([1, 0])).backward(torch.full((64,), 3e38))
     assert x.grad is not None
     assert (x.grad.isinf() | (x.grad == 0)).all()
+
+
+def test_what_is_beyond_half_precision_alone_is_infinite_as_in_torch() -> None:
+    x = torch.full((64,), 6e4, dtype=torch.float16)
+    found = dropout(x, 0.5, torch.tensor([1, 0]))
+    assert found.isinf().any()
+    assert (found.isinf() | (found == 0)).all()
+    assert torch.nn.functional.dropout(x, 0.5).isinf().any()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from kernomics.models.gil.memory import ReplayLoader
 from kernomics.nn import Draws, Dropout
 from kernomics.train import TrainConfig, load_checkpoint
 from kernomics.train.distributed import Alone, over_ranks, ranks
+from kernomics.train.distributed.current import _hook
 from kernomics.train.distributed.words import as_bytes, as_words
 from kernomics.train.gradients import Gradients, rows_of
 from kernomics.train.interrupts import Interrupts
@@ -196,6 +198,29 @@ def test_a_rank_that_hangs_is_named_within_the_limit(tmp_path: Path) -> None:
     assert first["message"].startswith("rank 1 (process ")
     assert "did not come to where the others waited for it for 20 s" in first["message"]
     assert first["seconds"] < 40 < time.monotonic() - begun
+
+
+def test_a_process_that_a_rank_forks_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the others would hear that the rank has left, or failed, while it is at work."""
+    said: list[str] = []
+
+    class Told(Alone):
+        def failed(self, error: BaseException) -> None:
+            said.append(str(error))
+
+        def leave(self) -> None:
+            said.append("left")
+
+    at_the_end: list[Callable[[], None]] = []
+    monkeypatch.setattr("atexit.register", at_the_end.append)
+    monkeypatch.setattr(sys, "excepthook", lambda *_: None)
+    _hook(Told())
+    own = os.getpid()
+    for process, expected in ((own + 1, []), (own, ["no disk", "left"])):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        sys.excepthook(OSError, OSError("no disk"), None)
+        at_the_end[0]()
+        assert said == expected
 
 
 # -- one process -----------------------------------------------------------------------------------
@@ -397,6 +422,24 @@ def test_a_rank_without_signs_of_life_is_named(monkeypatch: pytest.MonkeyPatch) 
     found = first.explain("Connection closed by peer")
     assert found.startswith(f"{second.name} stopped: it died without a word")
     first.end()
+
+
+def test_a_store_that_is_gone_is_not_asked_for_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch prints a trace for each question."""
+    store, first, second = watchers(monkeypatch)
+    asked = []
+
+    def gone(*_: str) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            asked.append(1)
+        raise ConnectionError("Broken pipe")
+
+    for name in ("check", "get", "set"):
+        monkeypatch.setattr(store, name, gone)
+    assert second.explain("Connection closed by rank 0").startswith("rank 0 died, or its machine")
+    assert len(asked) <= 4
+    first.end()
+    second.end()
 
 
 def test_a_rank_that_is_late_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

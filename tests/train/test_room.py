@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import room_program
+import torch
 from started_ranks import SOURCE
 
+from kernomics.errors import ConfigError
 from kernomics.train.distributed import room
-from kernomics.train.distributed.room import Room, make_file, room_size, shared_room
+from kernomics.train.distributed.room import Room, make_file, room_size, shared_room, wanted
 
 pytestmark = pytest.mark.skipif(not room.FOLDER.is_dir(), reason="no memory that looks like a file")
 
@@ -109,7 +111,8 @@ def test_the_file_is_gone_once_all_have_it_open(folder: Path) -> None:
 
 
 def test_ranks_that_cannot_all_open_it_have_none(folder: Path) -> None:
-    assert shared_room(0, 2, 1.0, lambda name: name, lambda yes: False) is None
+    answers = iter([True, False])
+    assert shared_room(0, 2, 1.0, lambda name: name, lambda yes: next(answers)) is None
     assert not [*folder.iterdir()]
     # of another machine
     told = str(folder / "kernomics-elsewhere")
@@ -129,11 +132,82 @@ def test_there_is_none_without_memory_for_it(folder: Path, monkeypatch: pytest.M
     assert make_file(2) is None
 
 
-def test_there_is_none_where_the_user_wants_the_network(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rank", [0, 1])
+def test_there_is_none_where_the_user_of_any_rank_wants_the_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:
+    told = str(make_file(2))
     monkeypatch.setenv("KERNOMICS_SHARED_MEMORY", "0")
-    assert shared_room(0, 2, 1.0, lambda name: name, lambda yes: yes) is None
+    assert shared_room(rank, 2, 1.0, lambda name: name or told, lambda yes: yes) is None
+
+
+def test_another_wish_is_no_yes() -> None:
+    for text, yes in (("0", False), ("1", True), ("", True)):
+        assert wanted({"KERNOMICS_SHARED_MEMORY": text}) is yes
+    assert wanted({})
+    for text in ("false", "off", " 0", "2"):
+        with pytest.raises(ConfigError, match=f"KERNOMICS_SHARED_MEMORY is '{text}': give 0"):
+            wanted({"KERNOMICS_SHARED_MEMORY": text})
+
+
+def test_no_file_waits_for_ranks_that_are_late(folder: Path) -> None:
+    """A rank that is killed while it waits leaves none behind."""
+    seen = []
+
+    def all_can(yes: bool) -> bool:
+        seen.append(len([*folder.iterdir()]))
+        return yes
+
+    found = shared_room(0, 2, 1.0, lambda name: name, all_can)
+    assert found is not None
+    found.close()
+    assert seen == [0, 1]
+
+
+def test_no_file_is_left_where_another_rank_fails(folder: Path) -> None:
+    def fails(*_: object) -> str:
+        raise RuntimeError("Connection closed by peer")
+
+    with pytest.raises(RuntimeError, match="Connection closed"):
+        shared_room(0, 2, 1.0, fails, lambda yes: yes)
+    assert not [*folder.iterdir()]
+
+
+@pytest.mark.parametrize("limit", [60.0, 0.0])
+def test_a_rank_that_came_and_left_in_the_meantime_is_not_missed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    path = make_file(2)
+    assert path is not None
+    first, second = (Room(path, rank, 2, limit) for rank in range(2))
+    if not limit:  # it is late instead
+        monkeypatch.setattr(first, "_ended", lambda rank: False)
+    came = []
+
+    def heard() -> None:  # asked once it has been waited for in vain
+        if not came:
+            came.append(torch.full((5,), 2.0))
+            second.sum(came[0], lambda: None)
+            second.close()
+
+    own = torch.ones(5)
+    first.sum(own, heard)
+    assert came
+    assert own.tolist() == came[0].tolist() == [3.0] * 5
+    first.close()
+
+
+def test_numbers_that_are_not_one_after_the_other_are_refused(folder: Path) -> None:
+    path = make_file(1)
+    assert path is not None
+    alone = Room(path, 0, 1, 1.0)
+    for values in (torch.ones(4, 3).T, torch.ones(6)[::2], torch.ones(1).expand(9)):
+        with pytest.raises(ValueError, match="are not contiguous"):
+            alone.sum(values, lambda: None)
+    for values in (torch.ones(()), torch.ones(0, 3)):
+        alone.sum(values, lambda: None)
+        assert (values == 1).all()
+    alone.close()
 
 
 def test_a_file_of_another_size_is_no_room(folder: Path) -> None:

@@ -83,9 +83,9 @@ def baseline_representations(
     return found
 
 
-def measured_alike(cells: CellCollection) -> CellCollection:
-    """Return the cells over the genes that all of them have measured, or say there are none."""
-    everywhere = measured_everywhere(cells)
+def measured_alike(cells: CellCollection, rows: NDArray[np.int64] | None = None) -> CellCollection:
+    """Return the cells over the genes that all, or all `rows`, have measured, or say of none."""
+    everywhere = measured_everywhere(cells, rows)
     n = int(everywhere.sum())
     if n == cells.n_genes:
         return cells

@@ -45,11 +45,14 @@ def gene_panels(batch: Cells) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     return mask.astype(bool), panel_id.astype(np.int64)
 
 
-def measured_everywhere(cells: CellCollection) -> NDArray[np.bool_]:
-    """Return which genes were measured in every cell, bool [G]."""
+def measured_everywhere(
+    cells: CellCollection, rows: NDArray[np.int64] | None = None
+) -> NDArray[np.bool_]:
+    """Return which genes were measured in every cell, or in every one of some, bool [G]."""
     if cells.observed is None or cells.panel_of_cell is None:
         return np.ones(cells.n_genes, bool)
-    mask = cells.observed.mask.numpy()[np.unique(cells.panel_of_cell)]
+    panels = cells.panel_of_cell if rows is None else cells.panel_of_cell[rows]
+    mask = cells.observed.mask.numpy()[np.unique(panels)]
     return np.asarray(mask.all(axis=0), dtype=bool)
 
 

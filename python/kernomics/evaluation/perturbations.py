@@ -185,7 +185,7 @@ def evaluate_perturbations(
     require_controls(controls, batch_codes, batch_names, least=2, to="standardise")
 
     chosen = reconstructed_rows(controls, batch_codes, n_reconstructed, seed)
-    alike = measured_alike(cells)
+    alike = measured_alike(cells, rows)
     scorer = Reconstruction(
         cells, alike, rows[chosen], controls[chosen], batch_codes[chosen], model
     )

@@ -206,9 +206,9 @@ def dropout(
     ------
     ValueError
         p, `first` or `stream` out of range, a seed that is not int64 [2] or on another device;
-        finite numbers of x that are beyond its dtype, or float32, when divided by 1 − p. On CUDA
-        the last is looked for when the environment variable ``KERNOMICS_CHECK`` is 1; without it
-        they become infinite.
+        finite numbers of x that are beyond the dtype it is computed in when divided by 1 − p. On
+        CUDA the last is looked for when the environment variable ``KERNOMICS_CHECK`` is 1; without
+        it they become infinite, and so does what is beyond float16 or bfloat16 alone, as in torch.
     TypeError
         An x that is no dense tensor of floating-point numbers; a p that is no number.
     RuntimeError

@@ -114,6 +114,8 @@ class Watch:
             failure = self._failure()
             if failure is not None:
                 return failure
+            if first is None and self._state() is None:  # the store is gone, and nobody will tell
+                break
             if self._beats > begun + 4:  # however busy the machine is, the others had as long
                 break
             if not self._thread.is_alive():  # the store has been away for as long as the limit

@@ -108,13 +108,20 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def _hook(one: Alone) -> None:
-    """Tell the others of an error that nobody catches, and take leave when the process ends."""
-    before = sys.excepthook
+    """Tell the others of an error that nobody catches, and take leave when the process ends.
+
+    A process that this one forks is no rank, however it ends.
+    """
+    before, process = sys.excepthook, os.getpid()
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and os.getpid() == process:
             one.failed(error)
         before(kind, error, trace)
 
+    def leave() -> None:
+        if os.getpid() == process:
+            one.leave()
+
     sys.excepthook = tell
-    atexit.register(one.leave)
+    atexit.register(leave)

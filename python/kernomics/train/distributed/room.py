@@ -7,17 +7,18 @@ import mmap
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kernomics.errors import ConfigError
 from kernomics.ops._native import cpu
 
 WANTED = "KERNOMICS_SHARED_MEMORY"
-"""Environment variable: 0 makes ranks of one machine use the network."""
+"""Environment variable: 0, on any rank, makes those of one machine use the network."""
 FOLDER = Path("/dev/shm")
 KINDS = {torch.float32: 0, torch.float64: 1, torch.int64: 2}
 """SumKind of csrc/cpu/shared_sum.h."""
@@ -79,7 +80,11 @@ class Room:
         ------
         Gone
             If a rank died, failed, or does not come within the limit.
+        ValueError
+            If the values are not contiguous.
         """
+        if not values.is_contiguous():  # of which other memory would be overwritten
+            raise ValueError(f"values of shape {tuple(values.shape)} are not contiguous")
         size = values.element_size()
         step = self.slot // size
         for first in range(0, values.numel(), step):
@@ -91,18 +96,26 @@ class Room:
             cpu().shared_put(*call)
             begun = time.monotonic()
             while True:
-                state, rank = cpu().shared_add(*call, LOOK)
+                state, late = cpu().shared_add(*call, LOOK)
+                why = self._lost(late, begun, heard) if state == WAITING else None
+                if why is not None:  # it may have come since, and gone because all was done
+                    state, rank = cpu().shared_add(*call, 0.0)
+                    if state == WAITING and rank == late:
+                        raise Gone(why)
+                    late = rank
                 if state == DONE:
                     break
                 if state == DIFFERS:
-                    raise Gone(f"rank {rank} adds up another number of values")
-                why = heard()
-                if why is not None:
-                    raise Gone(why)
-                if self._ended(rank):
-                    raise Gone(f"Connection closed by rank {rank}")
-                if time.monotonic() - begun > self.limit:
-                    raise Gone(f"Timed out after {self.limit:g} s of waiting for rank {rank}")
+                    raise Gone(f"rank {late} adds up another number of values")
+
+    def _lost(self, rank: int, begun: float, heard: Callable[[], str | None]) -> str | None:
+        """Return why a rank is waited for no longer, None if it is."""
+        why = heard()
+        if why is None and self._ended(rank):
+            why = f"Connection closed by rank {rank}"
+        if why is None and time.monotonic() - begun > self.limit:
+            why = f"Timed out after {self.limit:g} s of waiting for rank {rank}"
+        return why
 
     def _ended(self, rank: int) -> bool:
         try:
@@ -143,6 +156,14 @@ def make_file(world: int) -> Path | None:
     return path
 
 
+def wanted(environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether ranks of one machine are to share memory."""
+    text = environment.get(WANTED, "1")
+    if text not in ("", "0", "1"):
+        raise ConfigError(f"{WANTED} is {text!r}: give 0 to use the network, or 1")
+    return text != "0"
+
+
 def shared_room(
     rank: int, world: int, limit: float, told: Callable[[str], str], all_can: Callable[[bool], bool]
 ) -> Room | None:
@@ -155,21 +176,25 @@ def shared_room(
     all_can
         Tells whether all ranks say yes.
     """
-    path = None
-    if rank == 0 and os.environ.get(WANTED, "1") != "0":
-        path = make_file(world)
-    name = told(str(path or ""))
+    if not all_can(wanted()):  # so that no file waits for ranks that are late
+        return None
+    path = make_file(world) if rank == 0 else None
     room = None
     try:
-        if name:
-            room = Room(Path(name), rank, world, limit)
-    except (OSError, ValueError):  # another machine, or a container of its own
-        room = None
-    try:
+        name = told(str(path or ""))
+        try:
+            if name:
+                room = Room(Path(name), rank, world, limit)
+        except (OSError, ValueError):  # another machine, or a container of its own
+            room = None
         everywhere = all_can(room is not None)
+    except BaseException:
+        if room is not None:
+            room.close()
+        raise
     finally:
         if path is not None:
-            path.unlink()
+            path.unlink(missing_ok=True)
     if room is not None and not everywhere:
         room.close()
         room = None
