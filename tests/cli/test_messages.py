@@ -218,6 +218,8 @@ def test_the_messages_looked_at_are_those_of_reading():
         ("by sc.pp.filter(adata, layer='a')", "by sc.pp.filter(adata, layer='a')"),
         ("pass layer=None for X", "pass --layer X for X"),
         ("gene_names=None or library_key=None", "--gene-names var_names or --library-key auto"),
+        ("gene_names is 'symbol', and var", "--gene-names is 'symbol', and var"),
+        ("pass library_key, the column", "pass --library-key, the column"),
         ("obs['library_key'] of layer 'x'", "obs['library_key'] of layer 'x'"),
     ],
 )

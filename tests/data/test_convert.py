@@ -351,7 +351,7 @@ def test_what_is_there_is_kept_unless_it_is_to_be_replaced(tmp_path):
 @pytest.mark.parametrize(
     ("out", "options", "message"),
     [
-        ("b", {}, r"must end in .h5ad or .zarr; for a directory of files give shards"),
+        ("b", {}, r"must end in .h5ad or .zarr; for a directory of files give shards=…"),
         ("b.h5ad", {"shards": 2}, "with shards=2 a directory is written"),
         ("b.h5ad", {"format": "zarr"}, "but format is 'zarr'"),
         ("b", {"shards": 0}, "shards is 0: it must be above 0"),

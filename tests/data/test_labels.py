@@ -1,5 +1,6 @@
 import datetime
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -158,6 +159,18 @@ def test_the_unlabelled_category_is_no_class():
 def test_values_written_alike_are_refused():
     with pytest.raises(DataError, match=r"'x' holds different values that are all written '1'"):
         read(np.array([1, "1"], dtype=object))
+
+
+@pytest.mark.parametrize("word", ["", "nan", "None"])
+def test_a_class_that_is_a_missing_label_written_as_a_word_is_told(word):
+    obs = pd.DataFrame({"x": ["a", word, "b", word]})
+    told = rf"label 'x': 2 of 4 cells are of a class '{word}': .* unlabelled_category='{word}'"
+    with pytest.warns(UserWarning, match=told):
+        assert read_labels(obs, ["x"])["x"].n_classes == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_labels(obs, ["x"], word)["x"].n_classes == 2
+        assert read_labels(obs.replace(word, np.nan), ["x"])["x"].n_classes == 2
 
 
 def test_an_unknown_kind_is_refused():

@@ -177,7 +177,7 @@ def test_senseless_arguments_are_refused(keys, message):
         (
             4,
             {"how": "group", "groups": labels(list("aabb"))},
-            r"2 groups in 'kind' \(a, b\) cannot fill 3",
+            r"2 groups in 'kind' \(a, b\) cannot fill 3 parts; use a column with more groups",
         ),
         (
             4,

@@ -19,7 +19,7 @@ def relabelled(adata, **columns):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"n_genes": 121}, ConfigError, "n_genes = 121 but only 120 of 120 genes are usable"),
+        ({"n_genes": 121}, ConfigError, "120 of 120 genes are usable; lower n_genes"),
         ({"n_genes": 0}, ConfigError, "n_genes is 0: a panel needs at least 1 gene"),
         ({"n_genes": 2.0}, ConfigError, "n_genes is 2.0: it must be an integer"),
         ({"labels_key": "celltype"}, DataError, "no column 'celltype'; closest: 'cell_type'"),

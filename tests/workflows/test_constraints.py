@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from types import SimpleNamespace
 
 import anndata
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import kernomics as kn
 from kernomics import datasets
 from kernomics.cli import main
+from kernomics.cli.constraints import excluded
 from kernomics.models import YOTO, Panel
 from kernomics.train import RunDirectory
 from kernomics.workflows.select import run_config
@@ -187,3 +189,18 @@ def test_tl_records_constraints_that_a_file_can_hold(adata, tmp_path):
     assert {"gene_costs_sha256", "start_from_sha256"} <= set(params)
     kn.tl.select_genes(adata, "cell_type", 6, **SHORT)
     assert "budget" not in adata.uns["yoto"]["params"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ({"are forbidden": 0, "are rare": 0}, []),
+        ({"are forbidden": 0, "are rare": 0, "match 'MT'": 2}, ["8 of 10 genes: 2 match 'MT'"]),
+        ({"are forbidden": 0, "are rare": 0, "match 'MT'": 0}, ["8 of 10 genes"]),
+    ],
+)
+def test_rules_that_leave_out_no_gene_are_not_told(rules, told):
+    model = SimpleNamespace(
+        bounds=SimpleNamespace(usable=8, excluded=rules), cells=SimpleNamespace(n_genes=10)
+    )
+    assert excluded(model) == [f"usable     {line}" for line in told]

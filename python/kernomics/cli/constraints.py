@@ -101,8 +101,9 @@ def constraints(args: argparse.Namespace) -> dict[str, Any]:
 def excluded(model: YOTO) -> list[str]:
     """Say in one line, or none, how many genes the rules asked for leave."""
     if len(model.bounds.excluded) > 2:  # forbidden and rare genes are always counted
-        rules = ", ".join(f"{count:,} {rule}" for rule, count in model.bounds.excluded.items())
-        return [f"usable     {model.bounds.usable:,} of {model.cells.n_genes:,} genes: {rules}"]
+        rules = [f"{count:,} {rule}" for rule, count in model.bounds.excluded.items() if count]
+        told = f"usable     {model.bounds.usable:,} of {model.cells.n_genes:,} genes"
+        return [": ".join([told, ", ".join(rules)]) if rules else told]
     return []
 
 

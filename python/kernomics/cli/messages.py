@@ -86,7 +86,8 @@ def as_options(message: str, options: Mapping[str, str]) -> str:
 
 
 def _option(name: str, value: str | None, options: Mapping[str, str]) -> str | None:
-    return options.get(f"{name}={value}") or options.get(name)
+    exact = options.get(f"{name}={value}") if value is not None else None
+    return exact or options.get(name)
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):

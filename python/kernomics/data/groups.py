@@ -30,7 +30,8 @@ def grouped(
     if groups.n_classes < n_parts:
         raise DataError(
             f"{groups.n_classes} groups in {groups.name!r} ({', '.join(groups.categories)}) cannot "
-            f"fill {n_parts} parts; set a fraction to 0, or use a column with more groups"
+            f"fill {n_parts} parts; use a column with more groups, or "
+            "in Python a fraction of 0"
         )
     cells = np.bincount(groups.values, minlength=groups.n_classes)
     target = np.array(fractions) * len(groups)

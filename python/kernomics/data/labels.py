@@ -19,6 +19,8 @@ Kind = Literal["categorical", "continuous"]
 
 FEW_VALUES = 20
 """Numbers that are all integers, with at most this many distinct values, are taken for classes."""
+MISSING_WORDS = ("", "nan", "NaN", "<NA>", "None")
+"""Classes that are more likely missing labels, written as words."""
 
 TIMES = {
     **dict.fromkeys(("datetime64", "datetime", "date", "period"), "dates"),
@@ -314,12 +316,23 @@ def read_labels(
         labels[key] = Labels.from_series(series, key, unlabelled_category, kinds.get(key))
         if labels[key].kind == "categorical":
             seen.update(_written(value) for value in series.dropna().unique())
+            _tell_of_missing_words(labels[key])
     if unlabelled_category is not None and unlabelled_category not in seen:
         raise DataError(
             f"unlabelled_category {unlabelled_category!r} occurs in none of the label columns "
             f"{keys}; {closest(unlabelled_category, sorted(seen))}"
         )
     return labels
+
+
+def _tell_of_missing_words(label: Labels) -> None:
+    """Warn of classes such as ``"nan"``, which is what ``astype(str)`` makes of missing labels."""
+    for name, count in label.counts().items():
+        if name in MISSING_WORDS:
+            warn(
+                f"label {label.name!r}: {count:,} of {len(label):,} cells are of a class {name!r}: "
+                f"if they have no label, pass unlabelled_category={name!r}"
+            )
 
 
 def column(obs: pd.DataFrame, key: str) -> pd.Series[Any]:

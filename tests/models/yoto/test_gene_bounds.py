@@ -109,7 +109,7 @@ def test_pattern_that_matches_nothing_warns():
         ({"min_detection": 0.5, "max_detection": 0.1}, "min_detection is 0.5, above max"),
         (
             {"n_genes": 4, "exclude_patterns": ["MT", "ribosomal"], "min_detection": 0.1},
-            "n_genes = 4 but only 2 of 8 genes are usable: 0 are forbidden, 1 are detected in "
+            "n_genes = 4 but only 2 of 8 genes are usable: 1 are detected in "
             "fewer than 1 training cells, 3 match 'MT', 1 match 'ribosomal' and 2 are detected "
             "in less than 0.1 of the cells; lower n_genes or exclude fewer",
         ),

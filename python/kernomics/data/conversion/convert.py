@@ -179,7 +179,7 @@ def _format(out: Path, format: str | None, shards: int | None) -> targets.Format
     if shards is None and own is None:
         raise ConfigError(
             f"out is {str(out)!r}: its name must end in .h5ad or .zarr; for a directory of files "
-            "give shards"
+            "give shards=…"
         )
     if shards is not None and own is not None:
         raise ConfigError(

@@ -105,10 +105,12 @@ def gene_bounds(
     excluded = {rule: len(found) for rule, found in rules.items()}
     usable = len(genes) - len(barred)
     if n_genes > usable:
-        *most, last = [f"{count:,} {rule}" for rule, count in excluded.items()]
+        told = [f"{count:,} {rule}" for rule, count in excluded.items() if count]
+        most, last = ", ".join(told[:-1]), "".join(told[-1:])
         raise ConfigError(
-            f"n_genes = {n_genes:,} but only {usable:,} of {len(genes):,} genes are usable: "
-            f"{', '.join(most)} and {last}; lower n_genes"
+            f"n_genes = {n_genes:,} but only {usable:,} of {len(genes):,} genes are usable"
+            + (f": {most} and {last}" if most else f": {last}" if last else "")
+            + "; lower n_genes"
             + (" or exclude fewer" if len(rules) > 2 else "")
         )
     return GeneBounds(inside, barred, tuple(sorted(named["forbidden"])), usable, excluded)
