@@ -26,6 +26,8 @@ void pause() {
 
 int64_t size_of(int kind) { return kind == kSumFloat32 ? 4 : 8; }
 
+int64_t what(const SharedSum& s) { return 4 * s.count + s.kind; }
+
 Arrival& arrival_of(const SharedSum& s, int64_t rank) {
   return static_cast<Arrival*>(s.room)[rank];
 }
@@ -69,10 +71,9 @@ void add_up(const SharedSum& s) {
 }  // namespace
 
 void shared_put(const SharedSum& s) {
-  const int64_t bytes = s.count * size_of(s.kind);
-  std::memcpy(slot_of(s, s.rank), s.values, bytes);
+  std::memcpy(slot_of(s, s.rank), s.values, s.count * size_of(s.kind));
   Arrival& own = arrival_of(s, s.rank);
-  own.bytes[s.turn & 1] = bytes;
+  own.what[s.turn & 1] = what(s);
   own.turn.store(s.turn, std::memory_order_release);
 }
 
@@ -83,7 +84,7 @@ SumReport shared_add(const SharedSum& s, double seconds) {
   for (int64_t rank = 0; rank < s.world; ++rank) {
     const Arrival& one = arrival_of(s, rank);
     if (!comes(one.turn, s.turn, deadline)) return {kSumWaiting, rank};
-    if (one.bytes[s.turn & 1] != s.count * size_of(s.kind)) return {kSumDiffers, rank};
+    if (one.what[s.turn & 1] != what(s)) return {kSumDiffers, rank};
   }
   if (s.kind == kSumFloat32)
     add_up<float>(s);

@@ -15,7 +15,7 @@ namespace kernomics {
 
 struct alignas(64) Arrival {
   std::atomic<uint64_t> turn;  // the last one that the rank has come to
-  int64_t bytes[2];            // of its numbers in the last even and odd turn
+  int64_t what[2];             // its numbers in the last even and odd turn: count and kind
 };
 static_assert(sizeof(Arrival) == 64 && std::atomic<uint64_t>::is_always_lock_free);
 
@@ -34,7 +34,7 @@ enum SumKind : int { kSumFloat32 = 0, kSumFloat64 = 1, kSumInt64 = 2 };
 enum SumState : int {
   kSumDone = 0,
   kSumWaiting = 1,  // a rank has not come yet
-  kSumDiffers = 2,  // a rank has come with another number of bytes
+  kSumDiffers = 2,  // a rank has come with numbers of another count or kind
 };
 
 struct SumReport {

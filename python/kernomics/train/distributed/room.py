@@ -106,7 +106,7 @@ class Room:
                 if state == DONE:
                     break
                 if state == DIFFERS:
-                    raise Gone(f"rank {late} adds up another number of values")
+                    raise Gone(f"rank {late} adds up values of another number or kind")
 
     def _lost(self, rank: int, begun: float, heard: Callable[[], str | None]) -> str | None:
         """Return why a rank is waited for no longer, None if it is."""
