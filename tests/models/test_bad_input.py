@@ -60,6 +60,8 @@ def relabelled(adata, **columns):
         ({"seed": 1.5}, ConfigError, "seed is 1.5"),
         ({"seed": 2**63}, ConfigError, "it must be an integer of 64 bits"),
         ({"relaxatoin": "softmax"}, ConfigError, "no setting 'relaxatoin'; closest: 'relaxation'"),
+        ({"label_key": "cell_type"}, ConfigError, "'label_key'; closest: 'labels_key'"),
+        ({"layr": "counts"}, ConfigError, "no setting 'layr'; closest: 'layer'"),
     ],
 )
 def test_input_that_cannot_be_used_is_named_with_a_remedy(adata, options, error, message):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +26,7 @@ from kernomics.data import (
 )
 from kernomics.data.labels import column
 from kernomics.data.order import VERSION as ORDER
-from kernomics.data.readers.inputs import ReadOptions, require_unread
+from kernomics.data.readers.inputs import DEFAULTS, ReadOptions, require_unread
 from kernomics.data.splits import How
 from kernomics.errors import ConfigError, DataError, closest
 from kernomics.nn import drawing_from
@@ -36,6 +38,18 @@ from kernomics.train.skipping import Steps
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+def require_arguments(model: type, settings: Mapping[str, Any], config: type) -> None:
+    """Refuse what is no argument of a model, no setting and no way of reading, by the nearest."""
+    known = [field.name for field in dataclasses.fields(config) if field.init]
+    arguments = list(inspect.signature(model).parameters)[:-1]  # the last one takes all others
+    for name in settings:
+        if name not in known:
+            raise ConfigError(
+                f"{model.__name__} has no argument and {config.__name__} no setting {name!r}; "
+                f"{closest(name, [*arguments, *known, *DEFAULTS])}"
+            )
 
 
 def checked_seed(seed: int) -> int:

@@ -28,6 +28,7 @@ from kernomics.models.base import (
     balanced_by,
     checked_seed,
     draw_weights,
+    require_arguments,
     sampler_of_rows,
     train_module,
 )
@@ -124,6 +125,7 @@ class GIL:
         **options: Unpack[GILOptions],
     ) -> None:
         reading, settings = divided_options(options)
+        require_arguments(type(self), settings, GILConfig)
         self.config = (
             GILConfig.of_size(size, **settings) if config is None else override(config, **settings)
         )

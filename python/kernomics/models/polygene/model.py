@@ -26,6 +26,7 @@ from kernomics.models.base import (
     as_collection,
     checked_seed,
     draw_weights,
+    require_arguments,
     sampler_of,
     split_cells,
     train_module,
@@ -135,6 +136,7 @@ class PolyGene:
         **options: Unpack[PolyGeneOptions],
     ) -> None:
         reading, settings = divided_options(options)
+        require_arguments(type(self), settings, PolyGeneConfig)
         self.config = (
             PolyGeneConfig.of_size(size, **settings)
             if config is None

@@ -24,6 +24,7 @@ from kernomics.models.base import (
     as_collection,
     checked_seed,
     draw_weights,
+    require_arguments,
     sampler_of,
     train_module,
 )
@@ -122,6 +123,7 @@ class TxFM:
         **options: Unpack[TxFMOptions],
     ) -> None:
         reading, settings = divided_options(options)
+        require_arguments(type(self), settings, TxFMConfig)
         self.config = (
             TxFMConfig.of_size(size, **settings) if config is None else override(config, **settings)
         )

@@ -19,7 +19,14 @@ from kernomics.data.readers.inputs import ReadOptions, divided_options
 from kernomics.data.splits import How
 from kernomics.data.trained_classes import trained_classes
 from kernomics.errors import ConfigError, DataError, closest
-from kernomics.models.base import checked_names, checked_seed, sampler_of, split_cells, train_module
+from kernomics.models.base import (
+    checked_names,
+    checked_seed,
+    require_arguments,
+    sampler_of,
+    split_cells,
+    train_module,
+)
 from kernomics.models.tasks import make_tasks, score_task
 from kernomics.models.yoto import making
 from kernomics.models.yoto.config import YOTOConfig, default_training
@@ -160,6 +167,7 @@ class YOTO:
         **options: Unpack[YOTOOptions],
     ) -> None:
         reading, settings = divided_options(options)
+        require_arguments(type(self), settings, YOTOConfig)
         if n_genes is not None:
             settings["n_genes"] = n_genes
         self.config = override(config or YOTOConfig(), **settings)
