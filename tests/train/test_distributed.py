@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -31,8 +29,6 @@ from kernomics.train.distributed.words import as_bytes, as_words
 from kernomics.train.gradients import Gradients, rows_of
 from kernomics.train.interrupts import Interrupts
 from kernomics.train.optim import RowAdamW
-from kernomics.train.places import Place, first_node, limit, place_of
-from kernomics.train.watch import Watch
 
 # -- the same losses -------------------------------------------------------------------------------
 
@@ -325,182 +321,6 @@ def test_a_gradient_that_only_others_have_comes_with_the_sum() -> None:
     assert one.grad is None
     gradients.unpack(torch.tensor([1.0, 2.0]), [1.0])
     assert torch.equal(one.grad, torch.tensor([1.0, 2.0]))
-
-
-# -- who is who ------------------------------------------------------------------------------------
-
-TORCHRUN = {
-    "RANK": "3",
-    "WORLD_SIZE": "4",
-    "LOCAL_RANK": "1",
-    "MASTER_ADDR": "a",
-    "MASTER_PORT": "9",
-}
-SLURM = {
-    "SLURM_JOB_ID": "20001", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "8",
-    "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-09,12],x",
-}  # fmt: skip
-
-
-def test_places_are_read_from_torchrun_and_slurm() -> None:
-    assert place_of({}) is None
-    assert place_of(TORCHRUN) == Place(3, 4, 1, "a", 9)
-    assert place_of({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}) is None
-    assert place_of(SLURM) == Place(5, 8, 1, "gpu07", 20003)
-    assert place_of({**SLURM, **TORCHRUN}) == Place(3, 4, 1, "a", 9)
-    assert place_of({**SLURM, "MASTER_ADDR": "b", "MASTER_PORT": "7"}) == Place(5, 8, 1, "b", 7)
-    # A shell, or a script, within an allocation of many tasks is one process.
-    alone = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}
-    assert place_of(alone) is None
-    assert place_of({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}) is None
-    with pytest.raises(ConfigError, match="RANK is 4 and WORLD_SIZE 4"):
-        place_of({**TORCHRUN, "RANK": "4"})
-    with pytest.raises(ConfigError, match="WORLD_SIZE is 'x': not a number"):
-        place_of({**TORCHRUN, "WORLD_SIZE": "x"})
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [
-        ("a", "a"), ("a,b", "a"), ("n[003-007,9],login", "n003"), ("n[5]", "n5"),
-        ("r[1,3]-x,b", "r1-x"), ("127.0.0.1", "127.0.0.1"),
-    ],
-)  # fmt: skip
-def test_first_node_of_a_list(nodes: str, first: str) -> None:
-    assert first_node(nodes) == first
-
-
-def test_the_limit_is_seconds() -> None:
-    assert limit({}) == 600
-    assert limit({"KERNOMICS_RANK_LIMIT": "2.5"}) == 2.5
-    for text in ("0", "-1", "nan", "inf", "soon"):
-        with pytest.raises(ConfigError, match="give seconds"):
-            limit({"KERNOMICS_RANK_LIMIT": text})
-
-
-class FakeStore:
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-
-    def set(self, key: str, value: str) -> None:
-        self.values[key] = value
-
-    def get(self, key: str) -> bytes:
-        return self.values[key].encode()
-
-    def check(self, keys: list[str]) -> bool:
-        return all(key in self.values for key in keys)
-
-    def compare_set(self, key: str, expected: str, desired: str) -> bytes:
-        if self.values.get(key, "") == expected:
-            self.values[key] = desired
-        return self.values[key].encode()
-
-
-def watchers(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeStore, Watch, Watch]:
-    monkeypatch.setattr("kernomics.train.watch.BEAT", 0.02)
-    store = FakeStore()
-    first, second = (Watch(store, r, 2, 30.0) for r in range(2))
-    first.begin()
-    second.begin()
-    return store, first, second
-
-
-def test_the_first_failure_is_the_one_that_all_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, first, second = watchers(monkeypatch)
-    second.tell("the disk is full")
-    first.tell("rank 1 is gone")
-    assert first.explain("Connection closed") == f"{second.name} stopped: the disk is full"
-    first.end()
-    second.end()
-
-
-def test_a_rank_without_signs_of_life_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, first, second = watchers(monkeypatch)
-    second.end()
-    time.sleep(0.1)
-    found = first.explain("Connection closed by peer")
-    assert found.startswith(f"{second.name} stopped: it died without a word")
-    first.end()
-
-
-def test_a_store_that_is_gone_is_not_asked_for_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch prints a trace for each question."""
-    store, first, second = watchers(monkeypatch)
-    asked = []
-
-    def gone(*_: str) -> bool:
-        if threading.current_thread() is threading.main_thread():
-            asked.append(1)
-        raise ConnectionError("Broken pipe")
-
-    for name in ("check", "get", "set"):
-        monkeypatch.setattr(store, name, gone)
-    assert second.explain("Connection closed by rank 0").startswith("rank 0 died, or its machine")
-    assert len(asked) <= 4
-    first.end()
-    second.end()
-
-
-def test_a_rank_that_is_late_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, first, second = watchers(monkeypatch)
-    first.calls = 3
-    time.sleep(0.1)
-    found = first.explain("Timed out waiting 30000ms")
-    assert found.startswith(f"{second.name} stopped: it did not come to where")
-    first.end()
-    second.end()
-
-
-def test_a_rank_that_ended_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, first, second = watchers(monkeypatch)
-    second.leave()
-    second.end()
-    time.sleep(0.1)
-    assert first.explain("Connection closed") == (
-        f"{second.name} ended while this one was still at work"
-    )
-    first.end()
-
-
-LEAVING = """
-import datetime, time
-import torch.distributed as dist
-from kernomics.train import watch
-from kernomics.train.watch import Watch
-watch.BEAT = 0.0  # in the store nearly always
-span = datetime.timedelta(seconds=10)
-store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=span)
-own = dist.TCPStore("127.0.0.1", store.port, wait_for_workers=False, timeout=span)
-one = Watch(own, 0, 1, 60.0)
-one.begin()
-time.sleep(0.1)
-one.end()
-"""
-
-
-def test_a_process_ends_while_its_watch_asks_the_store() -> None:
-    line = [sys.executable, "-c", LEAVING]
-    for _ in range(3):
-        subprocess.run(line, check=True, capture_output=True)
-
-
-def test_the_thread_of_a_watch_has_ended_when_it_is_told_to(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    store, first, second = watchers(monkeypatch)
-    asked = threading.Event()
-
-    def slowly(keys: list[str]) -> bool:
-        asked.set()
-        time.sleep(0.3)
-        return False
-
-    monkeypatch.setattr(store, "check", slowly)
-    assert asked.wait(10)
-    for one in (first, second):
-        one.end()
-        assert not one._thread.is_alive()
 
 
 def test_signals_that_come_together_count_as_one() -> None:

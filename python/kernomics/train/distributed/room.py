@@ -53,7 +53,7 @@ class Room:
 
     def __init__(self, path: Path, rank: int, world: int, limit: float) -> None:
         self.rank, self.world, self.limit = rank, world, limit
-        self.slot = min(SLOT, ALL_SLOTS // (2 * world)) // 4096 * 4096
+        self.slot = slot_size(world)
         self.turn = 0
         self._file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -133,10 +133,14 @@ class Room:
             os.close(self._file)
 
 
+def slot_size(world: int) -> int:
+    """Return the bytes of a slot, whole pages."""
+    return min(SLOT, ALL_SLOTS // (2 * world)) // 4096 * 4096
+
+
 def room_size(world: int) -> int:
-    """Return the bytes of a room."""
-    slot = min(SLOT, ALL_SLOTS // (2 * world)) // 4096 * 4096
-    return world * ARRIVAL + 2 * world * slot
+    """Return the bytes of a room: an arrival and two slots for each rank."""
+    return world * (ARRIVAL + 2 * slot_size(world))
 
 
 def make_file(world: int) -> Path | None:
